@@ -1,0 +1,187 @@
+"""Files that appear whole or not at all, and are read back only as they were written.
+
+A process may be killed at any byte, a disk may be full, a bit may flip. Therefore: write beside, flush to the
+disk, rename; check every checksum on reading; unpickle nothing.
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import pickle
+import secrets
+import socket
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from neurocnn.errors import CheckpointError, InUseError, NotFoundError
+
+
+@contextlib.contextmanager
+def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that takes its name only when all of it is on the disk.
+
+    Parameters
+    ----------
+    path
+        The final name; its folder is made where there is none. What stood there stays until the block ends
+        well, and for good if it does not.
+    mode
+        ``"wb"`` or ``"w"`` (UTF-8 with plain line feeds).
+
+    Raises
+    ------
+    OSError
+        With `path` in it: full disk, read-only folder.
+
+    Examples
+    --------
+    >>> with write_whole(tmp / "table.tsv", "w") as file:
+    ...     _ = file.write("participant_id\\n")
+    >>> [entry.name for entry in tmp.iterdir()]
+    ['table.tsv']
+    """
+    path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+        # Not tempfile: its files are private, whatever the user's umask says of shared results.
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary = str(beside)
+        with os.fdopen(descriptor, mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+        raise
+
+
+def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
+    """`torch.save` that appears whole or not at all.
+
+    Parameters
+    ----------
+    content
+        Tensors and plain values (numbers, text, lists, dicts): what `load_tensors` will read.
+    path
+        The file.
+    """
+    # torch's own writer reports a full disk as a RuntimeError without a path; bytes written by us do not.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with write_whole(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load_tensors(
+    path: str | os.PathLike[str],
+    *,
+    mmap: bool = False,
+    verify: bool = True,
+    safe: Sequence[Callable[..., Any] | tuple[Callable[..., Any], str]] = (),
+) -> Any:
+    """Read what `torch.save` wrote, on the CPU, checked and without unpickling code.
+
+    Parameters
+    ----------
+    path
+        The file.
+    mmap
+        Leave the tensors' bytes in the file until they are used.
+    verify
+        Compare each record's CRC-32 (torch writes it but does not check it). Files of torch
+        before 1.6 have none.
+    safe
+        Globals that ``weights_only`` shall allow besides its own.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such file.
+    CheckpointError
+        It is empty, truncated, damaged, no file of tensors, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"{path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty; delete it and write it anew")
+    with open(path, "rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if verify and zipped:
+        damaged = _damaged_record(path)
+        if damaged is not None:
+            raise CheckpointError(
+                f"{path}: the checksum of {damaged} is wrong: the file is damaged; "
+                "restore it from a copy or write it anew"
+            )
+    try:
+        with torch.serialization.safe_globals(list(safe)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
+    except pickle.UnpicklingError as error:
+        unsafe = [line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+        raise CheckpointError(
+            f"{path}: this is no file of tensors and plain values, and nothing else is loaded"
+            + (f" ({unsafe[0].strip()})" if unsafe else "")
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as a file of tensors ({type(error).__name__}: {error}); "
+            "it is truncated, damaged or something else"
+        ) from error
+
+
+def _damaged_record(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
+        return "the archive"
+
+
+@contextlib.contextmanager
+def hold(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Hold a lock for as long as the block runs; the kernel lets go of it if the process dies.
+
+    Parameters
+    ----------
+    path
+        The lock's file, made where there is none. It stays: removing it would let two processes lock
+        two files of one name.
+    what
+        What is held, for the message to the second process.
+
+    Raises
+    ------
+    InUseError
+        Another process holds it; the message says which.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InUseError(
+                f"{what} is held by another process ({file.read().strip() or 'unknown'}, lock {path}); "
+                "wait until it has ended, or choose another folder"
+            ) from None
+        file.truncate(0)
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        file.flush()
+        yield
+        file.truncate(0)
