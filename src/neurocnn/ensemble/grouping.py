@@ -5,7 +5,7 @@ networks, workers and ranks deliver them.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -59,22 +59,23 @@ class PartsOfImages:
 
     def numbers(self, columns: list[str]) -> npt.NDArray[np.float64]:
         """The columns as a finite float64 array (rows, columns)."""
-        values = self.rows[columns].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
+        values: npt.NDArray[np.float64] = np.empty((len(self.rows), len(columns)))
+        for index, column in enumerate(columns):
+            numeric = pd.to_numeric(self.rows[column], errors="coerce")
+            values[:, index] = numeric.to_numpy(float, na_value=np.nan)
         self.refuse(~np.isfinite(values), f"{', '.join(columns)}: a value is missing or not finite")
         return values
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Sum an array (rows, columns) over each image's parts, in the order of their ids."""
-        sums: npt.NDArray[np.float64] = np.add.reduceat(values, self.starts, axis=0)
-        return sums
+        return cast(npt.NDArray[np.float64], np.add.reduceat(values, self.starts, axis=0))
 
     def refuse(self, wrong: npt.NDArray[np.bool_], why: str) -> None:
         """Raise a TableError that names the rows that are wrong, if there are any."""
         lines = np.flatnonzero(wrong.reshape(len(self.rows), -1).any(axis=1))
         if len(lines):
-            raise TableError(
-                f"predictions: {why}: {named(self.rows.iloc[lines])}; predict these images anew or mend the table"
-            )
+            where = named(self.rows.iloc[lines])
+            raise TableError(f"predictions: {why}: {where}; predict these images anew or mend the table")
 
 
 def _check_ids(table: pd.DataFrame, ids: list[str], columns: list[str]) -> None:
