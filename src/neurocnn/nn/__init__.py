@@ -1,1 +1,21 @@
-"""To be filled."""
+"""Networks: layers, architectures, autoencoders, transfer of weights."""
+
+from neurocnn.nn.autoencoder import CNN_Transformer
+from neurocnn.nn.cnn import CNN
+from neurocnn.nn.pooling import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d
+from neurocnn.nn.registry import create_model, describe, list_models
+from neurocnn.nn.transfer import read_weights, transfer_weights
+
+__all__ = [
+    "CNN",
+    "CNN_Transformer",
+    "CropMaxUnpool2d",
+    "CropMaxUnpool3d",
+    "PadMaxPool2d",
+    "PadMaxPool3d",
+    "create_model",
+    "describe",
+    "list_models",
+    "read_weights",
+    "transfer_weights",
+]

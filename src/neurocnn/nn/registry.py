@@ -1,0 +1,158 @@
+"""From a name, a builder or a module to a network, checked before it is trained."""
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurocnn.errors import ModelError, SettingError
+from neurocnn.nn import architectures
+from neurocnn.nn.dry_run import dry_run
+from neurocnn.plugins import Architectures
+
+
+@cache
+def installed() -> Architectures:
+    """Return the architectures of all installed packages, looked up once in a process."""
+    return Architectures(architectures)
+
+
+def list_models() -> dict[str, str]:
+    """Return the name of each architecture with the package and version that it comes from.
+
+    >>> list_models()["Conv5_FC3"].split()[0]
+    'neurocnn'
+    """
+    return installed().names()
+
+
+def create_model(
+    architecture: str | Callable[..., nn.Module] | nn.Module,
+    input_shape: Sequence[int],
+    n_outputs: int | None = 2,
+    **options: Any,
+) -> nn.Module:
+    """Build a network and check, without computing, that it fits its inputs and outputs.
+
+    Parameters
+    ----------
+    architecture
+        A name of `list_models`, a function ``build(input_shape, n_outputs, **options) -> nn.Module``, or a module,
+        of which a copy is returned.
+    input_shape
+        (C, H, W) or (C, D, H, W) of one image, voxels.
+    n_outputs
+        The network gives (B, n_outputs). None if its outputs do not matter, because only an autoencoder will be
+        derived from it.
+    options
+        The builder's own, such as ``dropout=0.5``.
+
+    Raises
+    ------
+    ModelError
+        Unknown name, unknown option, an input that the network cannot take, outputs of another shape, a builder
+        that returns no module.
+
+    Examples
+    --------
+    >>> cnn = create_model("Conv4_FC3", (1, 50, 50, 50), n_outputs=2, dropout=0.5)
+    >>> sum(p.numel() for p in cnn.parameters())
+    134372
+    """
+    shape = _checked_shape(input_shape)
+    where = _title(architecture)
+    if isinstance(architecture, nn.Module):
+        if options:
+            raise ModelError(
+                f"{where} is built already and takes no options; found {', '.join(sorted(options))}"
+            )
+        model: Any = copy.deepcopy(architecture)
+    else:
+        build = installed().get(architecture).build if isinstance(architecture, str) else architecture
+        _check_options(build, options, where)
+        model = build(shape, 2 if n_outputs is None else n_outputs, **options)
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the builder of {where} returned {type(model).__name__}; expected a torch.nn.Module"
+        )
+    _check_outputs(model, shape, n_outputs, where)
+    return model
+
+
+def _title(architecture: object) -> str:
+    if isinstance(architecture, str):
+        return f"architecture {architecture!r}"
+    return getattr(architecture, "__name__", type(architecture).__name__)
+
+
+def _checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in input_shape)
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise SettingError(f"input_shape is {shape}; expected (C, H, W) or (C, D, H, W), each at least 1")
+    return shape
+
+
+def _check_options(build: Callable[..., Any], options: dict[str, Any], where: str) -> None:
+    parameters = list(inspect.signature(build).parameters.values())
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    accepted = [p.name for p in parameters[2:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise ModelError(
+            f"{where} has no option {', '.join(map(repr, unknown))}; it accepts {', '.join(accepted) or 'none'}"
+        )
+
+
+def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | None, where: str) -> None:
+    try:
+        outputs = dry_run(model, shape)
+    except Exception as error:
+        raise ModelError(
+            f"{where} does not take images of shape {shape}: {type(error).__name__}: {error}"
+        ) from error
+    if n_outputs is None:
+        return
+    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if found != (2, n_outputs):
+        raise ModelError(
+            f"{where} gives {found} for 2 images of shape {shape}; expected (2, {n_outputs}), "
+            "one row an image and one column an output"
+        )
+
+
+def describe(
+    architecture: str | Callable[..., nn.Module] | nn.Module,
+    input_size: str = "1@128x128",
+    n_outputs: int = 2,
+    **options: Any,
+) -> str:
+    """Return a table of a network's layers, the sizes of their feature maps, and their parameters.
+
+    Parameters
+    ----------
+    architecture
+        As for `create_model`.
+    input_size
+        C@HxW or C@DxHxW, voxels.
+
+    Examples
+    --------
+    >>> print(describe("Conv5_FC3", "1@128x128").splitlines()[0])
+    Conv5_FC3
+    """
+    match = re.fullmatch(r"(\d+)@(\d+)x(\d+)(?:x(\d+))?", input_size)
+    if match is None:
+        raise SettingError(
+            f"input_size is {input_size!r}; expected C@HxW or C@DxHxW, such as '1@169x208x179'"
+        )
+    shape = tuple(int(number) for number in match.groups() if number is not None)
+    with torch.device("meta"):
+        model = create_model(architecture, shape, n_outputs, **options)
+    lines = [str(architecture), repr(model)]
+    return "\n".join(lines)
