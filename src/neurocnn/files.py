@@ -153,7 +153,7 @@ def _damaged_record(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def hold(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock for as long as the block runs; the kernel lets go of it if the process dies.
 
     Parameters
@@ -163,6 +163,8 @@ def hold(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         two files of one name.
     what
         What is held, for the message to the second process.
+    wait
+        Wait until the other process lets go instead of raising.
 
     Raises
     ------
@@ -173,7 +175,7 @@ def hold(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise InUseError(
