@@ -1,1 +1,40 @@
-"""To be filled."""
+"""Images and labels: reading, preparing, cutting into parts, splitting."""
+
+from neurocnn.data.caps import Caps
+from neurocnn.data.dataset import CapsDataset
+from neurocnn.data.parts import Parts, Patch, Slice, WholeImage
+from neurocnn.data.population import population
+from neurocnn.data.preprocessing import Custom, FlairLinear, PetLinear, T1Extensive, T1Linear, T1Volume
+from neurocnn.data.roi import Roi
+from neurocnn.data.split_trees import read_splits, write_splits
+from neurocnn.data.splits import Split, baseline, check_apart, holdout, kfold
+from neurocnn.data.tables import read_table, write_table
+from neurocnn.data.transforms import MinMax, ZScore
+
+__all__ = [
+    "Caps",
+    "CapsDataset",
+    "Custom",
+    "FlairLinear",
+    "MinMax",
+    "Parts",
+    "Patch",
+    "PetLinear",
+    "Roi",
+    "Slice",
+    "Split",
+    "T1Extensive",
+    "T1Linear",
+    "T1Volume",
+    "WholeImage",
+    "ZScore",
+    "baseline",
+    "check_apart",
+    "holdout",
+    "kfold",
+    "population",
+    "read_splits",
+    "read_table",
+    "write_splits",
+    "write_table",
+]

@@ -1,0 +1,197 @@
+"""CapsDataset: one dataset for every kind of part."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from neurocnn.data.caps import Caps
+from neurocnn.data.parts import Parts, WholeImage
+from neurocnn.data.tables import IDS
+from neurocnn.data.transforms import MinMax, reseed, seeded
+from neurocnn.errors import ImageError, SettingError, TableError, suggestion
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class CapsDataset(Dataset[dict[str, Any]]):
+    """The parts of some images of a `Caps`, image after image.
+
+    An item is a dict: `image` (C, …) float32, `label` as the table has it (if a label is asked for),
+    `participant_id`, `session_id`, `part_id` and, where the CAPS has cohorts, `cohort`. The image is cut into
+    parts, then transformed, then augmented. An index is a number, or a pair of epoch and number: augmentation
+    depends on the seed, the epoch, and whose part it is, never on the order of reading or on the worker.
+
+    Parameters
+    ----------
+    caps
+        Where the images are.
+    sessions
+        One row an image: `participant_id`, `session_id`, with cohorts `cohort`, and the label's column.
+    parts
+        What images are cut into.
+    label
+        A column of `sessions`; None: items have no label.
+    transform
+        From tensor to tensor, for each part: `MinMax`, `ZScore`, a composition; None: raw voxels.
+    augmentation
+        From tensor to tensor, at random; only in training.
+    seed
+        Of the augmentation and of the parts' random shift.
+
+    Raises
+    ------
+    NotFoundError
+        Listing all images that are missing.
+    TableError
+        Ids or labels are missing.
+    SettingError
+        The images cannot be cut into these parts.
+    """
+
+    takes_epoch = True
+
+    def __init__(
+        self,
+        caps: Caps,
+        sessions: pd.DataFrame,
+        parts: Parts | None = None,
+        label: str | None = None,
+        transform: Transform | None = MinMax(),  # noqa: B008: it is frozen
+        augmentation: Transform | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.caps = caps
+        self.parts: Parts = parts if parts is not None else WholeImage()
+        self.label = label
+        self.transform = transform
+        self.augmentation = augmentation
+        self.seed = seed
+        self.augmented = True
+        self.sessions = sessions.reset_index(drop=True)
+        if not len(sessions):
+            raise TableError("sessions: there are no rows, so that the dataset would be empty")
+        self._labels = _labels(self.sessions, label)
+        self._sources = caps.sources(self.sessions)
+        self._keys = list(zip(*(self.sessions[name].tolist() for name in IDS), strict=True))
+        shape = self._shape()
+        self.part_ids: list[int] = self.parts.ids(shape)
+        if not self.part_ids:
+            raise SettingError(f"an image of shape {shape} has no parts of {self.parts!r}")
+        self.input_shape: tuple[int, ...] = tuple(self._item_image(0, self.part_ids[0], 0, False).shape)
+
+    def _shape(self) -> tuple[int, int, int]:
+        """The shape that all images must have; the header of each cohort's first image is read."""
+        shapes: dict[str | None, tuple[int, int, int]] = {}
+        for (participant, session), (_, cohort) in zip(self._keys, self._sources, strict=True):
+            if cohort not in shapes:
+                shapes[cohort] = self.caps.shape(participant, session, cohort)
+        if len(set(shapes.values())) > 1:
+            raise ImageError(f"the cohorts' images are of different shapes: {shapes}")
+        return next(iter(shapes.values()))
+
+    def __len__(self) -> int:
+        """Images times parts."""
+        return len(self._sources) * len(self.part_ids)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """The item of an index, or of a pair of epoch and index."""
+        epoch, number = index if isinstance(index, tuple) else (0, index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"item {number} of a dataset of {len(self)}")
+        row, position = divmod(number % len(self), len(self.part_ids))
+        part_id = self.part_ids[position]
+        participant, session = self._keys[row]
+        item: dict[str, Any] = {"image": self._item_image(row, part_id, epoch, self.augmented)}
+        if self._labels is not None:
+            item["label"] = self._labels[row]
+        item |= {"participant_id": participant, "session_id": session, "part_id": part_id}
+        cohort = self._sources[row][1]
+        if cohort is not None:
+            item["cohort"] = cohort
+        return item
+
+    def _item_image(self, row: int, part_id: int, epoch: int, augmented: bool) -> Tensor:
+        (participant, session), (_, cohort) = self._keys[row], self._sources[row]
+        image = self.caps.image(participant, session, cohort)
+        shift = getattr(self.parts, "random_shift", 0) if augmented else 0
+        augmentation = self.augmentation if augmented else None
+        if not shift and augmentation is None:
+            return _plain(self._transformed(self.parts.extract(image, part_id)), image)
+        with seeded(self.seed, epoch, cohort, participant, session, part_id) as seed:
+            if shift:
+                moved = torch.randint(-shift, shift + 1, (3,)).tolist()
+                part = self.parts.extract(image, part_id, moved)  # type: ignore[call-arg]
+            else:
+                part = self.parts.extract(image, part_id)
+            part = self._transformed(part)
+            if augmentation is not None:
+                reseed(augmentation, seed)
+                part = augmentation(part)
+        return _plain(part, image)
+
+    def _transformed(self, part: Tensor) -> Tensor:
+        return part if self.transform is None else self.transform(part)
+
+    def _copy(self) -> Self:
+        return copy.copy(self)
+
+    def only_part(self, part_id: int) -> Self:
+        """The same images with one of their parts.
+
+        Raises
+        ------
+        SettingError
+            There is no such part.
+        """
+        if part_id not in self.part_ids:
+            raise SettingError(
+                f"there is no part {part_id}; {suggestion(str(part_id), map(str, self.part_ids))}"
+            )
+        dataset = self._copy()
+        dataset.part_ids = [part_id]
+        dataset.input_shape = tuple(dataset._item_image(0, part_id, 0, False).shape)
+        return dataset
+
+    def without_augmentation(self) -> Self:
+        """The same parts as evaluation sees them: no augmentation, no random shift."""
+        dataset = self._copy()
+        dataset.augmented = False
+        return dataset
+
+    def with_seed(self, seed: int) -> Self:
+        """The same parts with another seed of the augmentation."""
+        dataset = self._copy()
+        dataset.seed = seed
+        return dataset
+
+
+def _plain(part: Tensor, image: Tensor) -> Tensor:
+    """A plain float32 tensor that shares no memory with the image."""
+    part = torch.as_tensor(part, dtype=torch.float32)
+    if type(part) is not Tensor:
+        part = part.as_subclass(Tensor)
+    if part.untyped_storage().data_ptr() == image.untyped_storage().data_ptr():
+        part = part.clone()
+    return part.contiguous()
+
+
+def _labels(sessions: pd.DataFrame, label: str | None) -> list[Any] | None:
+    if label is None:
+        return None
+    if label not in sessions.columns:
+        raise TableError(
+            f"sessions: there is no column {label!r}; {suggestion(label, map(str, sessions.columns))}"
+        )
+    missing = sessions[sessions[label].isna()]
+    if len(missing):
+        rows = ", ".join(
+            f"row {i} ({p}, {s})" for i, p, s in zip(missing.index, *(missing[n] for n in IDS), strict=True)
+        )
+        raise TableError(f"sessions: {label!r} is missing in {len(missing)} rows: {rows}; fill or drop them")
+    return list(sessions[label].tolist())

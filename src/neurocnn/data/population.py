@@ -1,0 +1,66 @@
+"""The table that describes a population."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from neurocnn.errors import TableError, suggestion
+
+_COLUMNS = {"age": "age_bl", "sex": "sex", "education": "education_level", "MMS": "MMS", "CDR": "cdr_global"}
+
+
+def population(
+    sessions: pd.DataFrame, by: str = "diagnosis", columns: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Describe a population, a row for each value of a column.
+
+    Parameters
+    ----------
+    sessions
+        One row a participant.
+    by
+        The column whose values become rows.
+    columns
+        Where the table's column names differ from the lab's: from ``age``, ``sex``, ``education``, ``MMS`` and
+        ``CDR`` to a column's name. Characteristics that are neither named here nor in the table are left out.
+
+    Returns
+    -------
+    table
+        ``N``, ``age``, ``%sexF``, ``education``, ``MMS``, ``CDR=0``, ``CDR=0.5``, ``CDR=1``, ``CDR=2``. Means and
+        standard deviations (dividing by N) leave missing values out.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"diagnosis": ["AD", "CN", "CN"], "age": [70.0, 60.0, 64.0], "sex": ["F", "F", "M"]})
+    >>> population(frame, columns={"age": "age"})
+        N         age  %sexF
+    AD  1  70.0 ± 0.0  100.0
+    CN  2  62.0 ± 2.0   50.0
+    """
+    there = [str(column) for column in sessions.columns]
+    named = dict(columns or {})
+    for name in named:
+        if name not in _COLUMNS:
+            raise TableError(f"population: there is no characteristic {name!r}; {suggestion(name, _COLUMNS)}")
+    for column in (by, *named.values()):
+        if column not in there:
+            raise TableError(f"population: there is no column {column!r}; {suggestion(column, there)}")
+    used = {name: column for name, column in (_COLUMNS | named).items() if column in there}
+    rows = {value: _describe(group, used) for value, group in sessions.groupby(by)}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _describe(group: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, object]:
+    row: dict[str, object] = {"N": len(group)}
+    for name, column in columns.items():
+        values = group[column]
+        if name == "sex":
+            row["%sexF"] = round(100 * float((values == "F").mean()), 1)
+        elif name == "CDR":
+            row |= {f"CDR={score:g}": int((values == score).sum()) for score in (0, 0.5, 1, 2)}
+        else:
+            numbers = values.to_numpy(dtype=float)
+            row[name] = f"{np.nanmean(numbers):.1f} ± {np.nanstd(numbers):.1f}"
+    return row
