@@ -1,1 +1,20 @@
-"""To be filled."""
+"""Training and evaluation: tasks, the trainer, tables of predictions."""
+
+from neurocnn.engine.evaluation import encode, evaluate, predict
+from neurocnn.engine.metrics import confidence_intervals
+from neurocnn.engine.task import Task, classification, reconstruction, regression
+from neurocnn.engine.trainer import Trainer, Training, TrainingState
+
+__all__ = [
+    "Task",
+    "Trainer",
+    "Training",
+    "TrainingState",
+    "classification",
+    "confidence_intervals",
+    "encode",
+    "evaluate",
+    "predict",
+    "reconstruction",
+    "regression",
+]

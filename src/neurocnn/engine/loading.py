@@ -1,0 +1,160 @@
+"""Batches from datasets: what a worker does for each sample, and what is said when one dies."""
+
+import os
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+
+from neurocnn.engine.labels import sample_name
+from neurocnn.engine.sampling import Index
+from neurocnn.errors import SettingError, TrainingError
+
+Batch = dict[str, Any]
+_NEEDED = ("image", "participant_id", "session_id", "part_id")
+
+
+class Samples(Dataset[Any]):
+    """The samples of a dataset, each made alike by any worker.
+
+    Where the dataset does not look after its own randomness (``takes_epoch``), the global random states are
+    seeded by (seed, epoch, index) around each sample and restored.
+
+    Parameters
+    ----------
+    dataset
+        Any map-style dataset.
+    seed
+        None leaves the random states alone, as an evaluation does.
+    n_workers
+        How many processes will note here which sample they are making.
+    """
+
+    def __init__(self, dataset: Any, seed: int | None, n_workers: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
+        # Read when a worker dies, to name the sample that it was making.
+        self.making = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()
+
+    def __getitem__(self, key: Index) -> Any:
+        epoch, index = key
+        worker = get_worker_info()
+        if worker is not None:
+            self.making[worker.id] = torch.tensor((os.getpid(), index))
+        if self.takes_epoch:
+            return self.dataset[(epoch, index)]
+        if self.seed is None:
+            return self.dataset[index]
+        with seeded(self.seed, epoch, index):
+            return self.dataset[index]
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seed Python's, numpy's and torch's random states by some numbers, and restore them afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = np.random.SeedSequence(numbers).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.default_generator.manual_seed(int(words[2]))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
+    """Put samples together as torch does; labels become a tensor if all are numbers, else a list.
+
+    Raises
+    ------
+    SettingError
+        The samples are no dicts with the entries that every batch has.
+
+    Examples
+    --------
+    >>> item = {"image": torch.zeros(1, 2, 2), "participant_id": "sub-1", "session_id": "ses-M00", "part_id": 0}
+    >>> collate([item | {"label": "AD"}, item | {"label": None}])["label"]
+    ['AD', None]
+    """
+    first = items[0]
+    absent = [name for name in _NEEDED if not isinstance(first, Mapping) or name not in first]
+    if absent:
+        found = ", ".join(first) if isinstance(first, Mapping) else f"a {type(first).__name__}"
+        raise SettingError(
+            f"the dataset's samples lack {', '.join(absent)}; found {found}; a sample is a dict with "
+            f"{', '.join(_NEEDED)} and, where there is one, label"
+        )
+    batch: Batch = default_collate([{k: v for k, v in item.items() if k != "label"} for item in items])
+    if "label" in first:
+        labels = [_plain(item["label"]) for item in items]
+        numbers = all(isinstance(label, Number) for label in labels)
+        batch["label"] = default_collate(labels) if numbers else labels
+    return batch
+
+
+def _plain(label: Any) -> Any:
+    return label.item() if isinstance(label, Tensor | np.generic) else label
+
+
+def loader(
+    dataset: Any, batches: Any, *, seed: int | None, n_workers: int, pinned: bool, persistent: bool = False
+) -> "DataLoader[Any]":
+    """Make the loader of a dataset's batches; `batches` may change between two passes."""
+    return DataLoader(
+        Samples(dataset, seed, n_workers),
+        batch_sampler=batches,
+        num_workers=n_workers,
+        collate_fn=collate,
+        pin_memory=pinned,
+        persistent_workers=persistent and n_workers > 0,
+        # Else the loader draws its workers' seeds from the caller's random state.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def watched(source: "DataLoader[Any]") -> Iterator[Batch]:
+    """Iterate over a loader; a worker that dies is an error that names what it was making.
+
+    Raises
+    ------
+    TrainingError
+        A worker died.
+    """
+    try:
+        yield from source
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(_obituary(source.dataset, str(error))) from error
+
+
+def _obituary(samples: Any, message: str) -> str:
+    dead = {int(number) for number in re.findall(r"\d+", message.split("pid", 1)[-1])}
+    making = [int(index) for pid, index in samples.making.tolist() if pid in dead and index >= 0]
+    names = [f"sample {index}{_described(samples.dataset, index)}" for index in making]
+    return (
+        f"a worker of the data loader died while it made {' and '.join(names) or 'a sample'}: {message}; memory "
+        "or shared memory (/dev/shm) may be short: use fewer workers (n_workers) or a smaller batch_size; "
+        "n_workers=0 shows an error of the dataset itself"
+    )
+
+
+def _described(dataset: Any, index: int) -> str:
+    sessions, parts = getattr(dataset, "sessions", None), getattr(dataset, "part_ids", None)
+    if sessions is None or not parts:
+        return ""
+    row = sessions.iloc[index // len(parts)]
+    keys = [key for key in ("cohort", "participant_id", "session_id") if key in sessions.columns]
+    batch = {key: [row[key]] for key in keys} | {"part_id": [parts[index % len(parts)]]}
+    return f" ({sample_name(batch, 0)})"

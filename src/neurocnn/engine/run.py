@@ -1,0 +1,226 @@
+"""One network in training, and all that belongs to it alone."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurocnn.engine.labels import sample_name
+from neurocnn.engine.loading import Batch
+from neurocnn.engine.ranks import Ranks
+from neurocnn.engine.runtime import RandomState, autocast, floating_type, memory_format, placed
+from neurocnn.engine.stopping import Stopper, is_better
+from neurocnn.engine.task import Task
+from neurocnn.errors import CheckpointError, SettingError, TrainingError
+
+Row = dict[str, Any]
+
+
+class Run:
+    """A network with its optimizer, random state, early stopping, best states and history.
+
+    Networks that are trained in one pass share nothing but the batches that they are cut from, so that each
+    ends as it would alone.
+
+    Parameters
+    ----------
+    model
+        The network; it is trained in place.
+    trainer
+        The settings.
+    task
+        What it is trained to do.
+    part
+        The part that it is for; None: all.
+    device, ranks
+        Where it is trained.
+    """
+
+    def __init__(
+        self, model: nn.Module, trainer: Any, task: Task, part: int | None, device: torch.device, ranks: Ranks
+    ) -> None:
+        self.trainer, self.task, self.part, self.device, self.ranks = trainer, task, part, device, ranks
+        self.layout, self.dtype = memory_format(model), floating_type(model)
+        self.model = model.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise SettingError(
+                f"{type(model).__name__} has no parameter to train; all have requires_grad False"
+            )
+        self.optimizer = self._make_optimizer()
+        self.scheduler = trainer.scheduler(self.optimizer) if trainer.scheduler else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=trainer.precision == "float16")
+        self.random = RandomState(trainer.seed + ranks.rank, device)
+        self.stopper = Stopper(trainer.patience, trainer.tolerance)
+        self.epoch = self.updates = self.iteration = 0
+        self.seconds = 0.0
+        self.history: list[Row] = []
+        self.best: dict[str, float] = {}
+        self.best_epochs: dict[str, int] = {}
+        self.best_weights: dict[str, dict[str, Tensor]] = {}
+        self.stopped = False
+        self.forward = self._make_forward()
+        self._window: list[tuple[Tensor, list[str]]] = []
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        if self.trainer.optimizer is not None:
+            made: torch.optim.Optimizer = self.trainer.optimizer(self.parameters)
+            return made
+        fused = all(p.is_floating_point() for p in self.parameters)
+        return torch.optim.Adam(
+            self.parameters,
+            lr=self.trainer.learning_rate,
+            weight_decay=self.trainer.weight_decay,
+            fused=fused,
+        )
+
+    def _make_forward(self) -> Callable[[Tensor], Any]:
+        forward: nn.Module = self.model
+        self.parallel: nn.parallel.DistributedDataParallel | None = None
+        if self.ranks.world > 1:
+            gpu = [self.device.index] if self.device.type == "cuda" else None
+            forward = self.parallel = nn.parallel.DistributedDataParallel(forward, device_ids=gpu)
+        return torch.compile(forward) if self.trainer.compile else forward
+
+    def accumulate(self, batch: Batch, n_window: int, empty: bool, last: bool) -> None:
+        """Add a batch's share to the gradients of its window.
+
+        Parameters
+        ----------
+        batch
+            This rank's rows.
+        n_window
+            Samples of the whole window, over all ranks: each weighs 1 / n_window.
+        empty
+            The rows are another rank's and weigh nothing (this rank has none, but must take part).
+        last
+            Whether it is the window's last: gradients are exchanged between ranks once.
+        """
+        image = placed(batch["image"], self.device, self.dtype, self.layout)
+        self.model.train()
+        with self.random.borrowed():
+            if self.parallel is not None:
+                self.parallel.require_backward_grad_sync = last
+            with autocast(self.device, self.trainer.precision):
+                output = self.forward(image)
+            losses = self.task.loss(output, self.task.target({**batch, "image": image}, self.device))
+            # DistributedDataParallel divides by the number of ranks.
+            share = losses.sum() * (0.0 if empty else self.ranks.world / n_window)
+            self.scaler.scale(share).backward()
+        if not empty:
+            self._window.append((losses.detach(), [sample_name(batch, row) for row in range(len(losses))]))
+
+    def update(self) -> float:
+        """Step the optimizer with the window's gradients; give the window's mean loss.
+
+        Raises
+        ------
+        TrainingError
+            The loss is NaN or infinite; the weights are as they were before.
+        """
+        losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
+        mean = float(losses.mean())
+        if not math.isfinite(mean):
+            self._complain(losses)
+        self._window.clear()
+        with self.random.borrowed():
+            self.scaler.unscale_(self.optimizer)
+            if self.trainer.clip_gradient is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.trainer.clip_gradient)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        self.iteration += 1
+        return mean
+
+    def _complain(self, losses: Tensor) -> None:
+        names = [name for _, names in self._window for name in names]
+        bad = [name for name, fine in zip(names, losses.isfinite().tolist(), strict=True) if not fine]
+        network = "" if self.part is None else f" of network {self.part}"
+        raise TrainingError(
+            f"the loss{network} is NaN or infinite in epoch {self.epoch}, update {self.updates}, for "
+            f"{', '.join(bad[:5])}{f' and {len(bad) - 5} more' if len(bad) > 5 else ''}; the weights were not "
+            "updated; look at these images, or lower learning_rate, or set clip_gradient"
+        )
+
+    def end_epoch(self) -> list[str]:
+        """Select and stop by the epoch's last row; give the selections whose best epoch this is."""
+        row = self.history[-1]
+        which = "validation" if "validation_loss" in row else "train"
+        better = []
+        for metric in self.task.selection:
+            value = row[f"{which}_{metric}"]
+            if is_better(metric, value, self.best.get(metric)):
+                self.best[metric] = value
+                self.best_epochs[f"best_{metric}"] = self.epoch
+                better.append(f"best_{metric}")
+        self.stopped = self.stopper.stops(row[f"{which}_loss"])
+        self._step_scheduler(row[f"{which}_loss"])
+        self.epoch, self.updates = self.epoch + 1, 0
+        return better
+
+    def _step_scheduler(self, loss: float) -> None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+    def finished(self) -> bool:
+        """Whether this network's training is over."""
+        return self.stopped or self.epoch >= self.trainer.epochs
+
+    def weights(self) -> dict[str, Tensor]:
+        """Give a copy of the state dict on the CPU, in the usual memory format."""
+        return {
+            name: value.detach().to("cpu", copy=True).contiguous() if isinstance(value, Tensor) else value
+            for name, value in self.model.state_dict().items()
+        }
+
+    def state(self, randoms: list[dict[str, Any]]) -> dict[str, Any]:
+        """What `restore` needs; `randoms` are the random states of all ranks."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "scaler": self.scaler.state_dict(),
+            "random": randoms,
+            "stopper": {"best": self.stopper.best, "waited": self.stopper.waited},
+            "epoch": self.epoch,
+            "updates": self.updates,
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "history": self.history,
+            "best": self.best,
+            "best_epochs": self.best_epochs,
+            "best_weights": self.best_weights,
+            "stopped": self.stopped,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises
+        ------
+        CheckpointError
+            The state is of another network.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"the training state is of another network or optimizer: {error}"
+            ) from error
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ranks.rank < len(state["random"]):
+            self.random.restore(state["random"][self.ranks.rank])
+        self.stopper.best, self.stopper.waited = state["stopper"]["best"], state["stopper"]["waited"]
+        for name in ("epoch", "updates", "iteration", "seconds", "history", "best", "best_epochs"):
+            setattr(self, name, state[name])
+        self.best_weights, self.stopped = state["best_weights"], state["stopped"]

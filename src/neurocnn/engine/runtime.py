@@ -1,0 +1,186 @@
+"""Where and how torch computes: device, precision, memory format, random states, determinism."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurocnn.errors import SettingError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def find_device(name: str, local_rank: int = 0) -> torch.device:
+    """Give the device that a name stands for; ``"auto"`` is a CUDA GPU, else MPS, else the CPU.
+
+    Parameters
+    ----------
+    name
+        ``"auto"`` or a name of torch's, such as ``"cuda:1"``.
+    local_rank
+        This process's number on its machine: the GPU that ``"auto"`` and ``"cuda"`` choose.
+
+    Raises
+    ------
+    SettingError
+        There is no such device here.
+
+    Examples
+    --------
+    >>> find_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingError(f"device {name!r} is unknown to torch ({error}); 'auto' finds one") from error
+    if device.type == "cuda":
+        n_gpus = torch.cuda.device_count()
+        index = local_rank if device.index is None else device.index
+        if index >= n_gpus:
+            raise SettingError(
+                f"device {name!r}: GPU {index} is needed and there are {n_gpus}; 'cpu' always is"
+            )
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingError("device 'mps' is not available here; 'auto' finds one that is")
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Compute in half precision where that is safe; nothing for float32."""
+    half = precision != "float32"
+    return torch.autocast(device.type, dtype=PRECISIONS[precision] if half else torch.bfloat16, enabled=half)
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Give the order of a model's tensors that convolutions are fastest with."""
+    kinds = [type(module) for module in model.modules()]
+    if any(issubclass(kind, nn.Conv3d | nn.ConvTranspose3d) for kind in kinds):
+        return torch.channels_last_3d
+    if any(issubclass(kind, nn.Conv2d | nn.ConvTranspose2d) for kind in kinds):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def placed(image: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    """Bring a batch of images to a model's device, type and memory format."""
+    fits = image.dim() == {torch.channels_last_3d: 5, torch.channels_last: 4}.get(layout, -1)
+    image = image.to(device, dtype, non_blocking=True)
+    return image.contiguous(memory_format=layout if fits else torch.contiguous_format)
+
+
+def floating_type(model: nn.Module) -> torch.dtype:
+    """Give the type of a model's weights."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+class RandomState:
+    """Torch's random numbers as one network sees them, whatever else runs beside it.
+
+    Parameters
+    ----------
+    seed
+        Where they start.
+    device
+        The CPU's are always part of it, a GPU's if this is one.
+
+    Examples
+    --------
+    >>> mine = RandomState(0, torch.device("cpu"))
+    >>> with mine.borrowed():
+    ...     first = torch.rand(1)
+    >>> bool(first == torch.rand(1, generator=torch.Generator().manual_seed(0)))
+    True
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._accelerator = _states_of(device)
+        with torch.random.fork_rng(devices=[]):
+            self.cpu = torch.Generator().manual_seed(seed).get_state()
+        self.device: Tensor | None = None
+        if self._accelerator is not None:
+            outer = self._accelerator.get_rng_state()
+            self._accelerator.manual_seed(seed)
+            self.device = self._accelerator.get_rng_state()
+            self._accelerator.set_rng_state(outer)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Make it torch's global random state while the block runs."""
+        outer = torch.get_rng_state()
+        torch.set_rng_state(self.cpu)
+        other = None
+        if self._accelerator is not None and self.device is not None:
+            other = self._accelerator.get_rng_state()
+            self._accelerator.set_rng_state(self.device)
+        try:
+            yield
+        finally:
+            self.cpu = torch.get_rng_state()
+            torch.set_rng_state(outer)
+            if self._accelerator is not None and other is not None:
+                self.device = self._accelerator.get_rng_state()
+                self._accelerator.set_rng_state(other)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        return {"cpu": self.cpu, "device": self.device}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; a state of another kind of device gives what fits."""
+        self.cpu = state["cpu"]
+        other = state["device"]
+        if self.device is not None and other is not None and other.shape == self.device.shape:
+            self.device = other
+
+
+def _states_of(device: torch.device) -> Any:
+    return {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+
+
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Let torch use deterministic algorithms only, while the block runs.
+
+    An operation that has none raises an error of torch that names it.
+    """
+    if not wanted:
+        yield
+        return
+    # cuBLAS reads this once, when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode without gradients, and every module back into its mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,56 @@
+"""When a training stops, and which of its epochs is the best."""
+
+import math
+from dataclasses import dataclass
+
+from neurocnn.engine.metrics import smaller_is_better
+
+
+@dataclass
+class Stopper:
+    """Early stopping: no real improvement of the loss during `patience` epochs.
+
+    An epoch improves when its loss is smaller than best × (1 − tolerance), best being the smallest loss of
+    all epochs before. NaN is no improvement.
+
+    Attributes
+    ----------
+    patience
+        0: never stop.
+    tolerance
+        From 0 to 1.
+
+    Examples
+    --------
+    >>> stopper = Stopper(patience=2, tolerance=0.1)
+    >>> [stopper.stops(loss) for loss in (1.0, 0.95, 0.9)]
+    [False, False, True]
+    """
+
+    patience: int
+    tolerance: float
+    best: float = math.inf
+    waited: int = 0
+
+    def stops(self, loss: float) -> bool:
+        """Take the loss at the end of an epoch; say whether it was the last one."""
+        improved = loss < self.best * (1 - self.tolerance)
+        self.waited = 0 if improved else self.waited + 1
+        if loss < self.best:
+            self.best = loss
+        return 0 < self.patience <= self.waited
+
+
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Whether a value is strictly better than the best so far; NaN and infinite losses never are.
+
+    Examples
+    --------
+    >>> is_better("loss", 0.5, None), is_better("loss", 0.5, 0.5), is_better("roc_auc", 0.9, 0.8)
+    (True, False, True)
+    """
+    if not math.isfinite(value):
+        return False
+    if best is None:
+        return True
+    return value < best if smaller_is_better(metric) else value > best
