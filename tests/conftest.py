@@ -1,7 +1,20 @@
 """What every test stands on."""
 
+import pytest
 from hypothesis import settings
+from studies import SHAPE, Study
+
+import neurocnn as nc
 
 # How long an example takes says something about the machine, not about the promise that is tested.
 settings.register_profile("any_machine", deadline=None)
 settings.load_profile("any_machine")
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A small study that several test files share."""
+    folder = tmp_path_factory.mktemp("study") / "caps"
+    labels = nc.make_caps(folder, n_participants=16, preprocessing="t1-volume", shape=SHAPE, seed=3)
+    splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)
+    return Study(nc.Caps(folder, "t1-volume"), labels, splits)

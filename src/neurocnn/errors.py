@@ -54,6 +54,10 @@ class InUseError(NeurocnnError, RuntimeError):
     """Another process works on the same split and network."""
 
 
+class MissingExtraError(NeurocnnError, ImportError):
+    """An optional package that an extra of neurocnn would bring is not installed."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown name: the near ones, and all there are.
 

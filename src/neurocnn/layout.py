@@ -68,8 +68,10 @@ class Fold:
 
     def training(self, network: int | None = None) -> Path:
         """The metrics of each evaluation during training."""
-        return self.path / "training.tsv" if network is None else (
-            self._network(self.path / "models", network) / "training.tsv"
+        return (
+            self.path / "training.tsv"
+            if network is None
+            else (self._network(self.path / "models", network) / "training.tsv")
         )
 
     def partial(self, network: int, selection: str, dataset: str) -> Path:

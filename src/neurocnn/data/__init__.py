@@ -2,12 +2,14 @@
 
 from neurocnn.data.caps import Caps
 from neurocnn.data.dataset import CapsDataset
+from neurocnn.data.painting import paint, part_affine
 from neurocnn.data.parts import Parts, Patch, Slice, WholeImage
 from neurocnn.data.population import population
 from neurocnn.data.preprocessing import Custom, FlairLinear, PetLinear, T1Extensive, T1Linear, T1Volume
 from neurocnn.data.roi import Roi
 from neurocnn.data.split_trees import read_splits, write_splits
 from neurocnn.data.splits import Split, baseline, check_apart, holdout, kfold
+from neurocnn.data.synthetic import make_caps
 from neurocnn.data.tables import read_table, write_table
 from neurocnn.data.transforms import MinMax, ZScore
 
@@ -32,6 +34,9 @@ __all__ = [
     "check_apart",
     "holdout",
     "kfold",
+    "make_caps",
+    "paint",
+    "part_affine",
     "population",
     "read_splits",
     "read_table",

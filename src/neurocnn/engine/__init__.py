@@ -2,6 +2,7 @@
 
 from neurocnn.engine.evaluation import encode, evaluate, predict
 from neurocnn.engine.metrics import confidence_intervals
+from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.task import Task, classification, reconstruction, regression
 from neurocnn.engine.trainer import Trainer, Training, TrainingState
 
@@ -14,6 +15,7 @@ __all__ = [
     "confidence_intervals",
     "encode",
     "evaluate",
+    "find_ranks",
     "predict",
     "reconstruction",
     "regression",

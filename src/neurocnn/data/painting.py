@@ -1,0 +1,63 @@
+"""Results of parts, back in the volume that they were cut from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurocnn.data.parts import Place
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def paint(parts: Any, shape: tuple[int, int, int], values: Mapping[int, float]) -> Floats:
+    """Give a volume in which each voxel has the mean of the values of the parts that it belongs to.
+
+    Parameters
+    ----------
+    parts
+        Parts that know their `place`.
+    shape
+        (D, H, W) of the volume, voxels.
+    values
+        A value by part_id.
+
+    Returns
+    -------
+    ndarray
+        (D, H, W), float64; NaN where there is no part.
+
+    Examples
+    --------
+    >>> from neurocnn.data.parts import Patch
+    >>> paint(Patch(size=2, stride=1), (2, 2, 3), {0: 1.0, 1: 3.0})[0, 0].tolist()
+    [1.0, 2.0, 3.0]
+    """
+    total, count = np.zeros(shape), np.zeros(shape)
+    for part_id, value in values.items():
+        place = parts.place(shape, part_id)
+        total[place] += value
+        count[place] += 1
+    return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
+
+
+def part_affine(affine: Floats, place: Place) -> Floats:
+    """Give the affine of a part: the volume's, moved to the part's first voxel.
+
+    Parameters
+    ----------
+    affine
+        (4, 4), voxel to world in mm.
+    place
+        Where the part lies in the volume, as parts' `place` gives it.
+
+    Examples
+    --------
+    >>> moved = part_affine(np.diag([2.0, 2.0, 2.0, 1.0]), (slice(1, 3), slice(0, 2), slice(5, 9)))
+    >>> moved[:3, 3].tolist()
+    [2.0, 0.0, 10.0]
+    """
+    moved = np.array(affine, dtype=np.float64)
+    moved[:3, 3] = (affine @ [*(axis.start for axis in place), 1.0])[:3]
+    return moved

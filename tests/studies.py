@@ -1,0 +1,35 @@
+"""A small synthetic study, and experiments on it, that several test files share."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+import neurocnn as nc
+
+SHAPE = (18, 20, 18)
+TRAINER = nc.Trainer(epochs=1, batch_size=4, learning_rate=1e-3)
+PARTS = {
+    "image": nc.WholeImage(),
+    "patch": nc.Patch(size=9, stride=9),
+    "roi": nc.Roi({"right": ((9, 17), (6, 14), (5, 13)), "left": ((1, 9), (6, 14), (5, 13))}),
+    "slice": nc.Slice(direction=2, discarded_slices=7),
+}
+TASKS = {
+    "classification": nc.classification("diagnosis", classes=["CN", "AD"]),
+    "regression": nc.regression("age"),
+    "reconstruction": nc.reconstruction(),
+}
+
+
+class Study(NamedTuple):
+    """A CAPS with its labels and two folds; nothing in it is ever written to."""
+
+    caps: nc.Caps
+    labels: pd.DataFrame
+    splits: list[nc.Split]
+
+
+def experiment(study: Study, parts="roi", task="classification", **settings) -> nc.Experiment:
+    """An experiment of one epoch with the lab's network."""
+    settings = {"trainer": TRAINER, "architecture": "Conv3_FC1"} | settings
+    return nc.Experiment(study.caps, study.splits, PARTS[parts], TASKS[task], **settings)

@@ -1,0 +1,163 @@
+"""A result folder read back says what its files say, and judges nobody whom its models have seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from studies import PARTS, TASKS, TRAINER, Study, experiment
+
+import neurocnn as nc
+from neurocnn.errors import LeakError, NotFoundError, SettingError
+
+
+@pytest.fixture(scope="module")
+def finished(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[nc.Results, pd.DataFrame]:
+    """A finished experiment on some of the participants, and the sessions of the others."""
+    rest, test = nc.holdout(study.labels, fraction=0.25, stratify=["diagnosis"], seed=0)
+    splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"], seed=0)
+    folder = tmp_path_factory.mktemp("finished") / "results"
+    run = nc.Experiment(study.caps, splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
+    return run.run(folder), test
+
+
+def test_metrics_are_those_of_the_predictions_with_mean_and_deviation(finished):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    results, _ = finished
+    for level in ("image", "part"):
+        metrics = results.metrics(level, "best_loss")
+        predictions = results.predictions(level, "best_loss")
+        expected = [
+            sklearn.balanced_accuracy_score(rows["true_label"], rows["predicted_label"])
+            for _, rows in predictions.groupby("split")
+        ]
+        found = metrics["balanced_accuracy"]
+        assert list(metrics.index) == [0, 1, "mean", "std"]
+        np.testing.assert_allclose(found[[0, 1]].to_numpy(dtype=float), expected, atol=1e-12)
+        assert found["mean"] == pytest.approx(np.mean(expected), abs=1e-12)
+        assert found["std"] == pytest.approx(np.std(expected, ddof=1), abs=1e-12)
+
+
+def test_new_data_are_predicted_by_the_models_of_every_split(study: Study, finished):
+    results, test = finished
+    predictions = results.predict(study.caps, test, name="test")
+    assert len(predictions) == 2 * len(test)
+    assert set(predictions["split"]) == {0, 1}
+    assert list(results.metrics("image", dataset="test").index) == [0, 1, "mean", "std"]
+    # by hand, with plain torch
+    model = results.load_model(1, "best_balanced_accuracy")
+    dataset = nc.CapsDataset(study.caps, test, PARTS["roi"])
+    with torch.no_grad():
+        logits = model(torch.stack([dataset[i]["image"] for i in range(len(dataset))]))
+    expected = torch.softmax(logits.double(), dim=1)[:, 1].numpy()
+    table = results.predictions("roi", "best_balanced_accuracy", "test")
+    found = table[table["split"] == 1]["proba1"].to_numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_predicting_the_same_data_again_changes_nothing_and_other_data_need_another_name(study, finished):
+    results, test = finished
+    first = results.predict(study.caps, test, name="again")
+    pd.testing.assert_frame_equal(results.predict(study.caps, test, name="again"), first)
+    with pytest.raises(SettingError, match="another name"):
+        results.predict(study.caps, test.iloc[:2], name="again")
+    for name in ("train", "validation", "a/b", "../x"):
+        with pytest.raises(SettingError, match="name="):
+            results.predict(study.caps, test, name=name)
+
+
+def test_data_without_labels_are_predicted_without_metrics(study: Study, finished):
+    results, test = finished
+    results.predict(study.caps, test[["participant_id", "session_id"]], name="unlabelled")
+    labelled = results.predict(study.caps, test, name="labelled")
+    unlabelled = results.predictions(dataset="unlabelled")
+    assert unlabelled["true_label"].isna().all()
+    columns = ["split", "participant_id", "predicted_label", "proba0", "proba1"]
+    pd.testing.assert_frame_equal(unlabelled[columns], labelled[columns])
+    with pytest.raises(NotFoundError, match=r"(?s)unlabelled.*there are:.*labelled"):
+        results.metrics(dataset="unlabelled")
+
+
+@pytest.mark.parametrize("dataset", ["train", "validation"])
+def test_a_participant_whom_a_model_has_seen_is_refused(study: Study, finished, dataset: str):
+    results, test = finished
+    seen = nc.read_table(results.folder / "fold-1" / f"{dataset}.tsv").iloc[:1]
+    with pytest.raises(LeakError, match=seen["participant_id"].iloc[0]):
+        results.predict(study.caps, pd.concat([test, seen]), name="leaky")
+    assert not list(results.folder.rglob("leaky*"))
+
+
+def test_a_participant_whom_the_source_has_seen_is_refused(study: Study, tmp_path: Path):
+    labels = study.labels
+    first = nc.Split(0, labels.iloc[:6], labels.iloc[6:8])
+    second = nc.Split(0, labels.iloc[8:12], labels.iloc[12:14])
+    common = {"parts": PARTS["roi"], "architecture": "Conv3_FC1", "trainer": TRAINER, "caps": study.caps}
+    nc.Experiment(splits=[first], task=TASKS["reconstruction"], **common).run(tmp_path / "source")
+    results = nc.Experiment(
+        splits=[second], task=TASKS["classification"], transfer_from=tmp_path / "source", **common
+    ).run(tmp_path / "target")
+    with pytest.raises(LeakError, match="source_train"):
+        results.predict(study.caps, labels.iloc[[0, 14, 15]], name="test")
+    results.predict(study.caps, labels.iloc[[14, 15]], name="test")
+
+
+def test_the_loaded_model_is_the_one_of_the_selection(finished):
+    results, _ = finished
+    for selection in ("best_loss", "best_balanced_accuracy"):
+        path = results.folder / "fold-0" / "models" / selection / "model_best.pth.tar"
+        written = torch.load(path, weights_only=True)["model"]
+        model = results.load_model(0, selection)
+        assert not model.training
+        assert all(torch.equal(tensor, written[name]) for name, tensor in model.state_dict().items())
+
+
+def test_codes_of_an_autoencoder_are_its_encoders_outputs(study: Study, tmp_path: Path):
+    results = experiment(study, task="reconstruction").run(tmp_path, splits=[0])
+    codes = results.encode(study.caps, study.labels.iloc[:3])
+    model = results.load_model(0)
+    dataset = nc.CapsDataset(study.caps, study.labels.iloc[:3], PARTS["roi"])
+    with torch.no_grad():
+        code, _ = model(torch.stack([dataset[i]["image"] for i in range(len(dataset))]))
+    assert list(codes["part_id"]) == [0, 1] * 3
+    columns = [name for name in codes if name.startswith("code")]
+    np.testing.assert_allclose(codes[columns].to_numpy(dtype=float), code.flatten(1).numpy(), atol=1e-5)
+
+
+def test_the_summary_has_a_row_a_split_and_their_mean(finished):
+    results, _ = finished
+    summary = results.summary()
+    assert list(summary.index) == [0, 1, "mean ± std"]
+    metrics = results.metrics("image")["balanced_accuracy"]
+    assert summary.loc["mean ± std", "image balanced_accuracy"] == (
+        f"{metrics['mean']:.3f} ± {metrics['std']:.3f}"
+    )
+    assert list(summary["train participants"][:2]) == [6, 6]
+    assert list(summary["epochs"][:2]) == [1, 1]
+    assert "<table" in results._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"level": "patch"}, "levels roi, image"),
+        ({"selection": "best_accuracy"}, "best_balanced_accuracy"),
+        ({"dataset": "tset"}, "there are: "),
+    ],
+)
+def test_what_is_not_there_is_answered_with_what_is(finished, arguments: dict, words: str):
+    results, _ = finished
+    with pytest.raises(nc.NeurocnnError, match=words):
+        results.metrics(**arguments)
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path):
+    with pytest.raises(NotFoundError, match="no result folder"):
+        nc.Results(tmp_path)
+
+
+def test_one_network_a_part_is_loaded_by_its_part(study: Study, tmp_path: Path):
+    results = experiment(study, multi=True).run(tmp_path, splits=[0])
+    with pytest.raises(SettingError, match="network="):
+        results.load_model(0)
+    assert isinstance(results.load_model(0, network=1), torch.nn.Module)
