@@ -1,0 +1,12 @@
+"""Pictures (extra ``plot``): how trainings went, how good networks are, and where in the brain.
+
+Every function takes plain tables or arrays and gives a matplotlib Figure, which a notebook shows and
+``figure.savefig(path)`` writes.
+"""
+
+from neurocnn.plotting.curves import learning_curves
+from neurocnn.plotting.overview import overview
+from neurocnn.plotting.scores import confusion_matrix, roc
+from neurocnn.plotting.volumes import part_map, planes, reconstruction
+
+__all__ = ["confusion_matrix", "learning_curves", "overview", "part_map", "planes", "reconstruction", "roc"]

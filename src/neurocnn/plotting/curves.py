@@ -1,0 +1,233 @@
+"""How a training went: loss and metrics by epoch."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from neurocnn.errors import TableError
+from neurocnn.plotting.canvas import (
+    BLUE,
+    INK,
+    SMALL,
+    VERMILLION,
+    integers,
+    label,
+    listed,
+    new_figure,
+    quiet,
+    readable,
+    title,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame]
+BestEpochs: TypeAlias = Mapping[Any, Any]
+_SETS = {"train": BLUE, "validation": VERMILLION}
+_SMALLER_IS_BETTER = {"loss", "mae", "mse", "rmse"}
+
+
+def learning_curves(
+    history: History,
+    best_epochs: BestEpochs | None = None,
+    stopped: int | Mapping[Any, int] | None = None,
+    *,
+    metrics: Sequence[str] | None = None,
+) -> "Figure":
+    """Draw train and validation metrics by epoch, with the epochs of the best models and the end of training.
+
+    Of several trainings each is a thin line, and a thick one is their mean for as long as all of them train.
+
+    Parameters
+    ----------
+    history
+        ``epoch, iteration, train_loss, …, validation_loss, …`` (a line for each evaluation) of one training;
+        of several: a mapping from a name to such a table, or one table with a column ``split`` or
+        ``network`` (what `Results.history` gives).
+    best_epochs
+        The epoch of each selection, ``{"best_loss": 7, …}``, or of several trainings a mapping from their
+        names to such mappings. None: found in the history (at the end of an epoch, the first of equal ones).
+    stopped
+        The epoch at which the training was stopped, or a mapping from names to epochs. None: its last one.
+    metrics
+        Which to draw, a panel each. None: the loss, and the balanced accuracy where there is one.
+
+    Raises
+    ------
+    TableError
+        A column is absent, or there is no row.
+    MissingExtraError
+        matplotlib is not installed.
+
+    Examples
+    --------
+    >>> history = pd.DataFrame({
+    ...     "epoch": [0, 1, 2], "iteration": [10, 10, 10],
+    ...     "train_loss": [0.7, 0.5, 0.3], "validation_loss": [0.7, 0.6, 0.8],
+    ... })
+    >>> learning_curves(history, stopped=2).savefig(tmp / "curves.png")
+    """
+    trainings = by_training(history)
+    shown = panel_metrics(trainings, metrics)
+    figure = new_figure(1.2 + 4.4 * len(shown), 3.8)
+    panels = [figure.add_subplot(1, len(shown), index + 1) for index in range(len(shown))]
+    draw_curves(panels, trainings, shown, best_epochs, stopped)
+    return figure
+
+
+def by_training(history: History) -> dict[Any, pd.DataFrame]:
+    """The history of each training by its name, ordered by time, with its position on the axis of epochs."""
+    tables: dict[Any, pd.DataFrame] = {}
+    if isinstance(history, pd.DataFrame):
+        keys = [key for key in ("split", "network", "part_id") if key in history]
+        if not keys:
+            tables[""] = history
+        elif len(keys) == 1:
+            tables.update(iter(history.groupby(keys[0])))
+        else:
+            tables.update(iter(history.groupby(keys)))
+    else:
+        tables.update(history)
+    for name, table in tables.items():
+        if "epoch" not in table or table.empty:
+            raise TableError(
+                f"history {name!r}: expected rows with a column epoch, found {len(table)} rows with "
+                f"{listed(table.columns)}"
+            )
+    if not tables:
+        raise TableError("there is no history to draw")
+    return {name: table.assign(position=_positions(table)) for name, table in tables.items()}
+
+
+def _positions(table: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """The end of epoch e stands at e, an evaluation after a third of its updates at e − 2/3."""
+    epoch = table["epoch"].to_numpy(float)
+    if "iteration" not in table or not table["epoch"].duplicated().any():
+        return epoch
+    last = table.groupby("epoch")["iteration"].transform("max").to_numpy(float)
+    # Iterations may count on over epochs or begin anew in each.
+    ends = table.groupby("epoch")["iteration"].max()
+    counts_on = bool((np.diff(ends) > 0).all()) and len(ends) > 1
+    before = (
+        table["epoch"].map(ends.shift(fill_value=0)).to_numpy(float) if counts_on else np.zeros(len(epoch))
+    )
+    span = np.maximum(last - before, 1)
+    position: npt.NDArray[np.float64] = epoch - (last - table["iteration"].to_numpy(float)) / span
+    return position
+
+
+def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] | None) -> list[str]:
+    """The metrics to draw, each of them in some set of every training."""
+    columns = set.intersection(*(set(table.columns) for table in trainings.values()))
+    there = sorted({name.partition("_")[2] for name in columns if name.partition("_")[0] in _SETS})
+    usual: tuple[str, ...] = ("loss", "balanced_accuracy")
+    wanted = [metric for metric in usual if metric in there] if metrics is None else list(metrics)
+    absent = [metric for metric in wanted if metric not in there]
+    if absent or not wanted:
+        raise TableError(
+            f"history has no columns train_… or validation_… of {listed(absent or ['loss'])}; "
+            f"there are metrics: {listed(there)}"
+        )
+    return wanted
+
+
+def draw_curves(
+    panels: "Sequence[Axes]",
+    trainings: Mapping[Any, pd.DataFrame],
+    metrics: Sequence[str],
+    best_epochs: BestEpochs | None,
+    stopped: int | Mapping[Any, int] | None,
+) -> None:
+    """Draw one metric into each of the axes."""
+    for axes, metric in zip(panels, metrics, strict=True):
+        for index, (name, table) in enumerate(trainings.items()):
+            _draw_training(axes, table, metric, alone=len(trainings) == 1, first=index == 0)
+            best = _best_epoch(table, metric, _of(best_epochs, name))
+            _mark(axes, table, metric, best, _of(stopped, name), first=index == 0)
+        if len(trainings) > 1:
+            _draw_mean(axes, list(trainings.values()), metric)
+        _dress(axes, metric)
+
+
+def _of(value: Any, name: Any) -> Any:
+    """What belongs to one training of several."""
+    if isinstance(value, Mapping) and (name in value or any(isinstance(v, Mapping) for v in value.values())):
+        return value.get(name)
+    return value
+
+
+def _draw_training(axes: "Axes", table: pd.DataFrame, metric: str, *, alone: bool, first: bool) -> None:
+    for which, colour in _SETS.items():
+        column = f"{which}_{metric}"
+        if column in table:
+            line: dict[str, Any] = {"linewidth": 1.8} if alone else {"linewidth": 0.9, "alpha": 0.4}
+            axes.plot(
+                table["position"],
+                table[column],
+                color=colour,
+                label=which if alone and first else None,
+                **line,
+            )
+
+
+def _draw_mean(axes: "Axes", tables: list[pd.DataFrame], metric: str) -> None:
+    for which, colour in _SETS.items():
+        column = f"{which}_{metric}"
+        if column in tables[0]:
+            ends = [
+                table.drop_duplicates("epoch", keep="last").set_index("epoch")[column] for table in tables
+            ]
+            mean = pd.concat(ends, axis=1, join="inner").mean(axis=1)
+            axes.plot(mean.index, mean, color=colour, linewidth=2.2, label=f"{which}, mean of {len(tables)}")
+
+
+def _best_epoch(table: pd.DataFrame, metric: str, best: Any) -> int | None:
+    """The epoch that a selection by this metric chose; None where there is no such selection."""
+    if best is not None:
+        return int(best[f"best_{metric}"]) if f"best_{metric}" in best else None
+    column = f"validation_{metric}"
+    if metric not in {"loss", "balanced_accuracy"} or column not in table or table[column].isna().all():
+        return None
+    ends = table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
+    at = np.nanargmin(ends) if metric in _SMALLER_IS_BETTER else np.nanargmax(ends)
+    return int(ends.index[int(at)])
+
+
+def _mark(
+    axes: "Axes", table: pd.DataFrame, metric: str, best: int | None, stopped: int | None, *, first: bool
+) -> None:
+    column = f"validation_{metric}" if f"validation_{metric}" in table else f"train_{metric}"
+    ends = table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
+    marks = (("best model", best, "*", 130), ("training ends", stopped, "s", 26))
+    for name, epoch, marker, size in marks:
+        at = int(ends.index[-1]) if epoch is None and marker == "s" else epoch
+        if at is not None and at in ends.index:
+            axes.scatter(
+                [at],
+                [ends[at]],
+                marker=marker,
+                s=size,
+                color=INK,
+                edgecolor="white",
+                linewidth=0.8,
+                zorder=4,
+                label=name if first else None,
+            )
+
+
+def _dress(axes: "Axes", metric: str) -> None:
+    quiet(axes)
+    title(axes, readable(metric))
+    label(axes, "Epoch", "")
+    integers(axes.xaxis)
+    if metric == "balanced_accuracy":
+        axes.set_ylim(top=1.02)
+    handles, names = axes.get_legend_handles_labels()
+    # Lines before marks, whatever was drawn first.
+    order = sorted(range(len(names)), key=lambda index: names[index].partition(",")[0] not in _SETS)
+    axes.legend([handles[i] for i in order], [names[i] for i in order], fontsize=SMALL, frameon=False)

@@ -1,0 +1,86 @@
+"""An experiment in one picture."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from neurocnn.plotting import curves, scores
+from neurocnn.plotting.canvas import new_figure
+from neurocnn.plotting.sections import as_volume, extent, plane_axes, suptitle
+from neurocnn.plotting.volumes import draw_map
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def overview(
+    history: curves.History,
+    predictions: scores.Predictions,
+    classes: Sequence[str],
+    part_values: Any = None,
+    template: Any = None,
+    *,
+    best_epochs: curves.BestEpochs | None = None,
+    stopped: int | Mapping[Any, int] | None = None,
+    vmin: float | None = 0.5,
+    vmax: float | None = None,
+    title: str | None = None,
+) -> "Figure":
+    """Draw a classification experiment: learning curves, ROC, confusion matrix, and the map of the parts.
+
+    Parameters
+    ----------
+    history, best_epochs, stopped
+        See `learning_curves`.
+    predictions, classes
+        Image-level predictions, see `roc` and `confusion_matrix`.
+    part_values, template, vmin, vmax
+        See `part_map`. None: there is no map.
+    title
+        The heading.
+
+    Raises
+    ------
+    NeurocnnError
+        See the functions above.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> history = pd.DataFrame({
+    ...     "epoch": [0, 1, 2], "train_loss": [0.7, 0.5, 0.3], "validation_loss": [0.7, 0.6, 0.8],
+    ... })
+    >>> table = pd.DataFrame({"true_label": [0, 1, 0, 1], "predicted_label": [0, 1, 1, 1],
+    ...                       "proba0": [0.9, 0.2, 0.4, 0.3], "proba1": [0.1, 0.8, 0.6, 0.7]})
+    >>> overview(history, table, ["CN", "AD"]).savefig(tmp / "overview.png")
+    """
+    trainings = curves.by_training(history)
+    metrics = curves.panel_metrics(trainings, None)
+    splits = scores.by_split(predictions, classes)
+    figure, axes = _panels(
+        len(metrics), None if part_values is None else as_volume(part_values, "map"), title
+    )
+    curves.draw_curves(axes["curves"], trainings, metrics, best_epochs, stopped)
+    scores.draw_roc(axes["roc"][0], splits, classes)
+    scores.draw_confusion(axes["confusion"][0], splits, classes)
+    if part_values is not None:
+        values = as_volume(part_values, "map")
+        draw_map(axes["map"], values, template, None, "Balanced accuracy", (vmin, vmax), 0.6, (1, 1, 1))
+    suptitle(figure, title)
+    return figure
+
+
+def _panels(n_curves: int, values: Any, title: str | None) -> "tuple[Figure, dict[str, list[Axes]]]":
+    """Axes: of a map three planes below, beside the confusion matrix; without one a square of panels."""
+    heading = 0.4 * bool(title)
+    if values is None:
+        figure = new_figure(4.6 * 2, 8.2 + heading)
+        flat = [figure.add_subplot(2, 2, index + 1) for index in range(n_curves + 2)]
+        return figure, {"curves": flat[:-2], "roc": flat[-2:-1], "confusion": flat[-1:]}
+    planes, height = extent(values.shape, (1, 1, 1), 8.4)
+    figure = new_figure(13, 4.2 + height + 0.7 + heading)
+    upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=[4.2, height + 0.7]))
+    left, right = lower.subfigures(1, 2, width_ratios=[13 - planes - 1, planes + 1])
+    flat = [upper.add_subplot(1, n_curves + 1, index + 1) for index in range(n_curves + 1)]
+    axes = {"curves": flat[:-1], "roc": flat[-1:], "confusion": [left.add_subplot()]}
+    return figure, axes | {"map": plane_axes(right, values.shape, (1, 1, 1))[0]}
