@@ -33,7 +33,7 @@ class Caps:
         A name (``"t1-linear"``, ``"t1-extensive"``, ``"t1-volume"``, ``"flair-linear"``) or an object such as
         `PetLinear("18FFDG", "pons")`.
     orientation
-        None: voxels keep the order of the file. Three letters such as ``"RAS"``: every volume is turned to it.
+        None: voxels keep the order of the file. Three letters such as ``"RAS"``: volumes are turned to it.
     nan_voxels
         What to do with NaN and infinite voxels: ``"error"``, or ``"zero"`` with a warning.
     cache_bytes
@@ -54,7 +54,7 @@ class Caps:
     cache_bytes: int = 2**30
     _folders: dict[str | None, Path] = field(init=False, repr=False)
     _kind: Preprocessing = field(init=False, repr=False)
-    _images: Images = field(init=False, repr=False)
+    images: Images = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.orientation is not None:
@@ -63,7 +63,7 @@ class Caps:
             raise SettingError(f"nan_voxels is {self.nan_voxels!r}, expected 'error' or 'zero'")
         object.__setattr__(self, "_kind", named(self.preprocessing))
         object.__setattr__(self, "_folders", layout.cohorts(self.root))
-        object.__setattr__(self, "_images", Images(self.orientation, self.nan_voxels, self.cache_bytes))
+        object.__setattr__(self, "images", Images(self.orientation, self.nan_voxels, self.cache_bytes))
 
     @property
     def cohorts(self) -> list[str]:
@@ -104,15 +104,11 @@ class Caps:
         ImageError
             It is damaged, not finite, or unlike the rest of its cohort.
         """
-        return self.image(participant_id, session_id, cohort).clone()
-
-    def image(self, participant_id: str, session_id: str, cohort: str | None = None) -> Tensor:
-        """As `read` without a copy: shared with others and with the disk, not to be written to."""
-        return self._images.image(self._source(participant_id, session_id, cohort), cohort)
+        return self.images.image(self._source(participant_id, session_id, cohort), cohort).clone()
 
     def shape(self, participant_id: str, session_id: str, cohort: str | None = None) -> tuple[int, int, int]:
         """The image's numbers of voxels (D, H, W); no voxel is read."""
-        return self._images.header(self._source(participant_id, session_id, cohort), cohort)[0]
+        return self.images.header(self._source(participant_id, session_id, cohort), cohort)[0]
 
     def affine(
         self, participant_id: str, session_id: str, cohort: str | None = None
@@ -125,7 +121,7 @@ class Caps:
             There is only a prepared tensor, which has none.
         """
         source = self._source(participant_id, session_id, cohort)
-        affine = self._images.header(source, cohort)[1]
+        affine = self.images.header(source, cohort)[1]
         if affine is None:
             raise ImageError(
                 f"{source.what}: there is only the prepared tensor {source.tensor}, which has no affine"
@@ -147,7 +143,7 @@ class Caps:
             How many images are worked on at once; 0 and 1: one.
         """
         frame = self.sessions() if sessions is None else sessions
-        prepare(self._images, self.sources(frame), parts if parts is not None else WholeImage(), n_workers)
+        prepare(self.images, self.sources(frame), parts if parts is not None else WholeImage(), n_workers)
 
     def sources(self, sessions: pd.DataFrame) -> list[tuple[Source, str | None]]:
         """Where the image of each row is, and its cohort.
@@ -186,7 +182,7 @@ class Caps:
         unknown = sorted({str(name) for name in sessions["cohort"]} - set(self.cohorts))
         if unknown:
             raise TableError(
-                f"sessions: the cohort {unknown[0]!r} is not in the CAPS; {suggestion(unknown[0], self.cohorts)}"
+                f"sessions: cohort {unknown[0]!r} is not in the CAPS; {suggestion(unknown[0], self.cohorts)}"
             )
         return zip(participants, visits, sessions["cohort"].tolist(), strict=True)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neurocnn.data.caps import Caps
+from neurocnn.data.extracted import read_part
 from neurocnn.data.parts import Parts, WholeImage
 from neurocnn.data.tables import IDS
 from neurocnn.data.transforms import MinMax, reseed, seeded
@@ -61,7 +62,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         sessions: pd.DataFrame,
         parts: Parts | None = None,
         label: str | None = None,
-        transform: Transform | None = MinMax(),  # noqa: B008: it is frozen
+        transform: Transform | None = MinMax(),  # noqa: B008 (it is frozen)
         augmentation: Transform | None = None,
         *,
         seed: int = 0,
@@ -117,23 +118,24 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return item
 
     def _item_image(self, row: int, part_id: int, epoch: int, augmented: bool) -> Tensor:
-        (participant, session), (_, cohort) = self._keys[row], self._sources[row]
-        image = self.caps.image(participant, session, cohort)
+        (participant, session), (source, cohort) = self._keys[row], self._sources[row]
+        images = self.caps.images
         shift = getattr(self.parts, "random_shift", 0) if augmented else 0
         augmentation = self.augmentation if augmented else None
         if not shift and augmentation is None:
-            return _plain(self._transformed(self.parts.extract(image, part_id)), image)
+            part = read_part(images, source, cohort, self.parts, part_id)
+            return _plain(self._transformed(part), images.held(source))
         with seeded(self.seed, epoch, cohort, participant, session, part_id) as seed:
             if shift:
                 moved = torch.randint(-shift, shift + 1, (3,)).tolist()
-                part = self.parts.extract(image, part_id, moved)  # type: ignore[call-arg]
+                part = self.parts.extract(images.image(source, cohort), part_id, moved)  # type: ignore[call-arg]
             else:
-                part = self.parts.extract(image, part_id)
+                part = read_part(images, source, cohort, self.parts, part_id)
             part = self._transformed(part)
             if augmentation is not None:
                 reseed(augmentation, seed)
                 part = augmentation(part)
-        return _plain(part, image)
+        return _plain(part, images.held(source))
 
     def _transformed(self, part: Tensor) -> Tensor:
         return part if self.transform is None else self.transform(part)
@@ -171,12 +173,12 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return dataset
 
 
-def _plain(part: Tensor, image: Tensor) -> Tensor:
+def _plain(part: Tensor, image: Tensor | None) -> Tensor:
     """A plain float32 tensor that shares no memory with the image."""
     part = torch.as_tensor(part, dtype=torch.float32)
     if type(part) is not Tensor:
         part = part.as_subclass(Tensor)
-    if part.untyped_storage().data_ptr() == image.untyped_storage().data_ptr():
+    if image is not None and part.untyped_storage().data_ptr() == image.untyped_storage().data_ptr():
         part = part.clone()
     return part.contiguous()
 

@@ -1,21 +1,22 @@
 """Reading images: each file once, checked once, kept within bounds.
 
 A prepared tensor stays on the disk, mapped into memory; a decoded or turned image is kept in a cache that is
-bounded in bytes. What is handed out here is shared and must not be written to.
+bounded in bytes. What is handed out here is shared and must not be written to. A process that gets a copy (a
+worker of a data loader) starts with empty caches.
 """
 
 import logging
+import os
 import warnings
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from neurocnn.data import nifti, prepared
+from neurocnn.data.cache import Cache
 from neurocnn.data.layout import Source
 from neurocnn.data.orientation import Turn, orientation_of, turn_between
 from neurocnn.errors import ImageError
@@ -23,40 +24,8 @@ from neurocnn.errors import ImageError
 logger = logging.getLogger("neurocnn")
 
 Affine = np.ndarray[Any, np.dtype[np.float64]]
+Shape3 = tuple[int, int, int]
 _MAPPED_FILES = 4096  # far below the kernel's limit of mapped areas
-
-
-class Cache:
-    """The images used last, at most so many bytes of them and so many of them."""
-
-    def __init__(self, n_bytes: int, n_images: int) -> None:
-        self.n_bytes = n_bytes
-        self.n_images = n_images
-        self.held = 0
-        self._images: OrderedDict[Source, Tensor] = OrderedDict()
-
-    def get(self, source: Source) -> Tensor | None:
-        """The image, now the one used last, or None."""
-        if source in self._images:
-            self._images.move_to_end(source)
-            return self._images[source]
-        return None
-
-    def put(self, source: Source, image: Tensor) -> None:
-        """Keep an image, and let go of the ones that were not used for longest."""
-        info = get_worker_info()
-        limit = self.n_bytes // (info.num_workers if info is not None else 1)
-        if image.nbytes > limit:
-            return
-        self._images[source] = image
-        self.held += image.nbytes
-        while self.held > limit or len(self._images) > self.n_images:
-            self.held -= self._images.popitem(last=False)[1].nbytes
-
-    def clear(self) -> None:
-        """Let go of all images."""
-        self._images.clear()
-        self.held = 0
 
 
 class Images:
@@ -69,26 +38,26 @@ class Images:
     nan_voxels
         ``"error"`` or ``"zero"``.
     cache_bytes
-        How much memory decoded images may take, shared by the workers of a data loader.
+        How much memory decoded images may take, shared out among the workers of a data loader.
     """
 
     def __init__(self, orientation: str | None, nan_voxels: str, cache_bytes: int) -> None:
         self.orientation = orientation
         self.nan_voxels = nan_voxels
         self.cache_bytes = cache_bytes
-        # Of the first image seen of each cohort; what the others are compared to.
-        self.first: dict[str | None, tuple[tuple[int, int, int], str | None, str]] = {}
+        # Shape, orientation and name of the first image seen of each cohort: what the others must be like.
+        self.first: dict[str | None, tuple[Shape3, str | None, str]] = {}
         self.forget()
 
     def forget(self) -> None:
         """Let go of everything that stands for files, which may have changed."""
-        self.decoded = Cache(self.cache_bytes, n_images=_MAPPED_FILES)
-        self.mapped = Cache(2**62, n_images=_MAPPED_FILES)
-        self.headers: dict[Source, tuple[tuple[int, int, int], Affine | None, Turn]] = {}
-        self.checked: dict[Path, tuple[int, int]] = {}
+        self._decoded = Cache(self.cache_bytes, n_images=_MAPPED_FILES)
+        self._mapped = Cache(2**62, n_images=_MAPPED_FILES)
+        self._headers: dict[Source, tuple[Shape3, Affine | None, Turn]] = {}
+        self._checked: dict[Path, tuple[tuple[int, int], bool]] = {}
+        self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker gets the settings and what is known of the cohorts, not the caches.
         kept = ("orientation", "nan_voxels", "cache_bytes", "first")
         return {name: getattr(self, name) for name in kept}
 
@@ -96,125 +65,164 @@ class Images:
         self.__dict__.update(state)
         self.forget()
 
-    def header(self, source: Source, cohort: str | None) -> tuple[tuple[int, int, int], Affine | None, Turn]:
+    def header(self, source: Source, cohort: str | None) -> tuple[Shape3, Affine | None, Turn]:
         """Shape and affine after turning, and the turn; the affine is None where there is no NIfTI.
 
         Raises
         ------
         ImageError
-            The image is unlike the others of its cohort.
+            The header is wrong, or the image unlike the others of its cohort.
         """
-        if source not in self.headers:
+        if source not in self._headers:
+            affine, turn, pointing = None, Turn(), None
             if source.nifti is None:
-                shape, affine, turn = self._tensor_shape(source), None, Turn()
-                found = None
+                shape = self._tensor_shape(source)
             else:
                 head = nifti.read_header(source.nifti, source.what)
-                found = orientation_of(head.affine)
-                turn = turn_between(found, self.orientation) if self.orientation else Turn()
+                pointing = orientation_of(head.affine)
+                turn = turn_between(pointing, self.orientation) if self.orientation else Turn()
                 shape, affine = turn.shape(head.shape), turn.affine(head.affine, head.shape)
-            self._compare(source, cohort, shape, found)
-            self.headers[source] = (shape, affine, turn)
-        return self.headers[source]
+            self._compare(source, cohort, shape, pointing)
+            self._headers[source] = (shape, affine, turn)
+        return self._headers[source]
 
     def image(self, source: Source, cohort: str | None) -> Tensor:
-        """The image (1, D, H, W) float32, turned and finite; shared, not to be written to."""
-        for cache in (self.mapped, self.decoded):
-            image = cache.get(source)
-            if image is not None:
-                return image
-        _, _, turn = self.header(source, cohort)
+        """The image (1, D, H, W) float32, turned and finite; shared, not to be written to.
+
+        Raises
+        ------
+        ImageError
+            It is damaged, not finite, or unlike the others of its cohort.
+        """
+        held = self.held(source)
+        if held is not None:
+            return held
+        turn = self.header(source, cohort)[2]
         mapped = self.prepared(source)
-        raw = mapped if mapped is not None else self._decode(source)
-        image = turn.image(self._finite(raw, source.what))
+        image = turn.image(self.finite(mapped if mapped is not None else decode(source), source))
         if mapped is not None and image.untyped_storage().data_ptr() == mapped.untyped_storage().data_ptr():
-            self.mapped.put(source, image)
+            self._mapped.put(source, image)
         else:
             image = image.contiguous()
-            self.decoded.put(source, image)
+            self._decoded.put(source, image)
         return image
+
+    def held(self, source: Source) -> Tensor | None:
+        """The image if it is mapped or in the cache."""
+        if self._process != os.getpid():
+            # A forked worker would otherwise keep what its parent had, beyond its own share.
+            self.forget()
+        image = self._mapped.get(source)
+        return image if image is not None else self._decoded.get(source)
 
     def prepared(self, source: Source) -> Tensor | None:
-        """The prepared tensor of the whole image in the file's order, mapped; None if there is none to use."""
-        path = source.tensor
+        """The prepared tensor of the whole image in the file's order, mapped; None if there is none to use.
+
+        Raises
+        ------
+        ImageError
+            It is damaged, unsafe, or of another shape.
+        """
+        return self.checked(source, source.tensor, lambda image: self._holds_the_nifti(image, source))
+
+    def checked(self, source: Source, path: Path, fresh: Any, mmap: bool = True) -> Tensor | None:
+        """A prepared tensor; what is in it is checked when it is first read, and again when it changes.
+
+        Parameters
+        ----------
+        source
+            Which image it is of.
+        path
+            The tensor's file.
+        fresh
+            Called with the tensor: whether it holds what it should.
+        mmap
+            Leave the bytes in the file until they are used.
+        """
         try:
             status = path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         stamp = (status.st_size, status.st_mtime_ns)
-        verify = self.checked.get(path) != stamp
-        image = prepared.open_prepared(path, source.what, verify=verify)
+        seen, usable = self._checked.get(path, (None, False))
+        if seen == stamp:
+            return prepared.open_prepared(path, source.what, verify=False, mmap=mmap) if usable else None
+        tensor = prepared.open_prepared(path, source.what, verify=True, mmap=mmap)
+        usable = fresh(tensor)
+        self._checked[path] = (stamp, usable)
+        if not usable:
+            logger.warning(
+                "%s: the prepared tensor %s does not hold what the image holds now, and is left aside; "
+                "caps.prepare() makes it anew",
+                source.what,
+                path,
+            )
+        return tensor if usable else None
+
+    def _holds_the_nifti(self, image: Tensor, source: Source) -> bool:
         if image.dim() != 4 or image.shape[0] != 1:
             raise ImageError(
-                f"{source.what}: {path} holds the shape {tuple(image.shape)}, expected (1, D, H, W)"
+                f"{source.what}: {source.tensor} holds the shape {tuple(image.shape)}, expected (1, D, H, W)"
             )
-        if verify and source.nifti is not None and not self._fresh(image, path, source, source.nifti):
-            logger.warning(
-                "%s: the prepared tensor %s is not made of %s as it is now, so that the NIfTI file is decoded; "
-                "caps.prepare() makes the tensor anew", source.what, path, source.nifti
-            )  # fmt: skip
-            return None
-        self.checked[path] = stamp
-        return image
-
-    def _fresh(self, image: Tensor, path: Path, source: Source, file: Path) -> bool:
-        """Whether a prepared tensor holds what the NIfTI would give."""
-        if tuple(image.shape[1:]) != nifti.read_header(file, source.what).shape:
-            return False
-        origin = prepared.read_origin(path)
-        if origin is not None and origin.source == prepared.fingerprint(file):
-            return True
-        if origin is None and path.stat().st_mtime_ns >= file.stat().st_mtime_ns:
-            return True  # another program's, made after the NIfTI
-        voxels, _ = nifti.read_voxels(file, source.what)
-        return torch.equal(torch.nan_to_num(voxels), torch.nan_to_num(image))
-
-    def _decode(self, source: Source) -> Tensor:
         if source.nifti is None:
-            raise ImageError(f"{source.what}: there is neither a NIfTI file nor a prepared tensor")
-        return nifti.read_voxels(source.nifti, source.what)[0]
+            return True
+        if tuple(image.shape[1:]) != nifti.read_header(source.nifti, source.what).shape:
+            return False
+        made = prepared.made_of(source.tensor, source.nifti)
+        return made if made is not None else same_voxels(decode(source), image)
 
-    def _tensor_shape(self, source: Source) -> tuple[int, int, int]:
-        if self.orientation is not None:
-            raise ImageError(
-                f"{source.what}: there is only a prepared tensor, which does not say where its axes point to; "
-                f"it cannot be turned to orientation={self.orientation!r}"
-            )
-        image = self.prepared(source)
-        assert image is not None
-        first, second, third = image.shape[1:]
-        return (first, second, third)
-
-    def _compare(
-        self, source: Source, cohort: str | None, shape: tuple[int, int, int], orientation: str | None
-    ) -> None:
-        expected, pointing, example = self.first.setdefault(cohort, (shape, orientation, source.what))
-        if shape != expected:
-            raise ImageError(
-                f"{source.what}: the shape is {shape}, unlike the rest of the cohort: {example} has {expected}; "
-                "all images must come from the same preprocessing"
-            )
-        if self.orientation is None and orientation is not None and pointing is not None:
-            if orientation != pointing:
-                raise ImageError(
-                    f"{source.what}: the axes point to {orientation}, unlike the rest of the cohort: {example} has "
-                    f'{pointing}; turn all images with Caps(..., orientation="RAS")'
-                )
-        elif pointing is None and orientation is not None:
-            self.first[cohort] = (expected, orientation, source.what)
-
-    def _finite(self, image: Tensor, what: str) -> Tensor:
+    def finite(self, image: Tensor, source: Source) -> Tensor:
+        """The image without NaN and infinite voxels, or an error, as `nan_voxels` says."""
         low, high = torch.aminmax(image)
         if torch.isfinite(low) and torch.isfinite(high):
             if low == high:
-                logger.warning("%s: all voxels are %s; min-max gives zeros", what, low.item())
+                logger.warning("%s: all voxels are %s; min-max gives zeros", source.what, low.item())
             return image
         wrong = ~torch.isfinite(image)
-        where = tuple(wrong[0].nonzero()[0].tolist())
-        found = f"{what}: {int(wrong.sum())} voxels are NaN or infinite, the first at {where}"
+        where = tuple(wrong.nonzero()[0].tolist()[1:])
+        found = f"{source.what}: {int(wrong.sum())} voxels are NaN or infinite, the first at {where}"
         if self.nan_voxels == "error":
             raise ImageError(
                 f'{found}; run Clinica again, or read them as zeros: Caps(..., nan_voxels="zero")'
             )
         warnings.warn(f"{found}; they are read as zeros", stacklevel=2)
         return image.masked_fill(wrong, 0.0)
+
+    def _tensor_shape(self, source: Source) -> Shape3:
+        if self.orientation is not None:
+            raise ImageError(
+                f"{source.what}: there is only a prepared tensor, which does not say where its axes point; "
+                f"it cannot be turned to orientation={self.orientation!r}"
+            )
+        image = self.prepared(source)
+        if image is None:
+            raise ImageError(f"{source.what}: the prepared tensor {source.tensor} is gone")
+        first, second, third = image.shape[1:]
+        return (first, second, third)
+
+    def _compare(self, source: Source, cohort: str | None, shape: Shape3, pointing: str | None) -> None:
+        expected, usual, example = self.first.setdefault(cohort, (shape, pointing, source.what))
+        if shape != expected:
+            raise ImageError(
+                f"{source.what}: the shape is {shape}, unlike the rest of the cohort: {example} has "
+                f"{expected}; all images must come from the same preprocessing"
+            )
+        if usual is None and pointing is not None:
+            self.first[cohort] = (expected, pointing, source.what)
+        elif self.orientation is None and pointing not in (None, usual):
+            raise ImageError(
+                f"{source.what}: the axes point to {pointing}, unlike the rest of the cohort: {example} has "
+                f'{usual}; turn all images to one orientation with Caps(..., orientation="RAS")'
+            )
+
+
+def decode(source: Source) -> Tensor:
+    """The voxels of an image's NIfTI file, in the file's order."""
+    if source.nifti is None:
+        raise ImageError(f"{source.what}: there is neither a NIfTI file nor a prepared tensor")
+    return nifti.read_voxels(source.nifti, source.what)[0]
+
+
+def same_voxels(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same; what is not finite is treated by `Images.finite`."""
+    return torch.equal(torch.nan_to_num(first), torch.nan_to_num(second))

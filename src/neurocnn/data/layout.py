@@ -51,8 +51,8 @@ def cohorts(root: Root) -> dict[str | None, Path]:
     Parameters
     ----------
     root
-        A CAPS folder, a mapping from cohorts to such, or a TSV with the columns `cohort` and `path`. A relative
-        path in a TSV starts at the TSV's folder, or where that is none, at the working directory.
+        A CAPS folder, a mapping from cohorts to such, or a TSV with the columns `cohort` and `path`. A
+        relative path in a TSV starts at the TSV's folder, or where that is none, at the working directory.
 
     Raises
     ------
@@ -61,12 +61,13 @@ def cohorts(root: Root) -> dict[str | None, Path]:
     TableError
         The TSV is none.
     """
+    found: dict[str | None, Path]
     if isinstance(root, Mapping):
         if not root or not all(isinstance(name, str) and name for name in root):
             raise SettingError(f"root is {root!r}, expected a mapping from names of cohorts to CAPS folders")
-        found: dict[str | None, Path] = {name: Path(folder) for name, folder in root.items()}
+        found = {name: Path(folder) for name, folder in root.items()}
     elif Path(root).is_file():
-        found = dict(cohort_paths(Path(root)))
+        found = dict(cohort_paths(Path(root)).items())
     else:
         found = {None: Path(root)}
     for cohort, folder in found.items():

@@ -130,7 +130,7 @@ def _inflate_start(start: bytes, path: Path, what: str) -> bytes:
 
 @cache
 def _zlib() -> Any:
-    """isal's fast zlib where it is installed, Python's otherwise."""
+    """The fast zlib of isal where it is installed, Python's otherwise."""
     try:
         from isal import isal_zlib
     except ImportError:
@@ -167,7 +167,7 @@ def _judge(start: bytes, path: Path, what: str) -> Header:
     """Make a `Header` of a file's first bytes, or say what is wrong with them."""
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
     version = 1 if 348 in sizes else 2 if 540 in sizes else 0
-    kind = nib.Nifti2Header if version == 2 else nib.Nifti1Header
+    kind: Any = nib.Nifti2Header if version == 2 else nib.Nifti1Header
     if version == 0 or len(start) < kind.sizeof_hdr:
         raise ImageError(f"{what}: {path} is no NIfTI file, or truncated within its header")
     try:
@@ -201,8 +201,8 @@ def _refuse_too_large(header: Header, path: Path, what: str) -> None:
     available = _available_memory()
     if header.n_bytes > possible:
         raise ImageError(
-            f"{what}: the header of {path} claims {header.n_bytes} bytes ({header.shape} voxels), but the file "
-            f"of {size} bytes cannot hold them; it is truncated or damaged"
+            f"{what}: the header of {path} claims {header.n_bytes} bytes ({header.shape} voxels), but the "
+            f"file of {size} bytes cannot hold them; it is truncated or damaged"
         )
     if needed > available:
         raise ImageError(

@@ -64,7 +64,7 @@ def check_orientation(orientation: str) -> str:
     letters = orientation if isinstance(orientation, str) else ""
     if len(letters) != 3 or any(sum(letter in axis for letter in letters) != 1 for axis in axes):
         raise SettingError(
-            f"orientation is {orientation!r}, expected three letters, one each of L/R, P/A and I/S, such as 'RAS'"
+            f"orientation is {orientation!r}, expected three letters, one each of L/R, P/A and I/S: 'RAS'"
         )
     return orientation
 
@@ -86,4 +86,5 @@ def turn_between(found: str, wanted: str) -> Turn:
 
 def orientation_of(affine: np.ndarray[Any, np.dtype[np.float64]]) -> str:
     """Where each axis of a volume points to, such as ``"RAS"``, by the nearest axis of the world."""
-    return "".join(nib.aff2axcodes(affine))
+    axes: Any = nib.aff2axcodes  # nibabel leaves it untyped
+    return "".join(axes(affine))

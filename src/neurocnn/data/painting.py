@@ -39,7 +39,8 @@ def paint(parts: Any, shape: tuple[int, int, int], values: Mapping[int, float]) 
         place = parts.place(shape, part_id)
         total[place] += value
         count[place] += 1
-    return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
+    means: Floats = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
+    return means
 
 
 def part_affine(affine: Floats, place: Place) -> Floats:

@@ -22,19 +22,19 @@ def population(
     by
         The column whose values become rows.
     columns
-        Where the table's column names differ from the lab's: from ``age``, ``sex``, ``education``, ``MMS`` and
-        ``CDR`` to a column's name. Characteristics that are neither named here nor in the table are left out.
+        Where the table's column names differ from the lab's: from ``age``, ``sex``, ``education``, ``MMS``
+        and ``CDR`` to a column's name. What is neither named here nor in the table is left out.
 
     Returns
     -------
     table
-        ``N``, ``age``, ``%sexF``, ``education``, ``MMS``, ``CDR=0``, ``CDR=0.5``, ``CDR=1``, ``CDR=2``. Means and
-        standard deviations (dividing by N) leave missing values out.
+        ``N``, ``age``, ``%sexF``, ``education``, ``MMS``, ``CDR=0``, ``CDR=0.5``, ``CDR=1``, ``CDR=2``. Means
+        and standard deviations (dividing by N) leave missing values out.
 
     Examples
     --------
-    >>> frame = pd.DataFrame({"diagnosis": ["AD", "CN", "CN"], "age": [70.0, 60.0, 64.0], "sex": ["F", "F", "M"]})
-    >>> population(frame, columns={"age": "age"})
+    >>> frame = pd.DataFrame({"diagnosis": ["AD", "CN", "CN"], "sex": ["F", "F", "M"], "years": [70, 60, 64]})
+    >>> population(frame, columns={"age": "years"})
         N         age  %sexF
     AD  1  70.0 ± 0.0  100.0
     CN  2  62.0 ± 2.0   50.0

@@ -99,6 +99,15 @@ def read_origin(path: Path) -> Origin | None:
     return None
 
 
+def made_of(path: Path, nifti: Path) -> bool | None:
+    """Whether a prepared tensor was made of a NIfTI file as it is now; None if only its voxels can tell."""
+    origin = read_origin(path)
+    if origin is not None:
+        return True if origin.source == fingerprint(nifti) else None
+    # Another program's says nothing of its origin; made after the NIfTI, it is used as it is.
+    return True if path.stat().st_mtime_ns >= nifti.stat().st_mtime_ns else None
+
+
 def open_prepared(path: Path, what: str, *, verify: bool, mmap: bool = True) -> Tensor:
     """The tensor of a file, its bytes left on the disk until they are used.
 

@@ -189,7 +189,7 @@ class Custom:
             )
         if any(sign in self.suffix for sign in "*?/\\"):
             raise SettingError(
-                f"Custom: suffix is {self.suffix!r}, expected the plain end of a file's name without * ? and /"
+                f"Custom: suffix is {self.suffix!r}, expected the plain end of a file's name, no * ? or /"
             )
 
     @property

@@ -169,6 +169,10 @@ class Roi:
         mask = self._checked[part_id].mask
         return part.clone() if mask is None else part * mask
 
+    def mask(self, part_id: int) -> Tensor | None:
+        """The voxels of a region's mask within its box; None where the region is a box."""
+        return self._checked[part_id].mask
+
     def descriptor(self, part_id: int) -> str:
         """How file names call the part."""
         return f"roi-{self._checked[part_id].name}"

@@ -6,6 +6,7 @@ and the empty cell are missing values. Ids stay the text that they are.
 """
 
 import csv
+import io
 import math
 import os
 import re
@@ -13,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from neurocnn.errors import NotFoundError, TableError, suggestion
@@ -95,15 +95,23 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     >>> (tmp / "training.tsv").read_text()
     'epoch\\tloss\\n1\\t0.1\\n2\\tn/a\\n'
     """
+    text = format_table(frame, path)
+    with write_whole(path, "w") as file:
+        file.write(text)
+
+
+def format_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> str:
+    """The text that `write_table` writes to `path`."""
     names = [str(name) for name in frame.columns]
     for name in names:
         if names.count(name) > 1:
             raise TableError(f"{path}: cannot be written, its column {name!r} is there twice")
     columns = [_texts(frame.iloc[:, i], name, path) for i, name in enumerate(names)]
-    with write_whole(path, "w") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(_texts(pd.Series(names, dtype=object), "column names", path))
-        writer.writerows(zip(*columns, strict=True))
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(_texts(pd.Series(names, dtype=object), "column names", path))
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue()
 
 
 def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None) -> None:
@@ -138,7 +146,7 @@ def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None
         if key in first:
             what = ", ".join(map(str, key))
             raise TableError(
-                f"{where}: {_row(rows, first[key])} and {_row(rows, i)} are both of {what}; expected one row each"
+                f"{where}: {_row(rows, first[key])} and {_row(rows, i)} are both {what}; expected one row each"
             )
         first[key] = i
 
@@ -195,10 +203,9 @@ def _text(path: Path) -> str:
         hint = suggestion(path.name, near) if near else f"{path.parent} holds no TSV files"
         raise NotFoundError(f"{path}: there is no such table; {hint}")
     content = path.read_bytes()
-    for sign, name in ((b"\0", "a NUL byte"),):
-        if sign in content:
-            line = content[: content.index(sign)].count(b"\n") + 1
-            raise TableError(f"{path}, line {line}: {name}; the file is damaged or no text")
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise TableError(f"{path}, line {line}: there is a NUL byte; the file is damaged or no text")
     try:
         # "utf-8-sig" drops the byte-order mark that spreadsheets write.
         return content.decode("utf-8-sig")
@@ -216,7 +223,7 @@ def _check_header(header: list[str], path: Path) -> None:
         for sign, name in ((",", "commas"), (";", "semicolons")):
             if sign in header[0]:
                 raise TableError(
-                    f"{path}, line 1: the columns seem to be separated by {name}, expected tabs: {header[0]!r}"
+                    f"{path}, line 1: columns seem to be separated by {name}, expected tabs: {header[0]!r}"
                 )
     for name in header:
         if name != name.strip():
@@ -248,19 +255,20 @@ def _check_columns(columns: Iterable[object], required: Sequence[str], where: ob
 def _column(cells: list[str], text: bool) -> pd.Series:
     """The cells of one column, as numbers where all of them are."""
     filled = [cell for cell in cells if cell not in MISSING]
-    if text or not all(_NUMBER.fullmatch(cell) and not _LEADING_ZERO.match(cell) for cell in filled):
-        return pd.Series([math.nan if cell in MISSING else cell for cell in cells], dtype=_text_dtype(filled))
+    if text or not all(_is_number(cell) for cell in filled):
+        # pandas 3 has a dtype for text; in pandas 2 text is objects.
+        dtype = pd.Series(filled or ["text"]).dtype
+        return pd.Series([math.nan if cell in MISSING else cell for cell in cells], dtype=dtype)
     if len(filled) == len(cells) and all(_INTEGER.fullmatch(cell) for cell in cells):
-        return pd.Series([int(cell) for cell in cells], dtype=np.int64)
-    if any(_INTEGER.fullmatch(cell) is None and cell.lstrip("+-").isdigit() for cell in filled):
-        # More digits than a number of the machine holds: these are names.
-        return pd.Series([math.nan if cell in MISSING else cell for cell in cells], dtype=_text_dtype(filled))
-    return pd.Series([math.nan if cell in MISSING else float(cell) for cell in cells], dtype=np.float64)
+        return pd.Series([int(cell) for cell in cells], dtype="int64")
+    return pd.Series([math.nan if cell in MISSING else float(cell) for cell in cells], dtype="float64")
 
 
-def _text_dtype(filled: list[str]) -> Any:
-    # pandas 3 has a dtype for text; in pandas 2 text is objects.
-    return pd.Series(filled or ["text"]).dtype
+def _is_number(cell: str) -> bool:
+    # With leading zeros, or more digits than the machine's whole numbers have, it is a name: "001".
+    if not _NUMBER.fullmatch(cell) or _LEADING_ZERO.match(cell):
+        return False
+    return bool(_INTEGER.fullmatch(cell)) or not cell.lstrip("+-").isdigit()
 
 
 def _texts(column: pd.Series, name: str, path: object) -> list[str]:
