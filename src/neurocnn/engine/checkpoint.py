@@ -79,7 +79,8 @@ class StateFiles:
 
 class BestStates(Mapping[str, dict[str, Tensor]]):
     """The state dicts of a training's best epochs, by selection ("best_loss"), read when they are asked
-    for."""
+    for.
+    """
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._paths = dict(paths)

@@ -34,12 +34,12 @@ Measure = Callable[[nn.Module, Tensor, Batch], Columns]
 class Computation:
     """Where and how outputs are computed."""
 
-    batch_size: int = 8
-    n_workers: int = 0
-    device: torch.device = torch.device("cpu")
-    precision: str = "float32"
-    seed: int = 0
-    ranks: Ranks = Ranks()
+    batch_size: int
+    n_workers: int
+    device: torch.device
+    precision: str
+    seed: int
+    ranks: Ranks
 
 
 def predict(
@@ -103,7 +103,7 @@ def evaluate(
     0.0
     """
     computation = _computation(batch_size, n_workers, device, precision)
-    networks: dict[Network, nn.Module] = {**model} if isinstance(model, Mapping) else {None: model}
+    networks: dict[Network, nn.Module] = dict(model.items()) if isinstance(model, Mapping) else {None: model}
     tables = network_tables(networks, dataset, computation, task_columns(task, computation))
     if len(tables) == 1:
         return next(iter(tables.values()))
@@ -157,7 +157,7 @@ def _computation(batch_size: int, n_workers: int, device: str, precision: str) -
             f"and one of {', '.join(PRECISIONS)} are expected"
         )
     ranks = find_ranks()
-    return Computation(batch_size, n_workers, find_device(device, ranks.local), precision, ranks=ranks)
+    return Computation(batch_size, n_workers, find_device(device, ranks.local), precision, 0, ranks)
 
 
 def task_columns(task: Task, computation: Computation) -> Measure:

@@ -37,13 +37,13 @@ class Interruption:
             self.signal = number
             signal.signal(number, before[number])
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             before[number] = signal.signal(number, note)
         try:
             yield self
         finally:
-            for number, previous in before.items():
-                signal.signal(number, previous)
+            for known, previous in before.items():
+                signal.signal(known, previous)
 
     def leave(self) -> None:
         """Do what the signal would have done: raise KeyboardInterrupt or SystemExit."""

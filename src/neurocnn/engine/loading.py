@@ -42,7 +42,7 @@ class Samples(Dataset[Any]):
         self.seed = seed
         self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
         # Read when a worker dies, to name the sample that it was making.
-        self.making = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()
+        self.making = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __getitem__(self, key: Index) -> Any:
         epoch, index = key

@@ -87,31 +87,33 @@ class Progress:
     Parameters
     ----------
     epochs
-        How many there will be.
-    n_updates
-        Updates an epoch.
+        How many there will be at most.
     shown
         False for the ranks that stay silent.
     """
 
-    def __init__(self, epochs: int, n_updates: int, shown: bool = True) -> None:
-        self.epochs, self.n_updates = epochs, n_updates
-        self.shown = shown
+    def __init__(self, epochs: int, shown: bool = True) -> None:
+        self.epochs, self.shown = epochs, shown
         self.bar: Any = None
-        if shown and sys.stderr.isatty():
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def at(self, epoch: int, update: int, n_updates: int) -> None:
+        """Say where the training is; the bar begins where it was taken up."""
+        if self.bar is None and self.shown and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=epochs * n_updates, unit="update", dynamic_ncols=True)
-
-    def at(self, epoch: int, update: int) -> None:
-        """Say where the training is."""
+            done = epoch * n_updates + update
+            self.bar = tqdm(
+                total=self.epochs * n_updates, initial=done, unit="update", dynamic_ncols=True, leave=True
+            )
         if self.bar is not None:
-            done = epoch * self.n_updates + update
-            if done > self.bar.n and self.bar.n == 0:
-                self.bar.initial = done
-            self.bar.n = done
-            self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
-            self.bar.refresh()
+            self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
 
     def stepped(self, loss: float) -> None:
         """Count an update."""
@@ -124,11 +126,6 @@ class Progress:
         if not self.shown or self.bar is not None:
             return
         for part, row in rows.items():
-            network = "" if part is None else f" network {part}"
+            network = "" if part is None else f", network {part}"
             losses = ", ".join(f"{name} {row[f'{name}_loss']:.6g}" for name in SETS if f"{name}_loss" in row)
             _log.info("epoch %d/%d%s: loss %s (%.1f s)", epoch + 1, self.epochs, network, losses, row["time"])
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self.bar is not None:
-            self.bar.close()

@@ -20,7 +20,7 @@ _control: dict[str, Any] = {}
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of its job; a process alone is rank 0 of 1.
+    """One process among those of its job; alone it is rank 0 of 1.
 
     Attributes
     ----------
@@ -53,9 +53,18 @@ class Ranks:
             )
         except RuntimeError as error:
             raise TrainingError(
-                f"rank {self.rank} of {self.world} waited {self.seconds:g} s {where} and not all came ({error}); "
-                "a rank that is named here has died or hangs: see its own output"
+                f"rank {self.rank} of {self.world} waited {self.seconds:g} s {where} and not all "
+                f"came ({error}); a rank that is named here has died or hangs: see its own output"
             ) from error
+
+    def agree(self, *numbers: int) -> list[int]:
+        """Give every rank the greatest of each number that any of them has."""
+        if self.world == 1:
+            return list(numbers)
+        self.meet("to agree on what comes next")
+        values = torch.tensor(numbers)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=_control["group"])
+        return [int(value) for value in values]
 
     def gather(self, value: Any, where: str) -> list[Any]:
         """Give every rank the values of all, in their order."""

@@ -1,6 +1,7 @@
 """One network in training, and all that belongs to it alone."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import RandomState, autocast, floating_type, memory_format, placed
 from neurocnn.engine.stopping import Stopper, is_better
 from neurocnn.engine.task import Task
-from neurocnn.errors import CheckpointError, SettingError, TrainingError
+from neurocnn.errors import CheckpointError, SettingError, TrainingError, suggestion
 
 Row = dict[str, Any]
 
@@ -55,12 +56,14 @@ class Run:
         self.random = RandomState(trainer.seed + ranks.rank, device)
         self.stopper = Stopper(trainer.patience, trainer.tolerance)
         self.epoch = self.updates = self.iteration = 0
-        self.seconds = 0.0
+        self.started = time.time()
+        self._clock = time.monotonic()
         self.history: list[Row] = []
         self.best: dict[str, float] = {}
         self.best_epochs: dict[str, int] = {}
         self.best_weights: dict[str, dict[str, Tensor]] = {}
         self.stopped = False
+        self.optimizer.zero_grad(set_to_none=True)
         self.forward = self._make_forward()
         self._window: list[tuple[Tensor, list[str]]] = []
 
@@ -108,7 +111,7 @@ class Run:
             losses = self.task.loss(output, self.task.target({**batch, "image": image}, self.device))
             # DistributedDataParallel divides by the number of ranks.
             share = losses.sum() * (0.0 if empty else self.ranks.world / n_window)
-            self.scaler.scale(share).backward()
+            self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         if not empty:
             self._window.append((losses.detach(), [sample_name(batch, row) for row in range(len(losses))]))
 
@@ -152,7 +155,12 @@ class Run:
         which = "validation" if "validation_loss" in row else "train"
         better = []
         for metric in self.task.selection:
-            value = row[f"{which}_{metric}"]
+            name = f"{which}_{metric}"
+            if name not in row:
+                raise SettingError(
+                    f"the task selects by {metric!r}; {suggestion(metric, self._metrics(row))}"
+                )
+            value = row[name]
             if is_better(metric, value, self.best.get(metric)):
                 self.best[metric] = value
                 self.best_epochs[f"best_{metric}"] = self.epoch
@@ -162,11 +170,19 @@ class Run:
         self.epoch, self.updates = self.epoch + 1, 0
         return better
 
+    @staticmethod
+    def _metrics(row: Row) -> list[str]:
+        return [name.removeprefix("train_") for name in row if name.startswith("train_")]
+
     def _step_scheduler(self, loss: float) -> None:
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(loss)
         elif self.scheduler is not None:
             self.scheduler.step()
+
+    def is_evaluated(self) -> bool:
+        """Whether the history has a row for the weights of now."""
+        return bool(self.history) and self.history[-1]["iteration"] == self.iteration
 
     def finished(self) -> bool:
         """Whether this network's training is over."""
@@ -191,11 +207,11 @@ class Run:
             "epoch": self.epoch,
             "updates": self.updates,
             "iteration": self.iteration,
-            "seconds": self.seconds,
+            "seconds": self.seconds(),
+            "started": self.started,
             "history": self.history,
             "best": self.best,
             "best_epochs": self.best_epochs,
-            "best_weights": self.best_weights,
             "stopped": self.stopped,
         }
 
@@ -221,6 +237,22 @@ class Run:
         if self.ranks.rank < len(state["random"]):
             self.random.restore(state["random"][self.ranks.rank])
         self.stopper.best, self.stopper.waited = state["stopper"]["best"], state["stopper"]["waited"]
-        for name in ("epoch", "updates", "iteration", "seconds", "history", "best", "best_epochs"):
+        for name in ("epoch", "updates", "iteration", "started", "history", "best", "best_epochs"):
             setattr(self, name, state[name])
-        self.best_weights, self.stopped = state["best_weights"], state["stopped"]
+        self.stopped = state["stopped"]
+        self._clock = time.monotonic() - state["seconds"]
+
+    def seconds(self) -> float:
+        """Seconds of training so far, of all its processes together."""
+        return time.monotonic() - self._clock
+
+    def release(self) -> None:
+        """Leave the network as it came, but for its weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.to(memory_format=torch.contiguous_format)
+
+    def share_buffers(self) -> None:
+        """Give all ranks the buffers of rank 0, as each of its forward passes does."""
+        if self.parallel is not None:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)

@@ -1,5 +1,6 @@
 """Where and how torch computes: device, precision, memory format, random states, determinism."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from neurocnn.errors import SettingError
 
+_log = logging.getLogger("neurocnn")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -34,10 +36,10 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
     device(type='cpu')
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
+        found = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
+        name = found[0] if found else "cpu"
+        if not found:
+            _log.info("no GPU was found: computing on the CPU")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -119,3 +119,40 @@ class Turns:
         for number, batch in enumerate(self.batches):
             if number % self.world == self.rank:
                 yield batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the units of an epoch make batches, and the batches updates.
+
+    Attributes
+    ----------
+    n_units, batch_size
+        Units of the epoch, and of a batch.
+    steps
+        Batches an update.
+    start
+        The update to begin with.
+
+    Examples
+    --------
+    >>> plan = Plan(n_units=11, batch_size=2, steps=4)
+    >>> [plan.window(update) for update in range(plan.n_updates)]
+    [[2, 2, 2, 2], [2, 1]]
+    """
+
+    n_units: int
+    batch_size: int
+    steps: int
+    start: int = 0
+
+    @property
+    def n_updates(self) -> int:
+        """Updates an epoch; the last window may be shorter."""
+        return -(-self.n_units // (self.batch_size * self.steps))
+
+    def window(self, update: int) -> list[int]:
+        """Give the size of each batch of an update."""
+        first = update * self.steps * self.batch_size
+        last = min(first + self.steps * self.batch_size, self.n_units)
+        return [min(self.batch_size, last - unit) for unit in range(first, last, self.batch_size)]

@@ -1,0 +1,158 @@
+"""What must hold of the data sets before the first epoch, and what a resumed training must find again."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+
+from neurocnn.engine.labels import label_values
+from neurocnn.engine.task import Task
+from neurocnn.errors import LeakError, SettingError, TableError
+
+_PEOPLE = ("cohort", "participant_id")
+
+
+def check_sets(task: Task, sets: Mapping[str, Any], sampler: str) -> None:
+    """Check the training and validation set as far as their tables of sessions tell.
+
+    Raises
+    ------
+    SettingError
+        A set is empty, or the sampler weighs classes where there are none.
+    LeakError
+        A participant is in both.
+    TableError
+        Labels are missing or unknown, or the training set has a single class.
+    """
+    for name, dataset in sets.items():
+        if len(dataset) == 0:
+            raise SettingError(f"the {name} set is empty")
+    if sampler == "weighted" and task.classes is None:
+        raise SettingError(f"sampler is 'weighted', but a {task.name} has no classes; 'random' is expected")
+    tables = [getattr(dataset, "sessions", None) for dataset in sets.values()]
+    if len(tables) == 2 and all(isinstance(table, pd.DataFrame) for table in tables):
+        _check_apart(*tables)
+    for name, dataset in sets.items():
+        targets = image_targets(task, dataset)
+        if targets is not None and name == "train":
+            check_classes(task, targets)
+
+
+def _check_apart(train: Any, validation: Any) -> None:
+    keys = [key for key in _PEOPLE if key in train.columns and key in validation.columns]
+    both = (
+        sorted(
+            set(zip(*(train[key] for key in keys), strict=True))
+            & set(zip(*(validation[key] for key in keys), strict=True))
+        )
+        if keys
+        else []
+    )
+    if both:
+        names = ", ".join(" ".join(map(str, person)) for person in both[:5])
+        raise LeakError(
+            f"{len(both)} participants are in the training and in the validation set: {names}"
+            f"{', …' if len(both) > 5 else ''}; give each participant to one of them"
+        )
+
+
+def check_classes(task: Task, targets: Iterable[int]) -> None:
+    """Check that a set has samples of two classes at least.
+
+    Raises
+    ------
+    TableError
+        It has not; the message has the count of each class.
+    """
+    if task.classes is None:
+        return
+    counts = Counter(int(target) for target in targets)
+    if len(counts) < 2:
+        found = ", ".join(f"{name}: {counts[k]}" for k, name in enumerate(task.classes))
+        raise TableError(
+            f"the training set has a single class ({found}); a classification needs samples of two at least"
+        )
+
+
+def image_targets(task: Task, dataset: Any) -> list[Any] | None:
+    """Give the target of each image, from the dataset's table; None where it has none.
+
+    Raises
+    ------
+    TableError
+        A label is missing or unknown.
+    """
+    sessions = getattr(dataset, "sessions", None)
+    if task.label is None or not isinstance(sessions, pd.DataFrame) or task.label not in sessions.columns:
+        return None
+    columns = [*_PEOPLE, "session_id"]
+    batch: dict[str, Any] = {name: sessions[name].tolist() for name in columns if name in sessions.columns}
+    batch["label"] = sessions[task.label].tolist()
+    return task.target(batch, torch.device("cpu")).tolist()
+
+
+def unit_classes(task: Task, dataset: Any, n_units: int) -> list[int]:
+    """Give the class of each unit of an epoch: of each sample, or of each image where parts have networks.
+
+    A dataset without a table of sessions is read through once for it.
+    """
+    targets = image_targets(task, dataset)
+    if targets is None:
+        items = (dataset[index * (len(dataset) // n_units)] for index in range(n_units))
+        label = str(task.label)
+        labels = [
+            label_values({"label": [item["label"]]} if "label" in item else {}, label)[0] for item in items
+        ]
+        targets = task.target({"label": labels}, torch.device("cpu")).tolist()
+    check_classes(task, targets)
+    return [int(target) for target in targets for _ in range(n_units // len(targets))]
+
+
+def fingerprint(
+    trainer: Any, task: Task, model: torch.nn.Module, sets: Mapping[str, Any], part: int | None
+) -> dict[str, Any]:
+    """Give what a resumed training must find again, as plain values by name."""
+    fields = {name: _plain(getattr(trainer, name)) for name in trainer.__dataclass_fields__}
+    shapes = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
+    network = f"{type(model).__name__}, {len(shapes)} tensors, {_digest(shapes)}"
+    arguments = {f"task.{name}": str(value) for name, value in task.arguments.items()}
+    data = {"train": "none", "validation": "none"} | {
+        name: _described(sets[name], task, part) for name in sets
+    }
+    return (
+        fields
+        | {"task": task.name, "selection": ", ".join(task.selection)}
+        | arguments
+        | {"network": network}
+        | data
+    )
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, partial):
+        return f"{_plain(value.func)}{value.args}{value.keywords}"
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _described(dataset: Any, task: Task, part: int | None) -> str:
+    sessions = getattr(dataset, "sessions", None)
+    parts = [part] if part is not None else getattr(dataset, "part_ids", None)
+    if not isinstance(sessions, pd.DataFrame):
+        return f"{len(dataset)} samples"
+    names = [name for name in (*_PEOPLE, "session_id", task.label) if name in sessions.columns]
+    lines = ["\t".join(map(str, row)) for row in sessions[names].itertuples(index=False)]
+    return f"{len(sessions)} images, parts {_short(parts)}, {_digest([*lines, str(parts)])}"
+
+
+def _short(parts: Any) -> str:
+    return str(parts) if parts is None or len(parts) < 4 else f"{parts[0]} … {parts[-1]}"
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
