@@ -45,11 +45,13 @@ def new_figure(width: float, height: float) -> "Figure":
     """
     try:
         figures = importlib.import_module("matplotlib.figure")
+        layouts = importlib.import_module("matplotlib.layout_engine")
     except ImportError as error:
         raise MissingExtraError(
             f"pictures need matplotlib, which cannot be imported ({error}); pip install 'neurocnn[plot]'"
         ) from error
-    figure: Figure = figures.Figure(figsize=(width, height), dpi=100, layout="constrained")
+    layout = layouts.ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.07)
+    figure: Figure = figures.Figure(figsize=(width, height), dpi=100, layout=layout)
     # Notebooks show what has this method, whether or not pyplot was ever imported.
     figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     return figure
@@ -87,6 +89,14 @@ def label(axes: "Axes", x: str, y: str) -> None:
     """Name both axes."""
     axes.set_xlabel(x, fontsize=LABEL, color=INK)
     axes.set_ylabel(y, fontsize=LABEL, color=INK)
+
+
+def legend(axes: "Axes", *artists: Any, **options: Any) -> None:
+    """Explain lines and marks; data below stay visible, text above stays readable."""
+    shown = axes.legend(
+        *artists, fontsize=SMALL, alignment="left", framealpha=0.8, edgecolor="none", **options
+    )
+    shown.get_title().set(fontsize=SMALL, color=MUTED)
 
 
 def as_array(values: Any) -> npt.NDArray[np.float64]:

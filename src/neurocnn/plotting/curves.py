@@ -11,10 +11,10 @@ from neurocnn.errors import TableError
 from neurocnn.plotting.canvas import (
     BLUE,
     INK,
-    SMALL,
     VERMILLION,
     integers,
     label,
+    legend,
     listed,
     new_figure,
     quiet,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame]
 BestEpochs: TypeAlias = Mapping[Any, Any]
+_FEW = 8  # trainings whose marks do not hide each other
 _SETS = {"train": BLUE, "validation": VERMILLION}
 _SMALLER_IS_BETTER = {"loss", "mae", "mse", "rmse"}
 
@@ -146,9 +147,10 @@ def draw_curves(
     """Draw one metric into each of the axes."""
     for axes, metric in zip(panels, metrics, strict=True):
         for index, (name, table) in enumerate(trainings.items()):
-            _draw_training(axes, table, metric, alone=len(trainings) == 1, first=index == 0)
+            _draw_training(axes, table, metric, len(trainings))
             best = _best_epoch(table, metric, _of(best_epochs, name))
-            _mark(axes, table, metric, best, _of(stopped, name), first=index == 0)
+            marks = {"best model": best, "training ends": _of(stopped, name)}
+            _mark(axes, table, metric, marks, 1.0 if len(trainings) <= _FEW else 0.2, labelled=index == 0)
         if len(trainings) > 1:
             _draw_mean(axes, list(trainings.values()), metric)
         _dress(axes, metric)
@@ -161,21 +163,19 @@ def _of(value: Any, name: Any) -> Any:
     return value
 
 
-def _draw_training(axes: "Axes", table: pd.DataFrame, metric: str, *, alone: bool, first: bool) -> None:
+def _draw_training(axes: "Axes", table: pd.DataFrame, metric: str, n_trainings: int) -> None:
     for which, colour in _SETS.items():
         column = f"{which}_{metric}"
         if column in table:
-            line: dict[str, Any] = {"linewidth": 1.8} if alone else {"linewidth": 0.9, "alpha": 0.4}
-            axes.plot(
-                table["position"],
-                table[column],
-                color=colour,
-                label=which if alone and first else None,
-                **line,
-            )
+            line: dict[str, Any] = {"linewidth": 1.8, "label": which}
+            if n_trainings > 1:
+                line = {"linewidth": 0.9, "alpha": min(0.4, 4 / n_trainings)}
+            axes.plot(table["position"], table[column], color=colour, **line)
 
 
 def _draw_mean(axes: "Axes", tables: list[pd.DataFrame], metric: str) -> None:
+    from matplotlib.patheffects import withStroke
+
     for which, colour in _SETS.items():
         column = f"{which}_{metric}"
         if column in tables[0]:
@@ -183,7 +183,10 @@ def _draw_mean(axes: "Axes", tables: list[pd.DataFrame], metric: str) -> None:
                 table.drop_duplicates("epoch", keep="last").set_index("epoch")[column] for table in tables
             ]
             mean = pd.concat(ends, axis=1, join="inner").mean(axis=1)
-            axes.plot(mean.index, mean, color=colour, linewidth=2.2, label=f"{which}, mean of {len(tables)}")
+            (line,) = axes.plot(
+                mean.index, mean, color=colour, linewidth=2.2, label=f"{which}, mean of {len(tables)}"
+            )
+            line.set_path_effects([withStroke(linewidth=4, foreground="white")])
 
 
 def _best_epoch(table: pd.DataFrame, metric: str, best: Any) -> int | None:
@@ -199,24 +202,29 @@ def _best_epoch(table: pd.DataFrame, metric: str, best: Any) -> int | None:
 
 
 def _mark(
-    axes: "Axes", table: pd.DataFrame, metric: str, best: int | None, stopped: int | None, *, first: bool
+    axes: "Axes",
+    table: pd.DataFrame,
+    metric: str,
+    marks: Mapping[str, int | None],
+    size: float,
+    *,
+    labelled: bool,
 ) -> None:
     column = f"validation_{metric}" if f"validation_{metric}" in table else f"train_{metric}"
     ends = table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
-    marks = (("best model", best, "*", 130), ("training ends", stopped, "s", 26))
-    for name, epoch, marker, size in marks:
+    for (name, epoch), (marker, points) in zip(marks.items(), (("*", 130), ("s", 26)), strict=True):
         at = int(ends.index[-1]) if epoch is None and marker == "s" else epoch
         if at is not None and at in ends.index:
             axes.scatter(
                 [at],
                 [ends[at]],
                 marker=marker,
-                s=size,
+                s=size * points,
                 color=INK,
                 edgecolor="white",
-                linewidth=0.8,
+                linewidth=0.8 * size,
                 zorder=4,
-                label=name if first else None,
+                label=name if labelled else None,
             )
 
 
@@ -230,4 +238,4 @@ def _dress(axes: "Axes", metric: str) -> None:
     handles, names = axes.get_legend_handles_labels()
     # Lines before marks, whatever was drawn first.
     order = sorted(range(len(names)), key=lambda index: names[index].partition(",")[0] not in _SETS)
-    axes.legend([handles[i] for i in order], [names[i] for i in order], fontsize=SMALL, frameon=False)
+    legend(axes, [handles[i] for i in order], [names[i] for i in order])

@@ -20,6 +20,7 @@ def overview(
     part_values: Any = None,
     template: Any = None,
     *,
+    at: Sequence[int] | None = None,
     best_epochs: curves.BestEpochs | None = None,
     stopped: int | Mapping[Any, int] | None = None,
     vmin: float | None = 0.5,
@@ -34,8 +35,8 @@ def overview(
         See `learning_curves`.
     predictions, classes
         Image-level predictions, see `roc` and `confusion_matrix`.
-    part_values, template, vmin, vmax
-        See `part_map`. None: there is no map.
+    part_values, template, at, vmin, vmax
+        See `part_map`; without values there is no map.
     title
         The heading.
 
@@ -63,9 +64,10 @@ def overview(
     curves.draw_curves(axes["curves"], trainings, metrics, best_epochs, stopped)
     scores.draw_roc(axes["roc"][0], splits, classes)
     scores.draw_confusion(axes["confusion"][0], splits, classes)
+    axes["confusion"][0].set_anchor("N")
     if part_values is not None:
         values = as_volume(part_values, "map")
-        draw_map(axes["map"], values, template, None, "Balanced accuracy", (vmin, vmax), 0.6, (1, 1, 1))
+        draw_map(axes["map"], values, template, at, "Balanced accuracy", (vmin, vmax), 0.65, (1, 1, 1))
     suptitle(figure, title)
     return figure
 

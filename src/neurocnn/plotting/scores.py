@@ -8,7 +8,18 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurocnn.errors import TableError
-from neurocnn.plotting.canvas import CYCLE, INK, LABEL, MUTED, SMALL, label, listed, new_figure, quiet, title
+from neurocnn.plotting.canvas import (
+    CYCLE,
+    INK,
+    LABEL,
+    MUTED,
+    label,
+    legend,
+    listed,
+    new_figure,
+    quiet,
+    title,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,15 +137,18 @@ def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Se
         text = f"{number}\n{100 * shares[row, column]:.1f} %"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=LABEL + 1)
     ticks = range(len(classes))
-    axes.set_xticks(ticks, classes)
+    turned = max(map(len, classes)) * len(classes) > 24
+    axes.set_xticks(ticks, classes, rotation=30 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(
         ticks, [f"{name}\n(n = {total})" for name, total in zip(classes, totals[:, 0], strict=True)]
     )
     quiet(axes, grid=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    title(axes, "Confusion matrix" + (f", sum of {len(tables)} splits" if len(tables) > 1 else ""))
-    label(axes, "Predicted class", "True class")
+    title(axes, "Confusion matrix")
+    label(
+        axes, "Predicted class" + (f"\nsum of {len(tables)} splits" if len(tables) > 1 else ""), "True class"
+    )
 
 
 def draw_roc(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
@@ -149,8 +163,7 @@ def draw_roc(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence
     title(axes, "ROC" if len(classes) != 2 else f"ROC, {classes[1]} against {classes[0]}")
     label(axes, "False-positive rate (1 − specificity)", "True-positive rate (sensitivity)")
     heading = f"mean ± SD of {len(tables)} splits" if len(tables) > 1 else None
-    legend = axes.legend(fontsize=SMALL, frameon=False, loc="lower right", title=heading, alignment="left")
-    legend.get_title().set(fontsize=SMALL, color=MUTED)
+    legend(axes, loc="lower right", title=heading)
 
 
 def _draw_class(

@@ -94,12 +94,19 @@ def extent(shape: Sequence[int], voxel_size: Sequence[float], width: float) -> t
 
 
 def plane_axes(
-    figure: "Figure | SubFigure", shape: Sequence[int], voxel_size: Sequence[float], lines: int = 1
+    figure: "Figure | SubFigure",
+    shape: Sequence[int],
+    voxel_size: Sequence[float],
+    lines: int = 1,
+    bar: bool = True,
 ) -> "list[list[Axes]]":
     """For each line three axes, as wide as the planes are in one scale, and a narrow one for a colour bar."""
     widths = [side for side, _ in _sides(shape, voxel_size)]
-    grid = figure.add_gridspec(lines, 4, width_ratios=[*widths, BAR * sum(widths)])
-    return [[figure.add_subplot(grid[line, column]) for column in range(4)] for line in range(lines)]
+    widths += [BAR * sum(widths)] * bar
+    grid = figure.add_gridspec(lines, len(widths), width_ratios=widths)
+    return [
+        [figure.add_subplot(grid[line, column]) for column in range(len(widths))] for line in range(lines)
+    ]
 
 
 def draw_plane(
@@ -175,9 +182,10 @@ def suptitle(figure: "Figure", text: str | None) -> None:
 
 def colour_bar(shown: "AxesImage", axes: "Axes", label: str = "", extend: str = "neither") -> None:
     """Say in axes of its own what the colours mean."""
-    bar = shown.figure.colorbar(shown, cax=axes, label=label, extend=extend)
-    if bar.solids is not None:
-        bar.solids.set_alpha(1)
+    from matplotlib.cm import ScalarMappable
+
+    # Of the colours themselves: what is shown may be transparent.
+    bar = axes.figure.colorbar(ScalarMappable(shown.norm, shown.cmap), cax=axes, label=label, extend=extend)
     bar.outline.set_visible(False)
     axes.tick_params(labelsize=SMALL, color=MUTED, labelcolor=INK, length=3)
     axes.yaxis.label.set(fontsize=LABEL, color=INK)

@@ -49,7 +49,8 @@ def planes(
     volume
         Array or tensor (D, H, W) or (1, D, H, W).
     at
-        The voxel (x, y, z) in which the planes meet. None: the centre of the first box, or of the volume.
+        The voxel (x, y, z) in which the planes meet. None: the centre of the first named box, or of the
+        volume.
     boxes
         Places as slices along each axis, such as ``parts.place(shape, part_id)`` gives; of a mapping the
         names are written beside them.
@@ -75,13 +76,11 @@ def planes(
     array = as_volume(volume, "volume")
     named = boxes if isinstance(boxes, Mapping) else {}
     places = list(boxes.values()) if isinstance(boxes, Mapping) else list(boxes)
-    middle = [(box.start + box.stop) // 2 for box in places[0]] if places else [n // 2 for n in array.shape]
+    middle = [(box.start + box.stop) // 2 for box in places[0]] if named else [n // 2 for n in array.shape]
     point = meeting_point(array.shape, middle if at is None else at)
     width, height = extent(array.shape, voxel_size, 9)
-    figure = new_figure(width, height + 0.5 + 0.4 * bool(title))
-    *panels, beside = plane_axes(figure, array.shape, voxel_size)[0]
-    beside.remove()
-    for axis, axes in enumerate(panels):
+    figure = new_figure(width, height + 0.4 + 0.3 * bool(title))
+    for axis, axes in enumerate(plane_axes(figure, array.shape, voxel_size, bar=False)[0]):
         draw_plane(axes, array, axis, point, voxel_size, window(array), "gray")
         heading(axes, axis, point[axis])
         for index, (place, name) in enumerate(zip_longest(places, named)):
@@ -100,7 +99,7 @@ def part_map(
     label: str = "Validation balanced accuracy",
     vmin: float | None = None,
     vmax: float | None = None,
-    opacity: float = 0.6,
+    opacity: float = 0.65,
     voxel_size: Sequence[float] = (1, 1, 1),
     title: str | None = None,
 ) -> "Figure":
@@ -144,7 +143,7 @@ def part_map(
     """
     array = as_volume(values, "map")
     width, height = extent(array.shape, voxel_size, 9)
-    figure = new_figure(width * (1 + BAR) + 0.8, height + 0.5 + 0.4 * bool(title))
+    figure = new_figure(width * (1 + BAR) + 0.8, height + 0.4 + 0.3 * bool(title))
     panels = plane_axes(figure, array.shape, voxel_size)[0]
     draw_map(panels, array, template, at, label, (vmin, vmax), opacity, voxel_size)
     suptitle(figure, title)
@@ -219,7 +218,7 @@ def _three_planes(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
 def _one_plane(rows: Sequence[Row]) -> "Figure":
     """Slices beside each other."""
     width, height = rows[0][1].shape
-    figure = new_figure(3.5 * len(rows), 0.9 + 2.7 * height / width)
+    figure = new_figure(3.5 * len(rows), 0.9 + 2.5 * height / width)
     grid = figure.add_gridspec(1, 2 * len(rows), width_ratios=[1, 0.05] * len(rows))
     for column, (name, array, ends, colours) in enumerate(rows):
         axes = figure.add_subplot(grid[2 * column])
@@ -250,7 +249,11 @@ def draw_map(
     low, high = (lowest if ends[0] is None else ends[0]), (highest if ends[1] is None else ends[1])
     for axis, axes in enumerate(panels[:3]):
         if below is not None:
-            draw_plane(axes, below, axis, point, voxel_size, window(below), "gray")
+            dark, bright = window(below)
+            draw_plane(axes, below, axis, point, voxel_size, (dark, bright), "gray")
+            # Lighter below the map, so that its colours stay those of the bar on a black background too.
+            lit = np.where(np.isnan(values), np.nan, below)
+            draw_plane(axes, lit, axis, point, voxel_size, (dark - 0.6 * (bright - dark), bright), "gray")
         shown = draw_plane(axes, values, axis, point, voxel_size, (low, high), "viridis", opacity)
         heading(axes, axis, point[axis])
     beyond = {(True, True): "both", (True, False): "min", (False, True): "max"}
