@@ -25,7 +25,7 @@ class Samples(Dataset[Any]):
     """The samples of a dataset, each made alike by any worker.
 
     Where the dataset does not look after its own randomness (``takes_epoch``), the global random states are
-    seeded by (seed, epoch, index) around each sample and restored.
+    seeded by (seed, epoch, image, part_id) around each sample and restored.
 
     Parameters
     ----------
@@ -40,6 +40,7 @@ class Samples(Dataset[Any]):
     def __init__(self, dataset: Any, seed: int | None, n_workers: int) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.part_ids = list(getattr(dataset, "part_ids", None) or [0])
         self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
         # Read when a worker dies, to name the sample that it was making.
         self.making = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -53,7 +54,8 @@ class Samples(Dataset[Any]):
             return self.dataset[(epoch, index)]
         if self.seed is None:
             return self.dataset[index]
-        with seeded(self.seed, epoch, index):
+        image, position = divmod(index, len(self.part_ids))
+        with seeded(self.seed, epoch, image, int(self.part_ids[position])):
             return self.dataset[index]
 
 

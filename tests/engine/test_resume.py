@@ -1,0 +1,348 @@
+"""A training that is killed and started again ends as one that never was."""
+
+import os
+import random
+import signal
+import time
+import warnings
+from functools import partial
+
+import pandas as pd
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from toys import Toys, die, in_child, network, same_weights
+
+from neurocnn.engine import Trainer, classification, regression
+from neurocnn.errors import CheckpointError, InUseError, SettingError
+from neurocnn.files import hold, load_tensors
+
+TASK = classification("diagnosis", ["CN", "AD"])
+PARTS = (0, 4)
+SETTINGS = {
+    "device": "cpu",
+    "epochs": 12,
+    "batch_size": 2,
+    "accumulation_steps": 2,
+    "evaluation_steps": 2,
+    "learning_rate": 0.03,
+    "patience": 3,
+    "checkpoint_seconds": 0,
+}
+
+
+def data():
+    return Toys(10, PARTS, noise=True), Toys(6, PARTS, prefix="val", seed=4)
+
+
+def fit(folder, multi=False, spoil=lambda model: None, callbacks=(), **changed):
+    """Train as all of these tests do; `spoil` may make the network deadly."""
+    models = {part: network(seed=part, dropout=0.5) for part in PARTS}
+    model = models if multi else models[0]
+    for each in models.values():
+        spoil(each)
+    torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
+    trainer = Trainer(**{**SETTINGS, **changed})
+    return model, trainer.fit(model, TASK, *data(), folder=folder, callbacks=callbacks)
+
+
+def written(folder, multi):
+    """Everything that must not depend on kills, `time` left out."""
+    tables = sorted(folder.rglob("training.tsv"))
+    found = {str(p.relative_to(folder)): pd.read_csv(p, sep="\t").drop(columns="time") for p in tables}
+    bests = {str(p.relative_to(folder)): load_tensors(p) for p in sorted(folder.rglob("model_best.pth.tar"))}
+    events = {
+        str(log.relative_to(folder).parent): logged(log) for log in sorted(folder.rglob("events.out.tfevents.*"))
+    }
+    _, training = fit(folder, multi)
+    trainings = list(training.values()) if multi else [training]
+    stops = [(one.stopped_at, one.stopped_early, dict(one.best_epochs)) for one in trainings]
+    model, _ = fit(folder, multi)
+    models = list(model.values()) if multi else [model]
+    return found, bests, events, stops, [each.state_dict() for each in models]
+
+
+def logged(path):
+    return [
+        (event.step, value.tag, value.tensor.float_val[0])
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    ]
+
+
+def assert_same(one, other):
+    tables, bests, events, stops, weights = zip(one, other, strict=True)
+    assert tables[0].keys() == tables[1].keys()
+    for name in tables[0]:
+        pd.testing.assert_frame_equal(tables[0][name], tables[1][name], check_exact=True)
+    assert bests[0].keys() == bests[1].keys()
+    for name, best in bests[0].items():
+        assert best["epoch"] == bests[1][name]["epoch"]
+        assert same_weights(best["model"], bests[1][name]["model"])
+    assert events[0] == events[1]
+    assert stops[0] == stops[1]
+    assert all(same_weights(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["single", "multi"])
+def unbroken(request, tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("unbroken")
+    begun = time.monotonic()
+    assert in_child(lambda: fit(folder, request.param)) == 0
+    return request.param, written(folder, request.param), time.monotonic() - begun
+
+
+def kill_at_forward(count, training, model):
+    """Die at a forward pass in training or in evaluation."""
+    left = [count]
+
+    def note(module, inputs):
+        left[0] -= module.training == training
+        if left[0] == 0:
+            die()
+
+    model.register_forward_pre_hook(note)
+
+
+def kill_at_call(name, count, after, model):
+    """Die before or after a call of the operating system."""
+    original, left = getattr(os, name), [count]
+
+    def deadly(*arguments, **named):
+        left[0] -= 1
+        if left[0] == 0 and not after:
+            die()
+        result = original(*arguments, **named)
+        if left[0] == 0:
+            die()
+        return result
+
+    setattr(os, name, deadly)
+
+
+MOMENTS = {
+    "at the first batch": partial(kill_at_forward, 1, True),
+    "inside an accumulation window": partial(kill_at_forward, 8, True),
+    "in the middle of an epoch": partial(kill_at_forward, 33, True),
+    "in an evaluation inside an epoch": partial(kill_at_forward, 3, False),
+    "in the evaluation at an epoch's end": partial(kill_at_forward, 12, False),
+    "before the first state": partial(kill_at_call, "replace", 1, False),
+    "before a file takes its name": partial(kill_at_call, "replace", 14, False),
+    "after a file took its name": partial(kill_at_call, "replace", 14, True),
+    "between state and best state": partial(kill_at_call, "replace", 9, True),
+    "while a file is written": partial(kill_at_call, "fsync", 17, False),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_a_certain_moment_it_ends_as_if_unbroken(unbroken, moment, tmp_path):
+    multi, expected, _ = unbroken
+    assert in_child(lambda: fit(tmp_path, multi, MOMENTS[moment])) == signal.SIGKILL
+    fit(tmp_path, multi)
+    assert_same(written(tmp_path, multi), expected)
+
+
+def kill_at_random(folder, multi, seconds, n_kills, n_workers, seed):
+    generator, n_done = random.Random(seed), 0
+    for _ in range(n_kills):
+        child = os.fork()
+        if child == 0:
+            try:
+                torch.set_num_threads(1)
+                fit(folder, multi, n_workers=n_workers)
+            finally:
+                os._exit(0)
+        time.sleep(generator.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        n_done += os.waitpid(child, 0)[1] == signal.SIGKILL
+    return n_done
+
+
+@pytest.mark.parametrize(("n_workers", "n_kills"), [(0, 5), (2, 5)])
+def test_killed_at_random_moments_it_ends_as_if_unbroken(unbroken, n_workers, n_kills, tmp_path):
+    multi, expected, seconds = unbroken
+    assert kill_at_random(tmp_path, multi, seconds / 3, n_kills, n_workers, seed=n_workers) > 0
+    fit(tmp_path, multi)
+    assert_same(written(tmp_path, multi), expected)
+
+
+@pytest.mark.on_demand
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_killed_at_fifty_random_moments_it_ends_as_if_unbroken(unbroken, n_workers, tmp_path):
+    multi, expected, seconds = unbroken
+    n_kills = 0
+    for attempt in range(100):
+        folder = tmp_path / str(attempt)
+        n_kills += kill_at_random(folder, multi, seconds * (1 + n_workers) / 3, 5, n_workers, seed=attempt)
+        fit(folder, multi, n_workers=n_workers)
+        assert_same(written(folder, multi), expected)
+        if n_kills >= 50:
+            return
+    raise AssertionError(f"only {n_kills} of the kills met a training")
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(unbroken, n_workers, tmp_path):
+    multi, expected, _ = unbroken
+    fit(tmp_path, multi, n_workers=n_workers)
+    assert_same(written(tmp_path, multi), expected)
+
+
+def test_the_seed_changes_everything(tmp_path):
+    one, _ = fit(None, epochs=1)
+    other, _ = fit(None, epochs=1, seed=1)
+    assert not same_weights(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize("training", [True, False], ids=["in training", "in evaluation"])
+def test_a_signal_saves_after_the_batch_and_leaves(unbroken, number, status, training, tmp_path):
+    multi, expected, _ = unbroken
+    before = signal.getsignal(number)
+    n_forwards = []
+
+    def spoil(model):
+        def note(module, inputs):
+            n_forwards.append(module.training)
+            if n_forwards.count(training) == 13 and module.training == training:
+                signal.raise_signal(number)
+
+        model.register_forward_pre_hook(note)
+
+    with pytest.raises(status) as raised:
+        fit(tmp_path, multi, spoil, checkpoint_seconds=1000)
+    if status is SystemExit:
+        assert raised.value.code == 143
+    assert signal.getsignal(number) is before
+    folder = tmp_path / "state" / ("cnn-0" if multi else "")
+    updates = max(load_tensors(path)["iteration"] for path in folder.glob("*.pt"))
+    forwards_each = n_forwards.count(True) / (2 if multi else 1)
+    assert updates == -(-forwards_each // 2), "all that was done is in the state"
+    fit(tmp_path, multi)
+    assert_same(written(tmp_path, multi), expected)
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(unbroken, tmp_path):
+    multi, expected, _ = unbroken
+    in_child(lambda: fit(tmp_path, multi, partial(kill_at_forward, 40, True)))
+    for folder in {path.parent for path in (tmp_path / "state").rglob("state-*.pt")}:
+        newest = max(folder.glob("state-*.pt"), key=lambda path: load_tensors(path)["serial"])
+        content = bytearray(newest.read_bytes())
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    with pytest.warns(UserWarning, match="going on from the other state"):
+        fit(tmp_path, multi)
+    assert_same(written(tmp_path, multi), expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 truncated"])
+def test_two_damaged_states_are_an_error(content, tmp_path):
+    fit(tmp_path, epochs=2)
+    for path in (tmp_path / "state").glob("*.pt"):
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"no training state can be read.*state-0\.pt"):
+        fit(tmp_path, epochs=2)
+
+
+def test_a_state_that_would_run_code_is_refused(tmp_path):
+    fit(tmp_path, epochs=1)
+    for path in (tmp_path / "state").glob("*.pt"):
+        torch.save({"serial": 9, "settings": os.system}, path)
+    with pytest.raises(CheckpointError, match="nothing else is loaded"):
+        fit(tmp_path, epochs=1)
+
+
+def test_a_finished_training_is_given_again_without_training(tmp_path):
+    model, training = fit(tmp_path, epochs=3)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    again, repeated = fit(tmp_path, epochs=3, spoil=partial(kill_at_forward, 1, True))
+    assert same_weights(model.state_dict(), again.state_dict())
+    pd.testing.assert_frame_equal(training.history, repeated.history)
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def test_more_epochs_go_on_where_fewer_ended(tmp_path):
+    fit(tmp_path / "two", epochs=3, patience=0)
+    model, training = fit(tmp_path / "two", epochs=6, patience=0)
+    expected, other = fit(None, epochs=6, patience=0)
+    assert same_weights(model.state_dict(), expected.state_dict())
+    assert training.history.drop(columns="time").equals(other.history.drop(columns="time"))
+
+
+def test_networks_may_be_grouped_otherwise_when_a_training_goes_on(tmp_path):
+    fit(tmp_path / "whole", multi=True)
+    train, validation = data()
+    split = tmp_path / "split"
+    for part in PARTS:
+        trainer = Trainer(**{**SETTINGS, "epochs": 3 + part // 4})
+        trainer.fit({part: network(seed=part, dropout=0.5)}, TASK, train, validation, folder=split)
+    fit(split, multi=True)
+    assert_same(written(split, True), written(tmp_path / "whole", True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"batch_size": 4}, "batch_size: 2 then, 4 now"),
+        ({"learning_rate": 1.0}, "learning_rate"),
+        ({"epochs": 1}, "epochs: 2 then, 1 now"),
+        ({"optimizer": torch.optim.SGD}, "optimizer: None then, 'SGD' now"),
+    ],
+)
+def test_other_settings_are_named(changed, named, tmp_path):
+    fit(tmp_path, epochs=2)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
+    with pytest.raises(SettingError, match=named):
+        fit(tmp_path, **{"epochs": 2, **changed})
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def test_other_data_networks_and_tasks_are_named(tmp_path):
+    trainer, (train, validation) = Trainer(epochs=1, device="cpu"), data()
+    trainer.fit(network(), TASK, train, validation, folder=tmp_path)
+    with pytest.raises(SettingError, match="train: 10 images"):
+        trainer.fit(network(), TASK, Toys(11, PARTS), validation, folder=tmp_path)
+    with pytest.raises(SettingError, match="validation: 6 images.*none now"):
+        trainer.fit(network(), TASK, train, folder=tmp_path)
+    with pytest.raises(SettingError, match="network: Sequential"):
+        trainer.fit(network(norm=False), TASK, train, validation, folder=tmp_path)
+    with pytest.raises(SettingError, match=r"classes.*\['CN', 'AD'\] then"):
+        other = classification("diagnosis", ["AD", "CN"])
+        trainer.fit(network(), other, train, validation, folder=tmp_path)
+    for each in (train, validation):
+        each.labels = [1.0] * len(each.labels)
+        each.sessions["diagnosis"] = 1.0
+    with pytest.raises(SettingError, match="task: 'classification' then, 'regression' now"):
+        trainer.fit(torch.nn.Sequential(network(), torch.nn.Linear(2, 1)), regression("diagnosis"), train, folder=tmp_path)
+
+
+def test_results_without_a_state_are_not_overwritten(tmp_path):
+    fit(tmp_path, epochs=1)
+    for path in (tmp_path / "state").iterdir():
+        path.unlink()
+    table = (tmp_path / "training.tsv").read_bytes()
+    with pytest.raises(SettingError, match="no state to go on from"):
+        fit(tmp_path, epochs=1)
+    assert (tmp_path / "training.tsv").read_bytes() == table
+
+
+def test_a_second_training_in_one_folder_is_told_who_holds_it(tmp_path):
+    with hold(tmp_path / "state" / "training.lock", "it"), pytest.raises(InUseError, match=str(os.getpid())):
+        fit(tmp_path)
+
+
+def test_callbacks_are_told_of_each_evaluation_once(tmp_path):
+    states = []
+    in_child(lambda: fit(tmp_path, spoil=partial(kill_at_forward, 30, True)))
+    _, training = fit(tmp_path, callbacks=[states.append])
+    told = [state.iteration for state in states]
+    assert told == training.history.iteration.tolist()[-len(told) :]
+    assert 0 < len(told) < len(training.history)
+
+
+def test_warnings_are_none_when_nothing_is_wrong(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(tmp_path, epochs=1)
+        fit(tmp_path, epochs=2)
