@@ -110,16 +110,13 @@ def _positions(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     epoch = table["epoch"].to_numpy(float)
     if "iteration" not in table or not table["epoch"].duplicated().any():
         return epoch
-    last = table.groupby("epoch")["iteration"].transform("max").to_numpy(float)
-    # Iterations may count on over epochs or begin anew in each.
     ends = table.groupby("epoch")["iteration"].max()
-    counts_on = bool((np.diff(ends) > 0).all()) and len(ends) > 1
-    before = (
-        table["epoch"].map(ends.shift(fill_value=0)).to_numpy(float) if counts_on else np.zeros(len(epoch))
-    )
-    span = np.maximum(last - before, 1)
-    position: npt.NDArray[np.float64] = epoch - (last - table["iteration"].to_numpy(float)) / span
-    return position
+    # Iterations count on over the epochs, or begin anew in each.
+    counts_on = bool(ends.is_monotonic_increasing and ends.is_unique)
+    starts = ends.shift(fill_value=0) if counts_on else ends * 0
+    updates = float((ends - starts).median())  # an epoch that still runs has fewer
+    done = table["iteration"].to_numpy(float) - table["epoch"].map(starts).to_numpy(float)
+    return np.asarray(epoch - 1 + np.minimum(done / max(updates, 1), 1), dtype=np.float64)
 
 
 def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] | None) -> list[str]:
@@ -149,7 +146,8 @@ def draw_curves(
         for index, (name, table) in enumerate(trainings.items()):
             _draw_training(axes, table, metric, len(trainings))
             best = _best_epoch(table, metric, _of(best_epochs, name))
-            marks = {"best model": best, "training ends": _of(stopped, name)}
+            ended = _of(stopped, name)
+            marks = {"best model": best, "training ends": table["epoch"].max() if ended is None else ended}
             _mark(axes, table, metric, marks, 1.0 if len(trainings) <= _FEW else 0.2, labelled=index == 0)
         if len(trainings) > 1:
             _draw_mean(axes, list(trainings.values()), metric)
@@ -212,20 +210,13 @@ def _mark(
 ) -> None:
     column = f"validation_{metric}" if f"validation_{metric}" in table else f"train_{metric}"
     ends = table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
-    for (name, epoch), (marker, points) in zip(marks.items(), (("*", 130), ("s", 26)), strict=True):
-        at = int(ends.index[-1]) if epoch is None and marker == "s" else epoch
+    shapes: tuple[dict[str, Any], ...] = (
+        {"marker": "*", "s": 130 * size, "edgecolor": "white", "linewidth": 0.8 * size, "zorder": 5},
+        {"marker": "|", "s": 170 * size, "linewidth": 2.2, "zorder": 4},
+    )
+    for (name, at), shape in zip(marks.items(), shapes, strict=True):
         if at is not None and at in ends.index:
-            axes.scatter(
-                [at],
-                [ends[at]],
-                marker=marker,
-                s=size * points,
-                color=INK,
-                edgecolor="white",
-                linewidth=0.8 * size,
-                zorder=4,
-                label=name if labelled else None,
-            )
+            axes.scatter([at], [ends[at]], color=INK, label=name if labelled else None, **shape)
 
 
 def _dress(axes: "Axes", metric: str) -> None:

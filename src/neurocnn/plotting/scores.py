@@ -156,29 +156,29 @@ def draw_roc(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence
     positives = [1] if len(classes) == 2 else list(range(len(classes)))
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
     for index, positive in enumerate(positives):
-        name = "" if len(classes) == 2 else f"{classes[positive]}: "
-        _draw_class(axes, tables, positive, CYCLE[index % len(CYCLE)], name)
+        _draw_class(axes, tables, positive, classes[positive], index, 0.4 if len(positives) == 1 else 0.25)
     quiet(axes)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    title(axes, "ROC" if len(classes) != 2 else f"ROC, {classes[1]} against {classes[0]}")
+    title(axes, "ROC")
     label(axes, "False-positive rate (1 − specificity)", "True-positive rate (sensitivity)")
     heading = f"mean ± SD of {len(tables)} splits" if len(tables) > 1 else None
     legend(axes, loc="lower right", title=heading)
 
 
 def _draw_class(
-    axes: "Axes", tables: Mapping[Any, pd.DataFrame], positive: int, colour: str, name: str
+    axes: "Axes", tables: Mapping[Any, pd.DataFrame], positive: int, name: str, index: int, opacity: float
 ) -> None:
     from sklearn.metrics import auc
 
     curves = [_curve(table, positive, split) for split, table in tables.items()]
     areas = [auc(fpr, tpr) for fpr, tpr in curves]
-    text = f"{name}AUC {np.mean(areas):.2f}"
+    colour = CYCLE[index % len(CYCLE)]
+    text = f"{name}: AUC {np.mean(areas):.2f}"
     if len(curves) == 1:
         axes.plot(*curves[0], color=colour, linewidth=2.2, label=text)
         return
     for fpr, tpr in curves:
-        axes.plot(fpr, tpr, color=colour, linewidth=0.9, alpha=0.4 if name == "" else 0.25)
+        axes.plot(fpr, tpr, color=colour, linewidth=0.9, alpha=opacity)
     # Where a curve rises straight up, interp takes its upper end; from the origin on all begin at 0.
     mean = np.mean([np.interp(_GRID, fpr, tpr) for fpr, tpr in curves], axis=0)
     text = f"{text} ± {np.std(areas, ddof=1):.2f}"
