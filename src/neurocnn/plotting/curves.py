@@ -30,7 +30,6 @@ History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame]
 BestEpochs: TypeAlias = Mapping[Any, Any]
 _FEW = 8  # trainings whose marks do not hide each other
 _SETS = {"train": BLUE, "validation": VERMILLION}
-_SMALLER_IS_BETTER = {"loss", "mae", "mse", "rmse"}
 
 
 def learning_curves(
@@ -82,7 +81,7 @@ def learning_curves(
 
 
 def by_training(history: History) -> dict[Any, pd.DataFrame]:
-    """The history of each training by its name, ordered by time, with its position on the axis of epochs."""
+    """The history of each training by its name, with a column `position` on the axis of epochs."""
     tables: dict[Any, pd.DataFrame] = {}
     if isinstance(history, pd.DataFrame):
         keys = [key for key in ("split", "network", "part_id") if key in history]
@@ -195,7 +194,7 @@ def _best_epoch(table: pd.DataFrame, metric: str, best: Any) -> int | None:
     if metric not in {"loss", "balanced_accuracy"} or column not in table or table[column].isna().all():
         return None
     ends = table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
-    at = np.nanargmin(ends) if metric in _SMALLER_IS_BETTER else np.nanargmax(ends)
+    at = np.nanargmin(ends) if metric == "loss" else np.nanargmax(ends)
     return int(ends.index[int(at)])
 
 
