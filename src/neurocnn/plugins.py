@@ -1,9 +1,9 @@
 """Architectures that other packages bring.
 
-The whole extension surface is one hook, below. A package names a module in the entry-point group ``neurocnn``;
-the module has a function of the hook's name, marked with `hookimpl`. The built-in networks come through the
-same door. Installing a package never changes a training by itself: names that two packages claim are refused,
-not overridden, and a package that is broken harms nobody but those who ask for its networks.
+The whole extension surface is one hook, below. A package names a module in the entry-point group
+``neurocnn``; the module has a function of the hook's name, marked with `hookimpl`. The built-in networks come
+through the same door. Installing a package never changes a training by itself: names that two packages claim
+are refused, not overridden, and a package that is broken harms nobody but those who ask for its networks.
 """
 
 import traceback

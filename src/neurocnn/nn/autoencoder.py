@@ -22,12 +22,10 @@ from neurocnn.nn.pooling import (
     CropMaxUnpool3d,
     PadMaxPool2d,
     PadMaxPool3d,
+    pad_max_pool,
     scatter_maxima,
 )
 
-CONVOLUTIONS = {nn.Conv2d: nn.ConvTranspose2d, nn.Conv3d: nn.ConvTranspose3d}
-PAD_POOLS = {PadMaxPool2d: CropMaxUnpool2d, PadMaxPool3d: CropMaxUnpool3d}
-MAX_POOLS = {nn.MaxPool2d: nn.MaxUnpool2d, nn.MaxPool3d: nn.MaxUnpool3d}
 Convolution = nn.Conv2d | nn.Conv3d
 PadPool = PadMaxPool2d | PadMaxPool3d
 MaxPool = nn.MaxPool2d | nn.MaxPool3d
@@ -42,7 +40,7 @@ class Reshape(nn.Module):
         return x.reshape(x.shape[0], *shape[1:])
 
 
-class CNN_Transformer(nn.Module):  # noqa: N801 - the name that users of ClinicaDL know
+class CNN_Transformer(nn.Module):
     """Autoencoder derived from a CNN.
 
     `encoder` is a copy of the CNN's convolutions with their weights, `decoder` a Sequential with the transposed
@@ -127,7 +125,7 @@ def _layers(sequence: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Modul
 def _forward(layer: nn.Module, x: Tensor) -> tuple[Tensor, Any]:
     """Apply a layer of the encoder; with the result, what its reverse will need."""
     if isinstance(layer, PadPool):
-        out, indices, padding = layer.pool(x)
+        out, indices, padding = pad_max_pool(x, layer.kernel_size, layer.stride, return_indices=True)
         return out, (indices, padding)
     if isinstance(layer, MaxPool):
         pool = F.max_pool2d if isinstance(layer, nn.MaxPool2d) else F.max_pool3d
@@ -164,16 +162,18 @@ def _backward(layer: nn.Module, x: Tensor, trace: Any) -> Tensor:
 def _to_size(layer: nn.ConvTranspose2d | nn.ConvTranspose3d, x: Tensor, size: torch.Size) -> Tensor:
     """Transposed convolution with the output's size given; an even kernel's "same" padding leaves one too many."""
     least = [
-        (n - 1) * s - 2 * int(p) + d * (k - 1) + 1
-        for n, k, s, p, d in zip(
-            x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True
-        )
+        (n - 1) * s - 2 * p + d * (k - 1) + 1
+        for n, k, s, p, d in zip(x.shape[2:], *_per_axis(layer), strict=True)
     ]
     asked = [max(a, b) for a, b in zip(least, size, strict=True)]
     out: Tensor = layer(x, output_size=asked)
     for axis, n in enumerate(size, 2):
         out = out if out.shape[axis] == n else out.narrow(axis, 0, n)
     return out
+
+
+def _per_axis(layer: Any) -> tuple[tuple[int, ...], ...]:
+    return layer.kernel_size, layer.stride, layer.padding, layer.dilation
 
 
 Layers = list[tuple[int, str, nn.Module]]  # position, path, layer
@@ -238,9 +238,11 @@ def _reversed_unit(unit: Layers, before: Shape) -> Iterator[tuple[nn.Module, int
     rest = unit if main is None else unit[1:]
     for position, _, layer in reversed(rest):
         if isinstance(layer, PadPool):
-            yield PAD_POOLS[type(layer)](layer.kernel_size, layer.stride), position
+            crop = CropMaxUnpool2d if isinstance(layer, PadMaxPool2d) else CropMaxUnpool3d
+            yield crop(layer.kernel_size, layer.stride), position
         elif isinstance(layer, MaxPool):
-            yield MAX_POOLS[type(layer)](layer.kernel_size, layer.stride, layer.padding), position
+            plain: Any = nn.MaxUnpool2d if isinstance(layer, nn.MaxPool2d) else nn.MaxUnpool3d
+            yield plain(layer.kernel_size, layer.stride, layer.padding), position
     others = [(path, layer) for _, path, layer in rest if not isinstance(layer, PadPool | MaxPool)]
     if isinstance(main, Convolution):
         yield _transposed(main), unit[0][0]
@@ -257,12 +259,12 @@ def _reversed_unit(unit: Layers, before: Shape) -> Iterator[tuple[nn.Module, int
 
 
 def _transposed(layer: nn.Conv2d | nn.Conv3d) -> nn.Module:
-    padding = layer.padding
+    padding: Any = layer.padding
     if isinstance(padding, str):
         total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         padding = tuple(t // 2 if padding == "same" else 0 for t in total)
-    kind = nn.ConvTranspose2d if isinstance(layer, nn.Conv2d) else nn.ConvTranspose3d
-    return kind(
+    kind: Any = nn.ConvTranspose2d if isinstance(layer, nn.Conv2d) else nn.ConvTranspose3d
+    transposed: nn.Module = kind(
         layer.out_channels,
         layer.in_channels,
         layer.kernel_size,
@@ -274,6 +276,7 @@ def _transposed(layer: nn.Conv2d | nn.Conv3d) -> nn.Module:
         device=layer.weight.device,
         dtype=layer.weight.dtype,
     )
+    return transposed
 
 
 def _swapped(layer: nn.Linear) -> nn.Linear:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 class CNN(nn.Module):
     """Convolutions and then a fully-connected part.
 
-    Any two modules will do. An autoencoder can be derived, and weights exchanged with it, where `convolutions` is a
-    Sequential.
+    Any two modules will do. An autoencoder can be derived, and weights exchanged with it, where `convolutions`
+    is a Sequential.
 
     Parameters
     ----------

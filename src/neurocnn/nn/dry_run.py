@@ -40,6 +40,41 @@ def dry_run(module: nn.Module, input_shape: Sequence[int], batch: int = 2) -> An
             return _copy(module, "cpu").eval()(torch.zeros(batch, *input_shape, dtype=dtype))
 
 
+def layer_shapes(
+    module: nn.Module, input_shape: Sequence[int]
+) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
+    """Return each innermost layer's path, the layer, and the shape (C, …) of what it gives for one image.
+
+    Parameters
+    ----------
+    module
+        The network.
+    input_shape
+        (C, …) of one image.
+
+    Examples
+    --------
+    >>> layer_shapes(nn.Sequential(nn.Conv2d(1, 8, 3)), (1, 10, 12))[0][2]
+    (8, 8, 10)
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, output: Any) -> None:
+        shapes[name] = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else ()
+
+    leaves = [(name, layer) for name, layer in module.named_modules() if not [*layer.children()]]
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
+        for name, layer in leaves
+    ]
+    try:
+        dry_run(module, input_shape)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(name, layer, shapes.get(name, ())) for name, layer in leaves]
+
+
 def _copy(module: nn.Module, device: str) -> nn.Module:
     # deepcopy takes from its memo what stands there: the tensors are never copied on their own device.
     memo: dict[int, Any] = {

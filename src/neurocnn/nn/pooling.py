@@ -1,78 +1,320 @@
-"""Max pooling that loses no voxel at an odd border, and its way back."""
+"""Max pooling that loses no voxel at an odd border, and its way back.
+
+The numbers are those of zeros padded in front of each axis, up to a multiple of the stride, and torch's max pooling
+after it; indices too, so that they go through any unpooling. What differs is the road: padding a feature map
+copies all of it, while only the first window of each padded axis ever sees a pad. So the map is pooled where it
+lies (torch's own padding is −inf, the identity of max) and those first windows are mended.
+
+Ties: the pad comes first in its window, so it wins against an equal maximum, takes that gradient away, and lets
+unpooling drop the value.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocnn.errors import ModelError, SettingError
 
-def _tuple(value: int | tuple[int, ...], n: int) -> tuple[int, ...]:
-    return (value,) * n if isinstance(value, int) else tuple(value)
+Sizes = int | tuple[int, ...]
 
 
-def scatter_maxima(values, indices, size):
-    out = values.new_zeros(*values.shape[:2], torch.Size(size).numel())
-    return out.scatter(2, indices.flatten(2), values.flatten(2)).unflatten(2, tuple(size))
+def pad_max_pool(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], return_indices: bool = False
+) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
+    """Zero-pad `x` in front of each axis to a multiple of the stride, then take the maximum of each window.
+
+    Parameters
+    ----------
+    x
+        Feature maps (B, C, H, W) or (B, C, D, H, W).
+    kernel, stride
+        One positive number an axis.
+    return_indices
+        Return also where the maxima are.
+
+    Returns
+    -------
+    The maxima (B, C, …); their positions in the flattened padded map, or None; the pad, as `torch.nn.functional.pad`
+    takes it: ``(W, 0, H, 0, D, 0)``.
+
+    Examples
+    --------
+    >>> maxima, _, padding = pad_max_pool(torch.tensor([[[[1.0, 2.0, 3.0]] * 2]]), (2, 2), (2, 2))
+    >>> maxima.tolist(), padding
+    ([[[[1.0, 3.0]]]], (1, 0, 0, 0))
+    """
+    pads = [-size % step for size, step in zip(x.shape[2:], stride, strict=True)]
+    padding = tuple(number for pad in reversed(pads) for number in (pad, 0))
+    halving = all(k == s == 2 for k, s in zip(kernel, stride, strict=True))
+    if halving and not return_indices and _wants_slices(x):
+        for axis in range(2, x.dim()):
+            x = _halved(x, axis)
+        return x, None, padding
+    fits = all(not pad or (k == s and 2 * pad <= k) for pad, k, s in zip(pads, kernel, stride, strict=True))
+    if return_indices or not fits:  # indices are those of the padded map: to find them, it must be there
+        padded = F.pad(x, padding) if any(pads) else x
+        return *_max_pool(padded, kernel, stride, [0] * len(pads)), padding
+    out, indices = _max_pool(x, kernel, stride, pads)
+    _mend(out, pads)
+    return out, indices, padding
+
+
+def _max_pool(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], pads: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    pool: Any = F.max_pool2d if len(kernel) == 2 else F.max_pool3d
+    if x.is_cuda and torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
+        # torch has no deterministic backward pass of max_pool3d on CUDA, but one of gather.
+        indices = pool(x.detach(), kernel, stride, pads, return_indices=True)[1]
+        return x.flatten(2).gather(2, indices.flatten(2)).view(indices.shape), indices
+    out, indices = pool(x, kernel, stride, pads, return_indices=True)
+    return out, indices
+
+
+def _wants_slices(x: Tensor) -> bool:
+    # On the CPU, torch computes indices even where nobody wants them.
+    differentiated = torch.is_grad_enabled() and x.requires_grad
+    return (
+        x.device.type == "cpu"
+        and not differentiated
+        and not torch.compiler.is_compiling()
+        and x.is_contiguous()
+    )
+
+
+def _halved(x: Tensor, axis: int) -> Tensor:
+    n = x.shape[axis]
+    every_other = [x[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1)]
+    if n % 2 == 0:
+        return torch.maximum(*every_other)
+    out = every_other[0].clone(memory_format=torch.contiguous_format)
+    out.narrow(axis, 1, n // 2).clamp_(min=every_other[1])
+    out.narrow(axis, 0, 1).clamp_(min=0)
+    return out
+
+
+def _mend(out: Tensor, pads: Sequence[int]) -> None:
+    """Let the zeros of the pad win, in place, in the first window of each padded axis."""
+    for axis, pad in enumerate(pads, 2):
+        if pad:
+            first = out.narrow(axis, 0, 1)
+            first.masked_fill_(first <= 0, 0)
+
+
+def scatter_maxima(values: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+    """Put values back where their maxima were, among zeros.
+
+    Parameters
+    ----------
+    values, indices
+        (B, C, …), as a pooling gave them. Where two indices are equal, the last value counts (on the CPU).
+    size
+        (H, W) or (D, H, W) of the map that was pooled.
+
+    Returns
+    -------
+    (B, C, *size)
+
+    Examples
+    --------
+    >>> scatter_maxima(torch.tensor([[[[5.0]]]]), torch.tensor([[[[3]]]]), (2, 2)).tolist()
+    [[[[0.0, 0.0], [0.0, 5.0]]]]
+    """
+    if values.shape != indices.shape:
+        raise ModelError(
+            f"cannot unpool feature maps of shape {tuple(values.shape)} with indices of shape "
+            f"{tuple(indices.shape)}; expected the indices of a pooling that gave maps of that shape"
+        )
+    n = torch.Size(size).numel()
+    if values.stride(1) == 1 and values.shape[1] > 1:  # channels last, and so they stay
+        zeros = values.new_zeros(values.shape[0], n, values.shape[1])
+        out = zeros.scatter_(1, _channels_last(indices), _channels_last(values))
+        return out.view(len(values), *size, values.shape[1]).movedim(-1, 1)
+    zeros = values.new_zeros(*values.shape[:2], n)
+    return zeros.scatter_(2, indices.flatten(2), values.flatten(2)).view(*values.shape[:2], *size)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).flatten(1, -2)
 
 
 class _PadMaxPool(nn.Module):
-    def __init__(self, kernel_size, stride=None, return_indices=False, return_pad=False):
+    """What `PadMaxPool2d` and `PadMaxPool3d` share: all but the number of axes."""
+
+    n_axes: int
+
+    def __init__(
+        self,
+        kernel_size: Sizes,
+        stride: Sizes | None = None,
+        return_indices: bool = False,
+        return_pad: bool = False,
+    ) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
+        self.kernel_size = _per_axis("kernel_size", kernel_size, self.n_axes)
+        self.stride = self.kernel_size if stride is None else _per_axis("stride", stride, self.n_axes)
+        self.set_new_return(return_indices, return_pad)
+
+    def set_new_return(self, return_indices: bool = True, return_pad: bool = True) -> None:
+        """Choose what `forward` returns beside the maxima."""
         self.return_indices = return_indices
         self.return_pad = return_pad
 
-    def set_new_return(self, return_indices=True, return_pad=True):
-        self.return_indices = return_indices
-        self.return_pad = return_pad
-
-    def forward(self, f_maps):
-        out, indices, flat = self.pool(f_maps)
-        result = (out,)
+    def forward(self, f_maps: Tensor) -> Any:
+        """Return the maxima (B, C, …) of `f_maps` (B, C, …) and what was chosen: indices, pad."""
+        _check_axes(self, f_maps, self.n_axes)
+        out, indices, padding = pad_max_pool(f_maps, self.kernel_size, self.stride, self.return_indices)
         if self.return_indices:
-            result += (indices,)
-        if self.return_pad:
-            result += (flat,)
-        return result if len(result) > 1 else out
+            return (out, indices, padding) if self.return_pad else (out, indices)
+        return (out, padding) if self.return_pad else out
 
-    def pool(self, f_maps):
-        n = self._n
-        stride = _tuple(self.stride, n)
-        pads = [-f_maps.size(i + 2) % stride[i] for i in range(n)]
-        flat = tuple(v for p in reversed(pads) for v in (p, 0))
-        pool = F.max_pool2d if n == 2 else F.max_pool3d
-        out, indices = pool(F.pad(f_maps, flat), self.kernel_size, self.stride, return_indices=True)
-        return out, indices, flat
+    def extra_repr(self) -> str:
+        """Say kernel and stride."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}"
 
 
 class PadMaxPool2d(_PadMaxPool):
-    _n = 2
+    """Max pooling of (B, C, H, W) that pads with zeros in front of an axis which the stride does not divide.
+
+    Parameters
+    ----------
+    kernel_size, stride
+        A number, or one an axis (H, W). The stride is by default the kernel's size.
+    return_indices
+        Return also the positions of the maxima in the flattened padded map, for `CropMaxUnpool2d`.
+    return_pad
+        Return also the pad ``(W, 0, H, 0)``.
+
+    Notes
+    -----
+    Works with torch.compile, torch.export (fixed sizes), vmap, autocast, channels_last and on the meta device.
+    In deterministic mode on CUDA it takes a slower road, for torch has no deterministic backward pass there.
+
+    Examples
+    --------
+    >>> PadMaxPool2d(2)(torch.zeros(1, 8, 5, 6)).shape
+    torch.Size([1, 8, 3, 3])
+    """
+
+    n_axes = 2
 
 
 class PadMaxPool3d(_PadMaxPool):
-    _n = 3
+    """Max pooling of (B, C, D, H, W) that pads with zeros in front of an axis which the stride does not divide.
+
+    Parameters
+    ----------
+    kernel_size, stride
+        A number, or one an axis (D, H, W). The stride is by default the kernel's size.
+    return_indices
+        Return also the positions of the maxima in the flattened padded map, for `CropMaxUnpool3d`.
+    return_pad
+        Return also the pad ``(W, 0, H, 0, D, 0)``.
+
+    Notes
+    -----
+    Works with torch.compile, torch.export (fixed sizes), vmap, autocast, channels_last_3d and on the meta device.
+    In deterministic mode on CUDA it takes a slower road, for torch has no deterministic backward pass there.
+
+    Examples
+    --------
+    >>> pool = PadMaxPool3d(2, 2, return_indices=True, return_pad=True)
+    >>> maxima, indices, padding = pool(torch.zeros(1, 8, 5, 6, 7))
+    >>> maxima.shape, padding
+    (torch.Size([1, 8, 3, 3, 4]), (1, 0, 0, 0, 1, 0))
+    """
+
+    n_axes = 3
 
 
 class _CropMaxUnpool(nn.Module):
-    def __init__(self, kernel_size, stride=None):
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
+    """What `CropMaxUnpool2d` and `CropMaxUnpool3d` share: all but the number of axes."""
 
-    def forward(self, f_maps, indices, padding=None):
-        n = self._n
-        k, s = _tuple(self.kernel_size, n), _tuple(self.stride, n)
-        size = [s[i] * (f_maps.size(i + 2) - 1 + -(-k[i] // s[i])) for i in range(n)]
-        out = f_maps.new_zeros(*f_maps.shape[:2], int(torch.Size(size).numel()))
-        out = out.scatter(2, indices.flatten(2), f_maps.flatten(2)).unflatten(2, size)
-        if padding is not None:
-            out = out[(..., *(slice(padding[2 * (n - 1 - i)], None) for i in range(n)))]
+    n_axes: int
+
+    def __init__(self, kernel_size: Sizes, stride: Sizes | None = None) -> None:
+        super().__init__()
+        self.kernel_size = _per_axis("kernel_size", kernel_size, self.n_axes)
+        self.stride = self.kernel_size if stride is None else _per_axis("stride", stride, self.n_axes)
+
+    def forward(self, f_maps: Tensor, indices: Tensor, padding: Sequence[int] | None = None) -> Tensor:
+        """Return the maps that were pooled: the values where the maxima were, zeros elsewhere, the pad cropped."""
+        _check_axes(self, f_maps, self.n_axes)
+        padded = [
+            step * (n - 1 + -(-k // step))
+            for n, k, step in zip(f_maps.shape[2:], self.kernel_size, self.stride, strict=True)
+        ]
+        out = scatter_maxima(f_maps, indices, padded)
+        for axis, pad in zip(range(out.dim() - 1, 1, -1), (padding or ())[::2], strict=False):
+            out = out.narrow(axis, pad, out.shape[axis] - pad)
         return out
+
+    def extra_repr(self) -> str:
+        """Say kernel and stride."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}"
 
 
 class CropMaxUnpool2d(_CropMaxUnpool):
-    _n = 2
+    """The way back of `PadMaxPool2d`: unpooling, then cropping of the pad.
+
+    Parameters
+    ----------
+    kernel_size, stride
+        Those of the pooling.
+
+    Notes
+    -----
+    Unlike `torch.nn.MaxUnpool2d` it takes any kernel and stride, and works in deterministic mode. `forward` takes
+    the pooling's ``indices`` and ``padding``; without the latter nothing is cropped.
+
+    Examples
+    --------
+    >>> x = torch.rand(1, 8, 5, 6)
+    >>> out = CropMaxUnpool2d(2)(*PadMaxPool2d(2, return_indices=True, return_pad=True)(x))
+    >>> out.shape
+    torch.Size([1, 8, 5, 6])
+    """
+
+    n_axes = 2
 
 
 class CropMaxUnpool3d(_CropMaxUnpool):
-    _n = 3
+    """The way back of `PadMaxPool3d`: unpooling, then cropping of the pad.
+
+    Parameters
+    ----------
+    kernel_size, stride
+        Those of the pooling.
+
+    Notes
+    -----
+    Unlike `torch.nn.MaxUnpool3d` it takes any kernel and stride, and works in deterministic mode. `forward` takes
+    the pooling's ``indices`` and ``padding``; without the latter nothing is cropped.
+
+    Examples
+    --------
+    >>> x = torch.rand(1, 8, 5, 6, 7)
+    >>> out = CropMaxUnpool3d(2)(*PadMaxPool3d(2, return_indices=True, return_pad=True)(x))
+    >>> out.shape
+    torch.Size([1, 8, 5, 6, 7])
+    """
+
+    n_axes = 3
+
+
+def _per_axis(what: str, value: Sizes, n: int) -> tuple[int, ...]:
+    numbers = (value,) * n if isinstance(value, int) else tuple(value)
+    if len(numbers) != n or not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise SettingError(f"{what} is {value!r}; expected a positive whole number, or {n} of them")
+    return numbers
+
+
+def _check_axes(layer: nn.Module, f_maps: Tensor, n: int) -> None:
+    if f_maps.dim() != n + 2:
+        axes = "(B, C, H, W)" if n == 2 else "(B, C, D, H, W)"
+        raise ModelError(
+            f"{type(layer).__name__} takes feature maps {axes}; found shape {tuple(f_maps.shape)}"
+        )

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neurocnn.errors import ModelError, SettingError
+from neurocnn.errors import ModelError, NeurocnnError, SettingError
 from neurocnn.nn import architectures
-from neurocnn.nn.dry_run import dry_run
+from neurocnn.nn.dry_run import dry_run, layer_shapes
 from neurocnn.plugins import Architectures
+
+Buildable = str | Callable[..., nn.Module] | nn.Module
 
 
 @cache
@@ -32,31 +34,28 @@ def list_models() -> dict[str, str]:
 
 
 def create_model(
-    architecture: str | Callable[..., nn.Module] | nn.Module,
-    input_shape: Sequence[int],
-    n_outputs: int | None = 2,
-    **options: Any,
+    architecture: Buildable, input_shape: Sequence[int], n_outputs: int | None = 2, **options: Any
 ) -> nn.Module:
     """Build a network and check, without computing, that it fits its inputs and outputs.
 
     Parameters
     ----------
     architecture
-        A name of `list_models`, a function ``build(input_shape, n_outputs, **options) -> nn.Module``, or a module,
-        of which a copy is returned.
+        A name of `list_models`, a function ``build(input_shape, n_outputs, **options) -> nn.Module``, or a
+        module, of which a copy is returned.
     input_shape
         (C, H, W) or (C, D, H, W) of one image, voxels.
     n_outputs
-        The network gives (B, n_outputs). None if its outputs do not matter, because only an autoencoder will be
-        derived from it.
-    options
+        The network gives (B, n_outputs). None if its outputs do not matter, because only an autoencoder will
+        be derived from it.
+    **options
         The builder's own, such as ``dropout=0.5``.
 
     Raises
     ------
     ModelError
-        Unknown name, unknown option, an input that the network cannot take, outputs of another shape, a builder
-        that returns no module.
+        Unknown name, unknown option, an input that the network cannot take, outputs of another shape, a
+        builder that returns no module.
 
     Examples
     --------
@@ -71,7 +70,7 @@ def create_model(
             raise ModelError(
                 f"{where} is built already and takes no options; found {', '.join(sorted(options))}"
             )
-        model: Any = copy.deepcopy(architecture)
+        model: nn.Module = copy.deepcopy(architecture)
     else:
         build = installed().get(architecture).build if isinstance(architecture, str) else architecture
         _check_options(build, options, where)
@@ -81,6 +80,25 @@ def create_model(
             f"the builder of {where} returned {type(model).__name__}; expected a torch.nn.Module"
         )
     _check_outputs(model, shape, n_outputs, where)
+    return model
+
+
+def _built(
+    build: Callable[..., Any], where: str, shape: tuple[int, ...], n_outputs: int, options: dict[str, Any]
+) -> nn.Module:
+    try:
+        model = build(shape, n_outputs, **options)
+    except NeurocnnError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{where} could not be built for images of shape {shape} and {n_outputs} outputs: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the builder of {where} returned {type(model).__name__}; expected a torch.nn.Module"
+        )
     return model
 
 
@@ -105,7 +123,8 @@ def _check_options(build: Callable[..., Any], options: dict[str, Any], where: st
     unknown = sorted(set(options) - set(accepted))
     if unknown:
         raise ModelError(
-            f"{where} has no option {', '.join(map(repr, unknown))}; it accepts {', '.join(accepted) or 'none'}"
+            f"{where} has no option {', '.join(map(repr, unknown))}; "
+            f"it accepts {', '.join(accepted) or 'none'}"
         )
 
 
@@ -127,24 +146,24 @@ def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | No
 
 
 def describe(
-    architecture: str | Callable[..., nn.Module] | nn.Module,
-    input_size: str = "1@128x128",
-    n_outputs: int = 2,
-    **options: Any,
+    architecture: Buildable, input_size: str = "1@128x128", n_outputs: int | None = 2, **options: Any
 ) -> str:
     """Return a table of a network's layers, the sizes of their feature maps, and their parameters.
 
     Parameters
     ----------
-    architecture
-        As for `create_model`.
+    architecture, n_outputs, **options
+        As for `create_model`. No weights are loaded or downloaded.
     input_size
         C@HxW or C@DxHxW, voxels.
 
     Examples
     --------
-    >>> print(describe("Conv5_FC3", "1@128x128").splitlines()[0])
-    Conv5_FC3
+    >>> table = describe("Conv5_FC3", input_size="1@169x208x179").splitlines()
+    >>> table[2].split()
+    ['convolutions.0', 'Conv3d', '8@169x208x179', '224']
+    >>> table[-1]
+    '42293972 parameters, of which 42293972 are trained'
     """
     match = re.fullmatch(r"(\d+)@(\d+)x(\d+)(?:x(\d+))?", input_size)
     if match is None:
@@ -152,7 +171,33 @@ def describe(
             f"input_size is {input_size!r}; expected C@HxW or C@DxHxW, such as '1@169x208x179'"
         )
     shape = tuple(int(number) for number in match.groups() if number is not None)
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):  # shapes without values: nothing to compute, nothing to load
+            model = create_model(architecture, shape, n_outputs, **options)
+    except NeurocnnError:
+        raise
+    except Exception:
         model = create_model(architecture, shape, n_outputs, **options)
-    lines = [str(architecture), repr(model)]
-    return "\n".join(lines)
+    rows = [("layer", "type", "output", "parameters")]
+    for name, layer, size in layer_shapes(model, shape):
+        n = sum(p.numel() for p in layer.parameters())
+        rows.append((name, type(layer).__name__, _written(size), str(n) if n else ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join((*(cell.ljust(w) for cell, w in zip(row, widths, strict=True)),)).rstrip() for row in rows
+    ]
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns)
+    return "\n".join(
+        [
+            f"{_title(architecture)} on {input_size}",
+            *lines,
+            f"{total} parameters, of which {trained} are trained",
+        ]
+    )
+
+
+def _written(size: Sequence[int]) -> str:
+    if len(size) == 1:
+        return str(size[0])
+    return f"{size[0]}@{'x'.join(map(str, size[1:]))}" if size else ""

@@ -5,11 +5,11 @@ A transfer is all or nothing: names and shapes are compared before the first val
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from neurocnn.errors import CheckpointError, ModelError
@@ -103,54 +103,106 @@ def _shape(value: object) -> Any:
 def read_weights(
     path: str | os.PathLike[str], output_order: Sequence[int] | None = None
 ) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint of neurocnn or of ClinicaDL 0.2 or 1.x, under neurocnn's names.
+    """Read the weights of a checkpoint of neurocnn, or of ClinicaDL 0.2 or 1.x, under neurocnn's names.
 
     Parameters
     ----------
     path
-        ``model_best.pth.tar``, or any file with a state dict.
+        ``model_best.pth.tar`` and the like, or any file with a state dict.
     output_order
-        Output i of the result is output ``output_order[i]`` of the file.
+        Output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x sorts its labels, so that
+        AD is output 0 and CN output 1: ``output_order=(1, 0)`` gives them as ``classes=["CN", "AD"]`` has them, and
+        (0, 1) leaves them, for ``classes=["AD", "CN"]``.
 
     Raises
     ------
     NotFoundError, CheckpointError
         No file, a damaged one, one that would run code, or one without weights.
+    ModelError
+        `output_order` is no order of the outputs.
+
+    Warns
+    -----
+    UserWarning
+        A classifier of ClinicaDL 1.x is read, and `output_order` does not say what to do with its outputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurocnn.files import save_tensors
+    >>> state = {"features.0.weight": torch.zeros(8, 1, 3, 3), "classifier.2.bias": torch.tensor([1.0, 2.0])}
+    >>> save_tensors({"model": state, "epoch": 3, "valid_loss": 0.5}, tmp / "model_best.pth.tar")
+    >>> weights = read_weights(tmp / "model_best.pth.tar", output_order=(1, 0))
+    >>> list(weights), weights["fc.2.bias"].tolist()
+    (['convolutions.0.weight', 'fc.2.bias'], [2.0, 1.0])
     """
     content = load_tensors(path, safe=_numpy_scalars())
     state = content.get("model", content) if isinstance(content, dict) else None
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(value, Tensor) for value in state.values())
-    ):
-        raise CheckpointError(f"{path}: holds no state dict; expected one, or a dict with one under 'model'")
-    return {_our_name(WRAPPERS.sub("", name)): value for name, value in state.items()}
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"{path}: holds no state dict; expected names with their tensors, or a dict with that under 'model'"
+        )
+    state = _plain_names(state)
+    if "valid_loss" in content:  # ClinicaDL 0.2
+        state = {our_resnet_name(_renamed(name, PARTS)): value for name, value in state.items()}
+    elif set(content) == {"model", "epoch", "name"}:  # ClinicaDL 1.x, or neurocnn
+        state = {_renamed(name, {"fc.fc_out.": "fc.3."}): value for name, value in state.items()}
+        if output_order is None and content["name"] in V1_CLASSIFIERS:
+            warnings.warn(
+                f"{path}: its outputs are read as they stand, and ClinicaDL 1.x sorts its labels (AD 0, CN 1); "
+                "say output_order=(1, 0) for classes=['CN', 'AD'], or (0, 1) if they are right as they are",
+                stacklevel=2,
+            )
+    return state if output_order is None else _reordered(state, list(output_order), path)
 
 
-def _numpy_scalars() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    from numpy._core.multiarray import scalar
+# The architectures of ClinicaDL 1.x as its checkpoints name them; neurocnn's own say CNN.
+V1_CLASSIFIERS = {"Conv4_FC3", "Conv5_FC3", "resnet18", "Stride_Conv5_FC3"}
+PARTS = {"features.": "convolutions.", "classifier.": "fc."}
+RESNET = {
+    "conv1.": "convolutions.0.",
+    "bn1.": "convolutions.1.",
+    **{f"layer{n}.": f"convolutions.{n + 3}." for n in (1, 2, 3, 4)},
+    "fc.weight": "fc.1.weight",
+    "fc.bias": "fc.1.bias",
+    "fc_out.": "fc.3.",
+}
 
-    return [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, np.dtypes.Float64DType]
+
+def our_resnet_name(name: str) -> str:
+    """Return neurocnn's name of a parameter of torchvision's ResNet-18.
+
+    >>> our_resnet_name("layer4.1.conv2.weight"), our_resnet_name("fc.bias")
+    ('convolutions.7.1.conv2.weight', 'fc.1.bias')
+    """
+    return _renamed(name, RESNET)
 
 
-def _our_name(name: str) -> str:
-    for pattern, ours in NAMES:
-        name, found = re.subn(pattern, ours, name)
-        if found:
-            break
+def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    for old, new in prefixes.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
     return name
 
 
-NAMES = (
-    (r"^features\.", "convolutions."),
-    (r"^classifier\.", "fc."),
-    (r"^conv1\.", "convolutions.0."),
-    (r"^bn1\.", "convolutions.1."),
-    (r"^layer1\.", "convolutions.4."),
-    (r"^layer2\.", "convolutions.5."),
-    (r"^layer3\.", "convolutions.6."),
-    (r"^layer4\.", "convolutions.7."),
-    (r"^fc\.(weight|bias)$", r"fc.1.\1"),
-    (r"^(fc\.)?fc_out\.", "fc.3."),
-)
+def _reordered(state: dict[str, Tensor], order: list[int], path: object) -> dict[str, Tensor]:
+    """Permute the outputs of the last fully-connected layer."""
+    last = max((name for name in state if name.startswith("fc.")), key=_position, default="fc.?.weight")
+    names = [name for name in state if name.rpartition(".")[0] == last.rpartition(".")[0]]
+    if not names or any(sorted(order) != list(range(len(state[name]))) for name in names):
+        found = f"{len(state[names[0]])} outputs" if names else "no outputs (parameters fc.…)"
+        raise ModelError(
+            f"{path}: output_order is {tuple(order)}, and the file has {found}; expected each once"
+        )
+    return {name: value[order] if name in names else value for name, value in state.items()}
+
+
+def _position(name: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\.(\d+)(?=\.)", name))
+
+
+def _numpy_scalars() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    # ClinicaDL 0.2 stored its losses as numpy scalars; numpy 1 and 2 name their module differently.
+    scalar: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+    old, new = "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"
+    return [(scalar, old), (scalar, new), np.dtype, np.dtypes.Float64DType]
