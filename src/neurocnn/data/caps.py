@@ -61,6 +61,8 @@ class Caps:
             check_orientation(self.orientation)
         if self.nan_voxels not in ("error", "zero"):
             raise SettingError(f"nan_voxels is {self.nan_voxels!r}, expected 'error' or 'zero'")
+        if not isinstance(self.cache_bytes, int) or self.cache_bytes < 0:
+            raise SettingError(f"cache_bytes is {self.cache_bytes!r}, expected a whole number, 0 or more")
         object.__setattr__(self, "_kind", named(self.preprocessing))
         object.__setattr__(self, "_folders", layout.cohorts(self.root))
         object.__setattr__(self, "images", Images(self.orientation, self.nan_voxels, self.cache_bytes))
@@ -144,6 +146,20 @@ class Caps:
         """
         frame = self.sessions() if sessions is None else sessions
         prepare(self.images, self.sources(frame), parts if parts is not None else WholeImage(), n_workers)
+
+    def check_cohorts(self, names: Iterable[str]) -> None:
+        """Check that a table of labels speaks of exactly these cohorts.
+
+        Raises
+        ------
+        TableError
+            Naming the cohorts that are in one of the two only.
+        """
+        labels, caps = set(names), set(self.cohorts)
+        if labels != caps:
+            alone = {"the CAPS": caps - labels, "the labels": labels - caps}
+            found = "; ".join(f"{', '.join(sorted(who))} only in {where}" for where, who in alone.items() if who)
+            raise TableError(f"the cohorts of the CAPS and of the labels differ: {found}")
 
     def sources(self, sessions: pd.DataFrame) -> list[tuple[Source, str | None]]:
         """Where the image of each row is, and its cohort.

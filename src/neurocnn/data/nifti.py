@@ -7,7 +7,6 @@ checksum of the gzip stream is compared before a voxel is used.
 
 import io
 import os
-import warnings
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -38,14 +37,14 @@ class Header:
         (4, 4), from voxel to world in mm, finite and invertible.
     n_bytes
         Of the whole inflated file.
-    version
-        1 or 2, of NIfTI.
+    layout
+        What nibabel's array proxy needs to know: shape, type, offset, slope and intercept.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray[Any, np.dtype[np.float64]]
     n_bytes: int
-    version: int
+    layout: tuple[Any, ...]
 
 
 def read_header(path: Path, what: str) -> Header:
@@ -107,11 +106,11 @@ def read_voxels(path: Path, what: str) -> tuple[Tensor, Header]:
             f"{what}: {path} holds {len(content)} bytes, expected {header.n_bytes} as its header says; "
             "it is truncated or damaged: restore it or run Clinica again"
         )
-    kind = nib.Nifti1Image if header.version == 1 else nib.Nifti2Image
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        # A value that float32 cannot hold becomes infinite, which the caller reports.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        voxels = kind.from_stream(io.BytesIO(content)).get_fdata(dtype=np.float32, caching="unchanged")
+    proxy: Any = nib.arrayproxy.ArrayProxy
+    # A value that float32 cannot hold becomes infinite, which the caller reports.
+    with np.errstate(all="ignore"):
+        # Scaled by nibabel, so that the numbers are those that every other program gets from it.
+        voxels = np.asanyarray(proxy(io.BytesIO(content), header.layout), dtype=np.float32)
     return torch.from_numpy(np.ascontiguousarray(voxels)).unsqueeze(0), header
 
 
@@ -171,14 +170,15 @@ def _judge(start: bytes, path: Path, what: str) -> Header:
     if version == 0 or len(start) < kind.sizeof_hdr:
         raise ImageError(f"{what}: {path} is no NIfTI file, or truncated within its header")
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
+        with np.errstate(all="ignore"):
             header = kind(start[: kind.sizeof_hdr], check=False)
             dim = [int(n) for n in header["dim"]]
             dtype = header.get_data_dtype()
-            header.get_slope_inter()
+            slope, inter = header.get_slope_inter()
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
             offset = int(header["vox_offset"])
+    except KeyError as error:
+        raise ImageError(f"{what}: the type of the voxels of {path} is unknown (code {error})") from None
     except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, np.linalg.LinAlgError) as error:
         raise ImageError(f"{what}: the header of {path} makes no sense: {error}") from None
     shape = tuple(dim[1 : 1 + dim[0]]) if 1 <= dim[0] <= 7 else tuple(dim)
@@ -191,7 +191,8 @@ def _judge(start: bytes, path: Path, what: str) -> Header:
     if offset < kind.sizeof_hdr:
         raise ImageError(f"{what}: the header of {path} says that the voxels begin at byte {offset}")
     n_bytes = offset + int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    return Header(shape, affine, n_bytes, version)
+    scale = (1.0 if slope is None else slope, 0.0 if inter is None else inter)
+    return Header(shape, affine, n_bytes, (shape, dtype, offset, *scale))
 
 
 def _refuse_too_large(header: Header, path: Path, what: str) -> None:
