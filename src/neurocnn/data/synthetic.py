@@ -114,7 +114,7 @@ def make_caps(
     seed
         Same seed, same bytes; participant i is the same whatever `n_participants`.
     n_workers
-        Threads; all cores by default. The result does not depend on it.
+        Threads; by default one for each core, up to 8. The result does not depend on it.
 
     Returns
     -------
