@@ -50,9 +50,7 @@ def pad_max_pool(
     padding = tuple(number for pad in reversed(pads) for number in (pad, 0))
     halving = all(k == s == 2 for k, s in zip(kernel, stride, strict=True))
     if halving and not return_indices and _wants_slices(x):
-        for axis in range(2, x.dim()):
-            x = _halved(x, axis)
-        return x, None, padding
+        return _halved(x, 2), None, padding
     fits = all(not pad or (k == s and 2 * pad <= k) for pad, k, s in zip(pads, kernel, stride, strict=True))
     if return_indices or not fits:  # indices are those of the padded map: to find them, it must be there
         padded = F.pad(x, padding) if any(pads) else x
@@ -86,14 +84,15 @@ def _wants_slices(x: Tensor) -> bool:
 
 
 def _halved(x: Tensor, axis: int) -> Tensor:
-    n = x.shape[axis]
-    every_other = [x[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1)]
-    if n % 2 == 0:
-        return torch.maximum(*every_other)
-    out = every_other[0].clone(memory_format=torch.contiguous_format)
-    out.narrow(axis, 1, n // 2).clamp_(min=every_other[1])
-    out.narrow(axis, 0, 1).clamp_(min=0)
-    return out
+    """Take the maximum of each pair along `axis` and all after it; an odd axis begins with a pair of pad and voxel."""
+    if axis == x.dim():
+        return x
+    even, odd = (x[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))
+    if even.shape[axis] == odd.shape[axis]:
+        return _halved(torch.maximum(even, odd), axis + 1)
+    first = even.narrow(axis, 0, 1).clamp(min=0)
+    others = torch.maximum(even.narrow(axis, 1, odd.shape[axis]), odd)
+    return torch.cat([_halved(first, axis + 1), _halved(others, axis + 1)], axis)
 
 
 def _mend(out: Tensor, pads: Sequence[int]) -> None:
@@ -129,12 +128,13 @@ def scatter_maxima(values: Tensor, indices: Tensor, size: Sequence[int]) -> Tens
             f"{tuple(indices.shape)}; expected the indices of a pooling that gave maps of that shape"
         )
     n = torch.Size(size).numel()
+    zero = values.new_zeros(())  # expanded, it takes no memory before it is scattered into
     if values.stride(1) == 1 and values.shape[1] > 1:  # channels last, and so they stay
-        zeros = values.new_zeros(values.shape[0], n, values.shape[1])
-        out = zeros.scatter_(1, _channels_last(indices), _channels_last(values))
+        zeros = zero.expand(values.shape[0], n, values.shape[1])
+        out = zeros.scatter(1, _channels_last(indices), _channels_last(values))
         return out.view(len(values), *size, values.shape[1]).movedim(-1, 1)
-    zeros = values.new_zeros(*values.shape[:2], n)
-    return zeros.scatter_(2, indices.flatten(2), values.flatten(2)).view(*values.shape[:2], *size)
+    zeros = zero.expand(*values.shape[:2], n)
+    return zeros.scatter(2, indices.flatten(2), values.flatten(2)).view(*values.shape[:2], *size)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ class CropMaxUnpool3d(_CropMaxUnpool):
 
 
 def _per_axis(what: str, value: Sizes, n: int) -> tuple[int, ...]:
-    numbers = (value,) * n if isinstance(value, int) else tuple(value)
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,) * n
     if len(numbers) != n or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise SettingError(f"{what} is {value!r}; expected a positive whole number, or {n} of them")
     return numbers

@@ -1,0 +1,321 @@
+"""PadMaxPool is zero-padding and torch's pooling; CropMaxUnpool is its unpooling and a crop."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from neurocnn.errors import ModelError, NeurocnnError
+from neurocnn.nn import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d
+
+POOLS = {2: PadMaxPool2d, 3: PadMaxPool3d}
+UNPOOLS = {2: CropMaxUnpool2d, 3: CropMaxUnpool3d}
+MAX_POOLS = {2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def per_axis(value, n):
+    return (value,) * n if isinstance(value, int) else value
+
+
+def padded(x, stride):
+    """Zeros in front of each axis up to a multiple of the stride, and the pad as F.pad takes it."""
+    n = x.dim() - 2
+    missing = [
+        (step - size % step) % step for size, step in zip(x.shape[2:], per_axis(stride, n), strict=True)
+    ]
+    pad = tuple(number for front in missing[::-1] for number in (front, 0))
+    return F.pad(x, pad), pad
+
+
+def plain_pool(x, kernel, stride):
+    big, pad = padded(x, stride)
+    return *MAX_POOLS[x.dim() - 2](big, kernel, stride, return_indices=True), pad
+
+
+def values(shape, kind, seed):
+    """Few whole numbers, so that ties abound; below zero, above, or both."""
+    generator = torch.Generator().manual_seed(seed)
+    low, high = {"positive": (0, 3), "negative": (-3, 1), "mixed": (-2, 3)}[kind]
+    return torch.randint(low, high, shape, generator=generator).double()
+
+
+numbers = st.integers(1, 4)
+kinds = st.sampled_from(["positive", "negative", "mixed"])
+
+
+@st.composite
+def poolings(draw):
+    n = draw(st.sampled_from([2, 3]))
+    a_number_or_a_tuple = st.one_of(numbers, st.tuples(*[numbers] * n))
+    kernel, stride = draw(a_number_or_a_tuple), draw(a_number_or_a_tuple)
+    if draw(st.booleans()):
+        stride = kernel  # what networks use, and where padding is not copied
+    least = per_axis(kernel, n)
+    size = [draw(st.integers(k, k + 5)) for k in least]
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 2)), *size)
+    return values(shape, draw(kinds), draw(st.integers(0, 99))), kernel, stride
+
+
+@given(poolings())
+def test_pooling_gives_the_numbers_indices_and_pad_of_padding_then_pooling(case):
+    x, kernel, stride = case
+    pool = POOLS[x.dim() - 2](kernel, stride)
+    out, indices, pad = plain_pool(x, kernel, stride)
+    assert torch.equal(pool(x), out)
+    pool.set_new_return(True, True)
+    found = pool(x)
+    assert torch.equal(found[0], out)
+    assert torch.equal(found[1], indices)
+    assert found[2] == pad
+
+
+@given(poolings(), st.integers(0, 99))
+def test_gradients_are_those_of_padding_then_pooling_ties_included(case, seed):
+    x, kernel, stride = case
+    x.requires_grad_()
+    expected = plain_pool(x, kernel, stride)[0]
+    gradient = values(expected.shape, "mixed", seed)
+    (reference,) = torch.autograd.grad(expected, x, gradient)
+    for indices in (False, True):
+        out = POOLS[x.dim() - 2](kernel, stride, return_indices=indices)(x)
+        (found,) = torch.autograd.grad(out[0] if indices else out, x, gradient)
+        assert torch.equal(found, reference)
+
+
+@given(poolings())
+def test_pooling_passes_gradcheck(case):
+    x, kernel, stride = case
+    # all values apart from each other and from the pad's zero, or the maximum has no derivative
+    order = torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0)).double()
+    x = (order - x.numel() // 2 + 0.5).view_as(x).requires_grad_()
+    assert torch.autograd.gradcheck(POOLS[x.dim() - 2](kernel, stride), x, eps=1e-3)
+
+
+def naive_unpool(maxima, indices, size):
+    """Loop over all values in row order; the last one to arrive at a voxel stays."""
+    out = torch.zeros(*maxima.shape[:2], math.prod(size), dtype=maxima.dtype)
+    for b, c in itertools.product(range(maxima.shape[0]), range(maxima.shape[1])):
+        for value, index in zip(maxima[b, c].flatten(), indices[b, c].flatten(), strict=True):
+            out[b, c, index] = value
+    return out.view(*maxima.shape[:2], *size)
+
+
+@given(poolings(), st.integers(0, 99))
+def test_unpooling_puts_each_value_back_and_crops_the_pad(case, seed):
+    x, kernel, stride = case
+    maxima, indices, pad = plain_pool(x, kernel, stride)
+    other = values(maxima.shape, "mixed", seed).requires_grad_()
+    expected = naive_unpool(other, indices, padded(x, stride)[0].shape[2:])
+    crop = [slice(front, None) for front in pad[::2][::-1]]
+    unpool = UNPOOLS[x.dim() - 2](kernel, stride)
+    found = unpool(other, indices, pad)
+    assert torch.equal(found, expected[..., *crop])
+    assert found.shape == x.shape
+    assert torch.equal(unpool(other, indices), expected)
+
+
+@given(poolings())
+def test_unpooling_passes_gradcheck(case):
+    x, kernel, _ = case
+    out, indices, pad = plain_pool(x, kernel, kernel)  # disjoint windows: else a value may be overwritten
+    unpool = UNPOOLS[x.dim() - 2](kernel)
+    assert torch.autograd.gradcheck(lambda maxima: unpool(maxima, indices, pad), out.requires_grad_())
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_unpooling_equals_torchs_where_kernel_and_stride_are_equal(n):
+    x = values((2, 3, 5, 6, 7)[: n + 2], "mixed", 0)
+    maxima, indices, pad = plain_pool(x, 2, 2)
+    expected = (nn.MaxUnpool2d if n == 2 else nn.MaxUnpool3d)(2, 2)(maxima, indices)
+    crop = [slice(front, None) for front in pad[::2][::-1]]
+    assert torch.equal(UNPOOLS[n](2, 2)(maxima, indices, pad), expected[..., *crop])
+
+
+def test_a_pad_that_ties_takes_the_gradient_and_drops_the_value():
+    x = torch.tensor([0.0, -1.0, 5.0], requires_grad=True).view(1, 1, 1, 3)
+    leaf = x.detach().clone().requires_grad_()
+    pool = PadMaxPool2d((1, 2), return_indices=True, return_pad=True)
+    maxima, indices, pad = pool(leaf)
+    maxima.sum().backward()
+    assert maxima.tolist() == [[[[0.0, 5.0]]]]
+    assert leaf.grad.tolist() == [[[[0.0, 0.0, 1.0]]]]
+    back = CropMaxUnpool2d((1, 2))(torch.tensor([[[[7.0, 8.0]]]]), indices, pad)
+    assert back.tolist() == [[[[0.0, 0.0, 8.0]]]]
+
+
+@pytest.mark.parametrize("differentiated", [False, True])
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_a_nan_is_never_swallowed(place, differentiated):
+    x = torch.zeros(1, 1, 5, 4, 3)
+    x[0, 0, place, 1, 0] = math.nan
+    x.requires_grad_(differentiated)
+    expected = plain_pool(x, 2, 2)[0]
+    assert torch.equal(PadMaxPool3d(2)(x).isnan(), expected.isnan())
+    assert expected.isnan().any()
+
+
+def test_kernel_3_stride_2_size_6_gives_2():
+    # The documents' code decides, not their formula, which says 3.
+    assert PadMaxPool2d(3, 2)(torch.zeros(1, 1, 6, 6)).shape == (1, 1, 2, 2)
+
+
+def test_flags_choose_what_is_returned():
+    x = torch.rand(1, 1, 3, 4, 5)
+    pad = (1, 0, 0, 0, 1, 0)
+    assert isinstance(PadMaxPool3d(2, 2)(x), torch.Tensor)
+    assert PadMaxPool3d(2, 2, return_pad=True)(x)[1] == pad
+    assert PadMaxPool3d(2, 2, return_indices=True)(x)[1].dtype == torch.int64
+    assert PadMaxPool3d(2, 2, return_indices=True, return_pad=True)(x)[2] == pad
+    pool = PadMaxPool3d(2, 2)
+    pool.set_new_return()
+    assert len(pool(x)) == 3
+    pool.set_new_return(False, False)
+    assert isinstance(pool(x), torch.Tensor)
+
+
+class LabAutoencoder(nn.Module):
+    """Written as a student of the lab writes it: pools called with their flags, unpools with what they gave."""
+
+    def __init__(self):
+        super().__init__()
+        flags = {"return_indices": True, "return_pad": True}
+        self.encoder = nn.Sequential(
+            nn.Conv3d(1, 2, 3, padding=1),
+            nn.LeakyReLU(),
+            PadMaxPool3d(2, 2, **flags),
+            nn.Conv3d(2, 4, 3, padding=1),
+            nn.LeakyReLU(),
+            PadMaxPool3d(2, 2, **flags),
+        )
+        self.decoder = nn.Sequential(
+            CropMaxUnpool3d(2, 2),
+            nn.ConvTranspose3d(4, 2, 3, padding=1),
+            CropMaxUnpool3d(2, 2),
+            nn.ConvTranspose3d(2, 1, 3, padding=1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x):
+        kept = []
+        for layer in self.encoder:
+            x = layer(x)
+            if isinstance(layer, PadMaxPool3d):
+                x, *rest = x
+                kept.append(rest)
+        code = x.view(x.size(0), -1)
+        for layer in self.decoder:
+            x = layer(x, *kept.pop()) if isinstance(layer, CropMaxUnpool3d) else layer(x)
+        return code, x
+
+
+def test_the_labs_autoencoder_learns_with_these_layers():
+    torch.manual_seed(0)
+    model = LabAutoencoder()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    images = torch.rand(2, 1, 15, 10, 9)
+    losses = []
+    for _ in range(8):
+        code, out = model(images)
+        loss = F.mse_loss(out, images)
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert code.shape == (2, 4 * 4 * 3 * 3)
+    assert out.shape == images.shape
+    assert losses[-1] < losses[0]
+
+
+MAPS = {2: (2, 3, 5, 6), 3: (2, 3, 5, 6, 7)}
+
+
+class RoundTrip(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.pool = POOLS[n](2, return_indices=True, return_pad=True)
+        self.plain = POOLS[n](2)
+        self.unpool = UNPOOLS[n](2)
+
+    def forward(self, x):
+        return self.plain(x), self.unpool(*self.pool(x))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+class TestEverywhere:
+    def expected(self, n):
+        x = values(MAPS[n], "mixed", 1).float()
+        return x, RoundTrip(n)(x)
+
+    def test_in_deterministic_mode(self, n):
+        x, expected = self.expected(n)
+        torch.use_deterministic_algorithms(True)
+        x.requires_grad_()
+        out = RoundTrip(n)(x)
+        torch.testing.assert_close(out, expected, rtol=0, atol=0)
+        sum(o.sum() for o in out).backward()
+        assert x.grad is not None
+
+    def test_under_compile(self, n):
+        x, expected = self.expected(n)
+        compiled = torch.compile(RoundTrip(n), backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), expected, rtol=0, atol=0)
+        out = compiled(x.clone().requires_grad_())
+        torch.testing.assert_close(out, expected, rtol=0, atol=0)
+
+    def test_exported(self, n):
+        x, expected = self.expected(n)
+        program = torch.export.export(RoundTrip(n), (x,))
+        torch.testing.assert_close(program.module()(x), expected, rtol=0, atol=0)
+
+    def test_channels_last(self, n):
+        x, expected = self.expected(n)
+        x = x.to(memory_format=torch.channels_last if n == 2 else torch.channels_last_3d)
+        torch.testing.assert_close(RoundTrip(n)(x), expected, rtol=0, atol=0)
+        leaf = x.clone().requires_grad_()
+        assert torch.equal(RoundTrip(n)(leaf)[0], expected[0])
+
+    def test_under_autocast(self, n):
+        x, expected = self.expected(n)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = RoundTrip(n)(x.bfloat16())  # small whole numbers: exact in bfloat16
+        torch.testing.assert_close(tuple(o.float() for o in out), expected, rtol=0, atol=0)
+
+    def test_under_vmap(self, n):
+        x, expected = self.expected(n)
+        for inner in (x, x.clone().requires_grad_()):
+            out = torch.vmap(RoundTrip(n))(inner[None].expand(3, *x.shape))
+            torch.testing.assert_close(out[0][1], expected[0], rtol=0, atol=0)
+            torch.testing.assert_close(out[1][2], expected[1], rtol=0, atol=0)
+
+    def test_on_the_meta_device(self, n):
+        x, expected = self.expected(n)
+        out = RoundTrip(n).to("meta")(x.to("meta"))
+        assert [o.shape for o in out] == [o.shape for o in expected]
+
+
+@pytest.mark.parametrize("value", [0, -1, (2, 2, 2), 2.0, (2, "2")])
+def test_a_kernel_or_stride_that_makes_no_sense_is_refused(value):
+    with pytest.raises(NeurocnnError, match="kernel_size"):
+        PadMaxPool2d(value)
+    with pytest.raises(NeurocnnError, match="stride"):
+        CropMaxUnpool2d(2, value)
+
+
+def test_maps_of_another_dimension_are_refused():
+    with pytest.raises(ModelError, match=r"takes feature maps \(B, C, D, H, W\); found shape \(2, 3, 4, 5\)"):
+        PadMaxPool3d(2)(torch.zeros(2, 3, 4, 5))
+
+
+def test_indices_of_another_pooling_are_refused():
+    with pytest.raises(ModelError, match="with indices of shape"):
+        CropMaxUnpool2d(2)(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 3, 3, dtype=torch.int64))
+
+
+def test_layers_can_be_pickled_and_say_what_they_are():
+    assert repr(PadMaxPool2d(2, (1, 2))) == "PadMaxPool2d(kernel_size=(2, 2), stride=(1, 2))"
+    assert repr(CropMaxUnpool3d(2)) == "CropMaxUnpool3d(kernel_size=(2, 2, 2), stride=(2, 2, 2))"
