@@ -128,6 +128,11 @@ def load_tensors(
                 f"{path}: the checksum of {damaged} is wrong: the file is damaged; "
                 "restore it from a copy or write it anew"
             )
+    if verify and _foreign_pickle(path, zipped):
+        raise CheckpointError(
+            f"{path}: this is no file of tensors and plain values, and nothing else is loaded (a pickle that "
+            "torch.save has not written as it does by default)"
+        )
     try:
         with torch.serialization.safe_globals(list(safe)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
@@ -137,7 +142,7 @@ def load_tensors(
             f"{path}: this is no file of tensors and plain values, and nothing else is loaded"
             + (f" ({unsafe[0].strip()})" if unsafe else "")
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # what an unpickler may raise on any bytes has no common kind
         raise CheckpointError(
             f"{path}: cannot be read as a file of tensors ({type(error).__name__}: {error}); "
             "it is truncated, damaged or something else"
@@ -150,6 +155,21 @@ def _damaged_record(path: Path) -> str | None:
             return archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
         return "the archive"
+
+
+def _foreign_pickle(path: Path, zipped: bool) -> bool:
+    """Whether the pickle in a file begins otherwise than torch's, in protocol 2; torch would only warn."""
+    try:
+        if not zipped:
+            with open(path, "rb") as file:
+                start = file.read(2)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                start = archive.open(names[0]).read(2) if names else b"\x80\x02"
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
+        return False  # damaged in another way, which torch will say
+    return start[:1] == b"\x80" and start != b"\x80\x02"
 
 
 @contextlib.contextmanager
@@ -185,5 +205,22 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         file.flush()
-        yield
-        file.truncate(0)
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+            if not file.closed:
+                file.truncate(0)
+
+
+_held: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    # A forked worker would keep the lock for as long as it outlives its killed parent.
+    for file in _held:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -70,7 +70,9 @@ def test_no_batch_of_a_window_is_kept():
     assert len(seen) == 6
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(0, [4, 8]), (1, [1, 2, 3, 4, 5, 6, 7, 8]), (3, [3, 4, 7, 8])])
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(0, [4, 8]), (1, [1, 2, 3, 4, 5, 6, 7, 8]), (3, [3, 4, 7, 8])]
+)
 def test_evaluation_steps_counts_updates(steps, expected):
     trainer = Trainer(epochs=2, batch_size=2, accumulation_steps=2, evaluation_steps=steps, **FAST)
     history = trainer.fit(network(), TASK, Toys(16), Toys(4, prefix="val")).history
@@ -173,7 +175,11 @@ def test_networks_of_parts_end_as_each_would_alone(tmp_path):
     parts = (3, 7, 8)
     train, validation = Toys(9, parts, noise=True), Toys(5, parts, prefix="val", seed=3)
     trainer = Trainer(
-        epochs=6, batch_size=2, accumulation_steps=2, evaluation_steps=2, **{**FAST, "patience": 2, "learning_rate": 0.05}
+        epochs=6,
+        batch_size=2,
+        accumulation_steps=2,
+        evaluation_steps=2,
+        **{**FAST, "patience": 2, "learning_rate": 0.05},
     )
     models = {part: network(seed=part, dropout=0.5) for part in parts}
     alone = {part: copy.deepcopy(model) for part, model in models.items()}
@@ -196,7 +202,9 @@ def test_images_are_read_once_for_all_networks():
     Trainer(epochs=2, batch_size=2, **FAST).fit({part: network(part) for part in parts}, TASK, train)
     runs = [train.opened[i] for i in range(0, len(train.opened), len(parts))]
     assert len(train.opened) == 6 * len(parts) * 4
-    assert all(train.opened[2 * k] == train.opened[2 * k + 1] for k in range(len(runs))), "parts come together"
+    assert all(train.opened[2 * k] == train.opened[2 * k + 1] for k in range(len(runs))), (
+        "parts come together"
+    )
 
 
 def test_a_network_is_left_as_it_came_but_for_its_weights():
@@ -216,7 +224,10 @@ def test_optimizer_and_scheduler_are_callables():
         **FAST,
     )
     trainer.fit(
-        network(), TASK, Toys(4), callbacks=[lambda state: rates.append(state.optimizer.param_groups[0]["lr"])]
+        network(),
+        TASK,
+        Toys(4),
+        callbacks=[lambda state: rates.append(state.optimizer.param_groups[0]["lr"])],
     )
     assert rates == pytest.approx([1.0, 0.1, 0.01])
 

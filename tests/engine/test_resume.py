@@ -52,7 +52,8 @@ def written(folder, multi):
     found = {str(p.relative_to(folder)): pd.read_csv(p, sep="\t").drop(columns="time") for p in tables}
     bests = {str(p.relative_to(folder)): load_tensors(p) for p in sorted(folder.rglob("model_best.pth.tar"))}
     events = {
-        str(log.relative_to(folder).parent): logged(log) for log in sorted(folder.rglob("events.out.tfevents.*"))
+        str(log.relative_to(folder).parent): logged(log)
+        for log in sorted(folder.rglob("events.out.tfevents.*"))
     }
     _, training = fit(folder, multi)
     trainings = list(training.values()) if multi else [training]
@@ -87,6 +88,7 @@ def assert_same(one, other):
 @pytest.fixture(scope="module", params=[False, True], ids=["single", "multi"])
 def unbroken(request, tmp_path_factory):
     torch.set_num_threads(1)
+    fit(tmp_path_factory.mktemp("imports"), epochs=1)
     folder = tmp_path_factory.mktemp("unbroken")
     begun = time.monotonic()
     assert in_child(lambda: fit(folder, request.param)) == 0
@@ -195,7 +197,9 @@ def test_the_seed_changes_everything(tmp_path):
     assert not same_weights(one.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
 @pytest.mark.parametrize("training", [True, False], ids=["in training", "in evaluation"])
 def test_a_signal_saves_after_the_batch_and_leaves(unbroken, number, status, training, tmp_path):
     multi, expected, _ = unbroken
@@ -255,7 +259,9 @@ def test_a_state_that_would_run_code_is_refused(tmp_path):
 
 def test_a_finished_training_is_given_again_without_training(tmp_path):
     model, training = fit(tmp_path, epochs=3)
-    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    files = {
+        path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"
+    }
     again, repeated = fit(tmp_path, epochs=3, spoil=partial(kill_at_forward, 1, True))
     assert same_weights(model.state_dict(), again.state_dict())
     pd.testing.assert_frame_equal(training.history, repeated.history)
@@ -301,20 +307,25 @@ def test_other_settings_are_named(changed, named, tmp_path):
 def test_other_data_networks_and_tasks_are_named(tmp_path):
     trainer, (train, validation) = Trainer(epochs=1, device="cpu"), data()
     trainer.fit(network(), TASK, train, validation, folder=tmp_path)
-    with pytest.raises(SettingError, match="train: 10 images"):
+    with pytest.raises(SettingError, match="train: '10 images"):
         trainer.fit(network(), TASK, Toys(11, PARTS), validation, folder=tmp_path)
-    with pytest.raises(SettingError, match="validation: 6 images.*none now"):
+    with pytest.raises(SettingError, match="validation: '6 images.*'none' now"):
         trainer.fit(network(), TASK, train, folder=tmp_path)
-    with pytest.raises(SettingError, match="network: Sequential"):
+    with pytest.raises(SettingError, match="network: 'Sequential"):
         trainer.fit(network(norm=False), TASK, train, validation, folder=tmp_path)
-    with pytest.raises(SettingError, match=r"classes.*\['CN', 'AD'\] then"):
+    with pytest.raises(SettingError, match=r"task\.classes: .*'AD'\]\" then"):
         other = classification("diagnosis", ["AD", "CN"])
         trainer.fit(network(), other, train, validation, folder=tmp_path)
     for each in (train, validation):
         each.labels = [1.0] * len(each.labels)
         each.sessions["diagnosis"] = 1.0
     with pytest.raises(SettingError, match="task: 'classification' then, 'regression' now"):
-        trainer.fit(torch.nn.Sequential(network(), torch.nn.Linear(2, 1)), regression("diagnosis"), train, folder=tmp_path)
+        trainer.fit(
+            torch.nn.Sequential(network(), torch.nn.Linear(2, 1)),
+            regression("diagnosis"),
+            train,
+            folder=tmp_path,
+        )
 
 
 def test_results_without_a_state_are_not_overwritten(tmp_path):
@@ -346,3 +357,19 @@ def test_warnings_are_none_when_nothing_is_wrong(tmp_path):
         warnings.simplefilter("error")
         fit(tmp_path, epochs=1)
         fit(tmp_path, epochs=2)
+
+
+def test_a_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
+    path = tmp_path / "a.lock"
+    with hold(path, "it"):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        time.sleep(0.5)
+    try:
+        with hold(path, "it"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

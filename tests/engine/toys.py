@@ -18,7 +18,16 @@ class Toys(Dataset):
     """
 
     def __init__(
-        self, n=12, parts=(0,), size=6, noise=False, labels=("CN", "AD"), prefix="sub", seed=0, dims=3, table=True
+        self,
+        n=12,
+        parts=(0,),
+        size=6,
+        noise=False,
+        labels=("CN", "AD"),
+        prefix="sub",
+        seed=0,
+        dims=3,
+        table=True,
     ):
         self.part_ids, self.noise = list(parts), noise
         self.all_parts = tuple(parts)
