@@ -1,0 +1,286 @@
+"""An autoencoder is the CNN's convolutions and the same layers backwards, for any sequence of layers."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from neurocnn.errors import ModelError
+from neurocnn.nn import CNN, CNN_Transformer, PadMaxPool2d, PadMaxPool3d, create_model
+
+
+def names(sequence):
+    return [type(layer).__name__ for layer in sequence]
+
+
+def block(n, *channels, **options):
+    convolution, norm, pool = {
+        2: (nn.Conv2d, nn.BatchNorm2d, PadMaxPool2d),
+        3: (nn.Conv3d, nn.BatchNorm3d, PadMaxPool3d),
+    }[n]
+    return [convolution(*channels, 3, **options), norm(channels[1]), nn.ReLU(), pool(2, 2)]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_decoder_is_the_published_one_in_2d_and_3d_alike(n):
+    autoencoder = CNN_Transformer(nn.Sequential(*block(n, 1, 8, padding=1), *block(n, 8, 16)))
+    unit = [f"CropMaxUnpool{n}d", f"ConvTranspose{n}d", f"BatchNorm{n}d", "ReLU"]
+    assert names(autoencoder.decoder) == unit * 2
+    assert autoencoder.decoder[1].weight.shape == (16, 8, *[3] * n)
+    assert autoencoder.decoder[2].num_features == 8
+    assert autoencoder.decoder[6].num_features == 1
+
+
+def test_forward_is_the_labs_loop_over_pools_and_unpools():
+    torch.manual_seed(0)
+    autoencoder = CNN_Transformer(nn.Sequential(*block(3, 1, 4, padding=1), *block(3, 4, 6))).eval()
+    images = torch.randn(2, 1, 13, 10, 9)
+    x, kept = images, []
+    for layer in autoencoder.encoder:
+        if isinstance(layer, PadMaxPool3d):
+            pad = [number for size in x.shape[:1:-1] for number in (size % 2, 0)]
+            x, indices = F.max_pool3d(F.pad(x, pad), 2, 2, return_indices=True)
+            kept.append((indices, pad))
+        else:
+            x = layer(x)
+    code = x.flatten(1)
+    for start in (0, 4):
+        indices, pad = kept.pop()
+        x = F.max_unpool3d(x, indices, 2, 2)[:, :, pad[4] :, pad[2] :, pad[0] :]
+        for layer in autoencoder.decoder[start + 1 : start + 4]:
+            x = layer(x)
+    found_code, found = autoencoder(images)
+    torch.testing.assert_close(found_code, code, rtol=0, atol=0)
+    torch.testing.assert_close(found, x, rtol=0, atol=0)
+    torch.testing.assert_close(autoencoder.encode(images), code, rtol=0, atol=0)
+
+
+def test_the_encoder_is_a_copy_with_the_weights_of_the_cnn():
+    cnn = create_model("Conv3_FC1", (1, 16, 16, 16))
+    autoencoder = CNN_Transformer(cnn)
+    assert set(autoencoder.encoder.state_dict()) == set(cnn.convolutions.state_dict())
+    with torch.no_grad():
+        autoencoder.encoder[0].weight.zero_()
+    assert cnn.convolutions[0].weight.abs().sum() > 0
+
+
+def test_a_leaky_relu_comes_back_with_the_inverse_slope_and_a_slope_of_0_stays():
+    cnn = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.25), nn.Conv2d(2, 2, 3), nn.LeakyReLU(0))
+    decoder = CNN_Transformer(cnn).decoder
+    assert [decoder[1].negative_slope, decoder[3].negative_slope] == [0, 4]
+
+
+def test_flatten_and_linear_are_reversed_with_sizes_swapped():
+    cnn = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        PadMaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(4 * 3 * 2, 10),
+        nn.BatchNorm1d(10),
+        nn.ReLU(),
+        nn.Linear(10, 5, bias=False),
+    )
+    autoencoder = CNN_Transformer(cnn)
+    assert names(autoencoder.decoder) == [
+        "Linear",
+        "Linear",
+        "BatchNorm1d",
+        "ReLU",
+        "Dropout",
+        "Reshape",
+        "CropMaxUnpool2d",
+        "ConvTranspose2d",
+    ]
+    assert autoencoder.decoder[0].bias is None
+    assert autoencoder.decoder[2].num_features == 24
+    code, reconstruction = autoencoder(torch.rand(3, 1, 8, 6))
+    assert code.shape == (3, 5)
+    assert reconstruction.shape == (3, 1, 8, 6)
+
+
+def test_unflatten_is_reversed_too():
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(30, 24), nn.Unflatten(1, (2, 4, 3)), nn.Conv2d(2, 3, 3))
+    code, reconstruction = CNN_Transformer(cnn)(torch.rand(2, 1, 5, 6))
+    assert code.shape == (2, 3 * 2 * 1)
+    assert reconstruction.shape == (2, 1, 5, 6)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)])
+def test_a_plain_max_pooling_is_unpooled_not_copied(pool):
+    torch.manual_seed(0)
+    autoencoder = CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 1), pool)).eval()
+    assert names(autoencoder.decoder) == ["MaxUnpool2d", "ConvTranspose2d"]
+    images = torch.rand(2, 1, 7, 9)
+    maps = autoencoder.encoder[0](images)
+    settings = (pool.kernel_size, pool.stride, pool.padding)
+    maxima, indices = F.max_pool2d(maps, *settings, ceil_mode=pool.ceil_mode, return_indices=True)
+    unpooled = torch.zeros(2, 2, 63).scatter(2, indices.flatten(2), maxima.flatten(2)).view(2, 2, 7, 9)
+    expected = F.conv_transpose2d(unpooled, autoencoder.decoder[1].weight, autoencoder.decoder[1].bias)
+    torch.use_deterministic_algorithms(True)
+    torch.testing.assert_close(autoencoder(images)[1], expected, rtol=0, atol=0)
+
+
+def test_strides_dilations_groups_and_bias_are_kept():
+    convolution = nn.Conv3d(4, 8, (3, 2, 3), stride=(2, 1, 3), padding=(1, 0, 2), dilation=(1, 2, 1), groups=2)
+    convolution_without = nn.Conv3d(8, 8, 3, groups=8, bias=False)
+    decoder = CNN_Transformer(nn.Sequential(convolution, convolution_without)).decoder
+    for layer, transposed in ((convolution, decoder[1]), (convolution_without, decoder[0])):
+        for setting in ("kernel_size", "stride", "padding", "dilation", "groups"):
+            assert getattr(transposed, setting) == getattr(layer, setting)
+        assert (transposed.bias is None) == (layer.bias is None)
+        assert (transposed.in_channels, transposed.out_channels) == (layer.out_channels, layer.in_channels)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark about speed
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(7, 12))
+def test_a_convolution_with_same_padding_comes_back_at_its_size(kernel, dilation, size):
+    convolution = nn.Conv2d(1, 2, kernel, dilation=dilation, padding="same")
+    images = torch.rand(1, 1, size, size + 1)
+    autoencoder = CNN_Transformer(nn.Sequential(convolution))
+    found = autoencoder(images)[1]
+    # the transposed convolution is the convolution's derivative: independent of how it is padded
+    maps = convolution(images.requires_grad_())
+    weight = autoencoder.decoder[0].weight.detach()
+    (expected,) = torch.autograd.grad(
+        F.conv2d(images, weight, dilation=dilation, padding="same"), images, convolution(images).detach()
+    )
+    assert maps.shape[2:] == images.shape[2:]
+    torch.testing.assert_close(found.detach(), expected + autoencoder.decoder[0].bias.item())
+
+
+@st.composite
+def architectures(draw):
+    """Sequential networks in 2-D and 3-D with all kinds of layers in any order, and a size that they take."""
+    n = draw(st.sampled_from([2, 3]))
+    convolution, norm, instance, pad_pool, max_pool, dropout = (
+        (nn.Conv2d, nn.BatchNorm2d, nn.InstanceNorm2d, PadMaxPool2d, nn.MaxPool2d, nn.Dropout2d)
+        if n == 2
+        else (nn.Conv3d, nn.BatchNorm3d, nn.InstanceNorm3d, PadMaxPool3d, nn.MaxPool3d, nn.Dropout3d)
+    )
+    channels = first = draw(st.integers(1, 2))
+    layers = []
+    for _ in range(draw(st.integers(1, 2))):
+        before, channels = channels, draw(st.sampled_from([2, 4]))
+        layers.append(
+            convolution(
+                before,
+                channels,
+                draw(st.one_of(st.integers(1, 3), st.tuples(*[st.integers(1, 3)] * n))),
+                stride=draw(st.integers(1, 3)),
+                padding=draw(st.integers(0, 2)),
+                dilation=draw(st.integers(1, 2)),
+                groups=draw(st.sampled_from([1, 2] if before == 2 else [1])),
+                bias=draw(st.booleans()),
+            )
+        )
+        following = [
+            lambda c: norm(c),
+            lambda c: instance(c, affine=True, track_running_stats=True),
+            lambda c: nn.GroupNorm(2, c),
+            lambda c: nn.PReLU(c),
+            lambda c: nn.LeakyReLU(draw(st.sampled_from([0.0, 0.1]))),
+            lambda c: nn.ELU(),
+            lambda c: dropout(0.2),
+            lambda c: pad_pool(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+            lambda c: max_pool(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
+        ]
+        chosen = draw(st.lists(st.sampled_from(following), max_size=4))
+        inner = [make(channels) for make in chosen]
+        layers += [nn.Sequential(*inner)] if draw(st.booleans()) and inner else inner
+    size = [draw(st.integers(9, 17)) for _ in range(n)]
+    return nn.Sequential(*layers), (2, first, *size)
+
+
+@settings(max_examples=60)
+@given(architectures())
+def test_the_reconstruction_has_the_size_of_the_input_whatever_the_layers(case):
+    cnn, shape = case
+    images = torch.rand(shape)
+    try:
+        expected = copy.deepcopy(cnn).eval()(images).flatten(1)
+    except (RuntimeError, ValueError):
+        return  # the network itself takes no images of that size
+    autoencoder = CNN_Transformer(cnn).eval()
+    code, reconstruction = autoencoder(images)
+    assert reconstruction.shape == images.shape
+    torch.testing.assert_close(code, expected)
+    code.sum().backward(retain_graph=True)
+    reconstruction.sum().backward()
+
+
+class WithSkip(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.convolution(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode='reflect'"),
+        (WithSkip(), "skip connections"),
+        (nn.AvgPool2d(2), "has no transposed version"),
+        (nn.AdaptiveAvgPool2d(5), "has no transposed version"),
+        (nn.Upsample(scale_factor=2), "has no transposed version"),
+        (nn.ConvTranspose2d(4, 4, 3, padding=1), "transposed"),
+        (nn.LayerNorm([4, 6, 6]), "does not take feature maps"),
+        (nn.LazyConv2d(4, 3), "size is not known yet"),
+    ],
+)
+def test_a_layer_that_cannot_be_transposed_is_refused_with_its_path(layer, reason):
+    convolutions = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.ReLU(), layer))
+    with pytest.raises(ModelError, match=r"^convolutions\.1\.1 \(") as error:
+        CNN_Transformer(CNN(convolutions, nn.Flatten()))
+    assert reason in str(error.value)
+
+
+def test_a_network_that_is_no_sequence_is_refused():
+    with pytest.raises(ModelError, match="can be derived from a Sequential; found WithSkip"):
+        CNN_Transformer(WithSkip())
+    with pytest.raises(ModelError, match=r"found WithSkip in CNN\.convolutions"):
+        CNN_Transformer(CNN(WithSkip(), nn.Flatten()))
+
+
+def test_resnet18_is_refused_for_its_skip_connections():
+    pytest.importorskip("torchvision")
+    with pytest.raises(ModelError, match=r"convolutions\.4\.0 \(BasicBlock\).*skip connections"):
+        CNN_Transformer(create_model("resnet18", (3, 32, 32), weights=None))
+
+
+def test_a_custom_layer_that_keeps_the_size_is_copied():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, x):
+            return x * self.factor
+
+    decoder = CNN_Transformer(nn.Sequential(nn.Conv2d(1, 4, 3), Scale())).decoder
+    assert decoder[1].factor.item() == 3
+
+
+def test_the_pools_of_a_lab_encoder_may_come_with_their_flags_set():
+    cnn = nn.Sequential(nn.Conv2d(1, 2, 3), PadMaxPool2d(2, return_indices=True, return_pad=True))
+    autoencoder = CNN_Transformer(cnn)
+    assert autoencoder.encode(torch.rand(2, 1, 7, 7)).shape == (2, 2 * 3 * 3)
+    assert cnn[1].return_indices
+
+
+def test_it_works_on_the_meta_device_under_export_and_in_double_precision():
+    cnn = nn.Sequential(*block(3, 1, 4, padding=1))
+    with torch.device("meta"):
+        code, reconstruction = CNN_Transformer(copy.deepcopy(cnn).to("meta"))(torch.zeros(2, 1, 7, 8, 9))
+    assert (code.shape, reconstruction.shape) == ((2, 4 * 4 * 4 * 5), (2, 1, 7, 8, 9))
+    autoencoder = CNN_Transformer(cnn.double()).eval()
+    images = torch.rand(1, 1, 5, 6, 7).double()
+    program = torch.export.export(autoencoder, (images,))
+    torch.testing.assert_close(program.module()(images), autoencoder(images))
