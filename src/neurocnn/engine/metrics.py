@@ -144,7 +144,8 @@ def confidence_intervals(
     table
         Predictions, with ``participant_id`` (and ``cohort`` where there are several).
     metrics
-        A task, or what its ``metrics`` is: a function from a table to numbers.
+        A task, or what its ``metrics`` is: a function from a table to numbers. It gets the columns that are
+        no ids, as float64.
     n
         How many times participants are drawn.
     seed
@@ -170,14 +171,17 @@ def confidence_intervals(
     score = getattr(metrics, "metrics", metrics)
     if n < 1 or not 0 < level < 1:
         raise SettingError(f"n is {n} and level {level}; n ≥ 1 and a level between 0 and 1 are needed")
-    value = score(table)
+    ids = [name for name in ("cohort", "participant_id", "session_id", "part_id") if name in table.columns]
+    # One block of numbers is drawn from several times faster than columns of text.
+    numbers = table.drop(columns=ids).apply(pd.to_numeric).astype(np.float64)
+    value = score(numbers)
     keys = [name for name in ("cohort", "participant_id") if name in table.columns]
     groups = list(table.groupby(keys, sort=True).indices.values())
     generator = np.random.default_rng(seed)
     draws = np.full((n, len(value)), np.nan)
     for draw in draws:
         drawn = generator.integers(len(groups), size=len(groups))
-        scores = score(table.take(np.concatenate([groups[i] for i in drawn])))
+        scores = score(numbers.take(np.concatenate([groups[i] for i in drawn])))
         draw[:] = [scores.get(name, math.nan) for name in value]
     tail = (1 - level) / 2
     rows = []
@@ -195,7 +199,10 @@ def _labels(table: pd.DataFrame, column: str) -> Array:
 def _numbers(table: pd.DataFrame, column: str) -> Array:
     if column not in table.columns:
         raise TableError(f"the table has no column {column!r}; it has {', '.join(map(str, table.columns))}")
-    values = pd.to_numeric(table[column]).to_numpy(dtype=float, na_value=np.nan)
+    found = table[column]
+    if found.dtype != np.float64:
+        found = pd.to_numeric(found)
+    values = found.to_numpy(dtype=float, na_value=np.nan)
     if len(values) == 0:
         raise TableError("the table has no row; there is nothing to score")
     missing = int(np.isnan(values).sum())
