@@ -40,3 +40,15 @@ if __name__ == "__main__":
     metrics = results.metrics(level="image", dataset="test")
     print(f"\nBalanced accuracy on {len(test)} held-out participants, one answer an image:\n")
     print(metrics[["balanced_accuracy", "sensitivity", "specificity", "roc_auc"]].round(3).to_string())
+
+    first = caps.read(test["participant_id"].iloc[0], test["session_id"].iloc[0])[0]
+    figure = plotting.overview(
+        results.history(),
+        results.predictions(dataset="test"),
+        ["CN", "AD"],
+        results.part_map(),
+        template=first,
+        title="Two hippocampal regions, three folds: curves of training, answers on held-out participants",
+    )
+    figure.savefig(f"{folder}/quickstart.png")
+    print(f"\nThe tables, models and this picture are in {folder}/: {folder}/quickstart.png")

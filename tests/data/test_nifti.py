@@ -199,7 +199,7 @@ def test_every_damaged_header_is_a_clear_error_or_harmless(tmp_path: Path):
     """Each byte of a header set to extreme values: an ImageError, or voxels; nothing else comes out."""
     content = header_bytes()
     for byte in range(348):
-        for value in (0, 127, 128, 255):
+        for value in (0, 255):
             damaged = bytearray(content)
             damaged[byte] = value
             (tmp_path / "a.nii").write_bytes(damaged)

@@ -1,6 +1,7 @@
 import copy
 import math
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -111,7 +112,7 @@ def test_each_sample_is_trained_on_once_an_epoch_and_in_another_order():
     data = Toys(10)
     Trainer(epochs=2, batch_size=3, **FAST).fit(Spy(), TASK, data)
     values = sorted(float(data[i]["image"].flatten()[0]) for i in range(10))
-    epochs = [sum(orders[:4], []), sum(orders[4:], [])]
+    epochs = [list(chain(*orders[:4])), list(chain(*orders[4:]))]
     assert sorted(epochs[0]) == sorted(epochs[1]) == pytest.approx(values)
     assert epochs[0] != epochs[1]
 

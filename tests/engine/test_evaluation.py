@@ -1,0 +1,143 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from toys import Toys, network
+
+from neurocnn.engine import classification, encode, evaluate, predict, reconstruction
+from neurocnn.errors import ModelError, SettingError, TrainingError
+
+TASK = classification("diagnosis", ["CN", "AD"])
+
+
+class Unlabelled(Toys):
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        del item["label"]
+        return item
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_table_has_one_row_a_part_in_order(n_workers):
+    data, model = Toys(5, (2, 4, 9)), network(dropout=0.5)
+    table = predict(model, TASK, data, batch_size=4, n_workers=n_workers, device="cpu")
+    assert list(table) == [
+        "participant_id",
+        "session_id",
+        "part_id",
+        "true_label",
+        "predicted_label",
+        "proba0",
+        "proba1",
+    ]
+    assert table.participant_id.tolist() == [f"sub-{i:02d}" for i in range(5) for _ in range(3)]
+    assert table.part_id.tolist() == [2, 4, 9] * 5
+    assert table.true_label.tolist() == [i % 2 for i in range(5) for _ in range(3)]
+    model.eval()
+    with torch.no_grad():
+        expected = torch.cat([model(data[i]["image"][None]) for i in range(15)]).softmax(1)
+    assert np.allclose(table[["proba0", "proba1"]], expected, atol=1e-6)
+
+
+def test_the_model_is_left_in_its_modes_and_memory_format():
+    model = network()
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    predict(model, TASK, Toys(3), device="cpu")
+    assert [module.training for module in model.modules()] == modes
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
+def test_without_labels_there_is_no_truth_and_no_loss():
+    table = evaluate(network(), TASK, Unlabelled(3), device="cpu")
+    assert table.true_label.isna().all()
+    assert "loss" not in table
+    assert "loss" in evaluate(network(), TASK, Toys(3), device="cpu")
+
+
+def test_missing_labels_count_as_no_labels():
+    data = Toys(3)
+    data.labels = [float("nan")] * 3
+    assert predict(network(), TASK, data, device="cpu").true_label.isna().all()
+
+
+def test_augmentation_is_left_out():
+    data = Toys(4, noise=True)
+    first, second = (evaluate(network(), TASK, data, device="cpu") for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_networks_of_parts_predict_their_rows_only():
+    data = Toys(4, (1, 5, 6))
+    models = {6: network(6), 1: network(1)}
+    table = predict(models, TASK, data, batch_size=3, device="cpu")
+    assert table.part_id.tolist() == [1, 6] * 4
+    for part, model in models.items():
+        alone = predict(model, TASK, data.only_part(part), batch_size=3, device="cpu")
+        pd.testing.assert_frame_equal(table[table.part_id == part].reset_index(drop=True), alone)
+
+
+def test_a_network_without_its_part_is_an_error():
+    with pytest.raises(SettingError, match=r"\[7\].*\[1, 5\]"):
+        predict({1: network(), 7: network()}, TASK, Toys(2, (1, 5)), device="cpu")
+    items = [Toys(2)[0]]
+    with pytest.raises(SettingError, match="part_ids"):
+        predict({0: network()}, TASK, items, device="cpu")
+
+
+class Autoencoder(nn.Module):
+    def __init__(self, size=6):
+        super().__init__()
+        self.down, self.up = nn.Linear(size, 2), nn.Linear(2, size)
+
+    def forward(self, image):
+        code = self.down(image)
+        return code, self.up(code)
+
+
+class Coder(nn.Module):
+    def encode(self, image):
+        return image.flatten(1)[:, :3]
+
+
+def test_codes_come_from_encode_or_from_the_first_of_the_outputs():
+    data = Toys(3, (0, 2))
+    table = encode(Autoencoder(), data, device="cpu")
+    assert table.shape == (6, 3 + 2 * 36)
+    table = encode(Coder(), data, batch_size=4, device="cpu")
+    expected = [data[i]["image"].flatten()[:3].tolist() for i in range(6)]
+    assert np.allclose(table[["code0", "code1", "code2"]], expected)
+    assert list(table)[:3] == ["participant_id", "session_id", "part_id"]
+    with pytest.raises(ModelError, match="no code"):
+        encode(network(), data, device="cpu")
+
+
+def test_a_reconstruction_is_scored_without_labels():
+    table = evaluate(Autoencoder(), reconstruction(), Unlabelled(3), device="cpu")
+    assert list(table)[3:] == ["mse", "mae", "psnr", "ssim", "loss"]
+    assert np.allclose(table.loss, table.mse)
+
+
+def test_a_cohort_is_kept():
+    items = [Toys(2)[i] | {"cohort": "ADNI"} for i in range(2)]
+    table = predict(network(), TASK, items, device="cpu")
+    assert list(table)[:4] == ["participant_id", "session_id", "cohort", "part_id"]
+
+
+def test_items_that_are_no_samples_say_what_is_missing():
+    with pytest.raises(SettingError, match="lack participant_id, session_id, part_id; found image"):
+        predict(network(), TASK, [{"image": torch.zeros(1, 6, 6, 6)}], device="cpu")
+    with pytest.raises(SettingError, match="found a Tensor"):
+        predict(network(), TASK, torch.zeros(2, 3), device="cpu")
+    with pytest.raises(SettingError, match="empty"):
+        predict(network(), TASK, [], device="cpu")
+
+
+def test_out_of_memory_names_a_smaller_batch():
+    class Greedy(nn.Module):
+        def forward(self, image):
+            return torch.empty(2**60)
+
+    with pytest.raises(TrainingError, match="batch_size=4"):
+        predict(Greedy(), TASK, Toys(2), batch_size=8, device="cpu")

@@ -1,0 +1,190 @@
+"""Two ranks on a CPU do what one process does."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import rank_script
+import torch
+from toys import Toys, die, network, same_weights
+
+from neurocnn.engine import Trainer, classification, predict
+from neurocnn.errors import TrainingError
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, rank_script.__file__, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    torch.set_num_threads(1)
+    rank_script.main(folder)
+    return torch.load(folder / "rank-0.pt", weights_only=True)
+
+
+def differences(one, other):
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_a_network_without_batch_norm_ends_with_the_weights_of_one_process(ranks, alone):
+    _, (first, _) = ranks
+    assert differences(first["single"], alone["single"]) < 1e-6
+    for part in rank_script.PARTS:
+        assert differences(first["multi"][part], alone["multi"][part]) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["single", "normed"])
+def test_all_ranks_end_with_identical_weights(ranks, kind):
+    _, (first, second) = ranks
+    assert same_weights(first[kind], second[kind])
+    assert first["histories"] == second["histories"]
+
+
+def test_an_evaluation_has_each_sample_once_and_the_numbers_of_one_process(ranks, alone):
+    _, (first, second) = ranks
+    expected = pd.DataFrame(alone["table"])
+    assert len(expected) == 14
+    for found in (first, second):
+        pd.testing.assert_frame_equal(pd.DataFrame(found["table"]), expected, rtol=0, atol=1e-6)
+
+
+def test_histories_are_those_of_one_process(ranks, alone):
+    _, (first, _) = ranks
+    for found, expected in zip(first["histories"], alone["histories"], strict=True):
+        pd.testing.assert_frame_equal(pd.DataFrame(found), pd.DataFrame(expected), rtol=0, atol=1e-5)
+
+
+def test_only_rank_0_writes(ranks):
+    folder, _ = ranks
+    for name, networks in {"single": [""], "multi": ["cnn-0", "cnn-3"]}.items():
+        logs = sorted(path.parent for path in (folder / name).rglob("events.out.tfevents.*"))
+        sets = [folder / name / "tensorboard_logs" / each / one for each in networks for one in ("train", "validation")]
+        assert logs == sorted(sets), "one file a set"
+
+
+def test_a_training_goes_on_under_ranks_where_it_was_killed(ranks, tmp_path):
+    _, (first, _) = ranks
+
+    def fit(model):
+        train, validation = rank_script.sets()
+        Trainer(**rank_script.SETTINGS, checkpoint_seconds=0).fit(
+            model, rank_script.TASK, train, validation, folder=tmp_path
+        )
+
+    def killed(rank):
+        model = network(norm=False)
+        if rank == 1:
+            model.register_forward_pre_hook(lambda module, _: die() if counted() == 30 else None)
+        fit(model)
+
+    def unharmed(rank):
+        model = network(seed=rank, norm=False)
+        fit(model)
+        torch.save(model.state_dict(), tmp_path / f"{rank}.pt")
+
+    count = []
+
+    def counted():
+        count.append(1)
+        return len(count)
+
+    assert forked(killed)[1] == -signal.SIGKILL
+    assert (tmp_path / "state" / "state-0.pt").exists()
+    assert forked(unharmed) == [0, 0]
+    for rank in range(2):
+        assert same_weights(torch.load(tmp_path / f"{rank}.pt", weights_only=True), first["single"])
+
+
+def forked(function, seconds=60):
+    """Run a function in two processes that are ranks of one job; give their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.environ.update(
+                    {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+                )
+                os.environ["MASTER_PORT"] = str(port)
+                torch.set_num_threads(1)
+                function(rank)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    codes, end = [None, None], time.monotonic() + seconds
+    while None in codes and time.monotonic() < end:
+        for rank, child in enumerate(children):
+            if codes[rank] is None:
+                pid, status = os.waitpid(child, os.WNOHANG)
+                codes[rank] = os.waitstatus_to_exitcode(status) if pid else None
+        time.sleep(0.05)
+    for rank, child in enumerate(children):
+        if codes[rank] is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return codes
+
+
+class Hanging(Toys):
+    """A set that rank 1 cannot read to the end."""
+
+    def __getitem__(self, index):
+        if os.environ.get("RANK") == "1" and len(self.opened) == 7:
+            self.fail()
+        return super().__getitem__(index)
+
+
+class Dying(Hanging):
+    fail = staticmethod(die)
+
+
+class Waiting(Hanging):
+    fail = staticmethod(lambda: time.sleep(1000))
+
+
+@pytest.mark.parametrize("kind", [Dying, Waiting])
+@pytest.mark.parametrize("where", ["training", "prediction"])
+def test_a_rank_that_dies_or_hangs_ends_the_job_and_is_named(kind, where, tmp_path):
+    task = classification("diagnosis", ["CN", "AD"])
+
+    def job(rank):
+        try:
+            if where == "training":
+                trainer = Trainer(epochs=50, batch_size=2, device="cpu", rank_seconds=3)
+                trainer.fit(network(), task, kind(20), folder=tmp_path)
+            else:
+                Trainer(epochs=1, batch_size=2, device="cpu", rank_seconds=3).fit(network(), task, Toys(4))
+                predict(network(), task, kind(40), device="cpu", batch_size=1)
+        except TrainingError as error:
+            (tmp_path / f"error-{rank}").write_text(str(error))
+            raise
+
+    codes = forked(job, seconds=30)
+    assert codes[0] == 1
+    assert codes[1] == (-signal.SIGKILL if kind is Dying else None)
+    assert "rank 1" in (tmp_path / "error-0").read_text().lower()
+    assert not list(Path(tmp_path).rglob(".*.tsv.*")), "no half-written table"

@@ -1,0 +1,133 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from neurocnn.engine import classification, reconstruction, regression
+from neurocnn.errors import ModelError, SettingError, TableError
+
+CPU = torch.device("cpu")
+
+
+def batch(labels):
+    return {
+        "label": labels,
+        "participant_id": [f"sub-{i}" for i in range(len(labels))],
+        "session_id": ["ses-M00"] * len(labels),
+        "part_id": torch.zeros(len(labels), dtype=torch.int64),
+    }
+
+
+@pytest.mark.parametrize("classes", [[0, 1], [0.0, 1.0], ["0", "1"], {0: 0, "1.0": 1}])
+@pytest.mark.parametrize(
+    "labels", [[1, 0], [1.0, 0.0], ["1", "0"], torch.tensor([1, 0]), torch.tensor([1.0, 0.0])]
+)
+def test_text_and_numbers_name_the_same_class(classes, labels):
+    assert classification("label", classes).target(batch(labels), CPU).tolist() == [1, 0]
+
+
+def test_several_labels_may_be_one_class():
+    task = classification("diagnosis", {"CN": 0, "sMCI": 0, "AD": 1, "pMCI": 1})
+    assert task.target(batch(["pMCI", "CN", "sMCI", "AD"]), CPU).tolist() == [1, 0, 0, 1]
+    assert task.classes == ("CN+sMCI", "AD+pMCI")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["CN", "BV"], "sub-1 ses-M00 part 0 has 'BV'.*one of CN, AD"),
+        (["CN", None], "sub-1 ses-M00 part 0 has none"),
+        (["CN", float("nan")], "has none"),
+        (["CN", ""], "has none"),
+        (["BV"] * 9, "9 labels.*and 4 more"),
+    ],
+)
+def test_labels_that_are_no_class_name_their_rows(labels, message):
+    with pytest.raises(TableError, match=message):
+        classification("diagnosis", ["CN", "AD"]).target(batch(labels), CPU)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    ["CN", ["CN"], ["CN", "CN"], [1, "1.0"], {"CN": 0, "AD": 2}, {"CN": 0, "AD": 0}, {"CN": "a"}, [None, 1]],
+)
+def test_classes_that_make_no_sense_are_refused(classes):
+    with pytest.raises(SettingError, match="classes"):
+        classification("diagnosis", classes)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [1.0, float("nan")]])
+def test_weights_that_make_no_sense_are_refused(weights):
+    with pytest.raises(SettingError, match="2 positive numbers"):
+        classification(class_weights=weights)
+
+
+def test_losses_are_cross_entropies_of_each_sample():
+    output, target = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    log = output.double().log_softmax(1)
+    expected = torch.stack([-log[i, k] for i, k in enumerate(target.tolist())])
+    task = classification(classes=["a", "b", "c"])
+    assert torch.allclose(task.loss(output, target).double(), expected, atol=1e-6)
+    weighted = classification(classes=["a", "b", "c"], class_weights=[1, 2, 0.5])
+    factors = torch.tensor([1, 2, 0.5, 2, 1])
+    assert torch.allclose(weighted.loss(output, target).double(), expected * factors, atol=1e-6)
+
+
+def test_rows_hold_probabilities_and_the_lower_class_of_a_tie():
+    rows = classification(classes=["a", "b", "c"]).rows(torch.tensor([[0.0, 1.0, 1.0], [2.0, 0, 0]]), None)
+    assert rows["predicted_label"].tolist() == [1, 0]
+    assert np.isnan(rows["true_label"]).all()
+    total = sum(rows[f"proba{k}"] for k in range(3))
+    assert total == pytest.approx(np.ones(2), abs=1e-15)
+
+
+def test_regression_reads_numbers_and_text():
+    task = regression("age")
+    assert task.target(batch(["71", 64.5]), CPU).tolist() == [71.0, 64.5]
+    assert task.target(batch(torch.tensor([3, 4])), CPU).tolist() == [3.0, 4.0]
+    output = torch.tensor([[1.0], [3.0]])
+    assert task.loss(output, torch.tensor([2.0, 5.0])).tolist() == [1.0, 4.0]
+    assert task.loss(output[:, 0], torch.tensor([2.0, 5.0])).tolist() == [1.0, 4.0]
+    with pytest.raises(TableError, match=r"sub-0.*'old'.*a finite number"):
+        task.target(batch(["old"]), CPU)
+
+
+def test_a_sample_without_labels_says_what_is_missing():
+    with pytest.raises(TableError, match="make the dataset with label='age'"):
+        regression("age").target({"image": torch.zeros(1)}, CPU)
+
+
+@pytest.mark.parametrize(
+    ("task", "output", "target"),
+    [
+        (classification(), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)),
+        (regression(), torch.zeros(2, 2), torch.zeros(2)),
+        (reconstruction(), torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 5)),
+        (reconstruction(), {"image": 1}, torch.zeros(2, 1, 4, 5)),
+    ],
+)
+def test_an_output_that_does_not_fit_says_which_shape_is_needed(task, output, target):
+    with pytest.raises(ModelError):
+        task.loss(output, target)
+
+
+def test_a_task_can_be_pickled_and_changed():
+    task = pickle.loads(pickle.dumps(classification("diagnosis", {"CN": 0, "AD": 1}, [1.0, 2.0])))
+    assert task.arguments == {
+        "label": "diagnosis",
+        "classes": {"CN": 0, "AD": 1},
+        "class_weights": [1.0, 2.0],
+    }
+    assert classification(**task.arguments).classes == task.classes
+    changed = replace(task, loss=lambda output, target: F.cross_entropy(output, target, reduction="none") * 7)
+    output, target = torch.randn(2, 2), torch.tensor([0, 0])
+    assert torch.allclose(changed.loss(output, target), 7 * task.loss(output, target))
+
+
+def test_half_precision_outputs_get_a_single_precision_loss():
+    output = torch.randn(2, 2).bfloat16()
+    assert classification().loss(output, torch.tensor([0, 1])).dtype == torch.float32
+    assert classification().loss(output.double(), torch.tensor([0, 1])).dtype == torch.float64

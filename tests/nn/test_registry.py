@@ -1,0 +1,142 @@
+"""A name, a builder or a module becomes a network that was checked before it is trained."""
+
+import pytest
+import torch
+from torch import nn
+
+from neurocnn.errors import ModelError, NeurocnnError
+from neurocnn.nn import CNN_Transformer, create_model, describe, list_models
+
+
+def small(input_shape, n_outputs, *, width=4):
+    """A builder as a user writes it."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(input_shape[0] * 4, n_outputs))
+
+
+def test_every_name_comes_with_package_and_version():
+    from importlib.metadata import version
+
+    names = ["Conv3_FC1", "Conv4_FC3", "Conv4_FC3_v1", "Conv5_FC3", "Conv5_FC3_mni", "resnet18"]
+    assert {name: list_models()[name] for name in names} == dict.fromkeys(names, f"neurocnn {version('neurocnn')}")
+
+
+def test_a_builder_serves_where_a_name_does():
+    assert create_model(small, (3, 9, 9), n_outputs=4, width=2)(torch.zeros(1, 3, 9, 9)).shape == (1, 4)
+    assert create_model(lambda shape, n: small(shape, n), (3, 9, 9)) is not None
+
+
+def test_a_module_is_copied():
+    module = small((1,), 2)
+    model = create_model(module, (1, 9, 9))
+    assert model is not module
+    with torch.no_grad():
+        model[2].weight.zero_()
+    assert module[2].weight.abs().sum() > 0
+
+
+def test_weights_depend_on_torchs_seed_alone_and_the_check_draws_no_number():
+    def first():
+        torch.manual_seed(3)
+        model = create_model("Conv3_FC1", (1, 12, 12))
+        return model.convolutions[0].weight, torch.rand(1)
+
+    (a, after_a), (b, after_b) = first(), first()
+    assert torch.equal(a, b)
+    assert torch.equal(after_a, after_b)
+
+
+def test_the_check_changes_no_running_statistics():
+    model = create_model("Conv5_FC3", (1, 12, 12))
+    assert model.convolutions[1].num_batches_tracked == 0
+    assert model.training
+
+
+def test_an_unknown_name_is_refused_with_the_near_one():
+    with pytest.raises(ModelError, match=r"'Conv4_FC'.*did you mean.*'Conv4_FC3'"):
+        create_model("Conv4_FC", (1, 50, 50))
+
+
+def test_an_unknown_option_is_refused_with_the_accepted_ones():
+    with pytest.raises(ModelError, match=r"no option 'droput'; it accepts dropout"):
+        create_model("Conv4_FC3", (1, 50, 50), droput=0.5)
+    with pytest.raises(ModelError, match=r"no option 'depth'; it accepts width"):
+        create_model(small, (1, 50, 50), depth=3)
+    with pytest.raises(ModelError, match="takes no options; found dropout"):
+        create_model(small((1,), 2), (1, 50, 50), dropout=0.5)
+
+
+def test_a_builder_that_returns_no_module_is_refused():
+    with pytest.raises(ModelError, match=r"returned str; expected a torch\.nn\.Module"):
+        create_model(lambda shape, n_outputs: "network", (1, 9, 9))
+
+
+def test_a_builder_that_fails_is_named_with_its_error():
+    def broken(input_shape, n_outputs):
+        raise KeyError("depth")
+
+    with pytest.raises(ModelError, match=r"broken could not be built.*KeyError: 'depth'") as error:
+        create_model(broken, (1, 9, 9))
+    assert isinstance(error.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        (nn.Flatten(), r"gives \(2, 81\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(81, 3)), r"gives \(2, 3\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(81, 2), nn.Flatten(0)), r"gives \(4,\)"),
+        (CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3))), "gives tuple"),
+    ],
+)
+def test_outputs_of_another_shape_are_refused_before_training(module, found):
+    with pytest.raises(ModelError, match=found + r".*expected \(2, 2\)"):
+        create_model(module, (1, 9, 9))
+    with pytest.raises(ModelError, match=found):
+        create_model(lambda shape, n_outputs: module, (1, 9, 9))
+
+
+def test_any_outputs_will_do_where_they_do_not_matter():
+    assert create_model(CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3))), (1, 9, 9), n_outputs=None) is not None
+    assert create_model("Conv4_FC3", (1, 40, 40), n_outputs=None).fc[-1].out_features == 2
+
+
+def test_a_network_that_cannot_take_the_images_is_refused():
+    with pytest.raises(ModelError, match=r"does not take images of shape \(1, 9, 9\)"):
+        create_model(nn.Sequential(nn.Flatten(), nn.Linear(80, 2)), (1, 9, 9))
+
+
+def test_a_network_that_needs_values_is_checked_too():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, : 2 if x.sum().item() == 0 else 3]
+
+    assert create_model(Branching(), (1, 9, 9)) is not None
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (1, 9, 9, 9, 9), (1, 0, 9)])
+def test_a_shape_that_makes_no_sense_is_refused(shape):
+    with pytest.raises(NeurocnnError, match=r"expected \(C, H, W\) or \(C, D, H, W\)"):
+        create_model(small, shape)
+
+
+def test_describe_shows_layers_maps_and_parameters():
+    lines = describe("Conv5_FC3", input_size="1@169x208x179").splitlines()
+    cells = [line.split() for line in lines]
+    assert ["convolutions.3", "PadMaxPool3d", "8@85x104x90"] in cells
+    assert ["convolutions.16", "Conv3d", "128@11x13x12", "221312"] in cells  # 64·128·27 + 128
+    assert ["fc.2", "Linear", "1300", "41934100"] in cells  # 32256·1300 + 1300
+    assert "42293972" in lines[-1]
+    assert "resnet18 on 3@64x64" in describe("resnet18", "3@64x64")  # and no file of weights is needed
+
+
+def test_describe_takes_what_create_model_takes():
+    assert "Linear" in describe(small, "3@9x9", n_outputs=4)
+    assert "8@9x9" in describe(CNN_Transformer(nn.Sequential(nn.Conv2d(1, 8, 1))), "1@9x9", n_outputs=None)
+    assert "1@128x128" in describe("Conv4_FC3")
+    assert "out" in describe("Conv4_FC3", dropout=0.5)
+
+
+@pytest.mark.parametrize("size", ["169x208x179", "1@169", "1@169x208x179x3", "x@1x1", ""])
+def test_an_input_size_that_is_not_written_as_documented_is_refused(size):
+    with pytest.raises(NeurocnnError, match="expected C@HxW or C@DxHxW"):
+        describe("Conv5_FC3", size)

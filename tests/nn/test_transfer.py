@@ -1,0 +1,288 @@
+"""Weights go from network to network whole or not at all, and come out of old checkpoints as they were."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from neurocnn.errors import CheckpointError, ModelError, NotFoundError
+from neurocnn.files import save_tensors
+from neurocnn.nn import CNN_Transformer, create_model, read_weights, transfer_weights
+
+SHAPE = (1, 20, 18)
+
+
+def filled(model, seed):
+    """The model with weights and running statistics that no default would give."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return model
+
+
+def cnn(seed=0, **options):
+    return filled(create_model("Conv5_FC3", SHAPE, **options), seed)
+
+
+def copied(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(state, other):
+    assert list(state) == list(other)
+    for name, tensor in state.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def part(model, prefix):
+    return {n.removeprefix(prefix): t for n, t in copied(model).items() if n.startswith(prefix)}
+
+
+def test_an_autoencoder_gives_its_encoder_to_a_cnn_and_nothing_else():
+    source, target = filled(CNN_Transformer(cnn()), 1), cnn(2)
+    before = part(target, "fc.")
+    transfer_weights(source, target)
+    assert_same(part(target, "convolutions."), part(source, "encoder."))
+    assert_same(part(target, "fc."), before)
+
+
+def test_a_cnn_gives_its_convolutions_to_an_autoencoder_and_nothing_else():
+    source, target = cnn(1), filled(CNN_Transformer(cnn()), 2)
+    before = part(target, "decoder.")
+    transfer_weights(source, target)
+    assert_same(part(target, "encoder."), part(source, "convolutions."))
+    assert_same(part(target, "decoder."), before)
+
+
+def test_the_number_of_outputs_does_not_matter_between_autoencoder_and_cnn():
+    source, target = filled(CNN_Transformer(cnn(n_outputs=2)), 1), cnn(2, n_outputs=5)
+    transfer_weights(source, target)
+    assert_same(part(target, "convolutions."), part(source, "encoder."))
+
+
+@pytest.mark.parametrize("make", [cnn, lambda seed: filled(CNN_Transformer(cnn()), seed)])
+def test_networks_of_the_same_kind_exchange_everything(make):
+    source, target = make(1), make(2)
+    transfer_weights(source, target)
+    assert_same(copied(target), copied(source))
+
+
+def test_any_two_equal_modules_exchange_everything_and_a_state_dict_is_a_source():
+    source, target = filled(nn.Linear(3, 2), 1), nn.Linear(3, 2)
+    transfer_weights(source.state_dict(), target)
+    assert_same(copied(target), copied(source))
+
+
+def test_compiled_and_distributed_wrappers_do_not_matter():
+    source, target = cnn(1), cnn(2)
+    transfer_weights({f"module.{n}": t for n, t in source.state_dict().items()}, torch.compile(target))
+    assert_same(copied(target), copied(source))
+
+
+def test_the_targets_gradient_flags_and_parameters_stay_themselves():
+    target = cnn(2)
+    target.convolutions.requires_grad_(False)
+    kept = list(target.parameters())
+    transfer_weights(cnn(1), target)
+    assert all(a is b for a, b in zip(kept, target.parameters(), strict=True))
+    assert not target.convolutions[0].weight.requires_grad
+
+
+def test_a_misfit_lists_missing_unexpected_and_mismatched_and_leaves_the_target_as_it_was():
+    target = cnn(2)
+    before = copied(target)
+    source = copied(cnn(1))
+    source["more.weight"] = torch.zeros(1)
+    del source["fc.2.bias"]
+    source["convolutions.0.weight"] = torch.zeros(8, 3, 3, 3)
+    with pytest.raises(ModelError) as error:
+        transfer_weights(source, target)
+    message = str(error.value)
+    assert "missing in the source: fc.2.bias" in message
+    assert "unexpected: more.weight" in message
+    assert "convolutions.0.weight (source (8, 3, 3, 3), target (8, 1, 3, 3))" in message
+    assert_same(copied(target), before)
+
+
+def test_another_architecture_is_refused_whole():
+    target = create_model("Conv3_FC1", SHAPE)
+    before = copied(target)
+    for source in (cnn(1), CNN_Transformer(cnn(1))):
+        with pytest.raises(ModelError, match="do not fit the network, which stays as it was"):
+            transfer_weights(source, target)
+    assert_same(copied(target), before)
+
+
+def test_outputs_of_another_number_are_refused_between_cnns():
+    with pytest.raises(ModelError, match=r"fc\.6\.bias \(source \(3,\), target \(2,\)\)"):
+        transfer_weights(cnn(1, n_outputs=3), cnn(2))
+
+
+# ClinicaDL's networks, put together here from the documents' table, under their old names.
+
+
+def old_names(sequential, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in sequential.state_dict().items()}
+
+
+def old_conv4_fc3():
+    layers, channels = [], [1, 15, 25, 50, 50]
+    for before, after in zip(channels, channels[1:], strict=False):
+        layers += [nn.Conv2d(before, after, 3), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [nn.Sequential(nn.ZeroPad2d(0), nn.MaxPool2d(2, 2, ceil_mode=False))]
+    features = filled(nn.Sequential(*layers), 1)
+    classifier = filled(
+        nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(0.0),
+            nn.Linear(50, 50),
+            nn.ReLU(),
+            nn.Dropout(0.0),
+            nn.Linear(50, 40),
+            nn.ReLU(),
+            nn.Linear(40, 2),
+        ),
+        2,
+    )
+    return features.eval(), classifier.eval()
+
+
+def test_a_checkpoint_of_clinicadl_0_2_gives_identical_outputs(tmp_path):
+    features, classifier = old_conv4_fc3()
+    state = {**old_names(features, "features."), **old_names(classifier, "classifier.")}
+    losses = {"valid_loss": np.float64(0.5), "valid_acc": np.float64(0.75)}
+    torch.save({"model": state, "epoch": 3, **losses}, tmp_path / "model_best.pth.tar")
+    model = create_model("Conv4_FC3", (1, 46, 46)).eval()  # 46 voxels: 44, 20, 9+1 padded, … as below
+    transfer_weights(read_weights(tmp_path / "model_best.pth.tar"), model)
+    images = torch.randn(2, 1, 46, 46)
+    x = images
+    for layer in features:
+        if isinstance(layer, nn.Sequential):  # the pad in front, as the documents' code computes it
+            layer[0].padding = (x.shape[3] % 2, 0, x.shape[2] % 2, 0)
+        x = layer(x)
+    assert torch.equal(model(images), classifier(x))
+
+
+def test_the_old_zip_less_format_is_read_too(tmp_path):
+    state = {"features.0.weight": torch.rand(2, 1, 3, 3)}
+    path = tmp_path / "model_best.pth.tar"
+    torch.save({"model": state, "epoch": 0, "valid_loss": 0.1}, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(path)["convolutions.0.weight"], state["features.0.weight"])
+
+
+def test_an_old_resnet18_is_torchvisions_names_and_fc_out(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    old = filled(torchvision.models.resnet18(), 1).eval()
+    out = filled(nn.Linear(1000, 2), 2)
+    for module in old.modules():  # values that do not explode through 18 layers
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.data.mul_(0.02)
+    state = {**old.state_dict(), **old_names(out, "fc_out.")}
+    path = tmp_path / "model_best.pth.tar"
+    torch.save({"model": state, "epoch": 3, "valid_loss": 0.1}, path)
+    images = torch.rand(2, 3, 64, 64)
+    for model in (
+        create_model("resnet18", (3, 64, 64), weights=None),
+        create_model("resnet18", (3, 64, 64), weights=path),
+    ):
+        transfer_weights(read_weights(path), model)
+        assert torch.equal(model.eval()(images), out(old(images)))
+
+
+def v1_file(path, name="Conv4_FC3"):
+    model = filled(create_model("Conv4_FC3_v1", SHAPE), 1)
+    torch.save({"model": model.state_dict(), "epoch": 5, "name": name}, path)
+    return model.eval()
+
+
+def test_a_classifier_of_clinicadl_1_is_read_with_a_word_about_its_order(tmp_path):
+    old = v1_file(tmp_path / "model.pth.tar")
+    with pytest.warns(UserWarning, match=r"sorts its labels \(AD 0, CN 1\).*output_order=\(1, 0\)"):
+        weights = read_weights(tmp_path / "model.pth.tar")
+    model = create_model("Conv4_FC3_v1", SHAPE).eval()
+    transfer_weights(weights, model)
+    images = torch.rand(2, *SHAPE)
+    assert torch.equal(model(images), old(images))
+
+
+def test_output_order_says_what_becomes_of_the_outputs(tmp_path):
+    old = v1_file(tmp_path / "model.pth.tar")
+    images = torch.rand(2, *SHAPE)
+    for order in ((0, 1), (1, 0)):
+        model = create_model("Conv4_FC3_v1", SHAPE).eval()
+        transfer_weights(read_weights(tmp_path / "model.pth.tar", output_order=order), model)
+        torch.testing.assert_close(model(images), old(images)[:, list(order)])
+
+
+@pytest.mark.parametrize("order", [(0,), (0, 0), (1, 2), (0, 1, 2)])
+def test_an_order_that_is_none_is_refused(tmp_path, order):
+    v1_file(tmp_path / "model.pth.tar")
+    with pytest.raises(ModelError, match="the file has 2 outputs"):
+        read_weights(tmp_path / "model.pth.tar", output_order=order)
+
+
+def test_resnet18_of_clinicadl_1_ends_in_fc_out(tmp_path):
+    state = {"fc.1.weight": torch.zeros(1000, 512), "fc.fc_out.weight": torch.ones(2, 1000)}
+    torch.save({"model": state, "epoch": 5, "name": "resnet18"}, tmp_path / "model.pth.tar")
+    weights = read_weights(tmp_path / "model.pth.tar", output_order=(0, 1))
+    assert list(weights) == ["fc.1.weight", "fc.3.weight"]
+
+
+def test_an_autoencoder_of_clinicadl_1_is_read_as_it_stands(tmp_path):
+    source = filled(CNN_Transformer(create_model("Conv5_FC3", (1, 9, 8, 7))), 1)
+    path = tmp_path / "model.pth.tar"
+    torch.save({"model": source.state_dict(), "epoch": 5, "name": "AE_Conv5_FC3"}, path)
+    target = CNN_Transformer(create_model("Conv5_FC3", (1, 9, 8, 7)))
+    transfer_weights(read_weights(path), target)
+    assert_same(copied(target), copied(source))
+
+
+def test_neurocnns_own_checkpoint_keeps_its_names(tmp_path):
+    # a user's module may well call its parts as ClinicaDL 0.2 did
+    state = {"features.0.weight": torch.rand(2), "fc.weight": torch.rand(2), "conv1.bias": torch.rand(1)}
+    save_tensors({"model": state, "epoch": 3, "name": "Net", "neurocnn": "0.1.0"}, tmp_path / "a.pth.tar")
+    save_tensors({"model": state, "epoch": 3, "name": "Net"}, tmp_path / "b.pth.tar")
+    save_tensors(state, tmp_path / "c.pth")
+    for name in ("a.pth.tar", "b.pth.tar", "c.pth"):
+        assert_same(read_weights(tmp_path / name), state)
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("import builtins; builtins.neurocnn_was_here = True",)
+
+
+def test_a_pickle_payload_is_refused_and_does_not_run(tmp_path):
+    import builtins
+
+    torch.save({"model": Malicious()}, tmp_path / "model.pth.tar")
+    (tmp_path / "plain.pth.tar").write_bytes(pickle.dumps(Malicious()))
+    for name in ("model.pth.tar", "plain.pth.tar"):
+        with pytest.raises(CheckpointError):
+            read_weights(tmp_path / name)
+    assert not hasattr(builtins, "neurocnn_was_here")
+
+
+def test_truncated_empty_text_and_flipped_files_are_refused(tmp_path):
+    path = tmp_path / "model.pth.tar"
+    save_tensors({"model": {"weight": torch.rand(1000)}, "epoch": 1}, path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (whole[: len(whole) // 2], b"", b"weights\n", bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"model\.pth\.tar"):
+            read_weights(path)
+
+
+def test_a_file_without_weights_or_no_file_is_refused(tmp_path):
+    for content in ({"epoch": 3}, {"model": [torch.zeros(1)]}, torch.zeros(3), {"model": {}}):
+        save_tensors(content, tmp_path / "model.pth.tar")
+        with pytest.raises(CheckpointError, match="no state dict"):
+            read_weights(tmp_path / "model.pth.tar")
+    with pytest.raises(NotFoundError):
+        read_weights(tmp_path / "none.pth.tar")
