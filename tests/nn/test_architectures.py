@@ -56,7 +56,13 @@ def test_any_size_channels_and_outputs_in_2d_and_3d(name, shape):
 
 @pytest.mark.parametrize(
     ("name", "default", "n"),
-    [("Conv3_FC1", 0.5, 1), ("Conv4_FC3", 0, 2), ("Conv4_FC3_v1", 0, 1), ("Conv5_FC3", 0, 1), ("resnet18", 0, 1)],
+    [
+        ("Conv3_FC1", 0.5, 1),
+        ("Conv4_FC3", 0, 2),
+        ("Conv4_FC3_v1", 0, 1),
+        ("Conv5_FC3", 0, 1),
+        ("resnet18", 0, 1),
+    ],
 )
 def test_dropout_is_an_option_with_the_documents_default(name, default, n):
     for options, expected in (({}, default), ({"dropout": 0.25}, 0.25)):
@@ -66,7 +72,10 @@ def test_dropout_is_an_option_with_the_documents_default(name, default, n):
 
 
 def test_conv4_fc3_says_which_size_it_needs():
-    assert create_model("Conv4_FC3", (1, 31, 31))(torch.zeros(1, 1, 31, 31).repeat(2, 1, 1, 1)).shape == (2, 2)
+    assert create_model("Conv4_FC3", (1, 31, 31))(torch.zeros(1, 1, 31, 31).repeat(2, 1, 1, 1)).shape == (
+        2,
+        2,
+    )
     with pytest.raises(ModelError, match=r"at least 31 voxels on each axis; found \(50, 30, 50\)"):
         create_model("Conv4_FC3", (1, 50, 30, 50))
 
@@ -147,7 +156,9 @@ def test_damaged_weights_are_an_error_never_used(cache):
         create_model("resnet18", (3, 64, 64))
 
 
-@pytest.mark.parametrize("broken", [ImportError("gone"), RuntimeError("operator torchvision::nms does not exist")])
+@pytest.mark.parametrize(
+    "broken", [ImportError("gone"), RuntimeError("operator torchvision::nms does not exist")]
+)
 def test_without_torchvision_only_resnet18_fails(broken, monkeypatch):
     class Finder:
         def find_spec(self, name, path=None, target=None):

@@ -126,7 +126,9 @@ def test_a_plain_max_pooling_is_unpooled_not_copied(pool):
 
 
 def test_strides_dilations_groups_and_bias_are_kept():
-    convolution = nn.Conv3d(4, 8, (3, 2, 3), stride=(2, 1, 3), padding=(1, 0, 2), dilation=(1, 2, 1), groups=2)
+    convolution = nn.Conv3d(
+        4, 8, (3, 2, 3), stride=(2, 1, 3), padding=(1, 0, 2), dilation=(1, 2, 1), groups=2
+    )
     convolution_without = nn.Conv3d(8, 8, 3, groups=8, bias=False)
     decoder = CNN_Transformer(nn.Sequential(convolution, convolution_without)).decoder
     for layer, transposed in ((convolution, decoder[1]), (convolution_without, decoder[0])):

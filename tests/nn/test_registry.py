@@ -17,7 +17,9 @@ def test_every_name_comes_with_package_and_version():
     from importlib.metadata import version
 
     names = ["Conv3_FC1", "Conv4_FC3", "Conv4_FC3_v1", "Conv5_FC3", "Conv5_FC3_mni", "resnet18"]
-    assert {name: list_models()[name] for name in names} == dict.fromkeys(names, f"neurocnn {version('neurocnn')}")
+    assert {name: list_models()[name] for name in names} == dict.fromkeys(
+        names, f"neurocnn {version('neurocnn')}"
+    )
 
 
 def test_a_builder_serves_where_a_name_does():
@@ -96,7 +98,10 @@ def test_outputs_of_another_shape_are_refused_before_training(module, found):
 
 
 def test_any_outputs_will_do_where_they_do_not_matter():
-    assert create_model(CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3))), (1, 9, 9), n_outputs=None) is not None
+    assert (
+        create_model(CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3))), (1, 9, 9), n_outputs=None)
+        is not None
+    )
     assert create_model("Conv4_FC3", (1, 40, 40), n_outputs=None).fc[-1].out_features == 2
 
 
@@ -126,14 +131,13 @@ def test_describe_shows_layers_maps_and_parameters():
     assert ["convolutions.16", "Conv3d", "128@11x13x12", "221312"] in cells  # 64·128·27 + 128
     assert ["fc.2", "Linear", "1300", "41934100"] in cells  # 32256·1300 + 1300
     assert "42293972" in lines[-1]
-    assert "resnet18 on 3@64x64" in describe("resnet18", "3@64x64")  # and no file of weights is needed
+    assert "'resnet18' on 3@64x64" in describe("resnet18", "3@64x64")  # and no file of weights is needed
 
 
 def test_describe_takes_what_create_model_takes():
     assert "Linear" in describe(small, "3@9x9", n_outputs=4)
     assert "8@9x9" in describe(CNN_Transformer(nn.Sequential(nn.Conv2d(1, 8, 1))), "1@9x9", n_outputs=None)
-    assert "1@128x128" in describe("Conv4_FC3")
-    assert "out" in describe("Conv4_FC3", dropout=0.5)
+    assert "'Conv4_FC3' on 1@128x128" in describe("Conv4_FC3", dropout=0.5)
 
 
 @pytest.mark.parametrize("size", ["169x208x179", "1@169", "1@169x208x179x3", "x@1x1", ""])

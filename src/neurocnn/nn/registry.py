@@ -74,11 +74,7 @@ def create_model(
     else:
         build = installed().get(architecture).build if isinstance(architecture, str) else architecture
         _check_options(build, options, where)
-        model = build(shape, 2 if n_outputs is None else n_outputs, **options)
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"the builder of {where} returned {type(model).__name__}; expected a torch.nn.Module"
-        )
+        model = _built(build, where, shape, 2 if n_outputs is None else n_outputs, options)
     _check_outputs(model, shape, n_outputs, where)
     return model
 
@@ -190,7 +186,7 @@ def describe(
     total, trained = sum(n for n, _ in sizes), sum(n for n, learns in sizes if learns)
     return "\n".join(
         [
-            f"{_title(architecture)} on {input_size}",
+            f"{_title(architecture).removeprefix('architecture ')} on {input_size}",
             *lines,
             f"{total} parameters, of which {trained} are trained",
         ]
