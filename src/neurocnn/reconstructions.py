@@ -26,7 +26,8 @@ def write(
     affine
         (4, 4), of the whole volume, voxel to world in mm.
     """
-    shape = dataset.caps.shape(*dataset.first_image)
+    first = dataset.sessions.iloc[0]
+    shape = dataset.caps.shape(first["participant_id"], first["session_id"], first.get("cohort"))
     for k, part in enumerate(dataset.part_ids):
         if part not in models:
             continue

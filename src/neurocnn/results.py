@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from torch import nn as torch_nn
@@ -154,14 +155,29 @@ class Results:
                 "epochs": int(own["epoch"].max()) + 1,
                 "minutes": round(_seconds(own) / 60, 1),
             }
-        columns = {}
-        for level in scoring.levels(self.task, self.parts):
-            columns[f"{level} {metric}"] = self.metrics(level)[metric]
         table = pd.DataFrame(rows).T.astype(object)
-        for name, values in columns.items():
-            table[name] = [f"{values[index]:.3f}" for index in table.index]
-            table.loc["mean ± std", name] = f"{values['mean']:.3f} ± {values['std']:.3f}"
-        return table.rename_axis("split").fillna("")
+        table.loc["mean ± std"] = ""
+        for level in scoring.levels(self.task, self.parts):
+            values = self.metrics(level)[metric]
+            last = f"{values['mean']:.3f} ± {values['std']:.3f}"
+            table[f"{level} {metric}"] = [*(f"{values[index]:.3f}" for index in rows), last]
+        return table.rename_axis("split")
+
+    def part_map(self, selection: str | None = None) -> np.ndarray:
+        """Give the parts' validation balanced accuracies, averaged over the splits, as a volume.
+
+        Returns
+        -------
+        ndarray
+            (D, H, W); NaN where there is no part. `plotting.part_map` and `plotting.overview` draw it.
+        """
+        chosen = self._selection(selection)
+        paths = [fold.part_accuracy(chosen, "nii.gz") for fold in self._folds()]
+        found = [np.asarray(nib.nifti1.load(path).dataobj) for path in paths if path.is_file()]
+        if not found:
+            raise NotFoundError(f"{self.folder}: there is no map of the parts; only classified parts have one")
+        mean = np.mean(found, axis=0)
+        return np.where(mean > 0, mean, np.nan)
 
     def load_model(
         self, split: int, selection: str | None = None, network: int | None = None
