@@ -11,7 +11,14 @@ from neurocnn.engine import Trainer, classification, evaluate
 
 TASK = classification("diagnosis", ["CN", "AD"])
 PARTS = (0, 3)
-SETTINGS = {"epochs": 3, "batch_size": 4, "accumulation_steps": 2, "learning_rate": 0.01, "device": "cpu", "patience": 0}
+SETTINGS = {
+    "epochs": 3,
+    "batch_size": 4,
+    "accumulation_steps": 2,
+    "learning_rate": 0.01,
+    "device": "cpu",
+    "patience": 0,
+}
 
 
 def sets():

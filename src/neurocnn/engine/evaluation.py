@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from neurocnn.engine.faults import explained
 from neurocnn.engine.labels import without_labels
 from neurocnn.engine.loading import Batch, loader, watched
 from neurocnn.engine.ranks import Ranks, find_ranks
@@ -103,11 +104,12 @@ def evaluate(
     0.0
     """
     computation = _computation(batch_size, n_workers, device, precision)
-    networks: dict[Network, nn.Module] = dict(model.items()) if isinstance(model, Mapping) else {None: model}
-    tables = network_tables(networks, dataset, computation, task_columns(task, computation))
-    if len(tables) == 1:
-        return next(iter(tables.values()))
-    return _interleaved(list(tables.values()))
+    measure = task_columns(task, computation)
+    with explained(computation.device, batch_size):
+        if not isinstance(model, Mapping):
+            return network_tables({None: model}, dataset, computation, measure)[None]
+        tables = network_tables(dict(model.items()), dataset, computation, measure)
+    return _interleaved([tables[part] for part in part_ids_of(dataset) if part in tables])
 
 
 def encode(
@@ -147,7 +149,8 @@ def encode(
     'code3'
     """
     computation = _computation(batch_size, n_workers, device, precision)
-    return network_tables({None: model}, dataset, computation, _code_columns)[None]
+    with explained(computation.device, batch_size):
+        return network_tables({None: model}, dataset, computation, _code_columns)[None]
 
 
 def _computation(batch_size: int, n_workers: int, device: str, precision: str) -> Computation:

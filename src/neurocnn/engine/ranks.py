@@ -5,6 +5,7 @@ Each rank runs the same script. Ranks meet before they exchange anything; one th
 
 import atexit
 import os
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -52,9 +53,11 @@ class Ranks:
                 _control["group"], timeout=timedelta(seconds=self.seconds), wait_all_ranks=True
             )
         except RuntimeError as error:
+            found = re.search(r"Ranks? ([\d, ]+) failed", str(error))
+            who = f"rank {found[1].strip()} did not come" if found else f"not all came ({error})"
             raise TrainingError(
-                f"rank {self.rank} of {self.world} waited {self.seconds:g} s {where} and not all "
-                f"came ({error}); a rank that is named here has died or hangs: see its own output"
+                f"rank {self.rank} of {self.world} waited at most {self.seconds:g} s {where}, and {who}: it has died "
+                "or hangs; see its own output"
             ) from error
 
     def agree(self, *numbers: int) -> list[int]:
@@ -76,14 +79,20 @@ class Ranks:
         return values
 
 
-def find_ranks(seconds: float = 1800) -> Ranks:
+def find_ranks(seconds: float | None = None) -> Ranks:
     """Join the job that ``torchrun`` (or a launcher that sets the same variables) started, if there is one.
+
+    Parameters
+    ----------
+    seconds
+        How long ranks wait for each other; None: as was said before, or half an hour.
 
     Examples
     --------
-    >>> find_ranks()
-    Ranks(rank=0, world=1, local=0, seconds=1800)
+    >>> find_ranks().world
+    1
     """
+    seconds = _control["seconds"] = seconds or _control.get("seconds", 1800)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if not dist.is_available() or (world == 1 and not dist.is_initialized()):
         return Ranks(seconds=seconds)

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,8 @@ class Run:
         self.parallel: nn.parallel.DistributedDataParallel | None = None
         if self.ranks.world > 1:
             gpu = [self.device.index] if self.device.type == "cuda" else None
+            # Weights with one input channel have two descriptions of one layout; torch takes them for two.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             forward = self.parallel = nn.parallel.DistributedDataParallel(forward, device_ids=gpu)
         return torch.compile(forward) if self.trainer.compile else forward
 
