@@ -300,9 +300,9 @@ def test_settings_are_plain_values_that_rebuild_the_parts(parts: Parts):
 
     values = {field.name: getattr(parts, field.name) for field in dataclasses.fields(parts) if field.init}
     again = type(parts)(**json.loads(json.dumps(values)))
-    shape = CROPPED
+    shape = CROPPED if parts == Roi.hippocampi(random_shift=3) else (5, 6, 7)
     assert again.ids(shape) == parts.ids(shape)
-    assert boxes_of(again, shape)[:5] == boxes_of(parts, shape)[:5]
+    assert boxes_of(again, shape) == boxes_of(parts, shape)
 
 
 def test_a_mask_regions_settings_are_its_path(tmp_path: Path):

@@ -158,7 +158,9 @@ class Caps:
         labels, caps = set(names), set(self.cohorts)
         if labels != caps:
             alone = {"the CAPS": caps - labels, "the labels": labels - caps}
-            found = "; ".join(f"{', '.join(sorted(who))} only in {where}" for where, who in alone.items() if who)
+            found = "; ".join(
+                f"{', '.join(sorted(who))} only in {where}" for where, who in alone.items() if who
+            )
             raise TableError(f"the cohorts of the CAPS and of the labels differ: {found}")
 
     def sources(self, sessions: pd.DataFrame) -> list[tuple[Source, str | None]]:

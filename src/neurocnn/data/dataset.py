@@ -1,9 +1,11 @@
 """CapsDataset: one dataset for every kind of part."""
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -11,10 +13,14 @@ from torch.utils.data import Dataset
 
 from neurocnn.data.caps import Caps
 from neurocnn.data.extracted import read_part
+from neurocnn.data.orientation import orientation_of
 from neurocnn.data.parts import Parts, WholeImage
+from neurocnn.data.roi import Roi
 from neurocnn.data.tables import IDS
 from neurocnn.data.transforms import MinMax, reseed, seeded
 from neurocnn.errors import ImageError, SettingError, TableError, suggestion
+
+logger = logging.getLogger("neurocnn")
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -81,9 +87,11 @@ class CapsDataset(Dataset[dict[str, Any]]):
         self._sources = caps.sources(self.sessions)
         self._keys = list(zip(*(self.sessions[name].tolist() for name in IDS), strict=True))
         shape = self._shape()
+        self._check_masks()
         self.part_ids: list[int] = self.parts.ids(shape)
         if not self.part_ids:
             raise SettingError(f"an image of shape {shape} has no parts of {self.parts!r}")
+        self._check_sizes(shape)
         self.input_shape: tuple[int, ...] = tuple(self._item_image(0, self.part_ids[0], 0, False).shape)
 
     def _shape(self) -> tuple[int, int, int]:
@@ -95,6 +103,33 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if len(set(shapes.values())) > 1:
             raise ImageError(f"the cohorts' images are of different shapes: {shapes}")
         return next(iter(shapes.values()))
+
+    def _check_sizes(self, shape: tuple[int, int, int]) -> None:
+        """Refuse regions of different sizes, which fit into no batch."""
+        if isinstance(self.parts, Roi):
+            sizes = {
+                name: tuple(axis.stop - axis.start for axis in self.parts.place(shape, part_id))
+                for part_id, name in enumerate(self.parts.regions)
+            }
+            if len(set(sizes.values())) > 1:
+                raise SettingError(
+                    f"the regions are of different shapes, {sizes}, and cannot stand in one batch; "
+                    "make a dataset for each"
+                )
+
+    def _check_masks(self) -> None:
+        """Say it when a mask's axes point elsewhere than the images': it would cover something else."""
+        source, cohort = self._sources[0]
+        affine = self.caps.images.header(source, cohort)[1]
+        if affine is None or not isinstance(self.parts, Roi):
+            return
+        images = orientation_of(affine)
+        for name, mask in self.parts.mask_orientations().items():
+            if mask != images:
+                logger.warning(
+                    "the axes of the mask of region %r point to %s, those of the images to %s: is it the right mask?",
+                    name, mask, images,
+                )  # fmt: skip
 
     def __len__(self) -> int:
         """Images times parts."""
@@ -175,6 +210,8 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
 def _plain(part: Tensor, image: Tensor | None) -> Tensor:
     """A plain float32 tensor that shares no memory with the image."""
+    if not isinstance(part, Tensor | np.ndarray):
+        raise SettingError(f"the transform or augmentation gave a {type(part).__name__}, expected a tensor")
     part = torch.as_tensor(part, dtype=torch.float32)
     if type(part) is not Tensor:
         part = part.as_subclass(Tensor)

@@ -47,7 +47,7 @@ class Header:
     layout: tuple[Any, ...]
 
 
-def read_header(path: Path, what: str) -> Header:
+def read_header(path: Path, what: str, *, one_channel: bool = False) -> Header:
     """Read and judge the header of a NIfTI file; only the first bytes are read.
 
     Parameters
@@ -56,6 +56,8 @@ def read_header(path: Path, what: str) -> Header:
         The file, ``.nii.gz`` or ``.nii``.
     what
         Which image it is, for messages.
+    one_channel
+        Allow a fourth axis of length 1, as masks have it.
 
     Raises
     ------
@@ -72,18 +74,18 @@ def read_header(path: Path, what: str) -> Header:
         raise ImageError(f"{what}: {path} is empty (zero bytes); run Clinica again for this image")
     if _zipped(path):
         start = _inflate_start(start, path, what)
-    return _judge(start, path, what)
+    return _judge(start, path, what, one_channel)
 
 
-def read_voxels(path: Path, what: str) -> tuple[Tensor, Header]:
+def read_voxels(path: Path, what: str, *, one_channel: bool = False) -> tuple[Tensor, Header]:
     """Read a whole NIfTI file.
 
     Parameters
     ----------
     path
         The file, ``.nii.gz`` or ``.nii``.
-    what
-        Which image it is, for messages.
+    what, one_channel
+        As of `read_header`.
 
     Returns
     -------
@@ -96,7 +98,7 @@ def read_voxels(path: Path, what: str) -> tuple[Tensor, Header]:
     ImageError
         As `read_header`; also a wrong gzip checksum, or more or fewer bytes than the header says.
     """
-    header = read_header(path, what)
+    header = read_header(path, what, one_channel=one_channel)
     _refuse_too_large(header, path, what)
     content = path.read_bytes()
     if _zipped(path):
@@ -162,7 +164,7 @@ def _inflate(content: bytes, n_bytes: int, path: Path, what: str) -> bytes:
     return members[0] if len(members) == 1 else b"".join(members)
 
 
-def _judge(start: bytes, path: Path, what: str) -> Header:
+def _judge(start: bytes, path: Path, what: str, one_channel: bool) -> Header:
     """Make a `Header` of a file's first bytes, or say what is wrong with them."""
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
     version = 1 if 348 in sizes else 2 if 540 in sizes else 0
@@ -182,6 +184,8 @@ def _judge(start: bytes, path: Path, what: str) -> Header:
     except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, np.linalg.LinAlgError) as error:
         raise ImageError(f"{what}: the header of {path} makes no sense: {error}") from None
     shape = tuple(dim[1 : 1 + dim[0]]) if 1 <= dim[0] <= 7 else tuple(dim)
+    if one_channel and len(shape) == 4 and shape[3] == 1:
+        shape = shape[:3]
     if len(shape) != 3 or min(shape) < 1:
         raise ImageError(f"{what}: the shape in {path} is {shape}, expected three positive numbers of voxels")
     if dtype.names is not None or dtype.kind not in "iuf":

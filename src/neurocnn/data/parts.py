@@ -4,6 +4,7 @@ Parts are any object with `name`, `ids` and `extract`. Those here also know the 
 volume, so that only its voxels need to be read and its result can be painted back.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -53,12 +54,12 @@ class WholeImage:
 
     def place(self, shape: Shape, part_id: int) -> Place:
         """All of the volume."""
-        check_part(self, shape, part_id)
+        check_part(self.name, range(1), shape, part_id)
         return (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
 
     def extract(self, image: Tensor, part_id: int) -> Tensor:
         """The image (1, D, H, W), copied."""
-        check_part(self, image.shape[1:], part_id)
+        check_part(self.name, range(1), image.shape[1:], part_id)
         return image.clone()
 
 
@@ -109,13 +110,12 @@ class Patch:
 
     def ids(self, shape: Shape) -> list[int]:
         """0, 1, … over the grid."""
-        first, second, third = self.grid(shape)
-        return list(range(first * second * third))
+        return list(range(math.prod(self.grid(shape))))
 
     def place(self, shape: Shape, part_id: int) -> Place:
         """The patch's cube."""
-        check_part(self, shape, part_id)
-        _, second, third = self.grid(shape)
+        _, second, third = grid = self.grid(shape)
+        check_part(self.name, range(math.prod(grid)), shape, part_id)
         starts = (part_id // (second * third), part_id // third % second, part_id % third)
         first, middle, last = (slice(i * self.stride, i * self.stride + self.size) for i in starts)
         return (first, middle, last)
@@ -163,7 +163,7 @@ class Slice:
 
     def _discarded(self) -> tuple[int, int]:
         given = self.discarded_slices
-        numbers = [given, given] if isinstance(given, int) else list(given)
+        numbers = list(given) if isinstance(given, Sequence) else [given, given]
         if len(numbers) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
             raise SettingError(
                 f"Slice: discarded_slices is {given!r}, expected one or two whole numbers, 0 or more"
@@ -178,6 +178,9 @@ class Slice:
         SettingError
             None is left.
         """
+        return list(self._range(shape))
+
+    def _range(self, shape: Shape) -> range:
         begin, end = self._discarded()
         n = shape[self.direction]
         if begin + end >= n:
@@ -185,18 +188,18 @@ class Slice:
                 f"{begin} + {end} slices are discarded of the {n} that an image of shape {tuple(shape)} has "
                 f"in direction {self.direction}; discard less"
             )
-        return list(range(begin, n - end))
+        return range(begin, n - end)
 
     def place(self, shape: Shape, part_id: int) -> Place:
         """The plane, one voxel thick."""
-        check_part(self, shape, part_id)
+        check_part(self.name, self._range(shape), shape, part_id)
         place = [slice(0, n) for n in shape]
         place[self.direction] = slice(part_id, part_id + 1)
         return (place[0], place[1], place[2])
 
     def extract(self, image: Tensor, part_id: int) -> Tensor:
         """The slice (channels, H, W) of the two axes that are left, copied."""
-        check_part(self, image.shape[1:], part_id)
+        check_part(self.name, self._range(image.shape[1:]), image.shape[1:], part_id)
         plane = image.select(self.direction + 1, part_id)
         return plane.expand(self.channels, *plane.shape[1:]).clone(memory_format=torch.contiguous_format)
 
@@ -206,18 +209,25 @@ class Slice:
         return f"axis-{axis}_channel-{'rgb' if self.channels == 3 else 'single'}_slice-{part_id}"
 
 
-def check_part(parts: Parts, shape: Shape, part_id: int) -> None:
+def check_part(name: str, ids: range, shape: Shape, part_id: int) -> None:
     """Refuse a part that a volume of `shape` does not have.
+
+    Parameters
+    ----------
+    name
+        What the parts are called.
+    ids
+        Those that there are.
+    shape, part_id
+        Of the volume and of the part asked for.
 
     Raises
     ------
     SettingError
         With the ids that there are.
     """
-    ids = parts.ids(shape)
-    # Ids of the parts here are ranges: no search through them is needed.
-    if not ids[0] <= part_id <= ids[-1]:
+    if part_id not in ids:
         raise SettingError(
-            f"{parts.name} {part_id} does not exist in an image of shape {tuple(shape)}: "
+            f"{name} {part_id} does not exist in an image of shape {tuple(shape)}: "
             f"there are {len(ids)}, from {ids[0]} to {ids[-1]}"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from neurocnn.data.nifti import Header, read_voxels
+from neurocnn.data.orientation import orientation_of
 from neurocnn.data.parts import Place, Shape, check_part
 from neurocnn.errors import ImageError, SettingError, suggestion
 
@@ -155,7 +156,7 @@ class Roi:
 
     def place(self, shape: Shape, part_id: int, shift: Sequence[int] = (0, 0, 0)) -> Place:
         """The region's box, moved by `shift` voxels along each axis."""
-        check_part(self, shape, part_id)
+        check_part(self.name, range(len(self.ids(shape))), shape, part_id)
         return self._moved(part_id, shift)
 
     def _moved(self, part_id: int, shift: Sequence[int]) -> Place:
@@ -172,6 +173,11 @@ class Roi:
     def mask(self, part_id: int) -> Tensor | None:
         """The voxels of a region's mask within its box; None where the region is a box."""
         return self._checked[part_id].mask
+
+    def mask_orientations(self) -> dict[str, str]:
+        """Where the axes of each region's mask point to, such as ``"RAS"``; boxes have none."""
+        masked = (region for region in self._checked if region.header is not None)
+        return {region.name: orientation_of(region.header.affine) for region in masked if region.header}
 
     def descriptor(self, part_id: int) -> str:
         """How file names call the part."""
@@ -203,7 +209,7 @@ def _region(name: str, given: Box | str) -> _Region:
 
 
 def _masked(name: str, path: Path) -> _Region:
-    voxels, header = read_voxels(path, f"the mask of region {name!r}")
+    voxels, header = read_voxels(path, f"the mask of region {name!r}", one_channel=True)
     mask = voxels[0]
     strange = (mask != 0) & (mask != 1)
     if strange.any():
