@@ -64,22 +64,32 @@ class Architectures:
             self._add(_origin(entry), entry.load)
 
     def _add(self, origin: str, load: Callable[[], object]) -> None:
+        plugin: object = None
         try:
             plugin = load()
-            name = self._manager.register(plugin)
-            self._manager.check_pending()
-            for caller in self._manager.get_hookcallers(plugin) or ():
-                for implementation in caller.get_hookimpls():
-                    if implementation.plugin_name == name:
-                        for architecture in _checked(origin, implementation.function()):
-                            self._found.setdefault(architecture.name, []).append(architecture)
-        except Exception as error:  # whatever a foreign package does, the others must still work
+            for architecture in self._offered(origin, plugin):
+                self._found.setdefault(architecture.name, []).append(architecture)
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # whatever a foreign package does, the others must still work
+            if plugin is not None and self._manager.is_registered(plugin):
+                self._manager.unregister(plugin)
             self.broken[origin] = traceback.format_exc()
             warnings.warn(
                 f"the plugin {origin} brings no architectures to neurocnn: {type(error).__name__}: {error}; "
                 "its traceback is shown when a network is asked for that nobody else brings",
                 stacklevel=2,
             )
+
+    def _offered(self, origin: str, plugin: object) -> list[Architecture]:
+        name = self._manager.register(plugin)
+        self._manager.check_pending()  # a hook that does not exist
+        hooks = self._manager.hook.neurocnn_architectures.get_hookimpls()
+        own = [hook.function for hook in hooks if hook.plugin_name == name]
+        if not own:
+            raise ModelError("it has no function neurocnn_architectures marked with @neurocnn.hookimpl")
+        return _checked(origin, own[0]())
 
     def names(self) -> dict[str, str]:
         """Each name with its origin; where several packages claim it, all of them."""

@@ -90,7 +90,7 @@ def test_resnet18_takes_slices_only():
 
 
 def test_imagenets_weights_are_for_three_channels():
-    with pytest.raises(ModelError, match="3 channels; found 1.*weights=None"):
+    with pytest.raises(ModelError, match=r"3 channels; found 1.*weights=None"):
         create_model("resnet18", (1, 64, 64))
     model = create_model("resnet18", (1, 64, 64), weights=None).eval()
     assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 2)

@@ -67,6 +67,11 @@ def test_an_unknown_option_is_refused_with_the_accepted_ones():
         create_model(small((1,), 2), (1, 50, 50), dropout=0.5)
 
 
+def test_what_is_neither_name_nor_builder_nor_module_is_refused():
+    with pytest.raises(ModelError, match="7 is no architecture; expected a name"):
+        create_model(7, (1, 9, 9))
+
+
 def test_a_builder_that_returns_no_module_is_refused():
     with pytest.raises(ModelError, match=r"returned str; expected a torch\.nn\.Module"):
         create_model(lambda shape, n_outputs: "network", (1, 9, 9))
@@ -108,6 +113,12 @@ def test_any_outputs_will_do_where_they_do_not_matter():
 def test_a_network_that_cannot_take_the_images_is_refused():
     with pytest.raises(ModelError, match=r"does not take images of shape \(1, 9, 9\)"):
         create_model(nn.Sequential(nn.Flatten(), nn.Linear(80, 2)), (1, 9, 9))
+
+
+def test_lazy_layers_have_their_parameters_before_training():
+    model = create_model(nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2)), (3, 9, 9))
+    assert [tuple(p.shape) for p in model.parameters()] == [(4, 3, 3, 3), (4,), (2, 196), (2,)]
+    assert model.training
 
 
 def test_a_network_that_needs_values_is_checked_too():

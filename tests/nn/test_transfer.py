@@ -1,6 +1,7 @@
 """Weights go from network to network whole or not at all, and come out of old checkpoints as they were."""
 
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def old_names(sequential, prefix):
 
 def old_conv4_fc3():
     layers, channels = [], [1, 15, 25, 50, 50]
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 3), nn.BatchNorm2d(after), nn.ReLU()]
         layers += [nn.Sequential(nn.ZeroPad2d(0), nn.MaxPool2d(2, 2, ceil_mode=False))]
     features = filled(nn.Sequential(*layers), 1)

@@ -71,6 +71,10 @@ def create_model(
                 f"{where} is built already and takes no options; found {', '.join(sorted(options))}"
             )
         model: nn.Module = copy.deepcopy(architecture)
+    elif not isinstance(architecture, str) and not callable(architecture):
+        raise ModelError(
+            f"{architecture!r} is no architecture; expected a name of list_models(), a builder or a module"
+        )
     else:
         build = installed().get(architecture).build if isinstance(architecture, str) else architecture
         _check_options(build, options, where)
@@ -126,6 +130,8 @@ def _check_options(build: Callable[..., Any], options: dict[str, Any], where: st
 
 def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | None, where: str) -> None:
     try:
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+            _initialize(model, shape)
         outputs = dry_run(model, shape)
     except Exception as error:
         raise ModelError(
@@ -139,6 +145,14 @@ def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | No
             f"{where} gives {found} for 2 images of shape {shape}; expected (2, {n_outputs}), "
             "one row an image and one column an output"
         )
+
+
+def _initialize(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Let torch's lazy layers see an image, so that an optimizer finds their parameters."""
+    training = model.training
+    with torch.no_grad():
+        model.eval()(torch.zeros(2, *shape))
+    model.train(training)
 
 
 def describe(
