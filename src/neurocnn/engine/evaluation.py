@@ -214,11 +214,12 @@ def network_tables(
     )
     chunks: dict[Network, list[Columns]] = {network: [] for network in networks}
     evaluated = {key: _Evaluated(model, computation) for key, model in networks.items()}
-    for batch in watched(source):
-        on_batch()
-        for network, one in evaluated.items():
-            rows = part_rows(batch, network)
-            chunks[network].append(_identity(rows) | one.measured(rows, measure))
+    with watched(source) as stream:
+        for batch in stream:
+            on_batch()
+            for network, one in evaluated.items():
+                rows = part_rows(batch, network)
+                chunks[network].append(_identity(rows) | one.measured(rows, measure))
     everyone = ranks.gather(chunks, "to put their tables together")
     return {network: _table([chunks[network] for chunks in everyone]) for network in networks}
 

@@ -4,9 +4,10 @@ import os
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from numbers import Number
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from neurocnn.engine.sampling import Index
 from neurocnn.errors import SettingError, TrainingError
 
 Batch = dict[str, Any]
+#: All samples that workers may be making.
+_alive: "WeakSet[Samples]" = WeakSet()
 _NEEDED = ("image", "participant_id", "session_id", "part_id")
 
 
@@ -44,6 +47,7 @@ class Samples(Dataset[Any]):
         self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
         # Read when a worker dies, to name the sample that it was making.
         self.making = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        _alive.add(self)
 
     def __getitem__(self, key: Index) -> Any:
         epoch, index = key
@@ -125,30 +129,43 @@ def loader(
     )
 
 
-def watched(source: "DataLoader[Any]") -> Iterator[Batch]:
-    """Iterate over a loader; a worker that dies is an error that names what it was making.
+@contextmanager
+def watched(source: "DataLoader[Any]") -> Iterator[Iterator[Batch]]:
+    """Iterate over a loader inside the block; a worker that dies is an error that names what it was making.
+
+    Torch may raise a worker's death anywhere in the block, for it comes as a signal.
 
     Raises
     ------
     TrainingError
         A worker died.
     """
+    batches = iter(source)
     try:
-        yield from source
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise TrainingError(_obituary(source.dataset, str(error))) from error
+        yield batches
+    except BaseException as error:
+        ended = {worker.pid for worker in getattr(batches, "_workers", ()) if worker.exitcode}
+        # Else torch raises the same death again whenever another process ends, wherever this one is then.
+        with suppress(RuntimeError):
+            getattr(batches, "_shutdown_workers", int)()
+        told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        if told or (ended and isinstance(error, ConnectionError | EOFError)):
+            raise TrainingError(_obituary(str(error), ended)) from error
+        raise
 
 
-def _obituary(samples: Any, message: str) -> str:
-    dead = {int(number) for number in re.findall(r"\d+", message.split("pid", 1)[-1])}
-    making = [int(index) for pid, index in samples.making.tolist() if pid in dead and index >= 0]
-    names = [f"sample {index}{_described(samples.dataset, index)}" for index in making]
+def _obituary(message: str, ended: set[int]) -> str:
+    dead = ended | {int(number) for number in re.findall(r"\d+", message.split("pid", 1)[-1])}
+    making = [
+        f"sample {int(index)}{_described(samples.dataset, int(index))}"
+        for samples in _alive
+        for pid, index in samples.making.tolist()
+        if pid in dead and index >= 0
+    ]
     return (
-        f"a worker of the data loader died while it made {' and '.join(names) or 'a sample'}: {message}; memory "
-        "or shared memory (/dev/shm) may be short: use fewer workers (n_workers) or a smaller batch_size; "
-        "n_workers=0 shows an error of the dataset itself"
+        f"a worker of the data loader died while it made {' and '.join(making) or 'a sample'}: {message}; "
+        "memory or shared memory (/dev/shm) may be short: use fewer workers (n_workers) or a smaller "
+        "batch_size; n_workers=0 shows an error of the dataset itself"
     )
 
 

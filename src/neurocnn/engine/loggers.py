@@ -61,19 +61,28 @@ class Events:
     def _write(self, name: str, metrics: Mapping[str, float], step: int, when: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        if name not in self.files:
-            folder = self.folder / name
-            folder.mkdir(parents=True, exist_ok=True)
-            unique = f"{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-            self.files[name] = RecordWriter(open(folder / f"events.out.tfevents.{unique}", "wb"))  # noqa: SIM115
-            version = Event(wall_time=self.started, file_version="brain.Event:2")
-            self.files[name].write(version.SerializeToString())
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
         event = Event(wall_time=when, step=step, summary=Summary(value=values))
-        self.files[name].write(event.SerializeToString())
-        self.files[name].flush()
+        try:
+            if name not in self.files:
+                self.files[name] = self._open(name)
+            self.files[name].write(event.SerializeToString())
+            self.files[name].flush()
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write: {error.strerror}", str(self.folder / name)) from error
+
+    def _open(self, name: str) -> Any:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        unique = f"{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        # Unbuffered: a row that could not be written is reported now, not when the file is closed.
+        writer = RecordWriter(open(folder / f"events.out.tfevents.{unique}", "wb", buffering=0))  # noqa: SIM115
+        writer.write(Event(wall_time=self.started, file_version="brain.Event:2").SerializeToString())
+        return writer
 
     def close(self) -> None:
         """Close the files."""

@@ -154,15 +154,15 @@ class Loop:
         """Train the networks that are in this epoch, each from the update that it has come to."""
         self.active = runs
         plan = self.begin_epoch(epoch, min(run.updates for run in runs))
-        source = watched(self.source)
-        for update in range(plan.start, plan.n_updates + 1):
-            ready = [run for run in runs if run.updates == update]
-            ended = update == plan.n_updates
-            if ended or self.is_due(update):
-                self.evaluate([run for run in ready if not run.is_evaluated()], ended)
-            if not ended:
-                self.update(ready, plan.window(update), source)
-                self.save_if_due()
+        with watched(self.source) as source:
+            for update in range(plan.start, plan.n_updates + 1):
+                ready = [run for run in runs if run.updates == update]
+                ended = update == plan.n_updates
+                if ended or self.is_due(update):
+                    self.evaluate([run for run in ready if not run.is_evaluated()], ended)
+                if not ended:
+                    self.update(ready, plan.window(update), source)
+                    self.save_if_due()
         better = {run.part: run.end_epoch() for run in runs}
         self.save()
         for run in runs:

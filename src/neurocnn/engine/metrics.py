@@ -217,7 +217,8 @@ def _numbers(table: Table, column: str) -> Array:
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+    shares: Array = np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+    return shares
 
 
 def _area(positive: Array, scores: Array) -> float:

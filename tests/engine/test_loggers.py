@@ -1,0 +1,92 @@
+import copy
+import logging
+import sys
+
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys import Toys, network
+
+from neurocnn.engine import Trainer, classification
+from neurocnn.engine.loggers import write_history
+
+TASK = classification("diagnosis", ["CN", "AD"])
+SETTINGS = {"device": "cpu", "batch_size": 4, "patience": 0}
+
+
+def fit(folder=None, epochs=3, **more):
+    trainer = Trainer(epochs=epochs, **{**SETTINGS, **more})
+    return trainer.fit(network(), TASK, Toys(8), Toys(4, prefix="val"), folder=folder)
+
+
+def test_the_table_is_the_history(tmp_path):
+    history = fit(tmp_path, evaluation_steps=1).history
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "training.tsv", sep="\t"), history, check_exact=True)
+    assert history.epoch.tolist() == [0, 0, 1, 1, 2, 2]
+    assert history.time.is_monotonic_increasing
+
+
+def test_missing_metrics_are_written_as_n_a(tmp_path):
+    write_history([{"epoch": 0, "train_roc_auc": float("nan")}], tmp_path / "training.tsv")
+    assert (tmp_path / "training.tsv").read_text() == "epoch\ttrain_roc_auc\n0\tn/a\n"
+
+
+@pytest.mark.parametrize("stops", [[3], [1, 2, 3]])
+def test_tensorboard_has_each_evaluation_once(tmp_path, stops):
+    for epochs in stops:
+        history = fit(tmp_path, epochs, evaluation_steps=1).history
+    for name in ("train", "validation"):
+        folder = tmp_path / "tensorboard_logs" / name
+        assert len(list(folder.iterdir())) == 1
+        log = EventAccumulator(str(folder))
+        log.Reload()
+        metrics = [column for column in history if column.startswith(f"{name}_")]
+        assert sorted(log.Tags()["tensors"] or log.Tags()["scalars"]) == sorted(
+            column.removeprefix(f"{name}_") for column in metrics
+        )
+        for column in metrics:
+            events = log.Scalars(column.removeprefix(f"{name}_"))
+            assert [event.step for event in events] == history.iteration.tolist()
+            assert [event.value for event in events] == pytest.approx(history[column].tolist(), rel=1e-6)
+
+
+def test_without_a_terminal_there_is_one_line_an_epoch(caplog):
+    with caplog.at_level(logging.INFO, logger="neurocnn"):
+        history = fit(evaluation_steps=1).history
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 3
+    ends = history.groupby("epoch").last()
+    assert lines[1].startswith(f"epoch 2/3: loss train {ends.train_loss[1]:.6g}, validation")
+
+
+def test_on_a_terminal_a_bar_shows_epochs_updates_and_loss(capsys, monkeypatch, tmp_path):
+    fit(tmp_path, epochs=1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fit(tmp_path)
+    shown = capsys.readouterr()
+    assert shown.out == "", "the library never prints"
+    last = shown.err.split("\r")[-1]
+    assert "epoch 3/3" in last
+    assert "6/6" in last
+    assert "loss=" in last
+
+
+def test_a_callback_sees_the_state_of_each_evaluation():
+    seen = []
+    training = Trainer(epochs=2, evaluation_steps=1, **SETTINGS).fit(
+        network(), TASK, Toys(8), callbacks=[lambda state: seen.append((state, copy.copy(state.history)))]
+    )
+    assert [state.epoch_ended for state, _ in seen] == [False, True, False, True]
+    assert [state.iteration for state, _ in seen] == [1, 2, 3, 4]
+    assert [len(history) for _, history in seen] == [1, 2, 3, 4]
+    assert seen[-1][0].metrics["train_loss"] == training.history.train_loss.iloc[-1]
+
+
+def test_without_a_gpu_a_line_says_so(caplog, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.mps, "is_available", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO, logger="neurocnn"):
+        fit(device="auto", epochs=1)
+    assert any("no GPU was found" in record.getMessage() for record in caplog.records)

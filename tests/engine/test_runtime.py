@@ -1,0 +1,99 @@
+import os
+
+import pytest
+import torch
+from torch import nn
+from toys import Toys, network
+
+from neurocnn.engine import Trainer, classification
+from neurocnn.engine.runtime import RandomState, determinism, find_device, memory_format, placed
+from neurocnn.errors import SettingError
+
+CPU = torch.device("cpu")
+TASK = classification("diagnosis", ["CN", "AD"])
+
+
+@pytest.mark.parametrize("name", ["warp", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_here_is_named(name):
+    with pytest.raises(SettingError, match=name):
+        find_device(name)
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert find_device("auto", local_rank=2) == torch.device("cuda", 2)
+    assert find_device("cuda:1", local_rank=2) == torch.device("cuda", 1)
+    assert chosen == [2, 1]
+
+
+def test_random_states_do_not_meet():
+    one, other = RandomState(0, CPU), RandomState(0, CPU)
+    outer = torch.get_rng_state()
+    with one.borrowed():
+        first = torch.rand(3)
+    with other.borrowed():
+        assert torch.equal(torch.rand(3), first)
+    with one.borrowed():
+        second = torch.rand(3)
+    assert not torch.equal(first, second)
+    again = RandomState(5, CPU)
+    again.restore(other.state())
+    with again.borrowed():
+        assert torch.equal(torch.rand(3), second)
+    assert torch.equal(torch.get_rng_state(), outer)
+
+
+def test_determinism_is_torchs_and_ends():
+    with determinism(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("layer", "layout", "shape"),
+    [
+        (nn.Conv3d(1, 2, 3), torch.channels_last_3d, (2, 3, 4, 5, 6)),
+        (nn.Conv2d(1, 2, 3), torch.channels_last, (2, 3, 4, 5)),
+        (nn.Linear(1, 2), torch.contiguous_format, (2, 3)),
+    ],
+)
+def test_images_get_the_memory_format_of_the_network(layer, layout, shape):
+    assert memory_format(nn.Sequential(layer)) == layout
+    assert placed(torch.rand(shape), CPU, torch.float32, layout).is_contiguous(memory_format=layout)
+
+
+def test_a_volume_for_a_flat_network_keeps_its_format():
+    assert placed(torch.rand(2, 3), CPU, torch.float64, torch.channels_last_3d).dtype == torch.float64
+
+
+def test_compile_trains_through_torch_compile(monkeypatch):
+    compiled = []
+
+    def fake(module):
+        compiled.append(module)
+        return module
+
+    monkeypatch.setattr(torch, "compile", fake)
+    model = network()
+    Trainer(epochs=1, device="cpu", compile=True).fit(model, TASK, Toys(4))
+    assert compiled == [model]
+
+
+@pytest.mark.on_demand
+def test_a_compiled_network_ends_near_the_eager_one(tmp_path):
+    eager, compiled = network(norm=False), network(norm=False)
+    trainer = {"epochs": 3, "device": "cpu", "batch_size": 3, "learning_rate": 1e-3}
+    Trainer(**trainer).fit(eager, TASK, Toys(8))
+    training = Trainer(**trainer, compile=True).fit(compiled, TASK, Toys(8), folder=tmp_path)
+    for one, other in zip(eager.parameters(), compiled.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+    network(norm=False).load_state_dict(training.best["best_loss"])
+
+
+def test_deterministic_training_works_on_the_cpu():
+    Trainer(epochs=1, device="cpu", deterministic=True).fit(network(), TASK, Toys(4))
