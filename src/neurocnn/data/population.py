@@ -61,6 +61,15 @@ def _describe(group: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, obje
         elif name == "CDR":
             row |= {f"CDR={score:g}": int((values == score).sum()) for score in (0, 0.5, 1, 2)}
         else:
-            numbers = values.to_numpy(dtype=float)
-            row[name] = f"{np.nanmean(numbers):.1f} ± {np.nanstd(numbers):.1f}"
+            row[name] = _mean_and_deviation(values)
     return row
+
+
+def _mean_and_deviation(values: pd.Series) -> str:
+    if not pd.api.types.is_numeric_dtype(values) and values.notna().any():
+        text = next(value for value in values.dropna() if isinstance(value, str))
+        raise TableError(
+            f"population: the column {values.name!r} holds text, such as {text!r}; expected numbers"
+        )
+    numbers = values.dropna().to_numpy(dtype=float)
+    return f"{numbers.mean():.1f} ± {np.std(numbers):.1f}" if len(numbers) else "n/a"

@@ -12,6 +12,8 @@ import pandas as pd
 from neurocnn.data.tables import check_ids
 from neurocnn.errors import LeakError, SettingError, TableError, suggestion
 
+_MOST_CLASSES = 6  # numbers with more values than a CDR has are no classes
+
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -312,7 +314,8 @@ def _codes(column: pd.Series) -> Integers:
 
 
 def _is_continuous(column: pd.Series, block: int) -> bool:
-    """Whether a column's values are too many to be classes: fewer than two blocks a value."""
+    """Whether a column's values are numbers rather than classes that are written as numbers (a CDR, a sex)."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
-    return bool(column.nunique() * 2 * block > len(column))
+    n_values = column.nunique()
+    return bool(n_values > _MOST_CLASSES or n_values * 2 * block > len(column))

@@ -1,0 +1,317 @@
+"""Split trees of both generations of ClinicaDL are read, and one is written that it reads."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_caps import rows
+
+from neurocnn.data import Split, kfold, read_splits, write_splits, write_table
+from neurocnn.errors import LeakError, NotFoundError, SettingError, TableError
+
+DIAGNOSES = ("AD", "CN", "pMCI", "sMCI")
+
+
+def people(prefix: str, n: int = 4) -> pd.DataFrame:
+    """Participants with two sessions each, of all diagnoses in turn."""
+    frame = pd.DataFrame(
+        [
+            (f"sub-{prefix}{i:03}", session, DIAGNOSES[i % 4], 70.5 + i)
+            for i in range(n)
+            for session in ("ses-M000", "ses-M012")
+        ],
+        columns=["participant_id", "session_id", "diagnosis", "age"],
+    )
+    return frame
+
+
+def first(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["session_id"] == "ses-M000"]
+
+
+def write_old(folder: Path, frame: pd.DataFrame, baseline_only: bool = False, label: bool = True) -> None:
+    """A set as ClinicaDL 0.2.1 keeps it: a file for each diagnosis."""
+    for diagnosis in DIAGNOSES:
+        rows = frame[frame["diagnosis"] == diagnosis]
+        rows = rows if label else rows.drop(columns="diagnosis")
+        if not baseline_only:
+            write_table(rows, folder / f"{diagnosis}.tsv")
+        write_table(first(rows), folder / f"{diagnosis}_baseline.tsv")
+
+
+def write_new(folder: Path, train: pd.DataFrame, validation: pd.DataFrame, label: bool = True) -> None:
+    """A split as ClinicaDL 1.x keeps it."""
+    tables = {
+        "train": train,
+        "train_baseline": first(train),
+        "validation_baseline": first(validation),
+        "validation": validation,
+    }
+    for name, frame in tables.items():
+        write_table(frame if label else frame[["participant_id", "session_id"]], folder / f"{name}.tsv")
+
+
+def same(
+    found: pd.DataFrame, expected: pd.DataFrame, columns: tuple[str, ...] = ("diagnosis", "age")
+) -> None:
+    by = ["participant_id", "session_id"]
+    found, expected = (
+        frame.sort_values(by).reset_index(drop=True)[[*by, *columns]] for frame in (found, expected)
+    )
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def check(splits: list[Split], n: int = 2) -> None:
+    """Split i trains on ti and validates on the baselines of vi."""
+    assert [split.index for split in splits] == list(range(n))
+    for i, split in enumerate(splits):
+        same(split.train, people(f"t{i}"))
+        same(split.validation, first(people(f"v{i}")))
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_the_k_fold_tree_of_0_2_1(tmp_path: Path, label: bool):
+    for i in range(2):
+        write_old(tmp_path / "train_splits-2" / f"split-{i}", people(f"t{i}"), label=label)
+        write_old(
+            tmp_path / "validation_splits-2" / f"split-{i}", people(f"v{i}"), baseline_only=True, label=label
+        )
+    check(read_splits(tmp_path))
+    check(read_splits(tmp_path, n_splits=2))
+    with pytest.raises(
+        NotFoundError,
+        match=r"no split tree of 5 splits; looked for train_splits-5.*5_fold.*found .*train_splits-2",
+    ):
+        read_splits(tmp_path, n_splits=5)
+
+
+def test_the_single_tree_of_0_2_1_beside_its_folds(tmp_path: Path):
+    write_old(tmp_path / "train", people("t0"))
+    write_old(tmp_path / "validation", people("v0"))
+    check(read_splits(tmp_path), 1)
+    # As in the lab's folder: folds of the training set lie in it.
+    for i in range(2):
+        write_old(tmp_path / "train_splits-2" / f"split-{i}", people(f"t{i}"))
+        write_old(tmp_path / "validation_splits-2" / f"split-{i}", people(f"v{i}"))
+    check(read_splits(tmp_path, n_splits=2))
+    with pytest.raises(TableError, match="several split trees"):
+        read_splits(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "2_fold", "split", "split/2_fold", "split_1/2_fold_1"])
+@pytest.mark.parametrize("label", [True, False])
+def test_the_k_fold_tree_of_1_x(tmp_path: Path, place: str, label: bool):
+    for i in range(2):
+        folder = tmp_path / place if "fold" in place else tmp_path / place / "2_fold"
+        write_new(folder / f"split-{i}", people(f"t{i}"), people(f"v{i}"), label)
+    if not label:
+        labels = pd.concat([people(f"{kind}{i}") for kind in "tv" for i in range(2)])
+        write_table(labels, tmp_path / "labels.tsv")
+    check(read_splits(tmp_path))
+    check(read_splits(folder))
+    check(read_splits(folder, n_splits=2))
+
+
+def test_the_single_tree_of_1_x(tmp_path: Path):
+    write_new(tmp_path / "split", people("t0"), people("v0"))
+    check(read_splits(tmp_path), 1)
+    check(read_splits(tmp_path / "split"), 1)
+
+
+def test_two_trees_are_never_chosen_from(tmp_path: Path):
+    for name in ("split", "split_1"):
+        write_new(tmp_path / name, people("t0"), people("v0"))
+    with pytest.raises(TableError, match=r"several split trees.*split.*split_1"):
+        read_splits(tmp_path)
+    check(read_splits(tmp_path / "split_1"), 1)
+
+
+def test_training_on_baseline_sessions_only(tmp_path: Path):
+    write_new(tmp_path / "split", people("t0"), people("v0"))
+    same(read_splits(tmp_path, baseline=True)[0].train, first(people("t0")))
+    write_old(tmp_path / "old" / "train", people("t0"))
+    write_old(tmp_path / "old" / "validation", people("v0"))
+    same(read_splits(tmp_path / "old", baseline=True)[0].train, first(people("t0")))
+
+
+@pytest.mark.parametrize("generation", ["old", "new"])
+def test_only_some_diagnoses(tmp_path: Path, generation: str):
+    if generation == "old":
+        write_old(tmp_path / "train", people("t0"))
+        write_old(tmp_path / "validation", people("v0"))
+    else:
+        write_new(tmp_path / "split", people("t0"), people("v0"))
+    (split,) = read_splits(tmp_path, diagnoses=["AD", "CN"])
+    same(split.train, people("t0").query("diagnosis in ('AD', 'CN')"))
+    same(split.validation, first(people("v0")).query("diagnosis in ('AD', 'CN')"))
+    with pytest.raises((NotFoundError, TableError), match=r"'MCI'|MCI.tsv.*'sMCI'"):
+        read_splits(tmp_path, diagnoses=["MCI"])
+
+
+def test_labels_that_lack_a_row_are_refused(tmp_path: Path):
+    write_new(tmp_path / "split", people("t0"), people("v0"), label=False)
+    write_table(people("t0"), tmp_path / "labels.tsv")
+    with pytest.raises(TableError, match=r"4 rows are not in .*labels\.tsv: sub-v0000"):
+        read_splits(tmp_path)
+
+
+def test_no_labels_at_all_is_an_error_only_if_they_are_needed(tmp_path: Path):
+    write_new(tmp_path / "split", people("t0"), people("v0"), label=False)
+    assert "diagnosis" not in read_splits(tmp_path)[0].train.columns
+    with pytest.raises(TableError, match=r"no column 'diagnosis', and no labels\.tsv"):
+        read_splits(tmp_path, diagnoses=["AD"])
+
+
+def test_no_split_tree_says_what_was_looked_for(tmp_path: Path):
+    with pytest.raises(NotFoundError, match="no such folder"):
+        read_splits(tmp_path / "nowhere")
+    with pytest.raises(
+        NotFoundError, match=r"no split tree; looked for train_splits-<n>/split-<i>.*<n>_fold"
+    ):
+        read_splits(tmp_path)
+
+
+def test_a_fold_that_is_missing_is_named(tmp_path: Path):
+    for i in (0, 2):
+        write_new(tmp_path / "3_fold" / f"split-{i}", people(f"t{i}"), people(f"v{i}"))
+    with pytest.raises(NotFoundError, match="found split-0, split-2; expected split-0 to split-2"):
+        read_splits(tmp_path)
+
+
+def test_a_table_that_is_missing_is_named(tmp_path: Path):
+    write_new(tmp_path / "2_fold" / "split-0", people("t0"), people("v0"))
+    write_new(tmp_path / "2_fold" / "split-1", people("t1"), people("v1"))
+    (tmp_path / "2_fold" / "split-1" / "validation_baseline.tsv").unlink()
+    with pytest.raises(NotFoundError, match=r"split-1.validation_baseline\.tsv"):
+        read_splits(tmp_path)
+
+
+def test_a_leak_in_a_tree_is_refused(tmp_path: Path):
+    write_new(tmp_path / "split", people("t0"), people("t0")[4:])
+    with pytest.raises(LeakError, match="sub-t0002, sub-t0003"):
+        read_splits(tmp_path)
+
+
+def test_a_tsv_where_a_folder_was_expected_and_the_reverse(tmp_path: Path):
+    write_table(people("t0"), tmp_path / "train.tsv")
+    with pytest.raises(TableError, match="expected the folder of a split tree, or a multi-cohort TSV"):
+        read_splits(tmp_path / "train.tsv")
+    write_table(
+        pd.DataFrame({"cohort": ["A"], "path": ["train.tsv"], "diagnoses": ["AD"]}), tmp_path / "cohorts.tsv"
+    )
+    with pytest.raises(TableError, match="this is a file, expected the folder"):
+        read_splits(tmp_path / "cohorts.tsv")
+
+
+def cohorts(tmp_path: Path, diagnoses: tuple[str, str] = ("AD,CN", "AD, pMCI")) -> Path:
+    """Two cohorts, one of each generation, with the same participants' ids."""
+    for i in range(2):
+        write_old(tmp_path / "a" / "train_splits-2" / f"split-{i}", people(f"t{i}"))
+        write_old(tmp_path / "a" / "validation_splits-2" / f"split-{i}", people(f"v{i}"))
+        write_new(tmp_path / "b" / "2_fold" / f"split-{i}", people(f"t{i}"), people(f"v{i}"))
+    table = pd.DataFrame({"cohort": ["A", "B"], "path": ["a", str(tmp_path / "b")], "diagnoses": diagnoses})
+    write_table(table, tmp_path / "cohorts.tsv")
+    return tmp_path / "cohorts.tsv"
+
+
+def test_a_multi_cohort_tsv_joins_the_cohorts_split_by_split(tmp_path: Path):
+    splits = read_splits(cohorts(tmp_path), n_splits=2)
+    assert [split.index for split in splits] == [0, 1]
+    wanted = {"A": ["AD", "CN"], "B": ["AD", "pMCI"]}
+    for i, split in enumerate(splits):
+        for cohort, names in wanted.items():
+            for found, expected in (
+                (split.train, people(f"t{i}")),
+                (split.validation, first(people(f"v{i}"))),
+            ):
+                same(found[found["cohort"] == cohort], expected[expected["diagnosis"].isin(names)])
+
+
+def test_diagnoses_of_a_multi_cohort_tsv_are_narrowed(tmp_path: Path):
+    (split, _) = read_splits(cohorts(tmp_path), diagnoses=["CN", "pMCI"])
+    assert set(split.train[["cohort", "diagnosis"]].itertuples(index=False, name=None)) == {
+        ("A", "CN"),
+        ("B", "pMCI"),
+    }
+    with pytest.raises(TableError, match="no cohort has any of the diagnoses BV"):
+        read_splits(cohorts(tmp_path), diagnoses=["BV"])
+
+
+def test_cohorts_with_different_numbers_of_splits_are_refused(tmp_path: Path):
+    path = cohorts(tmp_path)
+    for i in range(2):
+        (tmp_path / "b" / "2_fold" / f"split-{i}").rename(tmp_path / "b" / f"moved-{i}")
+    (tmp_path / "b" / "2_fold").rmdir()
+    write_new(tmp_path / "b" / "split", people("t0"), people("v0"))
+    with pytest.raises(TableError, match="different numbers of splits"):
+        read_splits(path)
+
+
+def test_a_cohort_without_diagnoses_is_refused(tmp_path: Path):
+    with pytest.raises(TableError, match="cohort 'B' has no diagnoses"):
+        read_splits(cohorts(tmp_path, ("AD", "n/a")))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path):
+    frame = people("x", 12)
+    splits = kfold(frame, 3, ["diagnosis", "age"])
+    write_splits(splits, tmp_path)
+    again = read_splits(tmp_path)
+    for old, new in zip(splits, again, strict=True):
+        same(new.train, old.train)
+        same(new.validation, old.validation)
+        same(read_splits(tmp_path, baseline=True)[new.index].train, first(old.train))
+
+
+def test_what_is_written_is_what_clinicadl_opens(tmp_path: Path):
+    """The files that its 1.x split managers ask for, below the folder that they are given."""
+    splits = kfold(people("x", 12), 3)
+    write_splits(splits, tmp_path)
+    for split in splits:
+        folder = tmp_path / "3_fold" / f"split-{split.index}"
+        for name, expected in (
+            ("train", split.train),
+            ("train_baseline", first(split.train)),
+            ("validation_baseline", split.validation),
+        ):
+            found = pd.read_csv(folder / f"{name}.tsv", sep="\t")
+            assert list(found.columns) == ["participant_id", "session_id", "diagnosis", "age"]
+            same(found, expected.reset_index(drop=True), ("age",))
+    write_splits([splits[0]], tmp_path / "one")
+    assert (tmp_path / "one" / "split" / "train.tsv").is_file()
+    assert (tmp_path / "one" / "split" / "validation_baseline.tsv").is_file()
+
+
+def test_an_existing_tree_is_never_overwritten(tmp_path: Path):
+    splits = kfold(people("x", 12), 3, seed=1)
+    write_splits(splits, tmp_path)
+    write_splits(splits, tmp_path)  # the same again
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
+    with pytest.raises(SettingError, match="is there already and differs"):
+        write_splits(kfold(people("x", 12), 3, seed=2), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")} == before
+
+
+def test_splits_that_do_not_belong_together_are_not_written(tmp_path: Path):
+    splits = kfold(people("x", 12), 3)
+    for wrong in ([], splits[1:], [splits[0], splits[0]]):
+        with pytest.raises(SettingError, match="indices"):
+            write_splits(wrong, tmp_path)
+
+
+@pytest.mark.parametrize("n_splits", [1, 0, "5", 2.0])
+def test_n_splits_is_none_or_two_or_more(tmp_path: Path, n_splits: object):
+    with pytest.raises(SettingError, match="n_splits"):
+        read_splits(tmp_path, n_splits=n_splits)
+
+
+def test_cohorts_of_labels_and_caps_are_compared_by_name(tmp_path: Path):
+    from small_caps import small_caps
+
+    from neurocnn.data import Caps
+
+    caps = Caps({"A": small_caps(tmp_path / "caps-a"), "C": small_caps(tmp_path / "caps-c")})
+    train = read_splits(cohorts(tmp_path))[0].train
+    with pytest.raises(TableError, match=r"C only in the CAPS; B only in the labels"):
+        caps.check_cohorts(train["cohort"])
+    assert len(caps.sources(rows(2).assign(cohort=["A", "C"]))) == 2

@@ -1,0 +1,271 @@
+"""Splits by participant: no leak, no empty set, alike in what was asked for."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neurocnn.data import Split, baseline, holdout, kfold
+from neurocnn.errors import LeakError, NeurocnnError, SettingError, TableError
+
+
+def people(n: int, seed: int = 0, sessions: int = 1) -> pd.DataFrame:
+    """Participants with a diagnosis, sex, age and MMS, and sessions every 6 months."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{i:04}" for i in range(n)],
+            "session_id": "ses-M00",
+            "diagnosis": rng.choice(["AD", "CN", "MCI"], n, p=[0.2, 0.5, 0.3]),
+            "sex": rng.choice(["F", "M"], n),
+            "age": rng.normal(70, 8, n).round(1),
+            "MMS": rng.integers(15, 31, n).astype(float),
+        }
+    )
+    later = [frame.assign(session_id=f"ses-M{6 * i:02}") for i in range(sessions)]
+    return pd.concat(later, ignore_index=True)
+
+
+def ids(frame: pd.DataFrame) -> set[str]:
+    return set(frame["participant_id"])
+
+
+@given(
+    st.integers(2, 6),
+    st.integers(6, 40),
+    st.integers(0, 9),
+    st.sampled_from([(), "diagnosis", ("age",), ("diagnosis", "sex", "age", "MMS")]),
+)
+def test_each_participant_is_in_exactly_one_validation_set(n_splits: int, n: int, seed: int, stratify):
+    frame = people(n, seed, sessions=2)
+    splits = kfold(frame, n_splits, stratify, seed)
+    assert [split.index for split in splits] == list(range(n_splits))
+    counts = Counter(person for split in splits for person in split.validation["participant_id"])
+    assert counts == dict.fromkeys(ids(frame), 1)
+    sizes = [len(split.validation) for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+    for split in splits:
+        assert ids(split.train) == ids(frame) - ids(split.validation)
+        assert len(split.train) == 2 * len(ids(split.train))  # all sessions
+        assert set(split.validation["session_id"]) == {"ses-M00"}  # baseline
+
+
+@given(st.integers(2, 6), st.integers(6, 60), st.integers(0, 9))
+def test_every_class_and_combination_is_spread_to_within_one(n_splits: int, n: int, seed: int):
+    frame = people(n, seed)
+    splits = kfold(frame, n_splits, ["diagnosis", "sex", "age"], seed)
+    for columns in (["diagnosis"], ["diagnosis", "sex"]):
+        for _, group in frame.groupby(columns):
+            counts = [len(ids(split.validation) & ids(group)) for split in splits]
+            assert max(counts) - min(counts) <= 1
+
+
+def test_a_rare_class_is_never_refused():
+    frame = people(11)
+    frame["diagnosis"] = ["rare"] + ["CN"] * 10
+    assert len(kfold(frame, 5, ["diagnosis", "sex", "age"])) == 5
+    rest, test = holdout(frame, 0.2, ["diagnosis", "sex", "age"])
+    assert len(rest) + len(test) == 11
+
+
+@pytest.mark.parametrize(
+    "stratify", [["diagnosis", "sex", "age"], ["age", "sex", "diagnosis"], ["diagnosis", "age", "MMS"]]
+)
+def test_numbers_are_distributed_more_alike_than_by_chance(stratify: list[str]):
+    """The spread of the folds' means against that of splits that know nothing of the columns."""
+    numbers = [name for name in stratify if name in ("age", "MMS")]
+    spread = {name: ([], []) for name in numbers}
+    for seed in range(20):
+        frame = people(200, seed)
+        for which, columns in enumerate((stratify, ())):
+            splits = kfold(frame, 5, columns, seed)
+            for name in numbers:
+                spread[name][which].append(np.std([split.validation[name].mean() for split in splits]))
+    for name in numbers:
+        stratified, by_chance = map(np.mean, spread[name])
+        assert stratified < 0.5 * by_chance
+
+
+def test_no_fold_is_always_the_one_with_the_lowest_numbers():
+    """Dealing sorted people out in turn would give the first fold the youngest of each five."""
+    ages = np.zeros(5)
+    for seed in range(200):
+        frame = people(25, seed)
+        ages += [split.validation["age"].mean() for split in kfold(frame, 5, "age", seed)]
+    # The standard error of each mean over 200 splits is about 8 / sqrt(25) / sqrt(200) = 0.11 years.
+    assert np.ptp(ages / 200) < 0.7
+
+
+@given(st.floats(0.05, 0.95), st.integers(2, 50), st.integers(0, 9))
+def test_a_holdout_has_the_size_that_was_asked_for(fraction: float, n: int, seed: int):
+    frame = people(n, seed, sessions=2)
+    rest, test = holdout(frame, fraction, ["diagnosis", "sex", "age"], seed)
+    assert len(test) == min(max(1, round(fraction * n)), n - 1)
+    assert not ids(rest) & ids(test)
+    assert ids(rest) | ids(test) == ids(frame)
+    assert len(rest) == 2 * len(ids(rest))
+    assert set(test["session_id"]) == {"ses-M00"}
+    for _, group in frame.drop_duplicates("participant_id").groupby("diagnosis"):
+        share = len(ids(test) & ids(group))
+        assert abs(share - len(group) * len(test) / n) < 1
+
+
+def test_a_holdout_is_alike_in_numbers_too():
+    gaps: tuple[list[float], list[float]] = ([], [])
+    for seed in range(30):
+        frame = people(150, seed)
+        for which, stratify in enumerate((["diagnosis", "sex", "age"], ())):
+            rest, test = holdout(frame, 0.2, stratify, seed)
+            gaps[which].append(abs(rest["age"].mean() - test["age"].mean()))
+    assert np.mean(gaps[0]) < 0.6 * np.mean(gaps[1])
+
+
+def test_the_seed_decides_and_the_order_of_the_rows_does_not():
+    frame = people(40, sessions=2)
+    stratify = ["diagnosis", "sex", "age"]
+    first = [ids(split.validation) for split in kfold(frame, 4, stratify, seed=1)]
+    shuffled = frame.sample(frac=1, random_state=5)
+    assert [ids(split.validation) for split in kfold(shuffled, 4, stratify, seed=1)] == first
+    assert [ids(split.validation) for split in kfold(frame, 4, stratify, seed=2)] != first
+    assert ids(holdout(frame, 0.3, stratify, 1)[1]) == ids(holdout(shuffled, 0.3, stratify, 1)[1])
+    assert ids(holdout(frame, 0.3, stratify, 1)[1]) != ids(holdout(frame, 0.3, stratify, 2)[1])
+
+
+def test_missing_values_are_a_class_of_their_own():
+    frame = people(40)
+    frame.loc[:9, "diagnosis"] = None
+    frame.loc[5:14, "age"] = np.nan
+    missing = set(frame["participant_id"][:10])
+    counts = [len(ids(split.validation) & missing) for split in kfold(frame, 5, ["diagnosis", "age"])]
+    assert counts == [2] * 5
+
+
+def test_fewer_participants_than_splits_are_refused():
+    with pytest.raises(TableError, match="4 participants cannot be dealt out into 5 splits"):
+        kfold(people(4, sessions=3), 5)
+    with pytest.raises(TableError, match="1 participants"):
+        holdout(people(1, sessions=3), 0.5)
+
+
+@pytest.mark.parametrize("n_splits", [1, 0, -2, 2.0, "5", True])
+def test_n_splits_is_two_or_more(n_splits: object):
+    with pytest.raises(SettingError, match="n_splits"):
+        kfold(people(9), n_splits)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 2, "a", None])
+def test_a_fraction_is_between_0_and_1(fraction: object):
+    with pytest.raises(SettingError, match="fraction"):
+        holdout(people(9), fraction)
+
+
+def test_a_column_that_is_not_there_is_refused():
+    for split in (lambda: kfold(people(9), 3, "diagnose"), lambda: holdout(people(9), 0.3, ["diagnose"])):
+        with pytest.raises(TableError, match="did you mean 'diagnosis'"):
+            split()
+
+
+def test_the_same_id_in_two_cohorts_means_two_persons():
+    frame = pd.concat([people(6).assign(cohort="A"), people(6).assign(cohort="B")], ignore_index=True)
+    splits = kfold(frame, 3, "cohort")
+    assert [split.validation["cohort"].tolist() for split in splits] == [["A", "A", "B", "B"]] * 3
+    Split(0, frame[:6], frame[6:])
+    with pytest.raises(LeakError, match="A/sub-0005"):
+        Split(0, frame[:6], frame[5:])
+
+
+def test_a_participant_in_two_sets_is_named():
+    frame = people(4, sessions=2)
+    with pytest.raises(LeakError, match="share 2 participants, expected none: sub-0001, sub-0003") as caught:
+        Split(3, frame[:4], frame.iloc[[5, 7]])
+    assert isinstance(caught.value, ValueError)
+    assert "split 3" in str(caught.value)
+
+
+def test_an_empty_set_is_refused():
+    frame = people(4)
+    for train, validation, what in ((frame[:0], frame, "train"), (frame, frame[:0], "validation")):
+        with pytest.raises(TableError, match=f"the {what} set is empty"):
+            Split(0, train, validation)
+
+
+def test_baseline_is_the_first_session_in_numeric_order():
+    sessions = ["ses-M100", "ses-M024", "ses-M12", "ses-M006"]
+    frame = pd.DataFrame({"participant_id": ["sub-1"] * 4 + ["sub-2"], "session_id": [*sessions, "ses-M18"]})
+    for seed in range(5):
+        found = baseline(frame.sample(frac=1, random_state=seed))
+        assert dict(zip(found["participant_id"], found["session_id"], strict=True)) == {
+            "sub-1": "ses-M006",
+            "sub-2": "ses-M18",
+        }
+
+
+@pytest.mark.parametrize("sessions", [["ses-M00", "ses-M000"], ["ses-first", "ses-M06"]])
+def test_sessions_that_cannot_be_ordered_are_refused(sessions: list[str]):
+    frame = pd.DataFrame({"participant_id": "sub-1", "session_id": sessions})
+    with pytest.raises(TableError, match="cannot be ordered"):
+        baseline(frame)
+
+
+def test_a_single_session_needs_no_number():
+    frame = pd.DataFrame({"participant_id": ["sub-1"], "session_id": ["ses-first"]})
+    assert len(baseline(frame)) == 1
+
+
+def random_table(draw: random.Random) -> pd.DataFrame:
+    """Participants with some sessions each; now and then a row that comes twice."""
+    rows = [
+        (f"sub-{person}", f"ses-M{6 * visit:02}", draw.choice(["AD", "CN"]), draw.gauss(70, 9))
+        for person in draw.sample(range(30), draw.randint(1, 11))
+        for visit in range(draw.randint(1, 3))
+    ]
+    if draw.random() < 0.2:
+        rows.append(draw.choice(rows))
+    draw.shuffle(rows)
+    return pd.DataFrame(rows, columns=["participant_id", "session_id", "diagnosis", "age"])
+
+
+def test_of_10_000_random_tables_no_leak_is_accepted_and_no_clean_one_refused():
+    """Each table is cut at random into two sets; a plain set intersection says whether that leaks."""
+    draw = random.Random(0)
+    outcomes: Counter[str] = Counter()
+    for _ in range(10_000):
+        frame = random_table(draw)
+        if draw.random() < 0.5:
+            chosen = {f"sub-{person}" for person in draw.sample(range(30), draw.randint(0, 15))}
+            inside = np.array([person in chosen for person in frame["participant_id"]])
+        else:
+            inside = np.array([draw.random() < 0.3 for _ in range(len(frame))])
+        train, validation = frame[~inside], frame[inside]
+        leaks = bool(set(train["participant_id"]) & set(validation["participant_id"]))
+        empty = not len(train) or not len(validation)
+        double = any(part.duplicated(["participant_id", "session_id"]).any() for part in (train, validation))
+        clean = not leaks and not empty and not double
+        try:
+            Split(0, train, validation)
+            accepted = True
+        except NeurocnnError:
+            accepted = False
+        assert accepted == clean
+        outcomes["clean" if clean else "leaks" if leaks else "other"] += 1
+    assert min(outcomes.values()) > 500
+
+
+def test_of_random_tables_every_kfold_is_clean_or_rightly_refused():
+    draw = random.Random(1)
+    for _ in range(300):
+        frame = random_table(draw)
+        n_splits = draw.randint(2, 4)
+        double = frame.duplicated(["participant_id", "session_id"]).any()
+        try:
+            splits = kfold(frame, n_splits, ["diagnosis", "age"], draw.randint(0, 99))
+        except TableError:
+            assert double or len(ids(frame)) < n_splits
+            continue
+        assert not double
+        assert len(ids(frame)) >= n_splits
+        assert all(not ids(split.train) & ids(split.validation) for split in splits)
