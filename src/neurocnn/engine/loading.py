@@ -144,7 +144,7 @@ def watched(source: "DataLoader[Any]") -> Iterator[Iterator[Batch]]:
     try:
         yield batches
     except BaseException as error:
-        ended = {worker.pid for worker in getattr(batches, "_workers", ()) if worker.exitcode}
+        ended = _ended_workers(batches) if isinstance(error, RuntimeError | OSError | EOFError) else set()
         # Else torch raises the same death again whenever another process ends, wherever this one is then.
         with suppress(RuntimeError):
             getattr(batches, "_shutdown_workers", int)()
@@ -152,6 +152,15 @@ def watched(source: "DataLoader[Any]") -> Iterator[Iterator[Batch]]:
         if told or (ended and isinstance(error, ConnectionError | EOFError)):
             raise TrainingError(_obituary(str(error), ended)) from error
         raise
+
+
+def _ended_workers(batches: Any) -> set[int]:
+    workers = getattr(batches, "_workers", ())
+    for worker in workers:
+        # Its closed connection is seen a moment before its end is, which torch's handler may tell right here.
+        with suppress(RuntimeError):
+            worker.join(0.2)
+    return {worker.pid for worker in workers if worker.exitcode}
 
 
 def _obituary(message: str, ended: set[int]) -> str:

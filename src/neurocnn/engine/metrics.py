@@ -213,7 +213,8 @@ def _numbers(table: Table, column: str) -> Array:
     missing = int(np.isnan(values).sum())
     if missing and column == "true_label":
         raise TableError(f"true_label is missing in {missing} of {len(values)} rows; they cannot be scored")
-    return values
+    numbers: Array = values
+    return numbers
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
