@@ -2,7 +2,7 @@
 
 A synthetic CAPS stands in for a study: grey-matter maps in which patients (AD) have smaller hippocampi than controls
 (CN). An autoencoder learns the two hippocampal regions without labels, its encoder starts the classifier, three folds
-train it, the two regions vote, and the answer is measured on a quarter of the participants, held out from the start.
+train it, the two regions vote, and the answer is measured on a third of the participants, held out from the start.
 """
 
 import logging
@@ -14,16 +14,18 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 if __name__ == "__main__":
     folder = "neurocnn-quickstart"
-    labels = nc.make_caps(f"{folder}/caps", n_participants=160, preprocessing="t1-volume", seed=0)
-    print(nc.population(labels), end="\n\n")
+    labels = nc.make_caps(f"{folder}/caps", n_participants=132, preprocessing="t1-volume", seed=0)
+    print(nc.population(labels, columns={"age": "age"}), end="\n\n")
 
     caps = nc.Caps(f"{folder}/caps", "t1-volume")
-    rest, test = nc.holdout(labels, fraction=0.25, stratify=["diagnosis", "sex", "age"], seed=0)
+    rest, test = nc.holdout(labels, fraction=1 / 3, stratify=["diagnosis", "sex", "age"], seed=0)
     splits = nc.kfold(rest, n_splits=3, stratify=["diagnosis", "sex", "age"], seed=0)
     hippocampi = nc.Roi.hippocampi("t1-volume")
-    trainer = nc.Trainer(epochs=10, batch_size=8, learning_rate=1e-3, patience=5)
+    trainer = nc.Trainer(epochs=12, batch_size=8, learning_rate=1e-3, patience=5)
 
-    nc.Experiment(caps, splits, hippocampi, nc.reconstruction(), "Conv3_FC1", trainer).run(
+    pretrainer = nc.Trainer(epochs=5, batch_size=8, learning_rate=1e-2)
+
+    nc.Experiment(caps, splits, hippocampi, nc.reconstruction(), "Conv3_FC1", pretrainer).run(
         f"{folder}/autoencoder"
     )
     results = nc.Experiment(

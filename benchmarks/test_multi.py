@@ -1,0 +1,74 @@
+"""One network a part: all of them in one pass over the images, against one run after another.
+
+The runs one after another do what a user of one network at a time does: each has its own data set, and reads every
+volume again for its own patch. Both sides train the same 36 networks to the same weights.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import neurocnn as nc
+
+PATCHES = nc.Patch(size=50, stride=50)
+TASK = nc.classification("diagnosis", classes=["CN", "AD"])
+TRAINER = nc.Trainer(epochs=1, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("multi") / "caps"
+    nc.make_caps(path, n_participants=6, preprocessing="t1-linear")
+    return path
+
+
+def _sets(folder: Path) -> list[nc.CapsDataset]:
+    labels = nc.read_table(folder / "labels.tsv")
+    caps = nc.Caps(folder, "t1-linear")  # a new one has an empty cache
+    return [nc.CapsDataset(caps, rows, parts=PATCHES, label=TASK.label) for rows in (labels[:4], labels[4:])]
+
+
+def _network(shape: tuple[int, ...]) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return nc.create_model("Conv4_FC3", shape, n_outputs=2)
+
+
+def _together(folder: Path) -> dict[int, torch.nn.Module]:
+    train, validation = _sets(folder)
+    networks = {part: _network(train.input_shape) for part in train.part_ids}
+    TRAINER.fit(networks, TASK, train, validation)
+    return networks
+
+
+def _one_after_another(folder: Path) -> dict[int, torch.nn.Module]:
+    networks = {}
+    for part in range(36):
+        train, validation = (dataset.only_part(part) for dataset in _sets(folder))
+        networks[part] = _network(train.input_shape)
+        TRAINER.fit(networks[part], TASK, train, validation)
+    return networks
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def test_36_networks_in_one_pass_against_36_runs(folder: Path, record_property: Callable[..., None]):
+    torch.set_num_threads(2)
+    together, alone = _together(folder), _one_after_another(folder)  # warms up, and checks
+    for part, network in alone.items():
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, together[part].state_dict()[name]), (part, name)
+    ratios = [
+        _seconds(lambda: _together(folder)) / _seconds(lambda: _one_after_another(folder)) for _ in range(3)
+    ]
+    ratio = statistics.median(ratios)
+    record_property("ratio", ratio)
+    print(f"\n36 networks in one pass / 36 runs: {ratio:.2f} (of three: {[round(r, 2) for r in ratios]})")
+    assert ratio <= 0.6

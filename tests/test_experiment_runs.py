@@ -1,0 +1,166 @@
+"""However a run goes, killed, spread over processes, over several cohorts: its folder says the same."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from studies import PARTS, TASKS, TRAINER, Study, experiment
+
+import neurocnn as nc
+from neurocnn.data import images
+
+SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+import neurocnn as nc
+if __name__ == "__main__":
+    caps = nc.Caps(sys.argv[1], "t1-volume")
+    labels = nc.read_table(sys.argv[1] + "/labels.tsv")
+    experiment = nc.Experiment(
+        caps, nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0), nc.Patch(9, 11),
+        nc.classification("diagnosis", classes=["CN", "AD"]), "Conv3_FC1",
+        nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, checkpoint_seconds=0),
+        multi=True, options={"dropout": 0.5},
+    )
+    print("ready", flush=True)
+    experiment.run(sys.argv[2])
+    print("done", flush=True)
+"""
+
+
+def _run(script: Path, study: Study, folder: Path, seconds: float | None) -> tuple[int, float]:
+    """Run the script, kill it so many seconds after it is ready; its exit status, and how long it ran."""
+    command = [sys.executable, str(script), str(study.caps.root), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = folder.with_suffix(".log")
+    with log.open("a") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n", log.read_text()
+            began = time.monotonic()
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert process.returncode in (0, -signal.SIGKILL), log.read_text()
+    return process.returncode, time.monotonic() - began
+
+
+def _numbers(folder: Path) -> dict[str, object]:
+    """All that a run must not change: tables without their times, and the weights of the best models."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        table = pd.read_csv(path, sep="\t").drop(columns="time", errors="ignore")
+        found[str(path.relative_to(folder))] = table.to_csv(index=False)
+    for path in sorted(folder.rglob("*.pth.tar")):
+        state = torch.load(path, weights_only=True)["model"]
+        found[str(path.relative_to(folder))] = {name: t.tolist() for name, t in state.items()}
+    return found
+
+
+@pytest.mark.parametrize("n_kills", [3, pytest.param(30, marks=pytest.mark.on_demand)])
+def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
+    study: Study, tmp_path: Path, n_kills: int
+):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    _, duration = _run(script, study, tmp_path / "whole", None)
+    dice = random.Random(0)
+    for _ in range(n_kills):
+        _run(script, study, tmp_path / "broken", dice.uniform(0, duration / 2))
+    assert _run(script, study, tmp_path / "broken", None)[0] == 0
+    assert _numbers(tmp_path / "broken") == _numbers(tmp_path / "whole")
+    assert not list((tmp_path / "broken").glob("fold-*/state"))
+
+
+def test_image_files_are_opened_once_a_pass_whatever_the_number_of_networks(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[str] = []
+    decode = images.decode
+
+    def counted(source):
+        opened.append(source.stem)
+        return decode(source)
+
+    monkeypatch.setattr(images, "decode", counted)
+    split = study.splits[0]
+    n_images = len(split.train) + len(split.validation)
+    # a cache for one image: whatever is asked for again is opened again
+    caps = nc.Caps(study.caps.root, "t1-volume", cache_bytes=4 * 18 * 20 * 18 + 1)
+    run = nc.Experiment(
+        caps, [split], PARTS["patch"], TASKS["classification"], "Conv3_FC1", TRAINER, multi=True
+    )
+    run.run(tmp_path)
+    # an epoch is a pass to train and one to evaluate; each of two selections is evaluated once more
+    passes_of_train, passes_of_validation = 1 + 1 + 2, 1 + 2
+    expected = len(split.train) * passes_of_train + len(split.validation) * passes_of_validation
+    # and a data set looks at its first image when it is made
+    assert expected <= len(opened) <= expected + 2 * 2
+    assert len(set(opened)) == n_images
+
+
+@pytest.fixture(scope="module")
+def cohorts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Two cohorts whose participants have the same names."""
+    folder = tmp_path_factory.mktemp("cohorts")
+    rows, labels = [], []
+    for seed, name in enumerate(("ADNI", "AIBL")):
+        table = nc.make_caps(
+            folder / name, n_participants=8, preprocessing="t1-volume", shape=(18, 20, 18), seed=seed
+        )
+        rows.append({"cohort": name, "path": str(folder / name)})
+        labels.append(table.assign(cohort=name))
+    nc.write_table(pd.DataFrame(rows), folder / "caps.tsv")
+    return folder / "caps.tsv", pd.concat(labels, ignore_index=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("multi", [False, True])
+def test_several_cohorts_keep_their_names_in_every_table(cohorts, tmp_path: Path, task: str, multi: bool):
+    root, labels = cohorts
+    caps = nc.Caps(root, "t1-volume")
+    splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)
+    results = nc.Experiment(caps, splits, PARTS["roi"], TASKS[task], "Conv3_FC1", TRAINER, multi=multi).run(
+        tmp_path, splits=[0]
+    )
+    seen = nc.read_table(tmp_path / "fold-0/seen.tsv", required=("participant_id", "role"))
+    assert set(seen["cohort"]) == {"ADNI", "AIBL"}
+    assert len(seen) == 16
+    if task != "reconstruction":
+        for level in ("part", "image"):
+            table = results.predictions(level)
+            expected = set(map(tuple, splits[0].validation[["cohort", "participant_id"]].to_numpy()))
+            assert set(map(tuple, table[["cohort", "participant_id"]].to_numpy())) == expected
+
+
+def test_a_full_disk_ends_a_run_with_the_path_and_a_second_run_goes_on(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from neurocnn import data
+
+    write, left = data.write_table, [12]
+
+    def full(frame, path):
+        if left[0] == 0:
+            raise OSError(28, "No space left on device", str(path))
+        left[0] -= 1
+        write(frame, path)
+
+    monkeypatch.setattr(data, "write_table", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        experiment(study).run(tmp_path / "full")
+    assert str(tmp_path) in str(caught.value.filename)
+    left[0] = 10**6
+    experiment(study).run(tmp_path / "full")
+    experiment(study).run(tmp_path / "whole")
+    assert _numbers(tmp_path / "full") == _numbers(tmp_path / "whole")
