@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_caps import AFFINE, T1, rows, small_caps, voxels_of, write_nifti, write_t1
 
-from neurocnn.data import Caps, CapsDataset, write_table
+from neurocnn.data import Caps, CapsDataset, Patch, write_table
 from neurocnn.data import nifti as nifti_module
 from neurocnn.errors import ImageError, NeurocnnError, NotFoundError, SettingError, TableError
 
@@ -190,6 +190,16 @@ def test_a_constant_image_is_said_once_and_becomes_zeros(tmp_path: Path, caplog:
     assert len(said) == 1
 
 
+def test_a_constant_part_of_an_image_is_nothing_to_speak_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    voxels = voxels_of(0)
+    voxels[:3] = 0
+    write_t1(tmp_path, "sub-00", voxels)
+    Caps(tmp_path).prepare(parts=Patch(3, 3))
+    dataset = CapsDataset(Caps(tmp_path), rows(1), Patch(3, 3))
+    assert (dataset[0]["image"] == 0).all()
+    assert caplog.text == ""
+
+
 def test_a_setting_that_makes_no_sense_is_refused(tmp_path: Path):
     root = small_caps(tmp_path)
     with pytest.raises(SettingError, match="nan_voxels"):
@@ -201,8 +211,6 @@ def test_a_setting_that_makes_no_sense_is_refused(tmp_path: Path):
 
 
 def test_an_image_is_decoded_once_for_all_its_parts(tmp_path: Path, opened: list[Path]):
-    from neurocnn.data import Patch
-
     dataset = CapsDataset(Caps(small_caps(tmp_path)), rows(), Patch(3, 2))
     for i in torch.randperm(len(dataset)).tolist():
         _ = dataset[i]

@@ -108,7 +108,9 @@ def test_rows_that_name_no_images_are_refused(caps: Caps):
 def test_raw_voxels_and_z_scores_on_request(caps: Caps):
     raw = torch.from_numpy(voxels_of(0))[None]
     assert torch.equal(CapsDataset(caps, rows(), transform=None)[0]["image"], raw)
-    assert torch.allclose(CapsDataset(caps, rows(), transform=ZScore())[0]["image"], (raw - raw.mean()) / raw.std(correction=0))
+    assert torch.allclose(
+        CapsDataset(caps, rows(), transform=ZScore())[0]["image"], (raw - raw.mean()) / raw.std(correction=0)
+    )
 
 
 def test_an_item_may_be_written_to(caps: Caps):
@@ -230,7 +232,9 @@ def test_0_1_and_2_workers_give_the_same_tensors(caps: Caps, prepare: Parts | No
     for n_workers in (0, 1, 2):
         dataset = CapsDataset(caps, rows(), ROI, augmentation=noise)
         sampler = Epochs(len(dataset))
-        loader = DataLoader(dataset, 4, sampler=sampler, num_workers=n_workers, persistent_workers=n_workers > 0)
+        loader = DataLoader(
+            dataset, 4, sampler=sampler, num_workers=n_workers, persistent_workers=n_workers > 0
+        )
         images = []
         for sampler.epoch in range(2):
             images += [batch["image"] for batch in loader]
@@ -249,7 +253,9 @@ def test_evaluation_in_the_middle_of_an_epoch_with_persistent_workers_is_never_a
     first = next(training)["image"]
     seen = torch.cat([batch["image"] for batch in loaders[1]])
     second = next(training)["image"]
-    expected = [ROI.extract(torch.from_numpy(voxels_of(row))[None], part) for row in range(3) for part in range(2)]
+    expected = [
+        ROI.extract(torch.from_numpy(voxels_of(row))[None], part) for row in range(3) for part in range(2)
+    ]
     assert torch.equal(seen, torch.stack(expected))
     assert not torch.equal(torch.cat([first, second]), seen[:4])
     assert torch.equal(torch.cat([first, second]), torch.stack([train[i]["image"] for i in range(4)]))
@@ -277,7 +283,9 @@ def test_a_transform_that_gives_no_tensor_is_refused(caps: Caps):
 
 
 def test_the_input_shape_is_that_after_the_transform(caps: Caps):
-    dataset = CapsDataset(caps, rows(), Slice(0, 1, 3), transform=lambda part: torch.nn.functional.pad(part, (1, 1)))
+    dataset = CapsDataset(
+        caps, rows(), Slice(0, 1, 3), transform=lambda part: torch.nn.functional.pad(part, (1, 1))
+    )
     assert dataset.input_shape == (3, 8, 9) == tuple(dataset[0]["image"].shape)
 
 

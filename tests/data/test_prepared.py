@@ -237,13 +237,17 @@ def test_the_disk_that_parts_take_is_known_beforehand(tmp_path: Path, monkeypatc
         assert taken <= needed < 1.15 * taken
 
 
-def test_one_damaged_image_does_not_keep_the_others_from_being_prepared(tmp_path: Path):
+@pytest.mark.parametrize("parts", [WholeImage(), Patch(5, 5)], ids=repr)
+@pytest.mark.parametrize("cut", [20, 10_000])
+def test_one_damaged_image_does_not_keep_the_others_from_being_prepared(
+    tmp_path: Path, cut: int, parts: Parts
+):
     root = small_caps(tmp_path)
-    path = Caps(root).path("sub-01", "ses-M00")
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ImageError, match=r"1 of 3 images could not be prepared(.|\n)*sub-01"):
-        Caps(root).prepare(n_workers=2)
-    assert [name[:6] for name in prepared_files(root)] == ["sub-00", "sub-02"]
+    path = Caps(root).path("sub-00", "ses-M00")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(ImageError, match=r"1 of 3 images could not be prepared(.|\n)*sub-00"):
+        Caps(root).prepare(parts=parts, n_workers=2)
+    assert [name[:6] for name in prepared_files(root)] == ["sub-01", "sub-02"]
 
 
 def newer(path: Path, than: Path, seconds: float = 5) -> None:

@@ -63,7 +63,11 @@ def test_a_key_decides_the_random_numbers_and_leaves_the_global_states_alone():
     assert draws() == expected
     with seeded(0, 1, "A", "sub-1", "ses-M00", 2):
         assert draws() == first
-    for other in [(1, 1, "A", "sub-1", "ses-M00", 2), (0, 2, "A", "sub-1", "ses-M00", 2), (0, 1, None, "sub-1", "ses-M00", 2)]:
+    for other in [
+        (1, 1, "A", "sub-1", "ses-M00", 2),
+        (0, 2, "A", "sub-1", "ses-M00", 2),
+        (0, 1, None, "sub-1", "ses-M00", 2),
+    ]:
         with seeded(*other):
             assert draws() != first
 
@@ -81,7 +85,9 @@ class OwnGenerator:
     def __init__(self) -> None:
         self.R = np.random.RandomState()
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "OwnGenerator":
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> "OwnGenerator":
         self.R = np.random.RandomState(seed)
         return self
 

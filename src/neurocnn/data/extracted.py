@@ -124,7 +124,11 @@ def check_extractable(
             "prepare whole images, which serve all parts: caps.prepare()"
         )
     for source, cohort in sources:
-        if images.header(source, cohort)[2] != Turn():
+        try:
+            turn = images.header(source, cohort)[2]
+        except ImageError:
+            continue  # said when its turn comes, after the others are prepared
+        if turn != Turn():
             raise SettingError(
                 f"{source.what} is turned to {images.orientation}, but prepared parts keep the order of the "
                 "file; prepare whole images, which serve all orientations: caps.prepare()"

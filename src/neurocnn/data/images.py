@@ -6,7 +6,6 @@ worker of a data loader) starts with empty caches.
 """
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ class Images:
         self._mapped = Cache(2**62, n_images=_MAPPED_FILES)
         self._headers: dict[Source, tuple[Shape3, Affine | None, Turn]] = {}
         self._checked: dict[Path, tuple[tuple[int, int], bool]] = {}
-        self._process = os.getpid()
+        self._said: set[Source] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("orientation", "nan_voxels", "cache_bytes", "first")
@@ -100,6 +99,7 @@ class Images:
         turn = self.header(source, cohort)[2]
         mapped = self.prepared(source)
         image = turn.image(self.finite(mapped if mapped is not None else decode(source), source))
+        self._say_if_constant(image, source)
         if mapped is not None and image.untyped_storage().data_ptr() == mapped.untyped_storage().data_ptr():
             self._mapped.put(source, image)
         else:
@@ -109,9 +109,6 @@ class Images:
 
     def held(self, source: Source) -> Tensor | None:
         """The image if it is mapped or in the cache."""
-        if self._process != os.getpid():
-            # A forked worker would otherwise keep what its parent had, beyond its own share.
-            self.forget()
         image = self._mapped.get(source)
         return image if image is not None else self._decoded.get(source)
 
@@ -173,10 +170,8 @@ class Images:
 
     def finite(self, image: Tensor, source: Source) -> Tensor:
         """The image without NaN and infinite voxels, or an error, as `nan_voxels` says."""
-        low, high = torch.aminmax(image)
+        low, high = torch.aminmax(image)  # NaN comes through
         if torch.isfinite(low) and torch.isfinite(high):
-            if low == high:
-                logger.warning("%s: all voxels are %s; min-max gives zeros", source.what, low.item())
             return image
         wrong = ~torch.isfinite(image)
         where = tuple(wrong.nonzero()[0].tolist()[1:])
@@ -185,8 +180,16 @@ class Images:
             raise ImageError(
                 f'{found}; run Clinica again, or read them as zeros: Caps(..., nan_voxels="zero")'
             )
-        warnings.warn(f"{found}; they are read as zeros", stacklevel=2)
+        if source not in self._said:
+            self._said.add(source)
+            warnings.warn(f"{found}; they are read as zeros", stacklevel=2)
         return image.masked_fill(wrong, 0.0)
+
+    def _say_if_constant(self, image: Tensor, source: Source) -> None:
+        low, high = torch.aminmax(image)
+        if low == high and source not in self._said:
+            self._said.add(source)
+            logger.warning("%s: all voxels are %s; min-max gives zeros", source.what, low.item())
 
     def _tensor_shape(self, source: Source) -> Shape3:
         if self.orientation is not None:

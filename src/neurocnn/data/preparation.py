@@ -78,7 +78,10 @@ def _check_disk(images: Images, sources: Sources, parts: NamedParts | None) -> N
     folders: dict[int, Path] = {}
     n_files = 0
     for source, cohort in sources:
-        sizes = [size for path, size in _files(images, source, cohort, parts) if not path.is_file()]
+        try:
+            sizes = [size for path, size in _files(images, source, cohort, parts) if not path.is_file()]
+        except ImageError:
+            continue  # said when its turn comes, after the others are prepared
         device = source.session.stat().st_dev
         folders.setdefault(device, source.session)
         needed[device] = needed.get(device, 0) + sum(sizes)
