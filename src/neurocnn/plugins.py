@@ -69,10 +69,8 @@ class Architectures:
             plugin = load()
             for architecture in self._offered(origin, plugin):
                 self._found.setdefault(architecture.name, []).append(architecture)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # whatever a foreign package does, the others must still work
+        except (Exception, SystemExit) as error:
+            # Whatever a foreign package does, the others must still work.
             if plugin is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             self.broken[origin] = traceback.format_exc()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from neurocnn.errors import ModelError, SettingError
 
 Sizes = int | tuple[int, ...]
+PIECE = 2**22  # voxels; of float32 these are 16 MiB
 
 
 def pad_max_pool(
@@ -50,7 +51,10 @@ def pad_max_pool(
     padding = tuple(number for pad in reversed(pads) for number in (pad, 0))
     halving = all(k == s == 2 for k, s in zip(kernel, stride, strict=True))
     if halving and not return_indices and _wants_slices(x):
-        return _halved(x, 2), None, padding
+        # piece by piece: what lies between two steps stays in the cache, and needs no fresh memory
+        maps = x.flatten(0, 1)
+        pieces = maps.split(max(1, PIECE * len(maps) // max(1, x.numel())))
+        return torch.cat([_halved(piece, 1) for piece in pieces]).unflatten(0, x.shape[:2]), None, padding
     fits = all(not pad or (k == s and 2 * pad <= k) for pad, k, s in zip(pads, kernel, stride, strict=True))
     if return_indices or not fits:  # indices are those of the padded map: to find them, it must be there
         padded = F.pad(x, padding) if any(pads) else x
