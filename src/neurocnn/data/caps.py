@@ -45,6 +45,19 @@ class Caps:
         A CAPS folder, or `subjects` in it, is missing.
     SettingError
         A setting that makes no sense.
+
+    Examples
+    --------
+    >>> from neurocnn.data import make_caps
+    >>> labels = make_caps(tmp / "caps", n_participants=2, shape=(12, 14, 12))
+    >>> caps = Caps(tmp / "caps", "t1-linear")
+    >>> caps.sessions()
+      participant_id session_id
+    0       sub-0001   ses-M000
+    1       sub-0002   ses-M000
+    >>> caps.read("sub-0001", "ses-M000").shape
+    torch.Size([1, 12, 14, 12])
+    >>> caps.prepare()  # from now on images are memory-mapped
     """
 
     root: Root

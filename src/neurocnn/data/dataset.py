@@ -58,6 +58,17 @@ class CapsDataset(Dataset[dict[str, Any]]):
         Ids or labels are missing.
     SettingError
         The images cannot be cut into these parts.
+
+    Examples
+    --------
+    >>> from neurocnn.data import Patch, make_caps
+    >>> labels = make_caps(tmp / "caps", n_participants=2, shape=(12, 14, 12))
+    >>> dataset = CapsDataset(Caps(tmp / "caps"), labels, Patch(6, 6), label="age")
+    >>> len(dataset), dataset.input_shape
+    (16, (1, 6, 6, 6))
+    >>> item = dataset[9]  # the second image's second patch
+    >>> item["participant_id"], item["part_id"], item["label"] == labels["age"].tolist()[1]
+    ('sub-0002', 1, True)
     """
 
     takes_epoch = True

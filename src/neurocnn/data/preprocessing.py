@@ -71,7 +71,13 @@ class T1Linear:
 
 @dataclass(frozen=True)
 class T1Extensive:
-    """T1-weighted MRI, skull-stripped, registered to Ixi549Space; 121×145×121 voxels."""
+    """T1-weighted MRI, skull-stripped, registered to Ixi549Space; 121×145×121 voxels.
+
+    Examples
+    --------
+    >>> T1Extensive().endings[2]
+    '_space-Ixi549Space_desc-SkullStripped_T1w.nii.gz'
+    """
 
     name = "t1-extensive"
     folder = "t1_extensive"
@@ -86,7 +92,13 @@ class T1Extensive:
 
 @dataclass(frozen=True)
 class T1Volume:
-    """Probabilities of grey matter in Ixi549Space, not modulated; 121×145×121 voxels."""
+    """Probabilities of grey matter in Ixi549Space, not modulated; 121×145×121 voxels.
+
+    Examples
+    --------
+    >>> T1Volume().endings[1]
+    '_segm-graymatter_space-Ixi549Space_modulated-off_probability.nii.gz'
+    """
 
     name = "t1-volume"
     folder = "t1/spm/segmentation/normalized_space"
@@ -107,6 +119,11 @@ class FlairLinear:
     ----------
     cropped
         169×208×179 voxels without the margins (the default), or all.
+
+    Examples
+    --------
+    >>> FlairLinear(cropped=False).endings[-1]
+    '_space-MNI152NLin2009cSym_res-1x1x1_flair.nii.gz'
     """
 
     cropped: bool = True
@@ -174,6 +191,11 @@ class Custom:
     suffix
         How the name ends, ``.nii.gz`` or ``.nii`` included:
         ``"graymatter_space-Ixi549Space_modulated-off_probability.nii.gz"``.
+
+    Examples
+    --------
+    >>> Custom("_space-own_T1w.nii.gz").endings
+    ('_space-own_T1w.nii.gz',)
     """
 
     suffix: str

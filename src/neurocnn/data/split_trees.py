@@ -68,6 +68,13 @@ def read_splits(
         A table is wrong, there are several trees, or cohorts have different numbers of splits.
     LeakError
         A participant is in two sets.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "session_id": "ses-M00"})
+    >>> write_splits([Split(0, frame[:1], frame[1:]), Split(1, frame[1:], frame[:1])], tmp)
+    >>> [split.train["participant_id"].tolist() for split in read_splits(tmp)]
+    [['sub-1'], ['sub-2']]
     """
     path = Path(path)
     if n_splits is not None and (not isinstance(n_splits, int) or n_splits < 2):
