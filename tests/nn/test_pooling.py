@@ -292,6 +292,33 @@ class TestEverywhere:
             torch.testing.assert_close(out[0][1], expected[0], rtol=0, atol=0)
             torch.testing.assert_close(out[1][2], expected[1], rtol=0, atol=0)
 
+    def test_gradients_in_every_form(self, n):
+        x = values(MAPS[n], "mixed", 2).float()
+        pool, gradient = POOLS[n](2), values(plain_pool(x, 2, 2)[0].shape, "mixed", 3).float()
+        leaf = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(plain_pool(leaf, 2, 2)[0], leaf, gradient)
+
+        def derivative(maps, function=pool):
+            return torch.func.vjp(function, maps)[1](gradient)[0]
+
+        assert torch.equal(derivative(x), expected)
+        assert torch.equal(torch.vmap(derivative)(x[None].expand(2, *x.shape))[1], expected)
+        last = x.to(memory_format=torch.channels_last if n == 2 else torch.channels_last_3d)
+        assert torch.equal(derivative(last), expected)
+        compiled = torch.compile(pool, backend="aot_eager", fullgraph=True)
+        (found,) = torch.autograd.grad(compiled(leaf), leaf, gradient)
+        assert torch.equal(found, expected)
+        half = x.bfloat16().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = pool(half)
+        (found,) = torch.autograd.grad(out, half, gradient.to(out.dtype))
+        assert torch.equal(found.float(), expected)
+
+    def test_second_derivatives(self, n):
+        order = torch.randperm(math.prod(MAPS[n]), generator=torch.Generator().manual_seed(0)).double()
+        x = (order - len(order) // 2 + 0.5).view(MAPS[n]).requires_grad_()
+        assert torch.autograd.gradgradcheck(lambda maps: POOLS[n](2)(maps) ** 2, x[:1, :1], eps=1e-3)
+
     def test_on_the_meta_device(self, n):
         x, expected = self.expected(n)
         out = RoundTrip(n).to("meta")(x.to("meta"))

@@ -53,27 +53,74 @@ def pad_max_pool(
     if halving and not return_indices and _wants_slices(x):
         # piece by piece: what lies between two steps stays in the cache, and needs no fresh memory
         maps = x.flatten(0, 1)
-        pieces = maps.split(max(1, PIECE * len(maps) // max(1, x.numel())))
-        return torch.cat([_halved(piece, 1) for piece in pieces]).unflatten(0, x.shape[:2]), None, padding
-    fits = all(not pad or (k == s and 2 * pad <= k) for pad, k, s in zip(pads, kernel, stride, strict=True))
-    if return_indices or not fits:  # indices are those of the padded map: to find them, it must be there
+        pieces = torch.split(maps, max(1, PIECE * len(maps) // max(1, x.numel())))
+        halved = torch.cat([_halved(piece, 1) for piece in pieces])
+        return halved.view(*x.shape[:2], *halved.shape[1:]), None, padding
+    fits = all(k == s and 2 * pad <= k for pad, k, s in zip(pads, kernel, stride, strict=True))
+    if return_indices or (any(pads) and not fits):
+        # indices are those of the padded map: to find them, it must be there
         padded = F.pad(x, padding) if any(pads) else x
         return *_max_pool(padded, kernel, stride, [0] * len(pads)), padding
-    out, indices = _max_pool(x, kernel, stride, pads)
+    if any(pads) and not _lacks_backward(x):
+        out, _ = _Mended.apply(x, tuple(kernel), tuple(pads))
+        return out, None, padding
+    out, _ = _max_pool(x, kernel, stride, pads)
     _mend(out, pads)
-    return out, indices, padding
+    return out, None, padding
 
 
 def _max_pool(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], pads: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     pool: Any = F.max_pool2d if len(kernel) == 2 else F.max_pool3d
-    if x.is_cuda and torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
-        # torch has no deterministic backward pass of max_pool3d on CUDA, but one of gather.
+    if _lacks_backward(x):
         indices = pool(x.detach(), kernel, stride, pads, return_indices=True)[1]
         return x.flatten(2).gather(2, indices.flatten(2)).view(indices.shape), indices
     out, indices = pool(x, kernel, stride, pads, return_indices=True)
     return out, indices
+
+
+def _lacks_backward(x: Tensor) -> bool:
+    # torch has no deterministic backward pass of max pooling on CUDA, but one of gather
+    return x.is_cuda and torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled()
+
+
+class _Mended(torch.autograd.Function):
+    """Max pooling where kernel and stride are equal, and the mending of its first windows.
+
+    The windows do not overlap, so that the gradient is mended where it arrives: what a pad won is taken from the few
+    voxels of its window, and no gradient is copied.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, kernel: tuple[int, ...], pads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        out, indices = _max_pool(x, kernel, kernel, pads)
+        _mend(out, pads)
+        return out, indices
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0], *output)
+        ctx.mark_non_differentiable(output[1])
+        ctx.settings = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, out, indices = ctx.saved_tensors
+        kernel, pads = ctx.settings
+        aten = torch.ops.aten
+        pool = (aten.max_pool2d_with_indices_backward, aten.max_pool3d_with_indices_backward)[len(pads) - 2]
+        gradient = pool(gradients[0].to(x.dtype), x, kernel, kernel, pads, [1] * len(pads), False, indices)
+        for axis, pad in enumerate(pads):
+            if pad:
+                lost = out.narrow(axis + 2, 0, 1) <= 0
+                for other, (k, p) in enumerate(zip(kernel, pads, strict=True)):
+                    if other != axis:
+                        lost = lost.repeat_interleave(k, other + 2).narrow(other + 2, p, x.shape[other + 2])
+                gradient.narrow(axis + 2, 0, kernel[axis] - pad).masked_fill_(lost, 0)
+        return gradient, None, None
 
 
 def _wants_slices(x: Tensor) -> bool:
