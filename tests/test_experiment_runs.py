@@ -82,6 +82,50 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
     assert not list((tmp_path / "broken").glob("fold-*/state"))
 
 
+RANKS_SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+import neurocnn as nc
+
+def build(input_shape, n_outputs):
+    # no batch norm: its statistics are those of a rank's own samples
+    convolutions = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.ReLU(), nc.PadMaxPool3d(2, 2))
+    size = convolutions(torch.zeros(1, *input_shape)).numel()
+    return nc.CNN(convolutions, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size, n_outputs)))
+
+if __name__ == "__main__":
+    caps = nc.Caps(sys.argv[1], "t1-volume")
+    labels = nc.read_table(sys.argv[1] + "/labels.tsv")
+    results = nc.Experiment(
+        caps, nc.kfold(labels.iloc[:13], n_splits=2, stratify=["diagnosis"], seed=0), nc.Patch(9, 11),
+        nc.classification("diagnosis", classes=["CN", "AD"]), build,
+        nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, device="cpu"), multi=sys.argv[3] == "multi",
+    ).run(sys.argv[2], splits=[0])
+    results.predict(caps, labels.iloc[13:], name="test")
+"""
+
+
+@pytest.mark.parametrize("networks", ["single", "multi"])
+def test_two_ranks_leave_the_tables_of_one_process(study: Study, tmp_path: Path, networks: str):
+    script = tmp_path / "script.py"
+    script.write_text(RANKS_SCRIPT)
+    ways = {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"],
+    }
+    for name, command in ways.items():
+        arguments = [str(script), str(study.caps.root), str(tmp_path / name), networks]
+        ended = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+    paths = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.tsv")}
+    assert paths == {path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.tsv")}
+    for path in paths:
+        tables = [pd.read_csv(tmp_path / name / path, sep="\t") for name in ways]
+        one, two = (table.drop(columns="time", errors="ignore") for table in tables)
+        pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=0, atol=1e-5)
+
+
 def test_image_files_are_opened_once_a_pass_whatever_the_number_of_networks(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("neurocnn")
 _SETS = ("train", "validation")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class FoldRun:
-    """What `run` needs of one fold.
+    """What the run of one fold needs.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class FoldRun:
 
     def run(self, networks: list[int] | None) -> None:
         """Train and score what is not done; `networks` are part_ids, None where one network serves all."""
-        if self.is_done:
+        if self._first_ranks(self.is_done):
             _LOGGER.info("%s is done", self.fold.path)
             return
         if self._writes:
@@ -60,13 +61,16 @@ class FoldRun:
             data.write_table(seen.record(train, validation, self.origin), self.fold.seen)
         if networks is None:
             with self._held(None):
-                if not self.is_done:
+                if not self._first_ranks(self.is_done):
                     self._score(self._train_one())
         else:
             self._train_several(networks)
             with self._held(None, wait=True):
-                if not self.is_done and self._all_there():
+                if self._first_ranks(not self.is_done and self._all_there()):
                     self._score({name: self._assemble(name) for name in self._selections})
+        if self._writes and self.is_done:
+            # Also where another process has finished the fold while this one waited for its lock.
+            shutil.rmtree(self.fold.state, ignore_errors=True)
 
     @property
     def is_done(self) -> bool:
@@ -78,8 +82,10 @@ class FoldRun:
         """Whether this process writes: with several ranks the first one does."""
         return engine.find_ranks().rank == 0
 
-    def _meet(self, where: str) -> None:
-        engine.find_ranks().meet(where)
+    def _first_ranks(self, value: T) -> T:
+        """What the first rank says: files may come and go between the looks of two ranks."""
+        values: list[T] = engine.find_ranks().gather(value, "to agree on what is to be done")
+        return values[0]
 
     @property
     def _selections(self) -> list[str]:
@@ -97,12 +103,14 @@ class FoldRun:
         return predictions
 
     def _train_several(self, networks: list[int]) -> None:
-        waiting = [part for part in networks if not self._is_there(part)]
-        for group in self._groups(waiting):
+        waiting = self._first_ranks([part for part in networks if not self._is_there(part)])
+        size = self.experiment.networks_at_once or self._first_ranks(self._fitting())
+        for start in range(0, len(waiting), size):
             with ExitStack() as locks:
-                for part in group:
+                for part in waiting[start : start + size]:
                     locks.enter_context(self._held(part))
-                models = {part: self._network(part) for part in group if not self._is_there(part)}
+                group = [part for part in waiting[start : start + size] if not self._is_there(part)]
+                models = {part: self._network(part) for part in self._first_ranks(group)}
                 if models:
                     self._train_group(models)
 
@@ -115,9 +123,10 @@ class FoldRun:
                 self._reconstruct(models)
             for name, table in self._evaluate(models).items():
                 if self._writes:
-                    for part, rows in table.groupby("part_id", sort=False):
-                        data.write_table(rows, self.fold.partial(int(str(part)), selection, name))
-        self._meet("after writing tables")
+                    for part in models:
+                        rows = table[table["part_id"] == part]
+                        data.write_table(rows, self.fold.partial(part, selection, name))
+        engine.find_ranks().meet("after tables were written")
 
     def _fit(self, model: Any) -> Any:
         return self.experiment.trainer.fit(
@@ -158,21 +167,11 @@ class FoldRun:
             nn.transfer_weights(weights, model)
         return model
 
-    def _groups(self, parts: list[int]) -> Iterator[list[int]]:
-        size = self.experiment.networks_at_once or self._fitting()
-        for start in range(0, len(parts), size):
-            yield parts[start : start + size]
-
     def _fitting(self) -> int:
         """How many networks fit in a quarter of the free memory."""
-        model = (
-            self._network(None)
-            if self.experiment.transfer_from is None
-            else self._network(self.train.part_ids[0])
-        )
-        one = sum(tensor.nbytes for tensor in model.state_dict().values())
+        tensors = self._network(self.train.part_ids[0]).state_dict().values()
         # Weights, gradients, Adam's two moments, and a best state for each selection.
-        needed = one * (4 + len(self._selections))
+        needed: int = sum(tensor.nbytes for tensor in tensors) * (4 + len(self._selections))
         return max(1, _free_memory(self.experiment.trainer.device) // 4 // needed)
 
     def _is_there(self, part: int) -> bool:
@@ -202,8 +201,7 @@ class FoldRun:
                 self._score_selection(selection, tables)
             if self.experiment.multi:
                 self._gather_history()
-            shutil.rmtree(self.fold.state, ignore_errors=True)
-        self._meet("after writing tables")
+        engine.find_ranks().meet("after tables were written")
 
     def _score_selection(self, selection: str, tables: Mapping[str, pd.DataFrame]) -> None:
         experiment, validation = self.experiment, tables["validation"]
@@ -252,5 +250,5 @@ def _free_memory(device: str) -> int:
     if device in ("auto", "cuda") and torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
     if sys.platform == "linux":
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 8 << 30
+        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return 8 << 30  # no figure is to be had: a small machine's

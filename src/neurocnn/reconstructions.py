@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def write(
     affine
         (4, 4), of the whole volume, voxel to world in mm.
     """
-    first = dataset.sessions.iloc[0]
+    first, parts = dataset.sessions.iloc[0], cast(Any, dataset.parts)
     shape = dataset.caps.shape(first["participant_id"], first["session_id"], first.get("cohort"))
     for k, part in enumerate(dataset.part_ids):
         if part not in models:
@@ -35,7 +36,7 @@ def write(
         batch = dataset[k]["image"].unsqueeze(0).to(next(model.parameters()).device)
         with torch.no_grad():
             output = model(batch)[-1]
-        place = dataset.parts.place(shape, part)
+        place = parts.place(shape, part)
         for name, tensor in (("input", batch), ("output", output)):
             volume = _as_volume(tensor[0].float().cpu().numpy(), place)
             scoring.write_nifti(folder / f"{name}-{k}.nii.gz", volume, data.part_affine(affine, place))
@@ -43,4 +44,5 @@ def write(
 
 def _as_volume(part: np.ndarray, place: tuple[slice, slice, slice]) -> np.ndarray:
     """Give a part (C, …) as (D, H, W); the equal channels of a slice become one, its axis comes back."""
-    return part[0].reshape([box.stop - box.start for box in place])
+    volume: np.ndarray = part[0].reshape([box.stop - box.start for box in place])
+    return volume

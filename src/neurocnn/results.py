@@ -173,9 +173,11 @@ class Results:
         """
         chosen = self._selection(selection)
         paths = [fold.part_accuracy(chosen, "nii.gz") for fold in self._folds()]
-        found = [np.asarray(nib.nifti1.load(path).dataobj) for path in paths if path.is_file()]
+        found = [np.asarray(nib.nifti1.load(path).dataobj) for path in paths if path.is_file()]  # type: ignore[no-untyped-call]
         if not found:
-            raise NotFoundError(f"{self.folder}: there is no map of the parts; only classified parts have one")
+            raise NotFoundError(
+                f"{self.folder}: there is no map of the parts; only classified parts have one"
+            )
         mean = np.mean(found, axis=0)
         return np.where(mean > 0, mean, np.nan)
 

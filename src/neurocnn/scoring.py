@@ -66,8 +66,12 @@ def write_tables(
 
     Parameters
     ----------
+    fold, selection, dataset
+        Where the tables go to.
     predictions
         What `engine.evaluate` gives: one row a part, with its loss where there are labels.
+    task, parts
+        Those of the experiment.
     part_weights
         What `weights` gives of the same fold and selection.
     """
@@ -108,18 +112,18 @@ def write_part_accuracy(
     accuracy = ensemble.part_balanced_accuracy(validation)
     table = pd.DataFrame({"part_id": accuracy.index, "balanced_accuracy": accuracy.to_numpy()})
     table["weight"] = part_weights.reindex(table["part_id"]).fillna(0.0).to_numpy()
-    painted = data.paint(parts, shape, accuracy.to_dict())
+    values = {int(part): float(value) for part, value in zip(accuracy.index, accuracy, strict=True)}
+    painted = data.paint(parts, shape, values)
     write_nifti(fold.part_accuracy(selection, "nii.gz"), np.nan_to_num(painted), affine)
     data.write_table(table, fold.part_accuracy(selection))
 
 
 def write_nifti(path: Any, volume: np.ndarray, affine: np.ndarray) -> None:
     """Write a float32 volume (D, H, W) with its affine, compressed, whole or not at all."""
-    image = nib.nifti1.Nifti1Image(np.asarray(volume, dtype=np.float32), affine)
+    image: Any = nib.nifti1.Nifti1Image(np.asarray(volume, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
     with write_whole(path) as file:
         # mtime=0: the same volume gives the same bytes.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0) as packed:
-            packed.write(image.to_bytes())
+        file.write(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
 def table_level(level: str, task: engine.Task, parts: Any) -> str:
