@@ -269,6 +269,23 @@ def test_a_dataset_travels_to_a_spawned_worker(caps: Caps):
     assert torch.equal(next(iter(loader))["image"], torch.stack([dataset[i]["image"] for i in range(3)]))
 
 
+class HeldBytes(CapsDataset):
+    """Items that say how much the worker's cache holds."""
+
+    def __getitem__(self, index):
+        super().__getitem__(index)
+        return self.caps.images._decoded.held
+
+
+def test_workers_share_the_memory_of_the_cache_out(tmp_path: Path):
+    n_bytes = 4 * 6 * 8 * 7
+    caps = Caps(small_caps(tmp_path, 8), cache_bytes=4 * n_bytes)
+    dataset = HeldBytes(caps, rows(8))
+    assert max(DataLoader(dataset, None)) == 4 * n_bytes
+    dataset = HeldBytes(Caps(tmp_path, cache_bytes=4 * n_bytes), rows(8))
+    assert max(DataLoader(dataset, None, num_workers=2)) == 2 * n_bytes
+
+
 def test_an_error_in_a_worker_names_the_image(caps: Caps, tmp_path: Path):
     dataset = CapsDataset(caps, rows())
     path = caps.path("sub-02", "ses-M00")

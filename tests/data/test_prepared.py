@@ -323,6 +323,21 @@ def test_a_tensor_that_clinicadl_wrote_of_an_earlier_nifti_is_noticed(tmp_path: 
     assert len(caps.images._decoded) == 0
 
 
+def test_a_tensor_that_another_program_scaled_in_float64_is_not_called_stale(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    stored = np.random.default_rng(0).integers(0, 3000, (6, 8, 7)).astype(np.int16)
+    image = nib.Nifti1Image(stored, AFFINE)
+    image.header.set_slope_inter(0.1234567, 0.7654321)
+    path = tmp_path / "subjects/sub-00/ses-M00/t1_linear" / f"sub-00_ses-M00_{T1}"
+    path.parent.mkdir(parents=True)
+    nib.save(image, path)
+    theirs = torch.from_numpy(nib.load(path).get_fdata()).float()[None]
+    newer(path, foreign(tmp_path, theirs))
+    assert torch.equal(Caps(tmp_path).read("sub-00", "ses-M00"), theirs)
+    assert caplog.text == ""
+
+
 def test_a_tensor_of_the_old_format_is_read(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     path = tensor_path(root)
