@@ -1,6 +1,7 @@
 """Tables from a model and a dataset: one row a part, each once, in the dataset's order."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from neurocnn.engine.ranks import Ranks, find_ranks
 from neurocnn.engine.runtime import (
     PRECISIONS,
     RandomState,
+    arranged,
     autocast,
     evaluating,
     find_device,
@@ -28,7 +30,6 @@ from neurocnn.engine.task import Columns, Task
 from neurocnn.errors import ModelError, SettingError
 
 Network = int | None
-Measure = Callable[[nn.Module, Tensor, Batch], Columns]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class Computation:
     precision: str
     seed: int
     ranks: Ranks
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is asked of a network: its output for a batch (and the target), and the columns of outputs."""
+
+    output: Callable[[nn.Module, Tensor, Batch], tuple[Any, Tensor | None]]
+    columns: Callable[[Any, Tensor | None], Columns]
 
 
 def predict(
@@ -104,11 +113,10 @@ def evaluate(
     0.0
     """
     computation = _computation(batch_size, n_workers, device, precision)
-    measure = task_columns(task, computation)
-    with explained(computation.device, batch_size):
-        if not isinstance(model, Mapping):
-            return network_tables({None: model}, dataset, computation, measure)[None]
-        tables = network_tables(dict(model.items()), dataset, computation, measure)
+    networks: dict[Network, nn.Module] = dict(model.items()) if isinstance(model, Mapping) else {None: model}
+    tables = _asked(networks, dataset, computation, task_measure(task, computation))
+    if None in tables:
+        return tables[None]
     return _interleaved([tables[part] for part in part_ids_of(dataset) if part in tables])
 
 
@@ -149,8 +157,18 @@ def encode(
     'code3'
     """
     computation = _computation(batch_size, n_workers, device, precision)
-    with explained(computation.device, batch_size):
-        return network_tables({None: model}, dataset, computation, _code_columns)[None]
+    return _asked({None: model}, dataset, computation, _code_measure())[None]
+
+
+def _asked(
+    networks: Mapping[Network, nn.Module], dataset: Any, computation: Computation, measure: Measure
+) -> dict[Network, pd.DataFrame]:
+    """Evaluate a caller's networks, in the memory format that they are trained in."""
+    with ExitStack() as stack:
+        stack.enter_context(explained(computation.device, computation.batch_size))
+        for model in networks.values():
+            stack.enter_context(arranged(model.to(computation.device), memory_format(model)))
+        return network_tables(networks, dataset, computation, measure)
 
 
 def _computation(batch_size: int, n_workers: int, device: str, precision: str) -> Computation:
@@ -163,23 +181,34 @@ def _computation(batch_size: int, n_workers: int, device: str, precision: str) -
     return Computation(batch_size, n_workers, find_device(device, ranks.local), precision, 0, ranks)
 
 
-def task_columns(task: Task, computation: Computation) -> Measure:
-    """Give what measures a batch for a task: its rows, and each sample's loss where there are labels."""
+def task_measure(task: Task, computation: Computation) -> Measure:
+    """Measure what a task does: its rows, and each sample's loss where there are labels."""
 
-    def columns(model: nn.Module, image: Tensor, batch: Batch) -> Columns:
+    def output(model: nn.Module, image: Tensor, batch: Batch) -> tuple[Any, Tensor | None]:
         with autocast(computation.device, computation.precision):
-            output = model(image)
-        unlabelled = task.label is not None and without_labels(batch)
-        target = None if unlabelled else task.target({**batch, "image": image}, computation.device)
-        rows = task.rows(output, target)
+            found = model(image)
+        if task.label is not None and without_labels(batch):
+            return found, None
+        return found, task.target({**batch, "image": image}, computation.device)
+
+    def columns(found: Any, target: Tensor | None) -> Columns:
+        rows = task.rows(found, target)
         if target is not None:
-            rows["loss"] = task.loss(output, target).cpu().double().numpy()
+            rows["loss"] = task.loss(found, target).cpu().double().numpy()
         return rows
 
-    return columns
+    return Measure(output, columns)
 
 
-def _code_columns(model: nn.Module, image: Tensor, batch: Batch) -> Columns:
+def _code_measure() -> Measure:
+    def columns(codes: Any, target: Tensor | None) -> Columns:
+        numbers = codes.float().cpu().numpy()
+        return {f"code{k}": numbers[:, k] for k in range(numbers.shape[1])}
+
+    return Measure(_codes, columns)
+
+
+def _codes(model: nn.Module, image: Tensor, batch: Batch) -> tuple[Tensor, None]:
     encoder = getattr(model, "encode", None)
     output = model(image) if encoder is None else encoder(image)
     if encoder is None:
@@ -189,8 +218,8 @@ def _code_columns(model: nn.Module, image: Tensor, batch: Batch) -> Columns:
                 "such a network has no code"
             )
         output = output[0]
-    codes = output.flatten(1).float().cpu().numpy()
-    return {f"code{k}": codes[:, k] for k in range(codes.shape[1])}
+    codes: Tensor = output.flatten(1)
+    return codes, None
 
 
 def network_tables(
@@ -212,32 +241,80 @@ def network_tables(
     source = loader(
         plain, mine, seed=None, n_workers=computation.n_workers, pinned=computation.device.type == "cuda"
     )
-    chunks: dict[Network, list[Columns]] = {network: [] for network in networks}
-    evaluated = {key: _Evaluated(model, computation) for key, model in networks.items()}
-    with watched(source) as stream:
-        for batch in stream:
+    with ExitStack() as stack:
+        passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
+        if len(passes) == 1:
+            # Cheaper than for each batch, which several networks need.
+            stack.enter_context(next(iter(passes.values())).random.borrowed())
+        stream = stack.enter_context(watched(source))
+        for turn, batch in enumerate(stream):
             on_batch()
-            for network, one in evaluated.items():
-                rows = part_rows(batch, network)
-                chunks[network].append(_identity(rows) | one.measured(rows, measure))
-    everyone = ranks.gather(chunks, "to put their tables together")
-    return {network: _table([chunks[network] for chunks in everyone]) for network in networks}
+            first = (ranks.rank + turn * ranks.world) * computation.batch_size
+            for network, one in passes.items():
+                with one.random.borrowed() if len(passes) > 1 else nullcontext():
+                    one.add(part_rows(batch, network), first)
+        found = {network: one.finish() for network, one in passes.items()}
+    everyone = ranks.gather(found, "to put their tables together")
+    return {network: _table([columns[network] for columns in everyone]) for network in networks}
 
 
-class _Evaluated:
-    """A network on its device, in evaluation mode only while it computes."""
+class _Pass:
+    """A network while it goes through a set, in evaluation mode.
 
-    def __init__(self, model: nn.Module, computation: Computation) -> None:
-        self.model = model.to(computation.device)
-        self.device = computation.device
+    Small outputs are kept until there are some hundreds of them: their rows cost the same as those of one.
+    """
+
+    rows_at_once = 512
+    largest_output = 64
+
+    def __init__(
+        self, model: nn.Module, computation: Computation, measure: Measure, stack: ExitStack
+    ) -> None:
+        self.device, self.measure = computation.device, measure
         self.layout, self.dtype = memory_format(model), floating_type(model)
+        self.model = model.to(self.device)
+        stack.enter_context(evaluating(self.model))
         # A network that draws random numbers here neither takes them from its training nor from others.
-        self.random = RandomState(computation.seed, computation.device)
+        self.random = RandomState(computation.seed, self.device)
+        self.identities: list[Columns] = []
+        self.chunks: list[Columns] = []
+        self.waiting: list[tuple[Any, Tensor | None]] = []
+        self.n_waiting = 0
 
-    def measured(self, batch: Batch, measure: Measure) -> Columns:
+    def add(self, batch: Batch, first: int) -> None:
+        """Compute a batch; `first` is the place of its first row in the table."""
         image = placed(batch["image"], self.device, self.dtype, self.layout)
-        with evaluating(self.model), self.random.borrowed():
-            return measure(self.model, image, batch)
+        with torch.inference_mode():
+            output, target = self.measure.output(self.model, image, batch)
+        self.identities.append(_identity(batch, first))
+        n = len(image)
+        labelled = [one is not None for _, one in self.waiting[:1]]
+        if labelled and labelled[0] != (target is not None):
+            self.flush()
+        self.waiting.append((output, target))
+        self.n_waiting += n
+        small = isinstance(output, Tensor) and output.numel() <= self.largest_output * n
+        if not small or self.n_waiting >= self.rows_at_once:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make the rows of the outputs that wait."""
+        if not self.waiting:
+            return
+        output, target = self.waiting[0]
+        if len(self.waiting) > 1:
+            output = torch.cat([one for one, _ in self.waiting])
+            target = (
+                None if target is None else torch.cat([one for _, one in self.waiting if one is not None])
+            )
+        self.waiting, self.n_waiting = [], 0
+        with torch.inference_mode():
+            self.chunks.append(self.measure.columns(output, target))
+
+    def finish(self) -> Columns:
+        """Give all columns of this rank."""
+        self.flush()
+        return _joined(self.identities) | _joined(self.chunks)
 
 
 def network_batches(dataset: Any, networks: Sequence[Network], batch_size: int) -> Batches:
@@ -282,23 +359,33 @@ def part_rows(batch: Batch, part: Network) -> Batch:
     }
 
 
-def _identity(batch: Batch) -> Columns:
+def _identity(batch: Batch, first: int) -> Columns:
     names = [name for name in ("participant_id", "session_id", "cohort") if name in batch]
     columns = {name: np.array(batch[name], dtype=object) for name in names}
-    return columns | {"part_id": batch["part_id"].numpy()}
+    part = batch["part_id"].numpy()
+    return columns | {"part_id": part, "place": np.arange(first, first + len(part))}
 
 
-def _table(chunks: list[list[Columns]]) -> pd.DataFrame:
-    """Put the chunks of all ranks together; rank r has the chunks r, r + world, …"""
-    ordered = [rank[turn] for turn in range(len(chunks[0])) for rank in chunks if turn < len(rank)]
-    if not ordered:
-        raise SettingError("the dataset is empty; there is nothing to evaluate")
-    names = list(dict.fromkeys(name for chunk in ordered for name in chunk))
+def _joined(chunks: list[Columns]) -> Columns:
+    """Put columns below each other, once; a column that some lack is NaN there."""
     columns = {}
-    for name in names:
-        arrays = [chunk.get(name, np.full(len(chunk["part_id"]), np.nan)) for chunk in ordered]
-        columns[name] = np.concatenate(arrays)
-    return pd.DataFrame(columns).infer_objects()
+    for name in dict.fromkeys(name for chunk in chunks for name in chunk):
+        columns[name] = np.concatenate(
+            [chunk[name] if name in chunk else _unknown(chunk) for chunk in chunks]
+        )
+    return columns
+
+
+def _unknown(chunk: Columns) -> np.ndarray[Any, Any]:
+    return np.full(len(next(iter(chunk.values()))), np.nan)
+
+
+def _table(ranks: list[Columns]) -> pd.DataFrame:
+    columns = _joined([columns for columns in ranks if columns])
+    if not columns:
+        raise SettingError("the dataset is empty; there is nothing to evaluate")
+    order = columns.pop("place").argsort(kind="stable")
+    return pd.DataFrame({name: column[order] for name, column in columns.items()}).infer_objects()
 
 
 def _interleaved(tables: list[pd.DataFrame]) -> pd.DataFrame:

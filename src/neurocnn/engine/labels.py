@@ -73,7 +73,9 @@ def class_indices(
     TableError
         A label is missing or none of the classes; the message names the rows and what is allowed.
     """
-    keys = [label_key(value) for value in label_values(batch, label)]
+    values = label_values(batch, label)
+    # Most labels are text that stands in the list as it is.
+    keys = [value if type(value) is str and value in codes else label_key(value) for value in values]
     wrong = [row for row, key in enumerate(keys) if key not in codes]
     if wrong:
         allowed = ", ".join(codes)
@@ -128,7 +130,7 @@ def without_labels(batch: Mapping[str, Any]) -> bool:
         return True
     if isinstance(values, Tensor):
         return bool(values.isnan().all()) if values.is_floating_point() else False
-    return all(label_key(value) == MISSING for value in values)
+    return next((False for value in values if label_key(value) != MISSING), True)
 
 
 def _number(value: Any) -> float:

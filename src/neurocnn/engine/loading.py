@@ -101,12 +101,14 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
             f"the dataset's samples lack {', '.join(absent)}; found {found}; a sample is a dict with "
             f"{', '.join(_NEEDED)} and, where there is one, label"
         )
+    labels = [item["label"] for item in items] if "label" in first else []
+    if len({type(label) for label in labels}) <= 1 and type(first.get("label", "")) in (str, int, float):
+        collated: Batch = default_collate(list(items))
+        return collated
     batch: Batch = default_collate([{k: v for k, v in item.items() if k != "label"} for item in items])
-    if "label" in first:
-        labels = [_plain(item["label"]) for item in items]
-        numbers = all(isinstance(label, Number) for label in labels)
-        batch["label"] = default_collate(labels) if numbers else labels
-    return batch
+    labels = [_plain(label) for label in labels]
+    numbers = all(isinstance(label, Number) for label in labels)
+    return batch | {"label": default_collate(labels) if numbers else labels}
 
 
 def _plain(label: Any) -> Any:

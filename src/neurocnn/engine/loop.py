@@ -23,7 +23,7 @@ from neurocnn.engine.evaluation import (
     network_batches,
     network_tables,
     part_rows,
-    task_columns,
+    task_measure,
 )
 from neurocnn.engine.faults import explained
 from neurocnn.engine.inputs import check_classes, check_sets, fingerprint, unit_classes
@@ -148,6 +148,8 @@ class Loop:
             while active := [run for run in runs if not run.finished()]:
                 epoch = min(run.epoch for run in active)
                 self.train_epoch(epoch, [run for run in active if run.epoch == epoch])
+        # The best states are read from files that rank 0 may still be writing.
+        self.ranks.meet("at the end of the training")
         return {run.part: self.result(run) for run in runs}
 
     def train_epoch(self, epoch: int, runs: list[Run]) -> None:
@@ -196,7 +198,7 @@ class Loop:
         for run in runs:
             run.share_buffers()
         models = {run.part: run.model for run in runs}
-        measure = task_columns(self.task, self.computation)
+        measure = task_measure(self.task, self.computation)
         metrics: dict[Network, dict[str, float]] = {run.part: {} for run in runs}
         for name, dataset in self.sets.items():
             tables = network_tables(models, dataset, self.computation, measure, self.leave_if_asked)

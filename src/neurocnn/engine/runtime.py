@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -60,8 +60,9 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Compute in half precision where that is safe; nothing for float32."""
-    half = precision != "float32"
-    return torch.autocast(device.type, dtype=PRECISIONS[precision] if half else torch.bfloat16, enabled=half)
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=PRECISIONS[precision])
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
@@ -177,12 +178,23 @@ def determinism(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode without gradients, and every module back into its mode."""
+    """Put a model in evaluation mode, and every module back into its mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def arranged(model: nn.Module, layout: torch.memory_format) -> Iterator[nn.Module]:
+    """Give a model's weights a memory format while the block runs."""
+    plain = all(parameter.is_contiguous() for parameter in model.parameters())
+    model.to(memory_format=layout)
+    try:
+        yield model
+    finally:
+        if plain:
+            model.to(memory_format=torch.contiguous_format)

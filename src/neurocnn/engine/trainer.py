@@ -174,7 +174,7 @@ class Trainer:
         ...     return {"image": torch.full((1, 4, 4), float(i % 2)), "label": ["CN", "AD"][i % 2],
         ...             "participant_id": f"sub-{i}", "session_id": "ses-M00", "part_id": 0}
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
-        >>> trainer = Trainer(epochs=2, learning_rate=0.1, device="cpu")
+        >>> trainer = Trainer(epochs=20, learning_rate=0.1, device="cpu")
         >>> training = trainer.fit(model, classification(), [item(i) for i in range(8)])
         >>> float(training.history.train_balanced_accuracy.iloc[-1])
         1.0

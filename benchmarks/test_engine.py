@@ -1,0 +1,111 @@
+"""What the engine costs, and what its defaults gain, each against plain torch in the same run.
+
+Run with ``pytest benchmarks/test_engine.py -s``, on a machine that does nothing else. Both sides take turns, and
+medians are compared.
+"""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import neurocnn as nc
+from neurocnn.engine.ranks import Ranks
+from neurocnn.engine.run import Run
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TASK = nc.classification("diagnosis", classes=["CN", "AD"])
+
+
+def in_turn(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[float, float]:
+    """The median seconds of two functions that take turns, after a round to warm up."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds + 1):
+        for function, times in zip((one, other), seconds, strict=True):
+            begun = time.perf_counter()
+            function()
+            if DEVICE.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                times.append(time.perf_counter() - begun)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+class Parts(Dataset):
+    """10,000 parts that cost nothing to read."""
+
+    part_ids = tuple(range(100))
+
+    def __init__(self) -> None:
+        self.image = torch.rand(1, 16, 16, 16)
+
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, part = divmod(index, 100)
+        identity = {"participant_id": f"sub-{image}", "session_id": "ses-M00", "part_id": part}
+        return {"image": self.image, "label": "AD", **identity}
+
+
+@pytest.mark.parametrize("batch_size", [8, 32])
+def test_tables_cost_little_more_than_a_bare_loop(batch_size: int) -> None:
+    data, model = Parts(), nn.Sequential(nn.Flatten(), nn.Linear(16**3, 2)).to(DEVICE).eval()
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for batch in DataLoader(data, batch_size=batch_size):
+                model(batch["image"].to(DEVICE))
+
+    def table() -> None:
+        assert len(nc.predict(model, TASK, data, batch_size=batch_size)) == len(data)
+
+    ours, plain = in_turn(table, bare, rounds=7)
+    print(
+        f"\npredict, batches of {batch_size}: {ours:.3f} s, bare loop {plain:.3f} s, ratio {ours / plain:.2f}"
+    )
+    assert ours <= 1.5 * plain
+
+
+class PadThenPool(nn.Module):
+    """Pooling as the documents write it: pad in front with zeros, then pool."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        pad = [side for n in reversed(image.shape[2:]) for side in (n % 2, 0)]
+        return F.max_pool3d(F.pad(image, pad), 2, 2)
+
+
+def test_a_step_of_conv5_fc3_is_faster_than_the_plain_one() -> None:
+    shape = (1, 169, 208, 179)
+    network = nc.create_model("Conv5_FC3", shape, n_outputs=2)
+    plain = copy.deepcopy(network)
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, nc.PadMaxPool3d):
+            plain.set_submodule(name, PadThenPool())
+    plain.to(DEVICE).train()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4, weight_decay=1e-4)
+    image = torch.rand(1, *shape)
+    identity = {"participant_id": ["sub-1"], "session_id": ["ses-M00"], "part_id": torch.tensor([0])}
+    run = Run(network, nc.Trainer(), TASK, None, DEVICE, Ranks())
+
+    def ours() -> None:
+        run.accumulate({"image": image, "label": ["AD"], **identity}, n_window=1, empty=False, last=True)
+        run.update()
+
+    def eager() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(plain(image.to(DEVICE)), torch.tensor([1], device=DEVICE)).backward()
+        optimizer.step()
+
+    fast, slow = in_turn(ours, eager, rounds=5)
+    print(f"\nConv5_FC3 step: {fast:.2f} s, plain {slow:.2f} s, ratio {fast / slow:.2f}")
+    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=2e-3)
+    assert fast <= 0.80 * slow
