@@ -22,7 +22,8 @@ from neurocnn.files import write_whole
 IDS = ("participant_id", "session_id")
 TEXT_COLUMNS = (*IDS, "cohort")
 MISSING = ("", "n/a")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# `inf` as `write_table` writes it: a perfect reconstruction has an infinite PSNR.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?inf")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
@@ -168,12 +169,12 @@ def _is_id(value: object, prefix: str) -> bool:
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """The header, the rows as text, and the line that each row stands on."""
-    text = _text(path)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter="\t", strict=True)
+    # Not `splitlines`: it would break lines at characters that are part of a text.
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter="\t", strict=True)
     header: list[str] = []
     rows: list[list[str]] = []
     lines: list[int] = []
-    started = 1
+    started, blank = 1, 0
     try:
         for cells in reader:
             line, started = started, reader.line_num + 1
@@ -183,8 +184,11 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
                 header = cells
                 _check_header(header, path)
                 continue
-            if not cells and not "".join(text.splitlines()[line - 1 :]).strip():
-                break
+            if not cells:
+                blank = blank or line
+                continue
+            if blank:  # blank lines may only end the file
+                _check_cells([], header, path, blank)
             _check_cells(cells, header, path, line)
             rows.append(cells)
             lines.append(line)
