@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import tqdm
 from small_caps import AFFINE, T1, rows, small_caps, voxels_of, write_nifti, write_t1
 
 from neurocnn.data import (
@@ -511,6 +513,22 @@ def test_uncropped_and_cropped_images_do_not_share_a_tensor(tmp_path: Path):
     Caps(root, T1Linear(cropped=False)).prepare()
     assert Caps(root).read("sub-00", "ses-M00").shape == (1, 6, 8, 7)
     assert Caps(root, T1Linear(cropped=False)).read("sub-00", "ses-M00").shape == (1, 7, 9, 8)
+
+
+def test_images_are_prepared_in_parallel_with_a_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    both = threading.Barrier(2, timeout=20)  # passed only by two that work at once
+    decode = images_module.decode
+    monkeypatch.setattr(preparation, "decode", lambda source: both.wait() is None or decode(source))
+    bars = []
+
+    def bar(items, **settings):
+        bars.append(settings)
+        return tqdm.std.tqdm(items, **settings)
+
+    monkeypatch.setattr(tqdm, "tqdm", bar)
+    Caps(small_caps(tmp_path, 4)).prepare(n_workers=2)
+    assert len(prepared_files(tmp_path)) == 4
+    assert bars == [{"total": 4, "desc": "prepare", "disable": None}]
 
 
 def test_n_workers_must_be_a_number(tmp_path: Path):
