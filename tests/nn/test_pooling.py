@@ -159,6 +159,13 @@ def test_a_nan_is_never_swallowed(place, differentiated):
     assert expected.isnan().any()
 
 
+def test_a_layer_behind_may_work_in_place():
+    x = values((1, 2, 5, 6, 7), "mixed", 0).requires_grad_()
+    expected = torch.autograd.grad(F.relu(plain_pool(x, 2, 2)[0]).sum(), x)[0]
+    found = torch.autograd.grad(F.relu(PadMaxPool3d(2)(x), inplace=True).sum(), x)[0]
+    assert torch.equal(found, expected)
+
+
 def test_kernel_3_stride_2_size_6_gives_2():
     # The documents' code decides, not their formula, which says 3.
     assert PadMaxPool2d(3, 2)(torch.zeros(1, 1, 6, 6)).shape == (1, 1, 2, 2)
@@ -303,6 +310,8 @@ class TestEverywhere:
 
         assert torch.equal(derivative(x), expected)
         assert torch.equal(torch.vmap(derivative)(x[None].expand(2, *x.shape))[1], expected)
+        many = torch.vmap(torch.func.vjp(pool, x)[1])(gradient[None].expand(2, *gradient.shape))
+        assert torch.equal(many[0][1], expected)
         last = x.to(memory_format=torch.channels_last if n == 2 else torch.channels_last_3d)
         assert torch.equal(derivative(last), expected)
         compiled = torch.compile(pool, backend="aot_eager", fullgraph=True)

@@ -62,8 +62,7 @@ def pad_max_pool(
         padded = F.pad(x, padding) if any(pads) else x
         return *_max_pool(padded, kernel, stride, [0] * len(pads)), padding
     if any(pads) and not _lacks_backward(x):
-        out, _ = _Mended.apply(x, tuple(kernel), tuple(pads))
-        return out, None, padding
+        return _Mended.apply(x, tuple(kernel), tuple(pads))[0], None, padding
     out, _ = _max_pool(x, kernel, stride, pads)
     _mend(out, pads)
     return out, None, padding
@@ -88,39 +87,35 @@ def _lacks_backward(x: Tensor) -> bool:
 class _Mended(torch.autograd.Function):
     """Max pooling where kernel and stride are equal, and the mending of its first windows.
 
-    The windows do not overlap, so that the gradient is mended where it arrives: what a pad won is taken from the few
-    voxels of its window, and no gradient is copied.
+    The gradient of what a pad won is dropped. Autograd would do the same through the in-place operations, with a
+    copy of the gradient for each of them.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, kernel: tuple[int, ...], pads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, kernel: tuple[int, ...], pads: tuple[int, ...]) -> tuple[Tensor, ...]:
         out, indices = _max_pool(x, kernel, kernel, pads)
-        _mend(out, pads)
-        return out, indices
+        return out, indices, *_mend(out, pads)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(inputs[0], *output)
-        ctx.mark_non_differentiable(output[1])
+        # not the maxima themselves, which a layer behind may change in place
+        ctx.save_for_backward(inputs[0], *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
         ctx.settings = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, out, indices = ctx.saved_tensors
+        x, indices, *lost = ctx.saved_tensors
         kernel, pads = ctx.settings
+        # a copy that is batched under vmap if either of the two is
+        gradient = gradients[0].to(x.dtype) + 0 * lost[0].to(x.dtype)
+        for axis, of_axis in zip([axis for axis, pad in enumerate(pads, 2) if pad], lost, strict=True):
+            gradient.narrow(axis, 0, 1).masked_fill_(of_axis, 0)
         aten = torch.ops.aten
         pool = (aten.max_pool2d_with_indices_backward, aten.max_pool3d_with_indices_backward)[len(pads) - 2]
-        gradient = pool(gradients[0].to(x.dtype), x, kernel, kernel, pads, [1] * len(pads), False, indices)
-        for axis, pad in enumerate(pads):
-            if pad:
-                lost = out.narrow(axis + 2, 0, 1) <= 0
-                for other, (k, p) in enumerate(zip(kernel, pads, strict=True)):
-                    if other != axis:
-                        lost = lost.repeat_interleave(k, other + 2).narrow(other + 2, p, x.shape[other + 2])
-                gradient.narrow(axis + 2, 0, kernel[axis] - pad).masked_fill_(lost, 0)
-        return gradient, None, None
+        return pool(gradient, x, kernel, kernel, pads, [1] * len(pads), False, indices), None, None
 
 
 def _wants_slices(x: Tensor) -> bool:
@@ -146,12 +141,15 @@ def _halved(x: Tensor, axis: int) -> Tensor:
     return torch.cat([_halved(first, axis + 1), _halved(others, axis + 1)], axis)
 
 
-def _mend(out: Tensor, pads: Sequence[int]) -> None:
-    """Let the zeros of the pad win, in place, in the first window of each padded axis."""
+def _mend(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
+    """Let the zeros of the pad win, in place, in the first window of each padded axis; return where they do."""
+    lost = []
     for axis, pad in enumerate(pads, 2):
         if pad:
             first = out.narrow(axis, 0, 1)
-            first.masked_fill_(first <= 0, 0)
+            lost.append(first <= 0)  # a tie too
+            first.masked_fill_(lost[-1], 0)
+    return lost
 
 
 def scatter_maxima(values: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
