@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics as peer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurocnn.engine import classification, confidence_intervals, reconstruction, regression
@@ -27,6 +27,7 @@ def predictions(draw, n_classes):
     return table
 
 
+@settings(max_examples=40)
 @given(predictions(2))
 def test_binary_scores_are_those_of_scikit_learn(table):
     true, predicted = table.true_label, table.predicted_label
@@ -49,6 +50,7 @@ def test_binary_scores_are_those_of_scikit_learn(table):
     assert scores == pytest.approx(expected)
 
 
+@settings(max_examples=25)
 @given(predictions(4))
 def test_scores_of_more_classes_are_means_of_one_against_the_rest(table):
     true, predicted = table.true_label, table.predicted_label
