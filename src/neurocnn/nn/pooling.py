@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from neurocnn.errors import ModelError, SettingError
 
 Sizes = int | tuple[int, ...]
-PIECE = 2**22  # voxels; of float32 these are 16 MiB
+PIECE = 2**23  # voxels; of float32 these are 32 MiB
 
 
 def pad_max_pool(
