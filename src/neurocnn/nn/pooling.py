@@ -103,12 +103,15 @@ class _Mended(torch.autograd.Function):
         # not the maxima themselves, which a layer behind may change in place
         ctx.save_for_backward(inputs[0], *output[1:])
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # or zeros are made for the indices
         ctx.settings = inputs[1:]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         x, indices, *lost = ctx.saved_tensors
         kernel, pads = ctx.settings
+        if gradients[0] is None:
+            return None, None, None
         # a copy that is batched under vmap if either of the two is
         gradient = gradients[0].to(x.dtype) + 0 * lost[0].to(x.dtype)
         for axis, of_axis in zip([axis for axis, pad in enumerate(pads, 2) if pad], lost, strict=True):
