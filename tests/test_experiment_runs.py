@@ -187,6 +187,16 @@ def test_several_cohorts_keep_their_names_in_every_table(cohorts, tmp_path: Path
             assert set(map(tuple, table[["cohort", "participant_id"]].to_numpy())) == expected
 
 
+def test_cohorts_that_stand_in_one_table_only_are_named(cohorts, tmp_path: Path):
+    root, labels = cohorts
+    splits = nc.kfold(labels[labels["cohort"] == "ADNI"], n_splits=2, seed=0)
+    run = nc.Experiment(
+        nc.Caps(root, "t1-volume"), splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER
+    )
+    with pytest.raises(nc.NeurocnnError, match="AIBL only in the CAPS"):
+        run.run(tmp_path / "results")
+
+
 def test_a_full_disk_ends_a_run_with_the_path_and_a_second_run_goes_on(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -174,6 +174,7 @@ class Experiment:
             Another process trains the same split and network.
         """
         chosen = self._chosen(splits)
+        self._check_cohorts()
         # All images are found and all labels read before the first epoch and before a file is written.
         sets = {split.index: self._datasets(split) for split in chosen}
         wanted = self._networks(next(iter(sets.values()))[0], networks)
@@ -192,6 +193,12 @@ class Experiment:
         if unknown or not wanted:
             raise SettingError(f"splits={wanted}: there are {sorted(by_index)}")
         return [by_index[index] for index in wanted]
+
+    def _check_cohorts(self) -> None:
+        """Refuse labels that speak of other cohorts than the CAPS folders."""
+        if self.caps.cohorts:
+            tables = [table for split in self.splits for table in (split.train, split.validation)]
+            self.caps.check_cohorts({name for table in tables for name in table.get("cohort", ())})
 
     def _datasets(self, split: data.Split) -> tuple[data.CapsDataset, data.CapsDataset]:
         made = [
