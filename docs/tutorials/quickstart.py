@@ -15,7 +15,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 if __name__ == "__main__":
     folder = "neurocnn-quickstart"
     labels = nc.make_caps(f"{folder}/caps", n_participants=132, preprocessing="t1-volume", seed=0)
-    print(nc.population(labels, columns={"age": "age"}), end="\n\n")
+    print(nc.population(labels), end="\n\n")
 
     caps = nc.Caps(f"{folder}/caps", "t1-volume")
     rest, test = nc.holdout(labels, fraction=1 / 3, stratify=["diagnosis", "sex", "age"], seed=0)

@@ -91,3 +91,9 @@ def test_a_group_without_a_value_is_n_a_and_warns_of_nothing():
 def test_text_where_numbers_were_expected_is_refused():
     with pytest.raises(TableError, match="'MMS' holds text"):
         population(oasis().assign(MMS="NA"))
+
+
+def test_a_column_may_be_called_like_its_characteristic():
+    frame = oasis()
+    plain = frame.rename(columns={"age_bl": "age", "education_level": "education", "cdr_global": "CDR"})
+    pd.testing.assert_frame_equal(population(plain), population(frame))

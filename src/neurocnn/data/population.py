@@ -22,8 +22,9 @@ def population(
     by
         The column whose values become rows.
     columns
-        Where the table's column names differ from the lab's: from ``age``, ``sex``, ``education``, ``MMS``
-        and ``CDR`` to a column's name. What is neither named here nor in the table is left out.
+        From ``age``, ``sex``, ``education``, ``MMS`` and ``CDR`` to a column's name, where that is neither the
+        lab's (``age_bl``, ``education_level``, ``cdr_global``) nor the characteristic's own. What is not in
+        the table is left out.
 
     Returns
     -------
@@ -47,7 +48,8 @@ def population(
     for column in (by, *named.values()):
         if column not in there:
             raise TableError(f"population: there is no column {column!r}; {suggestion(column, there)}")
-    used = {name: column for name, column in (_COLUMNS | named).items() if column in there}
+    found = {name: column if column in there else name for name, column in _COLUMNS.items()}
+    used = {name: column for name, column in (found | named).items() if column in there}
     rows = {value: _describe(group, used) for value, group in sessions.groupby(by)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
