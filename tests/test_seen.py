@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurocnn import seen
-from neurocnn.errors import LeakError
+from neurocnn.errors import LeakError, TableError
 
 
 def _sessions(names, cohort=None):
@@ -58,3 +58,23 @@ def test_without_a_cohort_on_one_side_the_name_decides():
     table = seen.record(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
     with pytest.raises(LeakError, match="sub-1"):
         seen.check(table, _sessions(["sub-1"]), "test")
+
+
+def test_a_source_without_cohorts_is_remembered_by_a_target_with_cohorts():
+    source = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    table = seen.record(_sessions(["sub-3"], "ADNI"), _sessions(["sub-4"], "ADNI"), source)
+    for name, role in (("sub-1", "source_train"), ("sub-2", "source_validation")):
+        with pytest.raises(LeakError, match=f"{name} {role}"):
+            seen.check(table, _sessions([name], "AIBL"), "test")
+    seen.check(table, _sessions(["sub-3"], "AIBL"), "test")
+
+
+def test_a_source_that_does_not_say_refuses_nobody():
+    table = seen.record(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"), seen.unknown())
+    seen.check(table, _sessions(["sub-3"], "ADNI"), "test")
+
+
+def test_sessions_without_participants_are_refused():
+    table = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    with pytest.raises(TableError, match="no column participant_id"):
+        seen.check(table, pd.DataFrame({"subject": ["sub-1"]}), "test")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from neurocnn.errors import LeakError
+from neurocnn.errors import LeakError, TableError
 
 UNKNOWN = "source_unknown"
 #: The roles in which a participant changed the weights.
@@ -53,7 +53,8 @@ def check(seen: pd.DataFrame, sessions: pd.DataFrame, what: str, roles: Iterable
     Parameters
     ----------
     seen
-        What `record` gives. Participants are compared with their cohort where both tables have one.
+        What `record` gives. Participants are compared with their cohort where both sides know it, by name alone
+        otherwise: a source with one cohort says none, and its participants may be those of any.
     sessions
         Those that shall be judged.
     what
@@ -65,11 +66,28 @@ def check(seen: pd.DataFrame, sessions: pd.DataFrame, what: str, roles: Iterable
     ------
     LeakError
         With the participants and their roles.
+    TableError
+        The sessions have no column ``participant_id``.
+
+    Examples
+    --------
+    >>> known = record(*(pd.DataFrame({"participant_id": [name]}) for name in ("sub-01", "sub-02")))
+    >>> check(known, pd.DataFrame({"participant_id": ["sub-03"]}), "test")
+    >>> check(known, pd.DataFrame({"participant_id": ["sub-01"]}), "test")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    neurocnn.errors.LeakError: test: 1 participants were seen before: sub-01 train; leave them out ...
     """
+    if "participant_id" not in sessions:
+        raise TableError(
+            f"{what}: the sessions have no column participant_id; there are: {', '.join(map(str, sessions))}"
+        )
     if roles is not None:
         seen = seen[seen["role"].isin(list(roles))]
     key = [name for name in _KEY if name in seen and name in sessions]
     met = seen.merge(sessions[key].drop_duplicates(), on=key)
+    if "cohort" in key:
+        nameless = seen[seen["cohort"].isna()].drop(columns="cohort")
+        met = pd.concat([met, nameless.merge(sessions[key].drop_duplicates(), on="participant_id")])
     if len(met):
         names = [" ".join(map(str, row)) for row in met[[*key, "role"]].drop_duplicates().to_numpy()]
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
