@@ -43,6 +43,7 @@ class Samples(Dataset[Any]):
     def __init__(self, dataset: Any, seed: int | None, n_workers: int) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.has_workers = n_workers > 0
         self.part_ids = list(getattr(dataset, "part_ids", None) or [0])
         self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
         # Read when a worker dies, to name the sample that it was making.
@@ -51,7 +52,7 @@ class Samples(Dataset[Any]):
 
     def __getitem__(self, key: Index) -> Any:
         epoch, index = key
-        worker = get_worker_info()
+        worker = get_worker_info() if self.has_workers else None
         if worker is not None:
             self.making[worker.id] = torch.tensor((os.getpid(), index))
         if self.takes_epoch:

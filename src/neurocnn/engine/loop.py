@@ -17,14 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from neurocnn.engine.evaluation import (
-    Computation,
-    Network,
-    network_batches,
-    network_tables,
-    part_rows,
-    task_measure,
-)
+from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.faults import explained
 from neurocnn.engine.inputs import check_classes, check_sets, fingerprint, unit_classes
 from neurocnn.engine.interruption import Interruption
@@ -35,6 +28,7 @@ from neurocnn.engine.records import Record
 from neurocnn.engine.run import Row, Run
 from neurocnn.engine.runtime import determinism, find_device
 from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
+from neurocnn.engine.tables import Computation, Network, network_batches, network_tables, part_rows
 from neurocnn.engine.task import Task
 from neurocnn.errors import CheckpointError, TrainingError
 

@@ -7,9 +7,9 @@ from typing import Any, overload
 import torch
 from torch import nn
 
-from neurocnn.engine.evaluation import Network
 from neurocnn.engine.loop import Callback, Loop, Training
 from neurocnn.engine.runtime import PRECISIONS
+from neurocnn.engine.tables import Network
 from neurocnn.engine.task import Task
 from neurocnn.errors import SettingError
 

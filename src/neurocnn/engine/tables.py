@@ -1,0 +1,224 @@
+"""One pass of networks over a dataset: the rows of each, each once, in the dataset's order."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from neurocnn.engine.loading import Batch, loader, watched
+from neurocnn.engine.ranks import Ranks
+from neurocnn.engine.runtime import RandomState, evaluating, floating_type, memory_format, placed
+from neurocnn.engine.sampling import Batches, Turns
+from neurocnn.engine.task import Columns
+from neurocnn.errors import SettingError
+
+Network = int | None
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Where and how outputs are computed."""
+
+    batch_size: int
+    n_workers: int
+    device: torch.device
+    precision: str
+    seed: int
+    ranks: Ranks
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is asked of a network: its output for a batch (and the target), and the columns of outputs."""
+
+    output: Callable[[nn.Module, Tensor, Batch], tuple[Any, Tensor | None]]
+    columns: Callable[[Any, Tensor | None], Columns]
+
+
+def network_tables(
+    networks: Mapping[Network, nn.Module],
+    dataset: Any,
+    computation: Computation,
+    measure: Measure,
+    on_batch: Callable[[], None] = lambda: None,
+) -> dict[Network, pd.DataFrame]:
+    """Evaluate networks in one pass over a dataset, each on the rows of its part (None: on all).
+
+    Each image's parts are read together. A batch has `batch_size` samples for each network, as it would have
+    alone, and is done whole by one rank: neither other networks nor ranks change a digit.
+    """
+    plain = dataset.without_augmentation() if hasattr(dataset, "without_augmentation") else dataset
+    batches = network_batches(plain, list(networks), computation.batch_size)
+    ranks = computation.ranks
+    mine = Turns(batches, ranks.rank, ranks.world)
+    source = loader(
+        plain, mine, seed=None, n_workers=computation.n_workers, pinned=computation.device.type == "cuda"
+    )
+    with ExitStack() as stack:
+        passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
+        if len(passes) == 1:
+            # Cheaper than for each batch, which several networks need.
+            stack.enter_context(next(iter(passes.values())).random.borrowed())
+        stream = stack.enter_context(watched(source))
+        first = ranks.rank * computation.batch_size
+        for batch in stream:
+            on_batch()
+            for network, one in passes.items():
+                with one.random.borrowed() if len(passes) > 1 else nullcontext():
+                    one.add(part_rows(batch, network), first)
+            first += ranks.world * computation.batch_size
+        found = {network: one.finish() for network, one in passes.items()}
+    everyone = ranks.gather(found, "to put their tables together")
+    return {network: _table([columns[network] for columns in everyone]) for network in networks}
+
+
+class _Pass:
+    """A network while it goes through a set, in evaluation mode.
+
+    Small outputs are kept until there are some hundreds of them: their rows cost the same as those of one.
+    """
+
+    rows_at_once = 512
+    largest_output = 64
+
+    def __init__(
+        self, model: nn.Module, computation: Computation, measure: Measure, stack: ExitStack
+    ) -> None:
+        self.device, self.measure = computation.device, measure
+        self.layout, self.dtype = memory_format(model), floating_type(model)
+        self.model = model.to(self.device)
+        stack.enter_context(evaluating(self.model))
+        # A network that draws random numbers here neither takes them from its training nor from others.
+        self.random = RandomState(computation.seed, self.device)
+        self.identities = _Identities()
+        self.chunks: list[Columns] = []
+        self.waiting: list[tuple[Any, Tensor | None]] = []
+        self.n_waiting = 0
+
+    def add(self, batch: Batch, first: int) -> None:
+        """Compute a batch; `first` is the place of its first row in the table."""
+        image = placed(batch["image"], self.device, self.dtype, self.layout)
+        with torch.inference_mode():
+            output, target = self.measure.output(self.model, image, batch)
+        self.identities.add(batch, first)
+        n = len(image)
+        labelled = [one is not None for _, one in self.waiting[:1]]
+        if labelled and labelled[0] != (target is not None):
+            self.flush()
+        self.waiting.append((output, target))
+        self.n_waiting += n
+        small = isinstance(output, Tensor) and output.numel() <= self.largest_output * n
+        if not small or self.n_waiting >= self.rows_at_once:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make the rows of the outputs that wait."""
+        if not self.waiting:
+            return
+        output, target = self.waiting[0]
+        if len(self.waiting) > 1:
+            output = torch.cat([one for one, _ in self.waiting])
+            target = (
+                None if target is None else torch.cat([one for _, one in self.waiting if one is not None])
+            )
+        self.waiting, self.n_waiting = [], 0
+        with torch.inference_mode():
+            self.chunks.append(self.measure.columns(output, target))
+
+    def finish(self) -> Columns:
+        """Give all columns of this rank."""
+        self.flush()
+        return self.identities.arrays() | _joined(self.chunks)
+
+
+def network_batches(dataset: Any, networks: Sequence[Network], batch_size: int) -> Batches:
+    """Give the batches of a pass in order, with the parts that these networks need."""
+    if list(networks) == [None]:
+        return Batches(range(len(dataset)), batch_size)
+    parts = part_ids_of(dataset)
+    absent = [part for part in networks if part not in parts]
+    if absent:
+        raise SettingError(f"there are networks for the parts {absent}, but the dataset has {parts}")
+    positions = [parts.index(part) for part in networks if part is not None]
+    n_images = len(dataset) // len(parts)
+    return Batches(range(n_images), batch_size, stride=len(parts), positions=sorted(positions))
+
+
+def part_ids_of(dataset: Any) -> list[int]:
+    """Give a dataset's part_ids.
+
+    Raises
+    ------
+    SettingError
+        It has none: rows cannot be given to one network each.
+    """
+    parts = getattr(dataset, "part_ids", None)
+    if not parts:
+        raise SettingError(
+            "one network for each part needs a dataset with part_ids, ordered image by image; "
+            f"{type(dataset).__name__} has none"
+        )
+    return [int(part) for part in parts]
+
+
+def part_rows(batch: Batch, part: Network) -> Batch:
+    """Give the rows of a batch that are of one part (None: all)."""
+    if part is None:
+        return batch
+    rows = (batch["part_id"] == part).nonzero().flatten()
+    where = rows.tolist()
+    return {
+        name: value[rows] if isinstance(value, Tensor) else [value[row] for row in where]
+        for name, value in batch.items()
+    }
+
+
+class _Identities:
+    """Who the rows are, in a few long lists: many small arrays would lie between the batches in memory."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {}
+
+    def add(self, batch: Batch, first: int) -> None:
+        """Add a batch whose first row has this place in the table."""
+        part_ids = batch["part_id"].tolist()
+        found = {name: batch[name] for name in ("participant_id", "session_id", "cohort") if name in batch}
+        for name, values in (
+            found | {"part_id": part_ids, "place": range(first, first + len(part_ids))}
+        ).items():
+            self.columns.setdefault(name, []).extend(values)
+
+    def arrays(self) -> Columns:
+        """Give them as arrays."""
+        numbers = ("part_id", "place")
+        return {
+            name: np.array(values, dtype=np.int64 if name in numbers else object)
+            for name, values in self.columns.items()
+        }
+
+
+def _joined(chunks: list[Columns]) -> Columns:
+    """Put columns below each other, once; a column that some lack is NaN there."""
+    columns = {}
+    for name in dict.fromkeys(name for chunk in chunks for name in chunk):
+        columns[name] = np.concatenate(
+            [chunk[name] if name in chunk else _unknown(chunk) for chunk in chunks]
+        )
+    return columns
+
+
+def _unknown(chunk: Columns) -> np.ndarray[Any, Any]:
+    return np.full(len(next(iter(chunk.values()))), np.nan)
+
+
+def _table(ranks: list[Columns]) -> pd.DataFrame:
+    columns = _joined([columns for columns in ranks if columns])
+    if not columns:
+        raise SettingError("the dataset is empty; there is nothing to evaluate")
+    order = columns.pop("place").argsort(kind="stable")
+    return pd.DataFrame({name: column[order] for name, column in columns.items()}).infer_objects()
