@@ -50,6 +50,13 @@ class Samples(Dataset[Any]):
         self.making = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         _alive.add(self)
 
+    def __getitems__(self, keys: Sequence[Index]) -> list[Any]:
+        """Make the samples of a batch; in an evaluation without workers nothing is to be done beside."""
+        if self.seed is None and not self.has_workers and not self.takes_epoch:
+            dataset = self.dataset
+            return [dataset[index] for _, index in keys]
+        return [self[key] for key in keys]
+
     def __getitem__(self, key: Index) -> Any:
         epoch, index = key
         worker = get_worker_info() if self.has_workers else None

@@ -80,10 +80,10 @@ def network_tables(
 class _Pass:
     """A network while it goes through a set, in evaluation mode.
 
-    Small outputs are kept until there are some hundreds of them: their rows cost the same as those of one.
+    Small outputs are kept until there are some thousands of them: their rows cost the same as those of one.
     """
 
-    rows_at_once = 512
+    rows_at_once = 4096
     largest_output = 64
 
     def __init__(
