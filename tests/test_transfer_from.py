@@ -76,6 +76,28 @@ def test_several_networks_cannot_start_one(study: Study, sources, tmp_path: Path
         experiment(study, transfer_from=sources["multicnn"]).run(tmp_path)
 
 
+def test_a_misspelt_selection_is_refused_with_those_that_are_there(study: Study, sources, tmp_path: Path):
+    run = experiment(study, transfer_from=sources["cnn"], transfer_selection="best_balanced_acuracy")
+    with pytest.raises(NotFoundError, match="there are: best_balanced_accuracy, best_loss"):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_source_whose_split_was_not_run_is_refused_before_anything_is_written(study: Study, tmp_path: Path):
+    experiment(study).run(tmp_path / "source", splits=[0])
+    with pytest.raises(NotFoundError, match="split 1 has not been run"):
+        experiment(study, transfer_from=tmp_path / "source").run(tmp_path / "target")
+    old = _as_v0(tmp_path / "old", _lab_network().state_dict())
+    with pytest.warns(UserWarning, match="seen"), pytest.raises(NotFoundError, match="neither fold-1"):
+        experiment(study, transfer_from=old).run(tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_results_are_a_source_too(study: Study, sources, tmp_path: Path):
+    results = experiment(study, transfer_from=nc.Results(sources["autoencoder"])).run(tmp_path, splits=[0])
+    assert results.settings["transfer_from"] == str(sources["autoencoder"])
+
+
 def test_another_architecture_is_refused_with_what_does_not_fit(study: Study, sources, tmp_path: Path):
     def build(input_shape, n_outputs):
         convolutions = torch.nn.Sequential(torch.nn.Conv3d(1, 5, 3), torch.nn.ReLU())

@@ -92,7 +92,7 @@ def checkpoint(source: Path, split: int, network: int | None, selection: str) ->
     if several and network is None:
         raise SettingError(f"{source} has one network for each part, which cannot start one network for all")
     network = network if several else None
-    return _first([fold.model(selection, network), fold.model("best_loss", network)])
+    return _selected(fold.model(selection, network), fold.model("best_loss", network), "best_*")
 
 
 def _in_maps(folder: Path, network: int | None, selection: str) -> Path:
@@ -100,15 +100,23 @@ def _in_maps(folder: Path, network: int | None, selection: str) -> Path:
     if several and network is None:
         raise SettingError(f"{folder} has one network for each part, which cannot start one network for all")
     name = f"network-{network}_model.pth.tar" if several else "model.pth.tar"
-    names = (*_ABBREVIATIONS.get(selection, (selection.replace("best_", "best-", 1),)), "best-loss")
-    return _first([folder / candidate / name for candidate in names])
+    names = _ABBREVIATIONS.get(selection, (selection.replace("best_", "best-", 1),))
+    wanted = [folder / candidate / name for candidate in names]
+    chosen = next((path for path in wanted if path.is_file()), wanted[0])
+    return _selected(chosen, folder / "best-loss" / name, "best-*")
 
 
-def _first(candidates: list[Path]) -> Path:
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise NotFoundError(f"no model to transfer from; looked for {', '.join(map(str, candidates))}")
+def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
+    """Give the checkpoint of a selection; autoencoders and regressions are selected by loss alone."""
+    if wanted.is_file():
+        return wanted
+    folder = wanted.parents[1]
+    there = sorted(path.name for path in folder.glob(pattern) if (path / wanted.name).is_file())
+    if there == [by_loss.parent.name]:
+        return by_loss
+    raise NotFoundError(
+        f"no model to transfer from: there is no {wanted}; in {folder} there are: {', '.join(there) or 'none'}"
+    )
 
 
 def whom(source: Path | torch_nn.Module, split: int) -> pd.DataFrame:
@@ -117,6 +125,11 @@ def whom(source: Path | torch_nn.Module, split: int) -> pd.DataFrame:
     A source that does not say is recorded as unknown, with a warning.
     """
     if isinstance(source, Path) and _is_ours(source):
+        if not Fold(source, split, "").seen.is_file():
+            raise NotFoundError(
+                f"{source}: its split {split} has not been run; a transfer takes split k from the source's split k. "
+                "Run that first, with the same splits"
+            )
         return data.read_table(Fold(source, split, "").seen, required=("participant_id", "role"))
     what = type(source).__name__ if isinstance(source, torch_nn.Module) else str(source)
     warnings.warn(
