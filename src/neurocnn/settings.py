@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,27 +42,49 @@ def encode(value: Any) -> Any:
         return str(value)
     if isinstance(value, engine.Task):
         return _encode_task(value)
+    if isinstance(value, data.Caps):
+        # Absolute: whoever loads it may stand in another folder.
+        return _encode_fields(value) | {"root": _absolute(value.root)}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("neurocnn."):
-        fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return {"type": type(value).__name__, **{name: encode(getattr(value, name)) for name in fields}}
+        return _encode_fields(value)
     return {"custom": name_of(value)}
 
 
+def _encode_fields(value: Any) -> Settings:
+    fields = [field.name for field in dataclasses.fields(value) if field.init]
+    return {"type": type(value).__name__, **{name: encode(getattr(value, name)) for name in fields}}
+
+
+def _absolute(root: Any) -> Any:
+    if isinstance(root, Mapping):
+        return {str(cohort): _absolute(folder) for cohort, folder in root.items()}
+    return str(Path(root).absolute())
+
+
 def _encode_task(task: engine.Task) -> Any:
-    functions = [getattr(task, field.name) for field in dataclasses.fields(task)]
-    foreign = [item for item in functions if callable(item) and not _is_ours(item)]
-    if foreign or task.name not in _TASKS:
-        return {"custom": f"{task.name} with {', '.join(map(name_of, foreign)) or 'other functions'}"}
+    if task.name not in _TASKS:
+        return {"custom": f"task {task.name}"}
+    plain = getattr(engine, task.name)(**task.arguments)
+    fields = [field.name for field in dataclasses.fields(task)]
+    changed = [name for name in fields if not _same(getattr(task, name), getattr(plain, name))]
+    if changed:
+        found = (f"{name} {_named(getattr(task, name))}" for name in changed)
+        return {"custom": f"{task.name} with {', '.join(found)}"}
     return {"type": task.name, **{name: encode(item) for name, item in task.arguments.items()}}
 
 
-def _is_ours(function: Any) -> bool:
-    function = getattr(function, "func", function)
-    return str(getattr(function, "__module__", "")).startswith("neurocnn.")
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, partial) and isinstance(other, partial):
+        return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
+    return bool(one == other)
+
+
+def _named(value: Any) -> str:
+    return name_of(value) if callable(value) else repr(value)
 
 
 def name_of(value: Any) -> str:
