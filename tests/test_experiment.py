@@ -1,5 +1,6 @@
 """An experiment leaves the very tree that the documents promise, whatever way it was run."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -101,7 +102,7 @@ def test_every_part_of_every_image_stands_in_the_tables_once(study: Study, tmp_p
         assert list(zip(table["participant_id"], table["part_id"], strict=True)) == expected
 
 
-def test_the_settings_rebuild_theexperiment(study: Study, tmp_path: Path):
+def test_the_settings_rebuild_the_experiment(study: Study, tmp_path: Path):
     first = experiment(study, "patch", options={"dropout": 0.25}, selection_threshold=0.4)
     first.run(tmp_path, splits=[0])
     again = nc.Experiment.load(tmp_path)
@@ -144,6 +145,208 @@ def test_running_again_with_other_settings_says_what_differs_and_touches_nothing
     with pytest.raises(SettingError, match="parts"):
         experiment(study, "patch").run(tmp_path)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_more_epochs_are_for_runs_without_results(study: Study, tmp_path: Path):
+    longer = dataclasses.replace(TRAINER, epochs=2)
+    run, more = experiment(study), experiment(study, trainer=longer)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(tmp_path / "begun", splits=[0], callbacks=[_interrupt])
+    results = more.run(tmp_path / "begun", splits=[0])
+    assert list(results.history()["epoch"]) == [0, 1]
+    assert nc.Experiment.load(tmp_path / "begun").trainer.epochs == 2
+    run.run(tmp_path / "done", splits=[0])
+    with pytest.raises(SettingError, match=r"splits \[0\] have results .*trainer\.epochs: 1 → 2"):
+        more.run(tmp_path / "done")
+    assert not (tmp_path / "done/fold-1/training.tsv").exists()
+
+
+def _interrupt(state):
+    raise KeyboardInterrupt
+
+
+def test_a_threshold_that_leaves_no_part_can_be_lowered_without_training_again(study: Study, tmp_path: Path):
+    def build(input_shape, n_outputs):
+        network = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(int(np.prod(input_shape)), n_outputs)
+        )
+        torch.nn.init.zeros_(network[1].weight)
+        return network
+
+    still = dataclasses.replace(TRAINER, learning_rate=0.0)
+    common = {"architecture": build, "trainer": still}
+    # a network that gives one answer to all has a balanced accuracy of a half
+    with pytest.raises(SettingError, match="leaves no part"):
+        experiment(study, selection_threshold=0.9, **common).run(tmp_path, splits=[0])
+    before = (tmp_path / "fold-0/training.tsv").read_bytes()
+    results = experiment(study, selection_threshold=0.4, **common).run(tmp_path, splits=[0])
+    assert results.splits == [0]
+    assert (tmp_path / "fold-0/training.tsv").read_bytes() == before
+    assert results.settings["selection_threshold"] == 0.4
+    with pytest.raises(SettingError, match="selection_threshold"):
+        experiment(study, selection_threshold=0.3, **common).run(tmp_path)
+
+
+def test_what_changes_no_number_may_differ_when_a_run_goes_on(study: Study, tmp_path: Path):
+    experiment(study).run(tmp_path, splits=[0])
+    caps = nc.Caps(study.caps.root, "t1-volume", cache_bytes=10**6)
+    trainer = dataclasses.replace(TRAINER, n_workers=1, checkpoint_seconds=1, rank_seconds=5)
+    run = nc.Experiment(caps, study.splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", trainer)
+    assert run.run(tmp_path, splits=[0]).splits == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"caps": "caps"}, "caps='caps': expected an nc.Caps"),
+        ({"splits": [pd.DataFrame({"a": [1]})]}, "splits=.*expected nc.Split"),
+        ({"splits": []}, "one or more"),
+        ({"parts": nc.Patch}, "parts=.*expected parts such as"),
+        ({"task": "classification"}, "task='classification': expected a task"),
+        ({"trainer": {"epochs": 1}}, "trainer=.*expected an nc.Trainer"),
+        ({"options": ["dropout"]}, "options=.*expected a mapping"),
+        ({"multi": "no"}, "multi='no': expected True or False"),
+        ({"transform": "minmax"}, "transform='minmax': expected a callable"),
+        ({"augmentation": 3}, "augmentation=3: expected a callable"),
+        ({"selection_threshold": 2}, "selection_threshold=2: expected a number from 0 to 1"),
+        ({"selection_threshold": "a"}, "selection_threshold='a': expected a number"),
+        ({"selection_threshold": 0.5, "task": nc.regression()}, "selection_threshold: only"),
+        ({"networks_at_once": 0}, "networks_at_once=0"),
+        ({"networks_at_once": "2"}, "networks_at_once='2': expected a whole number"),
+        ({"reconstructions": True}, "reconstructs nothing"),
+        ({"transfer_from": 3}, "transfer_from=3"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_when_it_is_made(study: Study, settings: dict, words: str):
+    common = {
+        "caps": study.caps,
+        "splits": study.splits,
+        "parts": PARTS["roi"],
+        "task": TASKS["classification"],
+        "architecture": "Conv3_FC1",
+    }
+    with pytest.raises(SettingError, match=words):
+        nc.Experiment(**(common | settings))
+
+
+def _relabelled(study: Study, labels: pd.DataFrame) -> list[nc.Split]:
+    return [
+        nc.Split(
+            split.index,
+            *(
+                labels[labels["participant_id"].isin(s["participant_id"])]
+                for s in (split.train, split.validation)
+            ),
+        )
+        for split in study.splits
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"architecture": "Conv3_FC"}, "did you mean 'Conv3_FC1'"),
+        ({"architecture": 3}, "3 is no architecture"),
+        ({"options": {"dropuot": 0.5}}, "dropuot"),
+        ({"splits": "unknown label"}, "MCI.*one of CN, AD is expected"),
+        ({"splits": "single class"}, "single class"),
+        ({"task": nc.regression("sex")}, "a finite number is expected"),
+        ({"transfer_from": nc.create_model("Conv3_FC1", (1, 8, 8, 8), n_outputs=3)}, "fc.2.weight"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:transfer from CNN")  # a module never says whom it has seen
+def test_what_cannot_be_trained_is_refused_before_a_file_is_written(
+    study: Study, tmp_path: Path, settings: dict, words: str
+):
+    splits = study.splits
+    if settings.get("splits") == "unknown label":
+        splits = _relabelled(study, study.labels.assign(diagnosis=["MCI", *study.labels["diagnosis"][1:]]))
+    if settings.get("splits") == "single class":
+        splits = _relabelled(study, study.labels.assign(diagnosis="AD"))
+    common = {"parts": PARTS["roi"], "task": TASKS["classification"], "architecture": "Conv3_FC1"}
+    run = nc.Experiment(study.caps, trainer=TRAINER, **(common | settings | {"splits": splits}))
+    with pytest.raises(nc.NeurocnnError, match=words):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("chosen", [{"splits": 0}, {"splits": "0"}, {"splits": [7]}, {"splits": []}])
+def test_splits_that_are_not_there_are_refused(study: Study, tmp_path: Path, chosen: dict):
+    with pytest.raises(SettingError, match="splits="):
+        experiment(study).run(tmp_path / "results", **chosen)
+    assert not (tmp_path / "results").exists()
+
+
+class Halves:
+    """Parts of a user's own, that know no more than how to cut."""
+
+    name = "half"
+
+    def ids(self, shape):
+        return [0, 1]
+
+    def extract(self, image, part_id):
+        return image[:, 9 * part_id : 9 * part_id + 9].clone()
+
+
+def test_parts_of_ones_own_need_not_know_their_place(study: Study, tmp_path: Path):
+    run = nc.Experiment(study.caps, study.splits, Halves(), TASKS["classification"], "Conv3_FC1", TRAINER)
+    results = run.run(tmp_path, splits=[0])
+    assert results.splits == [0]
+    assert len(results.predictions("half")) == 2 * len(results.predictions("image"))
+    names = {path.name for path in tmp_path.rglob("part_balanced_accuracy*")}
+    assert names == {"part_balanced_accuracy.tsv"}
+    with pytest.raises(SettingError, match="place"):
+        nc.Experiment(
+            study.caps, study.splits, Halves(), TASKS["reconstruction"], "Conv3_FC1", reconstructions=True
+        )
+
+
+def test_reconstructions_that_have_no_place_are_refused_before_training(study: Study, tmp_path: Path):
+    run = experiment(
+        study,
+        task="reconstruction",
+        reconstructions=True,
+        transform=lambda part: torch.nn.functional.pad(part, (0, 1)),
+    )
+    with pytest.raises(SettingError, match="no place in the volume"):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"selection": ("loss", "accuracy")}, {"loss": lambda output, target: output}]
+)
+def test_a_changed_task_is_recorded_as_custom(change: dict):
+    from neurocnn.settings import encode, is_custom
+
+    task = TASKS["classification"]
+    assert not is_custom(encode(task))
+    assert next(iter(change)) in encode(dataclasses.replace(task, **change))["custom"]
+
+
+def test_settings_can_be_loaded_from_another_folder(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(Path(study.caps.root).parent)
+    caps = nc.Caps("caps", "t1-volume")
+    run = nc.Experiment(caps, study.splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
+    run.run(tmp_path, splits=[0])
+    monkeypatch.chdir(tmp_path)
+    assert nc.Experiment.load(tmp_path).run(tmp_path, splits=[0]).splits == [0]
+
+
+def test_a_task_of_a_job_array_may_come_while_another_begins_the_folder(study: Study, tmp_path: Path):
+    (tmp_path / ".commandline.json.4711-abcd").write_text("{")
+    assert experiment(study).run(tmp_path, splits=[0]).splits == [0]
+
+
+def test_states_that_a_killed_run_has_left_behind_are_removed(study: Study, tmp_path: Path):
+    experiment(study).run(tmp_path, splits=[0])
+    (tmp_path / "fold-0/state").mkdir()
+    (tmp_path / "fold-0/state/state-1.pt").write_bytes(b"x")
+    experiment(study).run(tmp_path, splits=[0])
+    assert not (tmp_path / "fold-0/state").exists()
 
 
 def test_running_again_with_other_splits_is_refused(study: Study, tmp_path: Path):

@@ -9,20 +9,20 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
 import torch
 
 import neurocnn
-from neurocnn import data, engine, scoring, seen, source
+from neurocnn import data, engine, resuming, scoring, seen, source
 from neurocnn.errors import SettingError
 from neurocnn.foldrun import FoldRun
 from neurocnn.layout import COMMANDLINE, ENVIRONMENT, Fold
 from neurocnn.results import Results
 from neurocnn.settings import (
     Settings,
-    differences,
     encode,
     is_custom,
     read_settings,
@@ -31,15 +31,6 @@ from neurocnn.settings import (
 )
 
 _LOGGER = logging.getLogger("neurocnn")
-#: What may differ when a run goes on: it changes no number, or only how long training may last.
-_FREE = (
-    "neurocnn",
-    "trainer.epochs",
-    "trainer.n_workers",
-    "trainer.device",
-    "trainer.checkpoint_seconds",
-    "networks_at_once",
-)
 _SETS = ("train", "validation")
 
 
@@ -112,6 +103,7 @@ class Experiment:
     def __post_init__(self) -> None:
         splits = [self.splits] if isinstance(self.splits, data.Split) else list(self.splits)
         object.__setattr__(self, "splits", splits)
+        self._check_kinds()
         indices = [split.index for split in splits]
         if not splits or len(set(indices)) < len(indices):
             raise SettingError(f"splits: expected one or more of different index, found indices {indices}")
@@ -119,9 +111,39 @@ class Experiment:
             raise SettingError("multi=True needs several parts, and a whole image is one part")
         if self.networks_at_once is not None and self.networks_at_once < 1:
             raise SettingError(f"networks_at_once={self.networks_at_once}: expected at least 1")
+        if self.selection_threshold is not None and not scoring.paints(self.task, self.parts):
+            raise SettingError("selection_threshold: only parts of images that are classified are selected")
+        if self.selection_threshold is not None and not 0 <= self.selection_threshold <= 1:
+            raise SettingError(
+                f"selection_threshold={self.selection_threshold}: expected a number from 0 to 1"
+            )
         if self.reconstructions and self.task.name != "reconstruction":
             raise SettingError(f"reconstructions=True: a {self.task.name} reconstructs nothing")
+        if self.reconstructions and not hasattr(self.parts, "place"):
+            raise SettingError("reconstructions=True needs parts that know their place(shape, part_id)")
         source.as_source(self.transfer_from)
+
+    def _check_kinds(self) -> None:
+        parts_like = "parts such as nc.Patch(), or an object with name, ids and extract"
+        expected: dict[str, tuple[bool, str]] = {
+            "caps": (isinstance(self.caps, data.Caps), "an nc.Caps"),
+            "splits": (all(isinstance(split, data.Split) for split in self.splits), "nc.Split values"),
+            "parts": (_is_parts(self.parts), parts_like),
+            "task": (isinstance(self.task, engine.Task), "a task such as nc.classification()"),
+            "trainer": (isinstance(self.trainer, engine.Trainer), "an nc.Trainer"),
+            "multi": (isinstance(self.multi, bool), "True or False"),
+            "reconstructions": (isinstance(self.reconstructions, bool), "True or False"),
+            "options": (isinstance(self.options, Mapping), "a mapping such as {'dropout': 0.5}"),
+            "transform": (self.transform is None or callable(self.transform), "a callable or None"),
+            "augmentation": (self.augmentation is None or callable(self.augmentation), "a callable or None"),
+            "selection_threshold": (_is_number(self.selection_threshold, int, float), "a number or None"),
+            "networks_at_once": (_is_number(self.networks_at_once, int), "a whole number or None"),
+            "transfer_selection": (isinstance(self.transfer_selection, str), "a name such as 'best_loss'"),
+        }
+        for name, (fits, what) in expected.items():
+            if not fits:
+                found = shorten(repr(getattr(self, name)), 80)
+                raise SettingError(f"{name}={found}: expected {what}")
 
     @classmethod
     def load(cls, folder: str | Path, **custom: Any) -> "Experiment":
@@ -132,7 +154,29 @@ class Experiment:
         folder
             The folder that `run` was given.
         **custom
-            The settings that are recorded as custom, by name, and others that shall replace recorded ones.
+            The settings that are recorded as custom, by name, and others that shall replace recorded ones, such
+            as `caps` where the images have moved.
+
+        Raises
+        ------
+        NotFoundError
+            It is no result folder, or the images are no longer where they were.
+        SettingError
+            A setting is custom and was not given; the message names it.
+
+        Examples
+        --------
+        >>> import neurocnn as nc
+        >>> labels = nc.make_caps(tmp / "caps", n_participants=12, preprocessing="t1-volume", shape=(18, 20, 18))
+        >>> caps, splits = nc.Caps(tmp / "caps", "t1-volume"), nc.kfold(labels, n_splits=2)
+        >>> trainer = nc.Trainer(epochs=1)
+        >>> experiment = nc.Experiment(caps, splits, nc.WholeImage(), nc.regression("age"), "Conv3_FC1", trainer)
+        >>> _ = experiment.run(tmp / "results", splits=[0])
+        >>> again = nc.Experiment.load(tmp / "results")
+        >>> again.trainer == trainer, again.architecture, len(again.splits)
+        (True, 'Conv3_FC1', 2)
+        >>> again.run(tmp / "results")
+        Results(...): regression, splits [0, 1] done
         """
         results = Results(folder, **custom)
         names = [field.name for field in dataclasses.fields(cls) if field.name not in ("splits", "caps")]
@@ -164,31 +208,57 @@ class Experiment:
         callbacks
             Callables that the trainer calls, as in `Trainer.fit`.
 
+        Returns
+        -------
+        Results
+            The folder read back, with what other processes have done in it.
+
         Raises
         ------
         SettingError
-            The folder holds another experiment; the message names the settings that differ.
+            The folder holds another experiment; the message names the settings that differ. More epochs or
+            another `selection_threshold` are fine as long as no network's results are there.
+        NotFoundError
+            Images (all are listed), or the weights of the transfer's source, are missing.
+        TableError
+            Labels are missing or unknown, or a training set has a single class.
+        ModelError
+            There is no such architecture, or the source's weights do not fit it.
         LeakError
             The transfer's source was trained on a participant of a validation set.
         InUseError
             Another process trains the same split and network.
+        TrainingError
+            See `Trainer.fit`.
         """
         chosen = self._chosen(splits)
         self._check_cohorts()
-        # All images are found and all labels read before the first epoch and before a file is written.
+        # What can be found wrong is found before the first epoch, and before a file is written.
         sets = {split.index: self._datasets(split) for split in chosen}
-        wanted = self._networks(next(iter(sets.values()))[0], networks)
-        origins = {split.index: self._origin(split) for split in chosen}
-        self._open(Path(folder), next(iter(sets.values()))[0])
-        for split in chosen:
-            fold = Fold(Path(folder), split.index, self.task.name)
-            _LOGGER.info("split %d of %d", split.index, len(self.splits))
-            FoldRun(self, fold, *sets[split.index], origins[split.index], tuple(callbacks)).run(wanted)
+        first = next(iter(sets.values()))[0]
+        wanted = self._networks(first, networks)
+        runs = [
+            FoldRun(
+                self,
+                Fold(Path(folder), split.index, self.task.name),
+                *sets[split.index],
+                self._origin(split),
+                tuple(callbacks),
+            )
+            for split in chosen
+        ]
+        resuming.check(Path(folder), self._settings(first), self.splits, self.task, self.parts)
+        for run in runs:
+            run.check(wanted)
+        self._open(Path(folder), first)
+        for run in runs:
+            _LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
+            run.run(wanted)
         return Results(folder, **self._custom())
 
     def _chosen(self, indices: Iterable[int] | None) -> list[data.Split]:
         by_index = {split.index: split for split in self.splits}
-        wanted = list(by_index) if indices is None else list(indices)
+        wanted = _listed("splits", indices, by_index)
         unknown = [index for index in wanted if index not in by_index]
         if unknown or not wanted:
             raise SettingError(f"splits={wanted}: there are {sorted(by_index)}")
@@ -221,7 +291,7 @@ class Experiment:
             return None
         if len(dataset.part_ids) < 2:
             raise SettingError(f"multi=True needs several parts, and {self.parts} gives {dataset.part_ids}")
-        wanted = list(dataset.part_ids) if networks is None else list(networks)
+        wanted = _listed("networks", networks, dataset.part_ids)
         unknown = sorted(set(wanted) - set(dataset.part_ids))
         if unknown or not wanted:
             raise SettingError(f"networks={wanted}: the parts are {dataset.part_ids}")
@@ -247,6 +317,9 @@ class Experiment:
         fields["transfer_from"] = encode(origin.resolve() if isinstance(origin, Path) else origin)
         fields["splits"] = [split.index for split in self.splits]
         fields["input_shape"] = list(dataset.input_shape)
+        first = dataset.sessions.iloc[0]
+        who = first["participant_id"], first["session_id"], first.get("cohort")
+        fields["image_shape"] = list(self.caps.shape(*who))
         return {"neurocnn": neurocnn.__version__, **fields}
 
     def _custom(self) -> dict[str, Any]:
@@ -256,51 +329,38 @@ class Experiment:
         }
 
     def _open(self, folder: Path, dataset: data.CapsDataset) -> None:
-        """Write the settings and who is in which split, or compare them with those that are there."""
+        """Write the settings and who is in which split, where they are not there yet."""
         settings, path = self._settings(dataset), folder / COMMANDLINE
-        folds = [Fold(folder, split.index, self.task.name) for split in self.splits]
-        if path.is_file():
-            _compare(path, settings)
-            for fold, split in zip(folds, self.splits, strict=True):
-                _compare_sessions(fold, split)
-        elif folder.exists() and not folder.is_dir():
-            raise SettingError(f"{folder} is a file; give a folder for the results")
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise SettingError(f"{folder} is not empty and holds no {COMMANDLINE}; choose another folder")
         ranks = engine.find_ranks()
         ranks.meet("before the result folder is written")
         if ranks.rank == 0:
-            if not path.is_file():
-                # Settings first: another task of a job array may come by at any moment.
+            # Once more: another task of a job array may have begun meanwhile.
+            resuming.check(folder, settings, self.splits, self.task, self.parts)
+            if not path.is_file() or resuming.is_changed(read_settings(path), settings):
+                # Settings first: it says whose folder this is.
                 write_settings(settings, path)
+            if not (folder / ENVIRONMENT).is_file():
                 write_environment(folder / ENVIRONMENT)
-            for fold, split in zip(folds, self.splits, strict=True):
+            for split in self.splits:
+                fold = Fold(folder, split.index, self.task.name)
                 for name, sessions in zip(_SETS, (split.train, split.validation), strict=True):
                     if not fold.sessions(name).is_file():
                         data.write_table(sessions, fold.sessions(name))
         ranks.meet("after the result folder was written")
 
 
-def _compare(path: Path, settings: Settings) -> None:
-    found = differences(read_settings(path), settings)
-    differing = [item for item in found if not item.startswith(_FREE)]
-    if differing:
-        raise SettingError(
-            f"{path.parent} holds another experiment; these settings differ (there → now): "
-            f"{'; '.join(differing)}. Use the same settings to go on, or another folder"
-        )
+def _is_parts(value: Any) -> bool:
+    return not isinstance(value, type) and all(hasattr(value, name) for name in ("name", "ids", "extract"))
 
 
-def _compare_sessions(fold: Fold, split: data.Split) -> None:
-    for name, now in zip(_SETS, (split.train, split.validation), strict=True):
-        if fold.sessions(name).is_file():
-            there = data.read_table(fold.sessions(name))
-            key = [column for column in ("cohort", "participant_id", "session_id") if column in there]
-            if there[key].to_numpy().tolist() != now[key].to_numpy().tolist():
-                raise SettingError(
-                    f"{fold.sessions(name)} holds other sessions ({len(there)}) than the split that was given "
-                    f"({len(now)}); use the same splits to go on, or another folder"
-                )
+def _is_number(value: Any, *kinds: type) -> bool:
+    return value is None or (isinstance(value, kinds) and not isinstance(value, bool))
+
+
+def _listed(name: str, chosen: Iterable[int] | None, everything: Iterable[int]) -> list[int]:
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable | None):
+        raise SettingError(f"{name}={chosen!r}: expected a list of numbers, such as [0]")
+    return list(everything if chosen is None else chosen)
 
 
 def _read_split(results: Results, index: int) -> data.Split:

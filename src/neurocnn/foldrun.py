@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
@@ -14,9 +15,10 @@ import torch
 from torch import nn as torch_nn
 
 from neurocnn import data, engine, nn, reconstructions, scoring, seen, source
+from neurocnn.engine.inputs import check_sets
 from neurocnn.files import hold
 from neurocnn.layout import Fold
-from neurocnn.results import last_table, network_for
+from neurocnn.results import network_for
 
 if TYPE_CHECKING:
     from neurocnn.experiment import Experiment
@@ -51,10 +53,33 @@ class FoldRun:
     origin: pd.DataFrame | None = None
     callbacks: tuple[Callable[..., Any], ...] = ()
 
+    def check(self, networks: list[int] | None) -> None:
+        """Raise now, before a file is written, what would stop `run` later.
+
+        Raises
+        ------
+        NeurocnnError
+            Labels that the task does not know, a network that cannot be built, weights that are missing or do
+            not fit, reconstructions that have no place in the volume.
+        """
+        if self.is_done:
+            return
+        experiment = self.experiment
+        sets = {"train": self.train, "validation": self.validation}
+        check_sets(experiment.task, sets, experiment.trainer.sampler)
+        origin = source.as_source(experiment.transfer_from)
+        if isinstance(origin, Path):
+            for part in [None] if networks is None else networks:
+                source.checkpoint(origin, self.fold.index, part, experiment.transfer_selection)
+        self._network(networks[0] if networks else None)
+        if experiment.reconstructions:
+            reconstructions.check(self.train)
+
     def run(self, networks: list[int] | None) -> None:
         """Train and score what is not done; `networks` are part_ids, None where one network serves all."""
         if self._first_ranks(self.is_done):
             _LOGGER.info("%s is done", self.fold.path)
+            self._tidy()
             return
         if self._writes:
             train, validation = self.train.sessions, self.validation.sessions
@@ -68,14 +93,17 @@ class FoldRun:
             with self._held(None, wait=True):
                 if self._first_ranks(not self.is_done and self._all_there()):
                     self._score({name: self._assemble(name) for name in self._selections})
-        if self._writes and self.is_done:
-            # Also where another process has finished the fold while this one waited for its lock.
-            shutil.rmtree(self.fold.state, ignore_errors=True)
+        self._tidy()
 
     @property
     def is_done(self) -> bool:
         """Whether the table that is written last is there."""
-        return last_table(self.fold, self.experiment.task, self.experiment.parts).is_file()
+        return scoring.last_table(self.fold, self.experiment.task, self.experiment.parts).is_file()
+
+    def _tidy(self) -> None:
+        """Remove the states of a fold that is done, whoever has finished it or was killed while tidying."""
+        if self._writes and self.is_done:
+            shutil.rmtree(self.fold.state, ignore_errors=True)
 
     @property
     def _writes(self) -> bool:
@@ -98,7 +126,7 @@ class FoldRun:
         for selection in self._selections:
             model.load_state_dict(training.best[selection])
             predictions[selection] = self._evaluate(model)
-            if selection == "best_loss":
+            if selection == self._selections[0]:
                 self._reconstruct(dict.fromkeys(self.train.part_ids, model))
         return predictions
 
@@ -119,7 +147,7 @@ class FoldRun:
         for selection in self._selections:
             for part, model in models.items():
                 model.load_state_dict(trainings[part].best[selection])
-            if selection == "best_loss":
+            if selection == self._selections[0]:
                 self._reconstruct(models)
             for name, table in self._evaluate(models).items():
                 if self._writes:

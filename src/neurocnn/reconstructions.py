@@ -1,5 +1,6 @@
 """The parts of an image and what an autoencoder makes of them, as NIfTI files that lie where they were cut."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,25 @@ import torch
 from torch import nn as torch_nn
 
 from neurocnn import data, scoring
+from neurocnn.errors import SettingError
+
+
+def check(dataset: data.CapsDataset) -> None:
+    """Refuse parts that cannot be put back into the volume.
+
+    Raises
+    ------
+    SettingError
+        A transform gives parts of another size than they were cut with.
+    """
+    first, parts = dataset.sessions.iloc[0], cast(Any, dataset.parts)
+    shape = dataset.caps.shape(first["participant_id"], first["session_id"], first.get("cohort"))
+    box = [axis.stop - axis.start for axis in parts.place(shape, dataset.part_ids[0])]
+    if math.prod(box) != math.prod(dataset.input_shape[1:]):
+        raise SettingError(
+            f"reconstructions=True: the transform makes parts of shape {dataset.input_shape} out of {box} voxels, "
+            "which have no place in the volume; leave reconstructions or the transform out"
+        )
 
 
 def write(

@@ -364,15 +364,7 @@ class Results:
         raise SettingError(f"{self.folder}: there is no split {index}; there are {self.splits}")
 
     def _is_done(self, fold: Fold) -> bool:
-        return last_table(fold, self.task, self.parts).is_file()
-
-
-def last_table(fold: Fold, task: engine.Task, parts: Any) -> Path:
-    """Give the table that is written last: a fold is done when it exists."""
-    selection = scoring.selections(task)[-1]
-    if scoring.paints(task, parts):
-        return fold.part_accuracy(selection)
-    return fold.table(selection, "validation", scoring.levels(task, parts)[-1], "metrics")
+        return scoring.last_table(fold, self.task, self.parts).is_file()
 
 
 def network_for(

@@ -1,7 +1,7 @@
 """From part-level predictions to the tables of a result folder: votes, metrics, the map of the parts."""
 
 import gzip
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -37,6 +37,14 @@ def levels(task: engine.Task, parts: Any) -> list[str]:
 def paints(task: engine.Task, parts: Any) -> bool:
     """Whether the parts' accuracies are written and painted: classes, and several parts."""
     return task.classes is not None and parts.name != IMAGE
+
+
+def last_table(fold: Fold, task: engine.Task, parts: Any) -> Path:
+    """Give the table that is written last: a fold is done when it exists."""
+    selection = selections(task)[-1]
+    if paints(task, parts):
+        return fold.part_accuracy(selection)
+    return fold.table(selection, "validation", levels(task, parts)[-1], "metrics")
 
 
 def weights(task: engine.Task, validation: pd.DataFrame, threshold: float | None) -> pd.Series | None:
@@ -108,13 +116,17 @@ def write_part_accuracy(
     shape: tuple[int, int, int],
     affine: np.ndarray,
 ) -> None:
-    """Write each part's validation balanced accuracy and weight as a table, and paint it as a NIfTI map."""
+    """Write each part's validation balanced accuracy and weight as a table, and paint it as a NIfTI map.
+
+    The map (D, H, W) is painted for parts that know their `place`; the table is written last.
+    """
     accuracy = ensemble.part_balanced_accuracy(validation)
     table = pd.DataFrame({"part_id": accuracy.index, "balanced_accuracy": accuracy.to_numpy()})
     table["weight"] = part_weights.reindex(table["part_id"]).fillna(0.0).to_numpy()
-    values = {int(part): float(value) for part, value in zip(accuracy.index, accuracy, strict=True)}
-    painted = data.paint(parts, shape, values)
-    write_nifti(fold.part_accuracy(selection, "nii.gz"), np.nan_to_num(painted), affine)
+    if hasattr(parts, "place"):  # the user's own parts need not know where they lie
+        values = {int(part): float(value) for part, value in zip(accuracy.index, accuracy, strict=True)}
+        painted = data.paint(parts, shape, values)
+        write_nifti(fold.part_accuracy(selection, "nii.gz"), np.nan_to_num(painted), affine)
     data.write_table(table, fold.part_accuracy(selection))
 
 
@@ -141,8 +153,3 @@ def table_level(level: str, task: engine.Task, parts: Any) -> str:
     if wanted not in there:
         raise SettingError(f"level={level!r}: these results have the levels {', '.join(there)}")
     return wanted
-
-
-def as_numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Give a row of a metrics table as numbers."""
-    return {str(name): float(value) for name, value in row.items()}
