@@ -1,5 +1,6 @@
 """A result folder read back says what its files say, and judges nobody whom its models have seen."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,166 @@ def test_one_network_a_part_is_loaded_by_its_part(study: Study, tmp_path: Path):
     with pytest.raises(SettingError, match="network="):
         results.load_model(0)
     assert isinstance(results.load_model(0, network=1), torch.nn.Module)
+
+
+class Wrapped(torch.nn.Module):
+    """A network whose names look like those of other programs."""
+
+    def __init__(self, shape, n_outputs):
+        super().__init__()
+        self.module = torch.nn.Module()
+        self.module.features = torch.nn.Conv3d(1, 2, 3)
+        self.module.classifier = torch.nn.Linear(
+            2 * int(np.prod([size - 2 for size in shape[1:]])), n_outputs
+        )
+
+    def forward(self, images):
+        return self.module.classifier(self.module.features(images).flatten(1))
+
+
+def test_a_network_of_ones_own_is_loaded_under_its_own_names(study: Study, tmp_path: Path):
+    results = experiment(study, architecture=Wrapped).run(tmp_path, splits=[0])
+    path = tmp_path / "fold-0/models/best_loss/model_best.pth.tar"
+    written = torch.load(path, weights_only=True)["model"]
+    state = results.load_model(0, "best_loss").state_dict()
+    assert list(state) == list(written)
+    assert all(torch.equal(state[name], tensor) for name, tensor in written.items())
+    other = nc.Results(tmp_path, architecture="Conv3_FC1")
+    with pytest.raises(nc.NeurocnnError, match="does not fit the architecture"):
+        other.load_model(0, "best_loss")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(nc.NeurocnnError, match=r"model_best\.pth\.tar: .*damaged"):
+        results.load_model(0, "best_loss")
+
+
+def test_a_custom_task_is_asked_for_where_it_is_needed(study: Study, tmp_path: Path):
+    task = dataclasses.replace(TASKS["classification"], loss=lambda output, target: output.pow(2).sum(1))
+    run = nc.Experiment(study.caps, study.splits, PARTS["roi"], task, "Conv3_FC1", TRAINER)
+    assert "splits [0] done" in repr(run.run(tmp_path, splits=[0]))
+    results = nc.Results(tmp_path)
+    assert "task custom and not given" in repr(results)
+    assert "task=…" in results._repr_html_()
+    with pytest.raises(SettingError, match="task=…"):
+        results.metrics()
+    assert len(nc.Results(tmp_path, task=task).metrics()) == 3
+
+
+def test_a_task_of_another_name_has_a_summary(study: Study, tmp_path: Path):
+    task = dataclasses.replace(TASKS["classification"], name="screening", selection=("loss", "accuracy"))
+    run = nc.Experiment(study.caps, study.splits, PARTS["image"], task, "Conv3_FC1", TRAINER)
+    results = run.run(tmp_path, splits=[0])
+    assert results.selections == ["best_loss", "best_accuracy"]
+    assert "image balanced_accuracy" in results.summary()
+
+
+def test_unfinished_results_say_so(study: Study, tmp_path: Path):
+    def fail(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment(study).run(tmp_path, callbacks=[fail])
+    results = nc.Results(tmp_path)
+    assert results.splits == []
+    assert "No split is done yet" in results._repr_html_()
+    assert len(results.history()) == 1
+    people = study.labels.iloc[:2]
+    for question in (
+        results.metrics,
+        results.predictions,
+        results.summary,
+        results.part_map,
+        lambda: results.predict(study.caps, people, name="test"),
+        lambda: results.encode(study.caps, people),
+    ):
+        with pytest.raises(NotFoundError, match="no split is done yet"):
+            question()
+
+
+def test_one_split_has_a_mean_and_no_deviation(study: Study, tmp_path: Path):
+    results = experiment(study, "image").run(tmp_path, splits=[0])
+    value = results.metrics().loc[0, "balanced_accuracy"]
+    assert results.summary().loc["mean ± std", "image balanced_accuracy"] == f"{value:.3f}"
+
+
+def test_data_that_were_predicted_without_labels_get_metrics_once_there_are_labels(study: Study, finished):
+    results, test = finished
+    first = results.predict(study.caps, test.assign(diagnosis=None), name="later")
+    again = results.predict(study.caps, test, name="later")
+    assert results.metrics(dataset="later").shape[0] == 4
+    pd.testing.assert_frame_equal(again.drop(columns="true_label"), first.drop(columns="true_label"))
+    other = test.assign(diagnosis=test["diagnosis"].map({"AD": "CN", "CN": "AD"}))
+    with pytest.raises(SettingError, match="other labels"):
+        results.predict(study.caps, other, name="later")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.drop(columns="participant_id"), "participant_id"),
+        (lambda table: table.drop(columns="session_id"), "session_id"),
+        (lambda table: table.assign(diagnosis="MCI"), "one of CN, AD is expected"),
+        (lambda table: table.assign(diagnosis=["AD", *[None] * (len(table) - 1)]), "is missing in"),
+        (lambda table: pd.concat([table, table]), "are both"),
+        (lambda table: table.iloc[:0], "no rows"),
+        (lambda table: "test.tsv", "sessions is a str"),
+    ],
+)
+def test_sessions_that_cannot_be_predicted_are_refused_and_leave_nothing(
+    study: Study, finished, change, words
+):
+    results, test = finished
+    with pytest.raises(nc.NeurocnnError, match=words):
+        results.predict(study.caps, change(test), name="refused")
+    assert not list(results.folder.rglob("refused*"))
+
+
+def test_images_of_another_shape_are_refused(finished, tmp_path: Path):
+    results, _ = finished
+    labels = nc.make_caps(tmp_path / "caps", n_participants=17, preprocessing="t1-volume", shape=(20, 22, 20))
+    with pytest.raises(SettingError, match=r"\(20, 22, 20\), those of the training \(18, 20, 18\)"):
+        results.predict(nc.Caps(tmp_path / "caps", "t1-volume"), labels.iloc[16:], name="large")
+
+
+def test_reconstructions_of_other_people_need_another_name(study: Study, tmp_path: Path):
+    split = nc.Split(0, study.labels.iloc[:6], study.labels.iloc[6:8])
+    run = nc.Experiment(
+        study.caps, [split], PARTS["roi"], TASKS["reconstruction"], "Conv3_FC1", TRAINER, multi=True
+    )
+    results = run.run(tmp_path)
+    first = results.predict(study.caps, study.labels.iloc[8:12], name="test")
+    pd.testing.assert_frame_equal(results.predict(study.caps, study.labels.iloc[8:12], name="test"), first)
+    with pytest.raises(SettingError, match="another name"):
+        results.predict(study.caps, study.labels.iloc[12:13], name="test")
+    with pytest.raises(SettingError, match="no predictions"):
+        results.predictions()
+    codes = results.encode(study.caps, study.labels.iloc[8:12])
+    assert list(codes["part_id"]) == [0, 1] * 4
+    assert list(codes["participant_id"][::2]) == list(study.labels["participant_id"].iloc[8:12])
+
+
+def test_regression_is_read_back_as_it_was_predicted(study: Study, tmp_path: Path):
+    results = experiment(study, "patch", "regression").run(tmp_path, splits=[0])
+    parts, image = results.predictions("part"), results.predictions("image")
+    mean = parts.groupby("participant_id", sort=False)["predicted_label"].mean()
+    np.testing.assert_allclose(image["predicted_label"], mean[image["participant_id"]], atol=1e-9)
+    error = (image["true_label"] - image["predicted_label"]).abs().mean()
+    assert results.metrics().loc[0, "mae"] == pytest.approx(error, abs=1e-9)
+    assert results.summary().loc[0, "image mae"] == f"{error:.3f}"
+
+
+def test_the_map_of_parts_is_their_mean_accuracy(study: Study, finished):
+    results, _ = finished
+    tables = [
+        pd.read_csv(path, sep="\t").set_index("part_id")["balanced_accuracy"]
+        for path in results.folder.glob("fold-*/*/best_balanced_accuracy/part_balanced_accuracy.tsv")
+    ]
+    painted = results.part_map()
+    assert painted[10, 7, 6] == pytest.approx((tables[0][0] + tables[1][0]) / 2, abs=1e-12)
+    assert painted[2, 7, 6] == pytest.approx((tables[0][1] + tables[1][1]) / 2, abs=1e-12)
+    assert np.isnan(painted[0, 0, 0])
+
+
+def test_the_folder_of_another_program_is_no_result_folder(tmp_path: Path):
+    (tmp_path / "commandline.json").write_text('{"network_type": "cnn", "mode": "roi"}')
+    with pytest.raises(SettingError, match="not written by neurocnn"):
+        nc.Results(tmp_path)

@@ -80,7 +80,7 @@ class Experiment:
     ...     caps, splits, nc.WholeImage(), nc.classification(), "Conv3_FC1", nc.Trainer(epochs=1)
     ... )
     >>> experiment.run(tmp / "results", splits=[0])
-    Results(...): classification, splits [0] done
+    Results(...): classification of images, splits [0] done
     """
 
     caps: data.Caps
@@ -176,7 +176,7 @@ class Experiment:
         >>> again.trainer == trainer, again.architecture, len(again.splits)
         (True, 'Conv3_FC1', 2)
         >>> again.run(tmp / "results")
-        Results(...): regression, splits [0, 1] done
+        Results(...): regression of images, splits [0, 1] done
         """
         results = Results(folder, **custom)
         names = [field.name for field in dataclasses.fields(cls) if field.name not in ("splits", "caps")]

@@ -14,11 +14,10 @@ import pandas as pd
 import torch
 from torch import nn as torch_nn
 
-from neurocnn import data, engine, nn, reconstructions, scoring, seen, source
+from neurocnn import data, engine, networks, nn, reconstructions, scoring, seen, source
 from neurocnn.engine.inputs import check_sets
 from neurocnn.files import hold
 from neurocnn.layout import Fold
-from neurocnn.results import network_for
 
 if TYPE_CHECKING:
     from neurocnn.experiment import Experiment
@@ -186,7 +185,7 @@ class FoldRun:
         experiment = self.experiment
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(experiment.trainer.seed)
-            model = network_for(
+            model = networks.build(
                 experiment.architecture, self.train.input_shape, experiment.task, experiment.options
             )
         origin = source.as_source(experiment.transfer_from)

@@ -1,23 +1,18 @@
 """A result folder read back: metrics, predictions, history, models, and predictions for new data."""
 
-import html
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from torch import nn as torch_nn
 from tqdm.auto import tqdm
 
-from neurocnn import data, engine, nn, scoring, seen
-from neurocnn.errors import LeakError, NotFoundError, SettingError, suggestion
+from neurocnn import data, engine, networks, newdata, scoring, summary
+from neurocnn.errors import NotFoundError, SettingError, suggestion
 from neurocnn.layout import COMMANDLINE, Fold, folds
 from neurocnn.settings import decode, is_custom, read_settings
-
-_OWN_SETS = ("train", "validation")
 
 
 class Results:
@@ -35,11 +30,40 @@ class Results:
     ------
     NotFoundError
         It is no result folder.
+    SettingError
+        Another program made it, or a name in `custom` is no setting.
+
+    Examples
+    --------
+    >>> import neurocnn as nc
+    >>> labels = nc.make_caps(tmp / "caps", n_participants=12, preprocessing="t1-volume", shape=(18, 20, 18))
+    >>> caps = nc.Caps(tmp / "caps", "t1-volume")
+    >>> rest, test = nc.holdout(labels, fraction=0.25, stratify=["diagnosis"])
+    >>> splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"])
+    >>> trainer = nc.Trainer(epochs=1, device="cpu")
+    >>> experiment = nc.Experiment(caps, splits, nc.Patch(9, 9), nc.classification(), "Conv3_FC1", trainer)
+    >>> _ = experiment.run(tmp / "results")
+    >>> results = nc.Results(tmp / "results")
+    >>> results.splits, results.selections
+    ([0, 1], ['best_loss', 'best_balanced_accuracy'])
+    >>> results.metrics(level="image").index.tolist()
+    [0, 1, 'mean', 'std']
+    >>> len(results.predict(caps, test, name="test")) == 2 * len(test)
+    True
+    >>> results.predictions(level="part", dataset="test").columns.tolist()
+    ['split', 'participant_id', 'session_id', 'part_id', 'true_label', 'predicted_label', 'proba0', 'proba1']
+    >>> results.load_model(split=0).training
+    False
     """
 
     def __init__(self, folder: str | Path, **custom: Any) -> None:
         self.folder = Path(folder)
         self.settings = read_settings(self.folder / COMMANDLINE)
+        if "neurocnn" not in self.settings:
+            raise SettingError(
+                f"{self.folder}: its {COMMANDLINE} was not written by neurocnn (ClinicaDL has a file of this name); "
+                "transfer_from=… takes the weights of such a folder"
+            )
         for name in custom:
             if name not in self.settings:
                 raise SettingError(f"{name!r} is no setting; {suggestion(name, self.settings)}")
@@ -51,10 +75,12 @@ class Results:
         Raises
         ------
         SettingError
-            It was written by the user and was not given.
+            There is no such setting, or it was written by the user and was not given.
         """
         if name in self._custom:
             return self._custom[name]
+        if name not in self.settings:
+            raise SettingError(f"{name!r} is no setting; {suggestion(name, self.settings)}")
         value = self.settings[name]
         if is_custom(value):
             raise SettingError(
@@ -62,6 +88,10 @@ class Results:
                 f"give it: Results({str(self.folder)!r}, {name}=…) or Experiment.load(…, {name}=…)"
             )
         return decode(value)
+
+    def knows(self, name: str) -> bool:
+        """Whether `setting` can give it."""
+        return name in self._custom or not is_custom(self.settings[name])
 
     @cached_property
     def task(self) -> engine.Task:
@@ -101,21 +131,48 @@ class Results:
         Returns
         -------
         DataFrame
-            A row a split, then ``mean`` and ``std`` (the sample's standard deviation, over n − 1).
+            A row a split, then ``mean`` and ``std`` (the sample's standard deviation, over n − 1; NaN for one).
+            Splits that are not done yet are left out.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such table; the message says for which sets there is.
+        SettingError
+            There is no such level or selection.
         """
         rows = {
             fold.index: data.read_table(path, required=()).iloc[0]
             for fold, path in self._tables(level, selection, dataset, "metrics")
         }
         table = pd.DataFrame(rows).T.astype(float)
-        table.index.name = "split"
         spread = pd.DataFrame({"mean": table.mean(), "std": table.std()}).T
         return pd.concat([table, spread]).rename_axis("split")
 
     def predictions(
         self, level: str = "image", selection: str | None = None, dataset: str = "validation"
     ) -> pd.DataFrame:
-        """Give the predictions of every split in one table, with the column ``split`` in front."""
+        """Give the predictions of every split in one table, with the column ``split`` in front.
+
+        Parameters
+        ----------
+        level, selection, dataset
+            As for `metrics`.
+
+        Returns
+        -------
+        DataFrame
+            A row a split and image (or part): ``participant_id``, ``session_id``, [``cohort``, ``part_id``,]
+            ``true_label`` (missing where there were no labels), ``predicted_label`` and, for classes,
+            ``proba0``, ``proba1``, …; classes are positions in ``task.classes``.
+
+        Raises
+        ------
+        NotFoundError, SettingError
+            As for `metrics`; an autoencoder has metrics only.
+        """
+        if self.task.name == "reconstruction":
+            raise SettingError(f"{self.folder}: reconstructions have metrics and codes, and no predictions")
         pieces = []
         for fold, path in self._tables(level, selection, dataset, "prediction"):
             piece = data.read_table(path)
@@ -124,7 +181,19 @@ class Results:
         return pd.concat(pieces, ignore_index=True)
 
     def history(self) -> pd.DataFrame:
-        """Give the metrics of every evaluation during training, with the column ``split`` in front."""
+        """Give the metrics of every evaluation during training, with the column ``split`` in front.
+
+        Returns
+        -------
+        DataFrame
+            ``split``, [``network``,] ``epoch``, ``iteration``, ``time`` in seconds, ``train_loss``, …,
+            ``validation_loss``, …; also of splits that still run.
+
+        Raises
+        ------
+        NotFoundError
+            Nothing has been trained yet.
+        """
         pieces = []
         for fold in self._folds():
             if fold.training().is_file():
@@ -141,27 +210,16 @@ class Results:
         Returns
         -------
         DataFrame
-            Participants of both sets, epochs trained, minutes, and the validation metric of each level:
-            balanced accuracy for classes, mean absolute error for values, mean squared error for images.
+            Participants of both sets, epochs trained and minutes (of the longest, where each part has its
+            network), and the validation metric of each level: balanced accuracy for classes, mean absolute
+            error for values, mean squared error for images, else that of the last selection.
+
+        Raises
+        ------
+        NotFoundError
+            No split is done yet.
         """
-        metric = {"classification": "balanced_accuracy", "regression": "mae"}.get(self.task.name, "mse")
-        history = self.history()
-        rows: dict[Any, dict[str, Any]] = {}
-        for index in self.splits:
-            fold, own = self._fold(index), history[history["split"] == index]
-            rows[index] = {
-                "train participants": _participants(fold, "train"),
-                "validation participants": _participants(fold, "validation"),
-                "epochs": int(own["epoch"].max()) + 1,
-                "minutes": round(_seconds(own) / 60, 1),
-            }
-        table = pd.DataFrame(rows).T.astype(object)
-        table.loc["mean ± std"] = ""
-        for level in scoring.levels(self.task, self.parts):
-            values = self.metrics(level)[metric]
-            last = f"{values['mean']:.3f} ± {values['std']:.3f}"
-            table[f"{level} {metric}"] = [*(f"{values[index]:.3f}" for index in rows), last]
-        return table.rename_axis("split")
+        return summary.table(self)
 
     def part_map(self, selection: str | None = None) -> np.ndarray:
         """Give the parts' validation balanced accuracies, averaged over the splits, as a volume.
@@ -170,16 +228,22 @@ class Results:
         -------
         ndarray
             (D, H, W); NaN where there is no part. `plotting.part_map` and `plotting.overview` draw it.
+
+        Raises
+        ------
+        NotFoundError
+            These results have no such map, or no split is done.
         """
         chosen = self._selection(selection)
-        paths = [fold.part_accuracy(chosen, "nii.gz") for fold in self._folds()]
-        found = [np.asarray(nib.nifti1.load(path).dataobj) for path in paths if path.is_file()]  # type: ignore[no-untyped-call]
-        if not found:
+        paths = [fold.part_accuracy(chosen) for fold in self._done()]
+        tables = [data.read_table(path, required=("part_id",)) for path in paths if path.is_file()]
+        if not tables or not hasattr(self.parts, "place"):
             raise NotFoundError(
-                f"{self.folder}: there is no map of the parts; only classified parts have one"
+                f"{self.folder}: there is no map of the parts; only classified parts that know their place have one"
             )
-        mean = np.mean(found, axis=0)
-        return np.where(mean > 0, mean, np.nan)
+        means = pd.concat(tables).groupby("part_id")["balanced_accuracy"].mean()
+        shape = tuple(self.settings["image_shape"])
+        return data.paint(self.parts, shape, dict(zip(map(int, means.index), map(float, means), strict=True)))
 
     def load_model(
         self, split: int, selection: str | None = None, network: int | None = None
@@ -199,21 +263,16 @@ class Results:
         ------
         SettingError
             `network` is missing or superfluous, or the architecture is custom and was not given.
+        NotFoundError, CheckpointError, ModelError
+            The file is missing, damaged, or does not fit the architecture that was given.
         """
         multi = bool(self.settings["multi"])
         if multi != (network is not None):
             need = "each part has its network: give network=<part_id>" if multi else "one network serves all"
             raise SettingError(f"{self.folder}, network={network!r}: {need}")
         path = self._fold(split).model(self._selection(selection), network)
-        state = nn.read_weights(path)
-        options = dict(self.setting("options"))
-        if self.settings["architecture"] == "resnet18":
-            options["weights"] = None  # all weights come from the file
-        model = network_for(
-            self.setting("architecture"), tuple(self.settings["input_shape"]), self.task, options
-        )
-        model.load_state_dict(state)
-        return model.eval()
+        shape = tuple(self.settings["input_shape"])
+        return networks.read(path, self.setting("architecture"), shape, self.task, self.setting("options"))
 
     def predict(self, caps: data.Caps, sessions: pd.DataFrame, name: str) -> pd.DataFrame:
         """Evaluate new data with the models of every split, into the same folder.
@@ -237,105 +296,70 @@ class Results:
         LeakError
             A participant was seen in training, by the selection, or by the transfer's source.
         SettingError
-            The name is taken by other data.
+            The name is taken by other data or labels, or the images have another shape than in training.
+        NotFoundError
+            Images are missing (all are listed), or no split is done.
+        TableError
+            Some labels are missing or unknown.
         """
-        self._check_name(name)
-        done = [fold for fold in self._folds() if self._is_done(fold)]
-        if not done:
-            raise NotFoundError(f"{self.folder}: no split is done yet; run the experiment first")
+        newdata.check_name(name)
+        done = self._done()
+        dataset = newdata.make_dataset(self, caps, sessions)
         for fold in done:
-            self._check_unseen(fold, sessions)
-            self._check_same(fold, sessions, name)
-        dataset = self._dataset(caps, sessions)
+            newdata.check(self, fold, dataset, name)
         tasks = [(fold, selection) for fold in done for selection in self.selections]
         for fold, selection in tqdm(tasks, f"predict {name}", disable=None, unit="model"):
-            self._predict(fold, selection, dataset, name)
+            newdata.predict(self, fold, selection, dataset, name)
         engine.find_ranks().meet("after predicting new data")
         if self.task.name == "reconstruction":
             return self.metrics(level="part", dataset=name)
         return self.predictions(dataset=name)
 
     def encode(self, caps: data.Caps, sessions: pd.DataFrame, selection: str | None = None) -> pd.DataFrame:
-        """Give the codes of images, for clustering: one row a part and split, columns ``code0``, ``code1``, …"""
-        sessions = sessions.drop(columns=self.task.label or [], errors="ignore")
-        dataset = self._dataset(caps, sessions)
-        pieces = []
-        for index in self.splits:
-            if self.settings["multi"]:
-                tables = [
-                    engine.encode(self.load_model(index, selection, part), dataset.only_part(part))
-                    for part in dataset.part_ids
-                ]
-                table = pd.concat(tables, ignore_index=True)
-            else:
-                table = engine.encode(self.load_model(index, selection), dataset)
-            table.insert(0, "split", index)
-            pieces.append(table)
-        return pd.concat(pieces, ignore_index=True)
+        """Give the codes of images, for clustering.
+
+        Parameters
+        ----------
+        caps, sessions
+            As for `predict`; labels are not looked at, and participants of the training are welcome.
+        selection
+            As for `metrics`.
+
+        Returns
+        -------
+        DataFrame
+            One row a split and part: ``split``, ``participant_id``, ``session_id``, [``cohort``,] ``part_id``,
+            ``code0``, ``code1``, … Codes of different splits have different axes.
+
+        Raises
+        ------
+        ModelError
+            The networks are no autoencoders.
+        NotFoundError
+            Images are missing, or no split is done.
+        """
+        done = self._done()
+        dataset = newdata.make_dataset(self, caps, sessions)
+        return pd.concat([newdata.codes(self, fold, dataset, selection) for fold in done], ignore_index=True)
 
     def __repr__(self) -> str:
-        return f"Results({str(self.folder)!r}): {self.task.name}, splits {self.splits} done"
+        return summary.line(self)
 
     def _repr_html_(self) -> str:
-        title = f"{self.task.name} of {self.parts.name}s, {html.escape(str(self.settings['architecture']))}"
-        body = self.summary().to_html(border=0) if self.splits else "<p>No split is done yet.</p>"
-        return f"<h4>{title}</h4><p><code>{html.escape(str(self.folder))}</code></p>{body}"
+        return summary.page(self)
 
-    def _predict(self, fold: Fold, selection: str, dataset: data.CapsDataset, name: str) -> None:
-        last = fold.table(selection, name, scoring.levels(self.task, self.parts)[-1], "prediction")
-        if self.task.name != "reconstruction" and last.is_file():
-            return
-        model: torch_nn.Module | Mapping[int, torch_nn.Module]
-        if self.settings["multi"]:
-            model = {part: self.load_model(fold.index, selection, part) for part in dataset.part_ids}
-        else:
-            model = self.load_model(fold.index, selection)
-        predictions = engine.evaluate(
-            model, self.task, dataset, batch_size=int(self.settings["trainer"]["batch_size"])
-        )
-        weights = None
-        if self.task.classes is not None and self.parts.name != scoring.IMAGE:
-            validation = data.read_table(fold.table(selection, "validation", self.parts.name, "prediction"))
-            weights = scoring.weights(self.task, validation, self.settings["selection_threshold"])
-        if engine.find_ranks().rank == 0:
-            scoring.write_tables(fold, selection, name, predictions, self.task, self.parts, weights)
-
-    def _dataset(self, caps: data.Caps, sessions: pd.DataFrame) -> data.CapsDataset:
-        label = self.task.label if self.task.label in sessions else None
-        transform = self.setting("transform")
-        return data.CapsDataset(caps, sessions, parts=self.parts, label=label, transform=transform)
-
-    def _check_name(self, name: str) -> None:
-        if name in _OWN_SETS or not name.isidentifier():
-            raise SettingError(
-                f"name={name!r}: expected letters, digits and underscores, and neither train nor validation"
-            )
-
-    def _check_unseen(self, fold: Fold, sessions: pd.DataFrame) -> None:
-        table = data.read_table(fold.seen, required=("participant_id", "role"))
-        try:
-            seen.check(table, sessions, "prediction on new data")
-        except LeakError as error:
-            raise LeakError(f"{fold.path}: {error}") from None
-
-    def _check_same(self, fold: Fold, sessions: pd.DataFrame, name: str) -> None:
-        if self.task.name == "reconstruction":
-            return
-        path = fold.table(self.selections[0], name, self.parts.name, "prediction")
-        if path.is_file():
-            before = data.read_table(path)
-            key = [column for column in ("cohort", "participant_id", "session_id") if column in before]
-            if set(map(tuple, before[key].to_numpy())) != set(map(tuple, sessions[key].to_numpy())):
-                raise SettingError(
-                    f"{path} holds predictions of other sessions; choose another name than {name!r}"
-                )
+    def _done(self) -> list[Fold]:
+        done = [fold for fold in self._folds() if self._is_done(fold)]
+        if not done:
+            raise NotFoundError(f"{self.folder}: no split is done yet; run the experiment first")
+        return done
 
     def _tables(
         self, level: str, selection: str | None, dataset: str, content: str
     ) -> list[tuple[Fold, Path]]:
         chosen = self._selection(selection)
         wanted = scoring.table_level(level, self.task, self.parts)
-        paths = [(fold, fold.table(chosen, dataset, wanted, content)) for fold in self._folds()]
+        paths = [(fold, fold.table(chosen, dataset, wanted, content)) for fold in self._done()]
         found = [(fold, path) for fold, path in paths if path.is_file()]
         if not found:
             suffix = f"_{wanted}_level_{content}.tsv"
@@ -361,23 +385,10 @@ class Results:
         for fold in self._folds():
             if fold.index == index:
                 return fold
-        raise SettingError(f"{self.folder}: there is no split {index}; there are {self.splits}")
+        there = [fold.index for fold in self._folds()]
+        raise SettingError(
+            f"{self.folder}: there is no split {index}; there are {there}, done are {self.splits}"
+        )
 
     def _is_done(self, fold: Fold) -> bool:
         return scoring.last_table(fold, self.task, self.parts).is_file()
-
-
-def network_for(
-    architecture: Any, input_shape: tuple[int, ...], task: engine.Task, options: Mapping[str, Any]
-) -> torch_nn.Module:
-    """Build the network of a task: the architecture itself, or the autoencoder derived from it."""
-    model = nn.create_model(architecture, input_shape, n_outputs=task.n_outputs, **options)
-    return nn.CNN_Transformer(model) if task.name == "reconstruction" else model
-
-
-def _participants(fold: Fold, dataset: str) -> int:
-    return int(data.read_table(fold.sessions(dataset))["participant_id"].nunique())
-
-
-def _seconds(history: pd.DataFrame) -> float:
-    return float(np.nanmax(history["time"].to_numpy(dtype=float))) if len(history) else 0.0

@@ -147,6 +147,12 @@ def read_settings(path: Path) -> Settings:
         There is none: this is no result folder.
     SettingError
         It is no JSON object.
+
+    Examples
+    --------
+    >>> write_settings({"multi": True}, tmp / "commandline.json")
+    >>> read_settings(tmp / "commandline.json")
+    {'multi': True}
     """
     if not path.is_file():
         raise NotFoundError(f"{path}: there is no such file; {path.parent} is no result folder of neurocnn")
