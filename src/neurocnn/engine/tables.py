@@ -72,6 +72,7 @@ def network_tables(
                 with one.random.borrowed() if len(passes) > 1 else nullcontext():
                     one.add(part_rows(batch, network), first)
             first += ranks.world * computation.batch_size
+            del batch  # its memory serves the next one
         found = {network: one.finish() for network, one in passes.items()}
     everyone = ranks.gather(found, "to put their tables together")
     return {network: _table([columns[network] for columns in everyone]) for network in networks}
@@ -97,7 +98,7 @@ class _Pass:
         self.random = RandomState(computation.seed, self.device)
         self.identities = _Identities()
         self.chunks: list[Columns] = []
-        self.waiting: list[tuple[Any, Tensor | None]] = []
+        self.waiting: tuple[Tensor, Tensor | None] | None = None
         self.n_waiting = 0
 
     def add(self, batch: Batch, first: int) -> None:
@@ -107,26 +108,42 @@ class _Pass:
             output, target = self.measure.output(self.model, image, batch)
         self.identities.add(batch, first)
         n = len(image)
-        labelled = [one is not None for _, one in self.waiting[:1]]
-        if labelled and labelled[0] != (target is not None):
+        if isinstance(output, Tensor) and output.numel() <= self.largest_output * n:
+            self.keep(output, target, n)
+        else:
             self.flush()
-        self.waiting.append((output, target))
+            self.measured(output, target)
+
+    def keep(self, output: Tensor, target: Tensor | None, n: int) -> None:
+        """Let small outputs wait."""
+        if self.waiting is None or self.n_waiting + n > len(self.waiting[0]):
+            self.flush()
+        if self.waiting is None:
+            # One block for all: small tensors that outlive their batch would lie between the batches in memory,
+            # and each batch would then need memory that the system has to give anew.
+            size = max(self.rows_at_once, n)
+            self.waiting = _block(output, size), None if target is None else _block(target, size)
+        rows = slice(self.n_waiting, self.n_waiting + n)
+        outputs, targets = self.waiting
+        if (targets is None) != (target is None):
+            self.flush()
+            return self.keep(output, target, n)
+        outputs[rows] = output
+        if targets is not None and target is not None:
+            targets[rows] = target
         self.n_waiting += n
-        small = isinstance(output, Tensor) and output.numel() <= self.largest_output * n
-        if not small or self.n_waiting >= self.rows_at_once:
-            self.flush()
+        return None
 
     def flush(self) -> None:
         """Make the rows of the outputs that wait."""
-        if not self.waiting:
-            return
-        output, target = self.waiting[0]
-        if len(self.waiting) > 1:
-            output = torch.cat([one for one, _ in self.waiting])
-            target = (
-                None if target is None else torch.cat([one for _, one in self.waiting if one is not None])
-            )
-        self.waiting, self.n_waiting = [], 0
+        if self.waiting is not None and self.n_waiting:
+            output, target = self.waiting
+            n = self.n_waiting
+            self.measured(output[:n], None if target is None else target[:n])
+        self.waiting, self.n_waiting = None, 0
+
+    def measured(self, output: Any, target: Tensor | None) -> None:
+        """Make the rows of outputs."""
         with torch.inference_mode():
             self.chunks.append(self.measure.columns(output, target))
 
@@ -134,6 +151,10 @@ class _Pass:
         """Give all columns of this rank."""
         self.flush()
         return self.identities.arrays() | _joined(self.chunks)
+
+
+def _block(like: Tensor, size: int) -> Tensor:
+    return like.new_empty((size, *like.shape[1:]))
 
 
 def network_batches(dataset: Any, networks: Sequence[Network], batch_size: int) -> Batches:
