@@ -36,7 +36,9 @@ def test_an_error_of_the_disk_names_the_final_path(tmp_path: Path):
     path = tmp_path / "deep" / "state.pt"
     with pytest.raises(OSError, match=r"state\.pt") as caught, write_whole(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert caught.value.errno == errno.ENOSPC
+    assert isinstance(caught.value, NeurocnnError)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.errno, copy.filename) == (errno.ENOSPC, str(path))
     assert os.listdir(path.parent) == []
 
 

@@ -46,6 +46,10 @@ class CheckpointError(NeurocnnError, ValueError):
     """A file of tensors that is damaged, foreign or unsafe."""
 
 
+class StorageError(NeurocnnError, OSError):
+    """A file that cannot be written: full disk, read-only folder; its arguments are those of `OSError`."""
+
+
 class TrainingError(NeurocnnError, RuntimeError):
     """A training that cannot go on."""
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import torch
 
-from neurocnn.errors import CheckpointError, InUseError, NotFoundError
+from neurocnn.errors import CheckpointError, InUseError, NotFoundError, StorageError
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
 
     Raises
     ------
-    OSError
+    StorageError
         With `path` in it: full disk, read-only folder.
 
     Examples
@@ -65,7 +65,7 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+            raise StorageError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
         raise
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,11 @@ from neurocnn.errors import SettingError
 
 _log = logging.getLogger("neurocnn")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@cache
+def _say_once(message: str) -> None:
+    _log.info(message)
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
@@ -39,7 +45,7 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
         found = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
         name = found[0] if found else "cpu"
         if not found:
-            _log.info("no GPU was found: computing on the CPU")
+            _say_once("no GPU was found: computing on the CPU")
     try:
         device = torch.device(name)
     except RuntimeError as error:
