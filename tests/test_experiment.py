@@ -1,7 +1,9 @@
 """An experiment leaves the very tree that the documents promise, whatever way it was run."""
 
 import dataclasses
+import importlib.metadata
 import json
+import platform
 import re
 import shutil
 from pathlib import Path
@@ -91,6 +93,34 @@ def test_tables_have_the_columns_of_the_documents(study: Study, tmp_path: Path):
     assert metrics >= {"balanced_accuracy_low", "balanced_accuracy_high"}
     part_metrics = set(pd.read_csv(folder / "validation_roi_level_metrics.tsv", sep="\t"))
     assert "loss" in part_metrics
+
+
+@pytest.mark.parametrize("parts", ["image", "slice"])
+def test_tables_of_values_and_images_have_the_columns_of_the_documents(
+    study: Study, tmp_path: Path, parts: str
+):
+    experiment(study, parts, "regression").run(tmp_path / "age", splits=[0])
+    folder = tmp_path / "age/fold-0/cnn_regression/best_loss"
+    ids, values = ["participant_id", "session_id"], ["true_label", "predicted_label"]
+    part = [] if parts == "image" else ["part_id"]
+    table = pd.read_csv(folder / f"train_{parts}_level_prediction.tsv", sep="\t")
+    assert list(table) == [*ids, *part, *values]
+    image = pd.read_csv(folder / "train_image_level_metrics.tsv", sep="\t")
+    assert {"mae", "rmse", "r2", "mae_low", "mae_high"} <= set(image)
+    experiment(study, parts, "reconstruction").run(tmp_path / "codes", splits=[0])
+    folder = tmp_path / "codes/fold-0/autoencoder_reconstruction/best_loss"
+    metrics = pd.read_csv(folder / f"validation_{parts}_level_metrics.tsv", sep="\t")
+    assert {"mse", "mae", "rmse", "psnr", "ssim"} <= set(metrics)
+    assert len(metrics) == 1
+
+
+def test_the_environment_names_python_the_platform_and_every_package(study: Study, tmp_path: Path):
+    experiment(study, "image").run(tmp_path, splits=[0])
+    lines = (tmp_path / "environment.txt").read_text().splitlines()
+    assert lines[0].startswith(f"Python {platform.python_version()}")
+    assert platform.platform() in lines[1]
+    installed = {item.metadata["Name"]: item.version for item in importlib.metadata.distributions()}
+    assert {f"{name}=={version}" for name, version in installed.items()} <= set(lines)
 
 
 def test_every_part_of_every_image_stands_in_the_tables_once(study: Study, tmp_path: Path):

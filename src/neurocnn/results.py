@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from neurocnn import data, engine, networks, newdata, scoring, summary
 from neurocnn.errors import NotFoundError, SettingError, suggestion
 from neurocnn.layout import COMMANDLINE, Fold, folds
-from neurocnn.settings import decode, is_custom, read_settings
+from neurocnn.settings import custom_names, decode, is_custom, read_settings
 
 
 class Results:
@@ -84,8 +84,8 @@ class Results:
         value = self.settings[name]
         if is_custom(value):
             raise SettingError(
-                f"{self.folder}: the setting {name!r} is custom ({value}) and code is not stored; "
-                f"give it: Results({str(self.folder)!r}, {name}=…) or Experiment.load(…, {name}=…)"
+                f"{self.folder}: the setting {name!r} is custom ({', '.join(custom_names(value))}) and code is not "
+                f"stored; give it: Results({str(self.folder)!r}, {name}=…) or Experiment.load(…, {name}=…)"
             )
         return decode(value)
 

@@ -95,9 +95,21 @@ def name_of(value: Any) -> str:
 
 def is_custom(value: Any) -> bool:
     """Whether an encoded setting, or one inside it, is known by name only."""
-    if isinstance(value, dict):
-        return set(value) == {"custom"} or any(map(is_custom, value.values()))
-    return isinstance(value, list) and any(map(is_custom, value))
+    return bool(custom_names(value))
+
+
+def custom_names(value: Any) -> list[str]:
+    """Give the names of what is custom in an encoded setting.
+
+    Examples
+    --------
+    >>> custom_names({"type": "Trainer", "epochs": 20, "optimizer": {"custom": "study.sgd"}})
+    ['study.sgd']
+    """
+    if isinstance(value, dict) and set(value) == {"custom"}:
+        return [str(value["custom"])]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [name for item in items for name in custom_names(item)]
 
 
 def decode(value: Any) -> Any:
