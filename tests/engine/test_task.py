@@ -131,3 +131,10 @@ def test_half_precision_outputs_get_a_single_precision_loss():
     output = torch.randn(2, 2).bfloat16()
     assert classification().loss(output, torch.tensor([0, 1])).dtype == torch.float32
     assert classification().loss(output.double(), torch.tensor([0, 1])).dtype == torch.float64
+
+
+def test_a_regression_s_table_has_the_labels_as_they_were_written():
+    task = regression("age")
+    ages = [71.8, 64.0, 0.1, 99.95]
+    target = task.target({"label": ages}, torch.device("cpu"))
+    assert task.rows(torch.zeros(4, 1), target)["true_label"].tolist() == ages
