@@ -1,5 +1,6 @@
 """What every test stands on."""
 
+import pandas as pd
 import pytest
 from hypothesis import settings
 from studies import SHAPE, Study
@@ -18,3 +19,20 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     labels = nc.make_caps(folder, n_participants=16, preprocessing="t1-volume", shape=SHAPE, seed=3)
     splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)
     return Study(nc.Caps(folder, "t1-volume"), labels, splits)
+
+
+@pytest.fixture(scope="session")
+def cohort_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The same in two cohorts, whose participants have the same names."""
+    folder = tmp_path_factory.mktemp("cohorts")
+    rows, tables = [], []
+    for seed, name in enumerate(("ADNI", "AIBL")):
+        table = nc.make_caps(
+            folder / name, n_participants=8, preprocessing="t1-volume", shape=SHAPE, seed=seed
+        )
+        rows.append({"cohort": name, "path": str(folder / name)})
+        tables.append(table.assign(cohort=name))
+    nc.write_table(pd.DataFrame(rows), folder / "caps.tsv")
+    labels = pd.concat(tables, ignore_index=True)
+    splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)
+    return Study(nc.Caps(folder / "caps.tsv", "t1-volume"), labels, splits)

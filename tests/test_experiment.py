@@ -13,105 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from studies import PARTS, SHAPE, TASKS, TRAINER, Study, experiment
+from studies import PARTS, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
 from neurocnn.errors import LeakError, SettingError
-
-N_PARTS = {"image": 1, "patch": 8, "roi": 2, "slice": 4}
-TABLES = {
-    "classification": "cnn_classification",
-    "regression": "cnn_regression",
-    "reconstruction": "autoencoder_reconstruction",
-}
 
 
 def _tree(folder: Path) -> set[str]:
     """The files below a folder; the event files' names end in a time and a host."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return {re.sub(r"(events\.out\.tfevents)\..*", r"\1", name) for name in names}
-
-
-def _expected_tree(parts: str, task: str, multi: bool) -> set[str]:
-    """What section 7 of the reference shows for one fold of two."""
-    selections = ["best_loss", "best_balanced_accuracy"] if task == "classification" else ["best_loss"]
-    networks = [f"cnn-{j}/" for j in _ids(parts)] if multi else [""]
-    files = {"commandline.json", "environment.txt"}
-    files |= {f"fold-{k}/{name}.tsv" for k in (0, 1) for name in ("train", "validation")}
-    files |= {"fold-0/seen.tsv", "fold-0/training.tsv"}
-    files |= {f"fold-0/models/{j}training.tsv" for j in networks if multi}
-    for j in networks:
-        files |= {f"fold-0/models/{j}{name}/model_best.pth.tar" for name in selections}
-        sets = ("train", "validation")
-        files |= {f"fold-0/tensorboard_logs/{j}{name}/events.out.tfevents" for name in sets}
-    levels = {parts, "image"} if task != "reconstruction" else {parts}
-    contents = ("metrics", "prediction") if task != "reconstruction" else ("metrics",)
-    files |= {
-        f"fold-0/{TABLES[task]}/{selection}/{name}_{level}_level_{content}.tsv"
-        for selection in selections
-        for name in ("train", "validation")
-        for level in levels
-        for content in contents
-    }
-    if task == "classification" and parts != "image":
-        files |= {
-            f"fold-0/cnn_classification/{selection}/part_balanced_accuracy.{suffix}"
-            for selection in selections
-            for suffix in ("tsv", "nii.gz")
-        }
-    return files
-
-
-def _ids(parts: str) -> list[int]:
-    return PARTS[parts].ids(SHAPE)
-
-
-@pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("multi", [False, True])
-def test_every_combination_leaves_exactly_the_tree_of_the_documents(
-    study: Study, tmp_path: Path, parts: str, task: str, multi: bool
-):
-    assert len(_ids(parts)) == N_PARTS[parts]
-    if multi and parts == "image":
-        with pytest.raises(SettingError, match="multi=True"):
-            experiment(study, parts, task, multi=True)
-        return
-    experiment(study, parts, task, multi=multi).run(tmp_path / "results", splits=[0])
-    assert _tree(tmp_path / "results") == _expected_tree(parts, task, multi)
-
-
-def test_tables_have_the_columns_of_the_documents(study: Study, tmp_path: Path):
-    experiment(study).run(tmp_path, splits=[0])
-    folder = tmp_path / "fold-0" / "cnn_classification" / "best_loss"
-    image = ["participant_id", "session_id", "true_label", "predicted_label", "proba0", "proba1"]
-    part = [*image[:2], "part_id", *image[2:]]
-    assert list(pd.read_csv(folder / "validation_roi_level_prediction.tsv", sep="\t")) == part
-    assert list(pd.read_csv(folder / "validation_image_level_prediction.tsv", sep="\t")) == image
-    metrics = set(pd.read_csv(folder / "validation_image_level_metrics.tsv", sep="\t"))
-    assert metrics >= {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "roc_auc"}
-    assert metrics >= {"balanced_accuracy_low", "balanced_accuracy_high"}
-    part_metrics = set(pd.read_csv(folder / "validation_roi_level_metrics.tsv", sep="\t"))
-    assert "loss" in part_metrics
-
-
-@pytest.mark.parametrize("parts", ["image", "slice"])
-def test_tables_of_values_and_images_have_the_columns_of_the_documents(
-    study: Study, tmp_path: Path, parts: str
-):
-    experiment(study, parts, "regression").run(tmp_path / "age", splits=[0])
-    folder = tmp_path / "age/fold-0/cnn_regression/best_loss"
-    ids, values = ["participant_id", "session_id"], ["true_label", "predicted_label"]
-    part = [] if parts == "image" else ["part_id"]
-    table = pd.read_csv(folder / f"train_{parts}_level_prediction.tsv", sep="\t")
-    assert list(table) == [*ids, *part, *values]
-    image = pd.read_csv(folder / "train_image_level_metrics.tsv", sep="\t")
-    assert {"mae", "rmse", "r2", "mae_low", "mae_high"} <= set(image)
-    experiment(study, parts, "reconstruction").run(tmp_path / "codes", splits=[0])
-    folder = tmp_path / "codes/fold-0/autoencoder_reconstruction/best_loss"
-    metrics = pd.read_csv(folder / f"validation_{parts}_level_metrics.tsv", sep="\t")
-    assert {"mse", "mae", "rmse", "psnr", "ssim"} <= set(metrics)
-    assert len(metrics) == 1
 
 
 def test_the_environment_names_python_the_platform_and_every_package(study: Study, tmp_path: Path):

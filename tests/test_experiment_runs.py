@@ -82,6 +82,27 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
     assert not list((tmp_path / "broken").glob("fold-*/state"))
 
 
+def test_a_second_process_is_told_who_trains_and_harms_nothing(study: Study, tmp_path: Path):
+    script, folder = tmp_path / "script.py", tmp_path / "results"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(study.caps.root), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "ready\n"
+        while not (folder / "fold-0/state/cnn-0.lock").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)  # the first is in the middle of its training
+        second = subprocess.run(command, capture_output=True, text=True, env=environment)
+        first.send_signal(signal.SIGCONT)
+    assert first.returncode == 0
+    assert second.returncode != 0
+    assert "InUseError" in second.stderr
+    assert f'"pid": {first.pid}' in second.stderr
+    assert nc.Results(folder).splits == [0, 1]
+
+
 RANKS_SCRIPT = """
 import sys
 import torch
@@ -153,45 +174,24 @@ def test_image_files_are_opened_once_a_pass_whatever_the_number_of_networks(
     assert len(set(opened)) == n_images
 
 
-@pytest.fixture(scope="module")
-def cohorts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
-    """Two cohorts whose participants have the same names."""
-    folder = tmp_path_factory.mktemp("cohorts")
-    rows, labels = [], []
-    for seed, name in enumerate(("ADNI", "AIBL")):
-        table = nc.make_caps(
-            folder / name, n_participants=8, preprocessing="t1-volume", shape=(18, 20, 18), seed=seed
-        )
-        rows.append({"cohort": name, "path": str(folder / name)})
-        labels.append(table.assign(cohort=name))
-    nc.write_table(pd.DataFrame(rows), folder / "caps.tsv")
-    return folder / "caps.tsv", pd.concat(labels, ignore_index=True)
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("multi", [False, True])
-def test_several_cohorts_keep_their_names_in_every_table(cohorts, tmp_path: Path, task: str, multi: bool):
-    root, labels = cohorts
-    caps = nc.Caps(root, "t1-volume")
-    splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)
-    results = nc.Experiment(caps, splits, PARTS["roi"], TASKS[task], "Conv3_FC1", TRAINER, multi=multi).run(
-        tmp_path, splits=[0]
-    )
+def test_cohorts_keep_their_names_and_participants(cohort_study: Study, tmp_path: Path):
+    split = cohort_study.splits[0]
+    results = nc.Experiment(
+        cohort_study.caps, [split], PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER
+    ).run(tmp_path)
     seen = nc.read_table(tmp_path / "fold-0/seen.tsv", required=("participant_id", "role"))
-    assert set(seen["cohort"]) == {"ADNI", "AIBL"}
-    assert len(seen) == 16
-    if task != "reconstruction":
-        for level in ("part", "image"):
-            table = results.predictions(level)
-            expected = set(map(tuple, splits[0].validation[["cohort", "participant_id"]].to_numpy()))
-            assert set(map(tuple, table[["cohort", "participant_id"]].to_numpy())) == expected
+    assert seen["cohort"].value_counts().to_dict() == {"ADNI": 8, "AIBL": 8}
+    expected = set(map(tuple, split.validation[["cohort", "participant_id"]].to_numpy()))
+    for level in ("part", "image"):
+        table = results.predictions(level)
+        assert set(map(tuple, table[["cohort", "participant_id"]].to_numpy())) == expected
 
 
-def test_cohorts_that_stand_in_one_table_only_are_named(cohorts, tmp_path: Path):
-    root, labels = cohorts
+def test_cohorts_that_stand_in_one_table_only_are_named(cohort_study: Study, tmp_path: Path):
+    labels = cohort_study.labels
     splits = nc.kfold(labels[labels["cohort"] == "ADNI"], n_splits=2, seed=0)
     run = nc.Experiment(
-        nc.Caps(root, "t1-volume"), splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER
+        cohort_study.caps, splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER
     )
     with pytest.raises(nc.NeurocnnError, match="AIBL only in the CAPS"):
         run.run(tmp_path / "results")

@@ -125,6 +125,15 @@ def test_codes_of_an_autoencoder_are_its_encoders_outputs(study: Study, tmp_path
     np.testing.assert_allclose(codes[columns].to_numpy(dtype=float), code.flatten(1).numpy(), atol=1e-5)
 
 
+def test_the_history_is_that_of_every_split_as_it_was_written(finished):
+    results, _ = finished
+    history = results.history()
+    for split in (0, 1):
+        written = pd.read_csv(results.folder / f"fold-{split}" / "training.tsv", sep="\t")
+        own = history[history["split"] == split].drop(columns="split").reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, written, check_exact=True)
+
+
 def test_the_summary_has_a_row_a_split_and_their_mean(finished):
     results, _ = finished
     summary = results.summary()
