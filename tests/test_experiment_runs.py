@@ -96,7 +96,7 @@ def test_a_second_process_is_told_who_trains_and_harms_nothing(study: Study, tmp
         first.send_signal(signal.SIGSTOP)  # the first is in the middle of its training
         second = subprocess.run(command, capture_output=True, text=True, env=environment)
         first.send_signal(signal.SIGCONT)
-    assert first.returncode == 0
+        assert first.stdout.read() == "done\n"
     assert second.returncode != 0
     assert "InUseError" in second.stderr
     assert f'"pid": {first.pid}' in second.stderr
