@@ -452,3 +452,35 @@ def test_a_source_that_trained_on_a_validation_participant_is_refused(study: Stu
     with pytest.raises(LeakError, match=study.splits[0].train["participant_id"].iloc[0]):
         run.run(tmp_path / "cnn")
     assert not (tmp_path / "cnn").exists()
+
+
+def test_missing_images_and_labels_of_all_splits_are_named_at_once(study: Study, tmp_path: Path):
+    lost = study.labels.iloc[:2].assign(participant_id=["sub-8888", "sub-9999"])
+    splits = nc.kfold(pd.concat([study.labels, lost], ignore_index=True), n_splits=2, seed=0)
+    run = nc.Experiment(study.caps, splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
+    with pytest.raises(FileNotFoundError, match=r"(?s)sub-8888.*sub-9999"):
+        run.run(tmp_path / "results", splits=[0])
+    unknown = study.labels.assign(diagnosis=[None, None, *study.labels["diagnosis"][2:]])
+    run = nc.Experiment(
+        study.caps,
+        nc.kfold(unknown, n_splits=2, seed=0),
+        PARTS["roi"],
+        TASKS["classification"],
+        "Conv3_FC1",
+        TRAINER,
+    )
+    first, second = sorted(study.labels["participant_id"][:2])
+    with pytest.raises(nc.NeurocnnError, match=f"(?s)2 sessions: .*({first}.*{second}|{second}.*{first})"):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_going_on_with_code_of_ones_own_says_that_it_is_compared_by_name(
+    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run = experiment(study, transform=lambda part: part * 2)
+    run.run(tmp_path / "results", splits=[0])
+    assert "compared by name" not in caplog.text
+    run.run(tmp_path / "results", splits=[0])
+    assert "lambda" in caplog.text
+    assert "compared by name" in caplog.text

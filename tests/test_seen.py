@@ -78,3 +78,10 @@ def test_sessions_without_participants_are_refused():
     table = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
     with pytest.raises(TableError, match="no column participant_id"):
         seen.check(table, pd.DataFrame({"subject": ["sub-1"]}), "test")
+
+
+def test_a_participant_with_two_roles_is_counted_once():
+    first = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    table = seen.record(_sessions(["sub-1"]), _sessions(["sub-3"]), first)
+    with pytest.raises(LeakError, match="1 participants were seen before: sub-1 train/source_train;"):
+        seen.check(table, _sessions(["sub-1"]), "test")

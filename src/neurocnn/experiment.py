@@ -17,7 +17,7 @@ import torch
 
 import neurocnn
 from neurocnn import data, engine, resuming, scoring, seen, source
-from neurocnn.errors import SettingError
+from neurocnn.errors import SettingError, TableError
 from neurocnn.foldrun import FoldRun
 from neurocnn.layout import COMMANDLINE, ENVIRONMENT, Fold
 from neurocnn.results import Results
@@ -32,6 +32,7 @@ from neurocnn.settings import (
 
 _LOGGER = logging.getLogger("neurocnn")
 _SETS = ("train", "validation")
+_IDS = ("cohort", "participant_id", "session_id")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -233,6 +234,7 @@ class Experiment:
         """
         chosen = self._chosen(splits)
         self._check_cohorts()
+        self._check_sessions(chosen)
         # What can be found wrong is found before the first epoch, and before a file is written.
         sets = {split.index: self._datasets(split) for split in chosen}
         first = next(iter(sets.values()))[0]
@@ -269,6 +271,19 @@ class Experiment:
         if self.caps.cohorts:
             tables = [table for split in self.splits for table in (split.train, split.validation)]
             self.caps.check_cohorts({name for table in tables for name in table.get("cohort", ())})
+
+    def _check_sessions(self, splits: list[data.Split]) -> None:
+        """Name all missing images and labels of all splits at once."""
+        tables = [table for split in splits for table in (split.train, split.validation)]
+        everybody = pd.concat(tables).drop_duplicates([name for name in _IDS if name in tables[0]])
+        self.caps.sources(everybody.reset_index(drop=True))
+        label = self.task.label
+        if label in everybody and everybody[label].isna().any():
+            who = everybody[everybody[label].isna()]
+            names = ", ".join(f"{row.participant_id} {row.session_id}" for row in who.itertuples())
+            raise TableError(
+                f"{label!r} is missing for {len(who)} sessions: {names}; fill it or leave them out"
+            )
 
     def _datasets(self, split: data.Split) -> tuple[data.CapsDataset, data.CapsDataset]:
         made = [

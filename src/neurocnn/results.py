@@ -366,8 +366,10 @@ class Results:
             there = {
                 path.name.removesuffix(suffix) for path in self.folder.glob(f"fold-*/*/{chosen}/*{suffix}")
             }
+            predicted = any(fold.table(chosen, dataset, wanted, "prediction").is_file() for fold, _ in paths)
             raise NotFoundError(
-                f"{self.folder}: no {content} of {dataset!r} at level {wanted!r}; there are: "
+                f"{self.folder}: no {content} of {dataset!r} at level {wanted!r}"
+                f"{', whose sessions had no labels when they were predicted' if predicted else ''}; there are: "
                 f"{', '.join(sorted(there)) or 'none yet'}"
             )
         return found

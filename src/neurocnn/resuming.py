@@ -1,5 +1,6 @@
 """Whether a result folder holds the beginning of this very experiment, so that a run may go on there."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from neurocnn import data, engine
 from neurocnn.errors import SettingError
 from neurocnn.layout import COMMANDLINE, Fold
 from neurocnn.scoring import last_table
-from neurocnn.settings import Settings, differences, read_settings
+from neurocnn.settings import Settings, custom_names, differences, read_settings
 
+_LOGGER = logging.getLogger("neurocnn")
 #: What may differ when a run goes on: it changes no number.
 _FREE = (
     "neurocnn",
@@ -54,6 +56,14 @@ def check(
     """
     path = folder / COMMANDLINE
     if path.is_file():
+        own = sorted({name for value in settings.values() for name in custom_names(value)})
+        if own:
+            _LOGGER.warning(
+                "%s: going on with your own code (%s), which is compared by name only: if it has changed, use "
+                "another folder",
+                folder,
+                ", ".join(own),
+            )
         folds = [Fold(folder, split.index, task.name) for split in splits]
         done = [fold.index for fold in folds if last_table(fold, task, parts).is_file()]
         begun = [fold.index for fold in folds if any(fold.state.glob("cnn-*/*_prediction.tsv"))]

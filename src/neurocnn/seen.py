@@ -89,11 +89,14 @@ def check(seen: pd.DataFrame, sessions: pd.DataFrame, what: str, roles: Iterable
         nameless = seen[seen["cohort"].isna()].drop(columns="cohort")
         met = pd.concat([met, nameless.merge(sessions[key].drop_duplicates(), on="participant_id")])
     if len(met):
-        names = [" ".join(map(str, row)) for row in met[[*key, "role"]].drop_duplicates().to_numpy()]
+        people: dict[tuple[str, ...], list[str]] = {}
+        for *who, role in met[[*key, "role"]].drop_duplicates().itertuples(index=False, name=None):
+            people.setdefault(tuple(map(str, who)), []).append(str(role))
+        names = [f"{' '.join(who)} {'/'.join(roles)}" for who, roles in people.items()]
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         raise LeakError(
-            f"{what}: {met[key].drop_duplicates().shape[0]} participants were seen before: "
-            f"{', '.join(names[:10])}{more}; leave them out or use a model that has not seen them"
+            f"{what}: {len(names)} participants were seen before: {', '.join(names[:10])}{more}; leave them out "
+            "or use a model that has not seen them"
         )
 
 

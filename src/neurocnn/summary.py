@@ -30,7 +30,7 @@ def table(results: "Results") -> pd.DataFrame:
             "epochs": int(own["epoch"].max()) + 1,
             "minutes": round(_seconds(own) / 60, 1),
         }
-    summary = pd.DataFrame(rows).T.astype(object)
+    summary = pd.DataFrame.from_dict(rows, orient="index", dtype=object)
     summary.loc["mean ± std"] = ""
     for level in scoring.levels(results.task, results.parts):
         values = results.metrics(level).loc[splits]
@@ -72,7 +72,9 @@ def _not_given(results: "Results") -> list[str]:
 
 def _kind(results: "Results") -> str:
     task = results.task.name if results.knows("task") else results.settings["task"]["custom"]
-    return f"{task} of {results.parts.name}s" if results.knows("parts") else str(task)
+    plural = {"patch": "patches"}
+    parts = results.parts.name if results.knows("parts") else None
+    return f"{task} of {plural.get(parts, f'{parts}s')}" if parts else str(task)
 
 
 def _headline(task: engine.Task, metrics: list[str]) -> str:

@@ -284,3 +284,8 @@ def test_real_shapes_and_an_oblique_affine_are_read(tmp_path: Path):
     write_nifti(path, voxels_of(1), affine)
     caps = Caps(tmp_path)
     assert np.allclose(caps.affine("sub-1", "ses-M00"), affine, atol=1e-6)
+
+
+def test_a_list_of_folders_is_no_root(tmp_path):
+    with pytest.raises(SettingError, match="mapping"):
+        Caps([tmp_path, tmp_path])  # type: ignore[arg-type]

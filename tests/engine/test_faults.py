@@ -16,7 +16,8 @@ from toys import Toys, die, in_child, network, same_weights
 
 from neurocnn.engine import Trainer, classification, predict
 from neurocnn.engine.faults import largest_divisor
-from neurocnn.errors import TrainingError
+from neurocnn.engine.inputs import check_classes
+from neurocnn.errors import SettingError, TrainingError
 from neurocnn.files import load_tensors
 
 TASK = classification("diagnosis", ["CN", "AD"])
@@ -198,3 +199,14 @@ def test_an_error_of_a_callback_comes_out_and_the_training_can_go_on(tmp_path):
     Trainer(**SETTINGS).fit(other, TASK, Toys(8))
     assert same_weights(model.state_dict(), other.state_dict())
     assert len(training.history) == 4
+
+
+def test_a_loader_instead_of_a_dataset_is_named():
+    loader = torch.utils.data.DataLoader(Toys(4))
+    with pytest.raises(SettingError, match="DataLoader; give the dataset"):
+        Trainer(epochs=1, device="cpu").fit(network(), TASK, loader)
+
+
+def test_a_class_that_never_occurs_is_warned_of(caplog):
+    check_classes(classification("diagnosis", ["CN", "AD", "MCI"]), [0, 1, 1])
+    assert "CN: 1, AD: 2, MCI: 0" in caplog.text

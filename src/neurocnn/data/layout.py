@@ -66,6 +66,10 @@ def cohorts(root: Root) -> dict[str | None, Path]:
         if not root or not all(isinstance(name, str) and name for name in root):
             raise SettingError(f"root is {root!r}, expected a mapping from names of cohorts to CAPS folders")
         found = {name: Path(folder) for name, folder in root.items()}
+    elif not isinstance(root, str | os.PathLike):
+        raise SettingError(
+            f"root is {root!r}, expected a CAPS folder, a mapping such as {{'ADNI': folder}}, or a multi-cohort TSV"
+        )
     elif Path(root).is_file():
         found = dict(cohort_paths(Path(root)).items())
     else:

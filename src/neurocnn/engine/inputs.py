@@ -1,6 +1,7 @@
 """What must hold of the data sets before the first epoch, and what a resumed training must find again."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -8,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch.utils.data import DataLoader
 
 from neurocnn.engine.labels import label_values
 from neurocnn.engine.task import Task
 from neurocnn.errors import LeakError, SettingError, TableError
 
+_log = logging.getLogger("neurocnn")
 _PEOPLE = ("cohort", "participant_id")
 
 
@@ -29,6 +32,10 @@ def check_sets(task: Task, sets: Mapping[str, Any], sampler: str) -> None:
         Labels are missing or unknown, or the training set has a single class.
     """
     for name, dataset in sets.items():
+        if isinstance(dataset, DataLoader):
+            raise SettingError(
+                f"the {name} set is a DataLoader; give the dataset itself: the trainer makes its batches"
+            )
         if len(dataset) == 0:
             raise SettingError(f"the {name} set is empty")
     if sampler == "weighted" and task.classes is None:
@@ -71,8 +78,10 @@ def check_classes(task: Task, targets: Iterable[int]) -> None:
     if task.classes is None:
         return
     counts = Counter(int(target) for target in targets)
+    found = ", ".join(f"{name}: {counts[k]}" for k, name in enumerate(task.classes))
+    if 1 < len(counts) < len(task.classes):
+        _log.warning("the training set lacks a class (%s): it will never be learnt", found)
     if len(counts) < 2:
-        found = ", ".join(f"{name}: {counts[k]}" for k, name in enumerate(task.classes))
         raise TableError(
             f"the training set has a single class ({found}); a classification needs samples of two at least"
         )
