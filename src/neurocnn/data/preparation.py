@@ -13,7 +13,7 @@ from neurocnn.data.images import Images, decode
 from neurocnn.data.layout import Source
 from neurocnn.data.parts import Parts
 from neurocnn.data.prepared import Origin, fingerprint, write_prepared
-from neurocnn.errors import ImageError, NeurocnnError, SettingError
+from neurocnn.errors import ImageError, NeurocnnError, SettingError, StorageError
 
 logger = logging.getLogger("neurocnn")
 
@@ -37,6 +37,8 @@ def prepare(images: Images, sources: Sources, parts: Parts, n_workers: int) -> N
         for future in tqdm(as_completed(futures), total=len(futures), desc="prepare", disable=None):
             try:
                 future.result()
+            except StorageError:
+                raise  # no fault of this image: the next would meet it too
             except NeurocnnError as error:
                 failed.append(str(error))
     finally:
