@@ -138,3 +138,10 @@ def test_a_regression_s_table_has_the_labels_as_they_were_written():
     ages = [71.8, 64.0, 0.1, 99.95]
     target = task.target({"label": ages}, torch.device("cpu"))
     assert task.rows(torch.zeros(4, 1), target)["true_label"].tolist() == ages
+
+
+def test_a_task_is_shown_by_what_it_was_made_from():
+    assert repr(classification("diagnosis", ["CN", "AD"])) == (
+        "<task classification(label='diagnosis', classes=['CN', 'AD'], class_weights=None), "
+        "selected by loss, balanced_accuracy>"
+    )

@@ -58,6 +58,10 @@ class Split:
             object.__setattr__(self, what, frame)
         check_apart(self.train, self.validation, f"split {self.index}: train and validation")
 
+    def __repr__(self) -> str:
+        sets = (f"{name}: {len(getattr(self, name))} images" for name in ("train", "validation"))
+        return f"Split({self.index}, {', '.join(sets)})"
+
 
 def check_apart(first: pd.DataFrame, second: pd.DataFrame, what: str) -> None:
     """Refuse two sets that share a participant.

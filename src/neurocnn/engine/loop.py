@@ -58,6 +58,11 @@ class Training:
     stopped_at: int
     stopped_early: bool
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name} in epoch {epoch}" for name, epoch in self.best_epochs.items())
+        early = ", stopped early" if self.stopped_early else ""
+        return f"<training of {self.stopped_at + 1} epochs{early}: {best or 'no best'}>"
+
 
 @dataclass(frozen=True)
 class TrainingState:

@@ -78,6 +78,10 @@ class Task:
         if not self.selection:
             raise SettingError("selection is empty; name at least one metric, such as 'loss'")
 
+    def __repr__(self) -> str:
+        arguments = (f"{name}={value!r}" for name, value in self.arguments.items())
+        return f"<task {self.name}({', '.join(arguments)}), selected by {', '.join(self.selection)}>"
+
 
 def classification(
     label: str = "diagnosis",
