@@ -74,8 +74,10 @@ def class_indices(
         A label is missing or none of the classes; the message names the rows and what is allowed.
     """
     values = label_values(batch, label)
-    # Most labels are text that stands in the list as it is.
-    keys = [value if type(value) is str and value in codes else label_key(value) for value in values]
+    if all(type(value) is str for value in values) and codes.keys() >= set(values):
+        # Most labels are text that stands in the list as it is.
+        return torch.tensor([codes[value] for value in values], dtype=torch.int64, device=device)
+    keys = [label_key(value) for value in values]
     wrong = [row for row, key in enumerate(keys) if key not in codes]
     if wrong:
         allowed = ", ".join(codes)
@@ -130,7 +132,7 @@ def without_labels(batch: Mapping[str, Any]) -> bool:
         return True
     if isinstance(values, Tensor):
         return bool(values.isnan().all()) if values.is_floating_point() else False
-    return next((False for value in values if label_key(value) != MISSING), True)
+    return not any(value.strip() if type(value) is str else label_key(value) for value in values)
 
 
 def _number(value: Any) -> float:

@@ -123,14 +123,13 @@ class _Pass:
             # and each batch would then need memory that the system has to give anew.
             size = max(self.rows_at_once, n)
             self.waiting = _block(output, size), None if target is None else _block(target, size)
-        rows = slice(self.n_waiting, self.n_waiting + n)
         outputs, targets = self.waiting
         if (targets is None) != (target is None):
             self.flush()
             return self.keep(output, target, n)
-        outputs[rows] = output
+        outputs.narrow(0, self.n_waiting, n).copy_(output)
         if targets is not None and target is not None:
-            targets[rows] = target
+            targets.narrow(0, self.n_waiting, n).copy_(target)
         self.n_waiting += n
         return None
 
