@@ -112,13 +112,25 @@ class _Mended(torch.autograd.Function):
         kernel, pads = ctx.settings
         if gradients[0] is None:
             return None, None, None
-        # a copy that is batched under vmap if either of the two is
-        gradient = gradients[0].to(x.dtype) + 0 * lost[0].to(x.dtype)
-        for axis, of_axis in zip([axis for axis, pad in enumerate(pads, 2) if pad], lost, strict=True):
-            gradient.narrow(axis, 0, 1).masked_fill_(of_axis, 0)
         aten = torch.ops.aten
         pool = (aten.max_pool2d_with_indices_backward, aten.max_pool3d_with_indices_backward)[len(pads) - 2]
-        return pool(gradient, x, kernel, kernel, pads, [1] * len(pads), False, indices), None, None
+        gradient = gradients[0].to(x.dtype)
+        through = pool(gradient, x, kernel, kernel, pads, [1] * len(pads), False, indices)
+        # Windows do not overlap: what a lost one got is dropped there, which spares a copy of the gradient.
+        for axis, of_axis in zip([axis for axis, pad in enumerate(pads, 2) if pad], lost, strict=True):
+            first = through.narrow(axis, 0, kernel[axis - 2] - pads[axis - 2])
+            first.masked_fill_(_windows(of_axis, axis, kernel, pads), 0)
+        return through, None, None
+
+
+def _windows(mask: Tensor, but: int, kernel: Sequence[int], pads: Sequence[int]) -> Tensor:
+    """Spread a mask of windows over the voxels of each window, along all axes but one; pads are left out."""
+    for axis, (k, pad) in enumerate(zip(kernel, pads, strict=True), 2):
+        if axis != but:
+            wide = mask.unsqueeze(axis + 1)
+            wide = wide.expand(*wide.shape[: axis + 1], k, *wide.shape[axis + 2 :]).flatten(axis, axis + 1)
+            mask = wide.narrow(axis, pad, wide.shape[axis] - pad)
+    return mask
 
 
 def _wants_slices(x: Tensor) -> bool:
