@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 
 import pytest
 import torch
@@ -238,6 +239,7 @@ def test_the_labs_autoencoder_learns_with_these_layers():
     assert losses[-1] < losses[0]
 
 
+LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 MAPS = {2: (2, 3, 5, 6), 3: (2, 3, 5, 6, 7)}
 
 
@@ -274,6 +276,25 @@ class TestEverywhere:
         out = compiled(x.clone().requires_grad_())
         torch.testing.assert_close(out, expected, rtol=0, atol=0)
 
+    @pytest.mark.on_demand
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++")
+    def test_compiled_to_machine_code(self, n):
+        x, expected = self.expected(n)
+        compiled, gradients = (
+            torch.compile(RoundTrip(n), fullgraph=True),
+            [values(e.shape, "mixed", 4) for e in expected],
+        )
+        for layout in (torch.contiguous_format, LAST[n]):
+            leaf = x.to(memory_format=layout, copy=True).requires_grad_()
+            torch.testing.assert_close(compiled(leaf.detach()), expected, rtol=0, atol=0)
+            out = compiled(leaf)
+            torch.testing.assert_close(out, expected, rtol=0, atol=0)
+            found = torch.autograd.grad(out, leaf, [gradient.float() for gradient in gradients])
+            eager = torch.autograd.grad(
+                RoundTrip(n)(leaf), leaf, [gradient.float() for gradient in gradients]
+            )
+            assert torch.equal(found[0], eager[0])
+
     def test_exported(self, n):
         x, expected = self.expected(n)
         program = torch.export.export(RoundTrip(n), (x,))
@@ -281,10 +302,20 @@ class TestEverywhere:
 
     def test_channels_last(self, n):
         x, expected = self.expected(n)
-        x = x.to(memory_format=torch.channels_last if n == 2 else torch.channels_last_3d)
-        torch.testing.assert_close(RoundTrip(n)(x), expected, rtol=0, atol=0)
-        leaf = x.clone().requires_grad_()
-        assert torch.equal(RoundTrip(n)(leaf)[0], expected[0])
+        leaf = x.to(memory_format=LAST[n], copy=True).requires_grad_()
+        for maps in (leaf.detach(), leaf):
+            out = RoundTrip(n)(maps)
+            torch.testing.assert_close(out, expected, rtol=0, atol=0)
+            assert all(o.stride(1) == 1 for o in out)
+        (gradient,) = torch.autograd.grad(out[0], leaf, torch.ones_like(out[0]))
+        assert gradient.is_contiguous(memory_format=LAST[n])
+
+    def test_the_map_itself_is_not_kept_for_its_gradient(self, n):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            POOLS[n](2)(values(MAPS[n], "mixed", 1).requires_grad_())
+        assert kept  # the indices
+        assert not any(x.is_floating_point() for x in kept)
 
     def test_under_autocast(self, n):
         x, expected = self.expected(n)
@@ -312,7 +343,7 @@ class TestEverywhere:
         assert torch.equal(torch.vmap(derivative)(x[None].expand(2, *x.shape))[1], expected)
         many = torch.vmap(torch.func.vjp(pool, x)[1])(gradient[None].expand(2, *gradient.shape))
         assert torch.equal(many[0][1], expected)
-        last = x.to(memory_format=torch.channels_last if n == 2 else torch.channels_last_3d)
+        last = x.to(memory_format=LAST[n])
         assert torch.equal(derivative(last), expected)
         compiled = torch.compile(pool, backend="aot_eager", fullgraph=True)
         (found,) = torch.autograd.grad(compiled(leaf), leaf, gradient)

@@ -1,0 +1,279 @@
+"""The maxima of windows that lose no voxel at an odd border, and the way back.
+
+The numbers are those of zeros padded in front of each axis, up to a multiple of the stride, and torch's max pooling
+after it; indices too, so that they go through any unpooling. What differs is the road: padding a feature map
+copies all of it, while only the first window of each padded axis ever sees a pad. So the map is pooled where it
+lies (torch's own padding is −inf, the identity of max) and those first windows are mended. And where windows do not
+overlap, the gradient of pooling is an unpooling: neither the map nor its maxima are kept for it.
+
+Ties: the pad comes first in its window, so it wins against an equal maximum, takes that gradient away, and lets
+unpooling drop the value.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neurocnn.errors import ModelError
+from neurocnn.nn.fresh import fresh, is_channels_last, is_plain
+
+PIECE = 2**23  # voxels; of float32 these are 32 MiB
+
+
+def pad_max_pool(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], return_indices: bool = False
+) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
+    """Zero-pad `x` in front of each axis to a multiple of the stride, then take the maximum of each window.
+
+    Parameters
+    ----------
+    x
+        Feature maps (B, C, H, W) or (B, C, D, H, W).
+    kernel, stride
+        One positive number an axis.
+    return_indices
+        Return also where the maxima are.
+
+    Returns
+    -------
+    The maxima (B, C, …); their positions in the flattened padded map, or None; the pad, as `torch.nn.functional.pad`
+    takes it: ``(W, 0, H, 0, D, 0)``.
+
+    Examples
+    --------
+    >>> maxima, _, padding = pad_max_pool(torch.tensor([[[[1.0, 2.0, 3.0]] * 2]]), (2, 2), (2, 2))
+    >>> maxima.tolist(), padding
+    ([[[[1.0, 3.0]]]], (1, 0, 0, 0))
+    """
+    pads = [-size % step for size, step in zip(x.shape[2:], stride, strict=True)]
+    padding = tuple(number for pad in reversed(pads) for number in (pad, 0))
+    if (
+        not return_indices
+        and all(k == s == 2 for k, s in zip(kernel, stride, strict=True))
+        and _wants_slices(x)
+    ):
+        # piece by piece: what lies between two steps stays in the cache, and needs no fresh memory
+        maps = x.flatten(0, 1)
+        pieces = torch.split(maps, max(1, PIECE * len(maps) // max(1, x.numel())))
+        halved = torch.cat([_halved(piece, 1) for piece in pieces])
+        return halved.view(*x.shape[:2], *halved.shape[1:]), None, padding
+    if any(k > s for k, s in zip(kernel, stride, strict=True)):
+        return *_overlapping(F.pad(x, padding) if any(pads) else x, kernel, stride), padding
+    mended = not return_indices and all(
+        not pad or (k == s and 2 * pad <= k) for pad, k, s in zip(pads, kernel, stride, strict=True)
+    )
+    out, indices, *_ = _Disjoint.apply(x, tuple(kernel), tuple(stride), tuple(pads), mended)
+    return out, indices if return_indices else None, padding
+
+
+def _max_pool(n: int) -> Any:
+    return F.max_pool2d if n == 2 else F.max_pool3d
+
+
+def _overlapping(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, Tensor]:
+    pool = _max_pool(len(kernel))
+    if x.is_cuda and torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
+        # torch has no deterministic backward pass of max pooling on CUDA, but one of gather
+        indices = pool(x.detach(), kernel, stride, return_indices=True)[1]
+        return x.flatten(2).gather(2, indices.flatten(2)).view(indices.shape), indices
+    out, indices = pool(x, kernel, stride, return_indices=True)
+    return out, indices
+
+
+class _Disjoint(torch.autograd.Function):
+    """Max pooling with windows that do not overlap, so that its gradient is put back as an unpooling is.
+
+    Either `x` is pooled where it lies and its first windows are mended, or the padded map is made, to whose voxels the
+    indices then point.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], pads: tuple[int, ...], mended: bool
+    ) -> tuple[Tensor, ...]:
+        if not mended:
+            x, pads = _padded(x, pads), (0,) * len(pads)
+        out, indices = _maxima(x, kernel, stride, pads)
+        return out, indices, *_mend(out, pads)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, _, _, ctx.pads, ctx.mended = inputs
+        # not the maxima themselves, which a layer behind may change in place
+        ctx.save_for_backward(*output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # or zeros are made for the indices
+        ctx.size = [n + pad * (not ctx.mended) for n, pad in zip(x.shape[2:], ctx.pads, strict=True)]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        indices, *lost = ctx.saved_tensors
+        gradient = gradients[0]
+        if gradient is None:
+            return None, None, None, None, None
+        through = _Scattered.apply(gradient, indices, tuple(ctx.size), ctx.pads, *lost)
+        return through if ctx.mended else cropped(through, ctx.pads), None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, *settings: Any) -> Any:
+        x = x.movedim(in_dims[0], 0)
+        outputs = _Disjoint.apply(x.flatten(0, 1), *settings)
+        return tuple(output.unflatten(0, x.shape[:2]) for output in outputs), (0,) * len(outputs)
+
+
+def _padded(x: Tensor, pads: Sequence[int]) -> Tensor:
+    if not any(pads):
+        return x
+    padded = fresh(
+        x, [*x.shape[:2], *(n + pad for n, pad in zip(x.shape[2:], pads, strict=True))], zeros=True
+    )
+    cropped(padded, pads).copy_(x)
+    return padded
+
+
+def cropped(x: Tensor, pads: Sequence[int]) -> Tensor:
+    """Leave out the first voxels of each axis: as many as `pads` has for it."""
+    for axis, pad in enumerate(pads, 2):
+        x = x.narrow(axis, pad, x.shape[axis] - pad)
+    return x
+
+
+def _maxima(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], pads: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Pool with windows that do not overlap, pads being −inf."""
+    if not is_plain(x):
+        found: tuple[Tensor, Tensor] = _max_pool(len(pads))(x, kernel, stride, pads, return_indices=True)
+        return found
+    size = [
+        *x.shape[:2],
+        *((n + 2 * pad - k) // s + 1 for n, pad, k, s in zip(x.shape[2:], pads, kernel, stride, strict=True)),
+    ]
+    out, indices = fresh(x, size), fresh(x, size, torch.int64)
+    aten = torch.ops.aten
+    pool = (aten.max_pool2d_with_indices, aten.max_pool3d_with_indices)[len(pads) - 2]
+    pool.out(x, kernel, stride, pads, out=out, indices=indices)
+    return out, indices
+
+
+def _wants_slices(x: Tensor) -> bool:
+    # On the CPU, torch computes indices even where nobody wants them.
+    differentiated = torch.is_grad_enabled() and x.requires_grad
+    return is_plain(x) and x.is_contiguous() and not differentiated
+
+
+def _halved(x: Tensor, axis: int) -> Tensor:
+    """Take the maximum of each pair along `axis` and all after it; an odd axis begins with a pair of pad and voxel."""
+    if axis == x.dim():
+        return x
+    even, odd = (x[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))
+    if even.shape[axis] == odd.shape[axis]:
+        return _halved(torch.maximum(even, odd), axis + 1)
+    first = even.narrow(axis, 0, 1).clamp(min=0)
+    others = torch.maximum(even.narrow(axis, 1, odd.shape[axis]), odd)
+    return torch.cat([_halved(first, axis + 1), _halved(others, axis + 1)], axis)
+
+
+def _mend(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
+    """Let the zeros of the pad win, in place, in the first window of each padded axis; return where they do."""
+    lost = []
+    for axis, pad in enumerate(pads, 2):
+        if pad:
+            first = out.narrow(axis, 0, 1)
+            lost.append(first <= 0)  # a tie too
+            first.masked_fill_(lost[-1], 0)
+    return lost
+
+
+def scatter_maxima(values: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+    """Put values back where their maxima were, among zeros.
+
+    Parameters
+    ----------
+    values, indices
+        (B, C, …), as a pooling gave them. Where two indices are equal, the last value counts (on the CPU).
+    size
+        (H, W) or (D, H, W) of the map that was pooled.
+
+    Returns
+    -------
+    (B, C, *size)
+
+    Examples
+    --------
+    >>> scatter_maxima(torch.tensor([[[[5.0]]]]), torch.tensor([[[[3]]]]), (2, 2)).tolist()
+    [[[[0.0, 0.0], [0.0, 5.0]]]]
+    """
+    if values.shape != indices.shape:
+        raise ModelError(
+            f"cannot unpool feature maps of shape {tuple(values.shape)} with indices of shape "
+            f"{tuple(indices.shape)}; expected the indices of a pooling that gave maps of that shape"
+        )
+    out: Tensor = _Scattered.apply(values, indices, tuple(size), ())
+    return out
+
+
+class _Scattered(torch.autograd.Function):
+    """Zeros with values at indices, but for the values that a pad won; backward, the gradients at these indices."""
+
+    @staticmethod
+    def forward(
+        values: Tensor, indices: Tensor, size: tuple[int, ...], pads: tuple[int, ...], *lost: Tensor
+    ) -> Tensor:
+        values = _without(values, indices, pads, lost)
+        out = fresh(indices, (*values.shape[:2], *size), values.dtype, zeros=True)
+        if is_channels_last(indices):
+            rows, of_indices, of_values = (_channels_last(part) for part in (out, indices, values))
+            rows.scatter_(1, of_indices, of_values)
+        else:
+            out.flatten(2).scatter_(2, indices.flatten(2), values.flatten(2))
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, indices, _, ctx.pads, *lost = inputs
+        ctx.save_for_backward(indices, *lost)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        indices, *lost = ctx.saved_tensors
+        gathered = gradients[0].flatten(2).gather(2, indices.flatten(2)).view(indices.shape)
+        for axis, of_axis in _lost_by_axis(ctx.pads, lost):
+            first, others = gathered.tensor_split([1], axis)
+            gathered = torch.cat([first.masked_fill(of_axis, 0), others], axis)
+        return gathered, None, None, None, *[None] * len(lost)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+        folded = [
+            of_input
+            if not isinstance(of_input, Tensor)
+            else (
+                of_input.expand(info.batch_size, *of_input.shape) if dim is None else of_input.movedim(dim, 0)
+            ).flatten(0, 1)
+            for of_input, dim in zip(inputs, in_dims, strict=True)
+        ]
+        out = _Scattered.apply(*folded)
+        return out.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _lost_by_axis(pads: Sequence[int], lost: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    return zip([axis for axis, pad in enumerate(pads, 2) if pad], lost, strict=True) if lost else iter(())
+
+
+def _without(values: Tensor, indices: Tensor, pads: Sequence[int], lost: Sequence[Tensor]) -> Tensor:
+    """Copy the values, in the layout of their indices, with zeros where a pad won."""
+    if not lost:
+        return values
+    kept = fresh(indices, values.shape, values.dtype)
+    kept.copy_(values)
+    for axis, of_axis in _lost_by_axis(pads, lost):
+        kept.narrow(axis, 0, 1).masked_fill_(of_axis, 0)
+    return kept
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).flatten(1, -2)
