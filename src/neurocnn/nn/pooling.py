@@ -65,6 +65,7 @@ class PadMaxPool2d(_PadMaxPool):
 
     Examples
     --------
+    >>> import torch
     >>> PadMaxPool2d(2)(torch.zeros(1, 8, 5, 6)).shape
     torch.Size([1, 8, 3, 3])
     """
@@ -91,6 +92,7 @@ class PadMaxPool3d(_PadMaxPool):
 
     Examples
     --------
+    >>> import torch
     >>> pool = PadMaxPool3d(2, 2, return_indices=True, return_pad=True)
     >>> maxima, indices, padding = pool(torch.zeros(1, 8, 5, 6, 7))
     >>> maxima.shape, padding
@@ -140,6 +142,7 @@ class CropMaxUnpool2d(_CropMaxUnpool):
 
     Examples
     --------
+    >>> import torch
     >>> x = torch.rand(1, 8, 5, 6)
     >>> out = CropMaxUnpool2d(2)(*PadMaxPool2d(2, return_indices=True, return_pad=True)(x))
     >>> out.shape
@@ -164,6 +167,7 @@ class CropMaxUnpool3d(_CropMaxUnpool):
 
     Examples
     --------
+    >>> import torch
     >>> x = torch.rand(1, 8, 5, 6, 7)
     >>> out = CropMaxUnpool3d(2)(*PadMaxPool3d(2, return_indices=True, return_pad=True)(x))
     >>> out.shape
