@@ -112,12 +112,12 @@ class Experiment:
             raise SettingError("multi=True needs several parts, and a whole image is one part")
         if self.networks_at_once is not None and self.networks_at_once < 1:
             raise SettingError(f"networks_at_once={self.networks_at_once}: expected at least 1")
-        if self.selection_threshold is not None and not scoring.paints(self.task, self.parts):
-            raise SettingError("selection_threshold: only parts of images that are classified are selected")
         if self.selection_threshold is not None and not 0 <= self.selection_threshold <= 1:
             raise SettingError(
                 f"selection_threshold={self.selection_threshold}: expected a number from 0 to 1"
             )
+        if self.selection_threshold is not None and not scoring.paints(self.task, self.parts):
+            raise SettingError("selection_threshold: only parts of images that are classified are selected")
         if self.reconstructions and self.task.name != "reconstruction":
             raise SettingError(f"reconstructions=True: a {self.task.name} reconstructs nothing")
         if self.reconstructions and not hasattr(self.parts, "place"):

@@ -156,7 +156,10 @@ def _inflate(content: bytes, n_bytes: int, path: Path, what: str) -> bytes:
             ) from None
         left -= len(member)
         if left < 0:
-            raise ImageError(f"{what}: {path} inflates to more than the {n_bytes} bytes that its header says")
+            raise ImageError(
+                f"{what}: {path} is damaged, it inflates to more than the {n_bytes} bytes that its header says; "
+                "restore it or run Clinica again"
+            )
         if not stream.eof:
             raise ImageError(f"{what}: {path} is truncated; restore it or run Clinica again")
         members.append(member)
