@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clinicadl_files import write_maps, write_old_results
 from studies import PARTS, SHAPE, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
@@ -87,7 +88,7 @@ def test_a_source_whose_split_was_not_run_is_refused_before_anything_is_written(
     experiment(study).run(tmp_path / "source", splits=[0])
     with pytest.raises(NotFoundError, match="split 1 has not been run"):
         experiment(study, transfer_from=tmp_path / "source").run(tmp_path / "target")
-    old = _as_v0(tmp_path / "old", _lab_network().state_dict())
+    old = write_old_results(tmp_path / "old", _lab_network().state_dict())
     with pytest.warns(UserWarning, match="seen"), pytest.raises(NotFoundError, match="neither fold-1"):
         experiment(study, transfer_from=old).run(tmp_path / "target")
     assert not (tmp_path / "target").exists()
@@ -135,40 +136,16 @@ def _lab_network() -> torch.nn.Module:
     return nc.create_model("Conv3_FC1", tuple(shape), n_outputs=2)
 
 
-def _as_v0(folder: Path, state: dict[str, torch.Tensor]) -> Path:
-    """The result folder of ClinicaDL 0.2.1: features and classifier, both best models of a fold."""
-    renamed = {
-        name.replace("convolutions.", "features.").replace("fc.", "classifier."): tensor
-        for name, tensor in state.items()
-    }
-    for selection in ("best_loss", "best_balanced_accuracy"):
-        path = folder / f"fold-0/models/{selection}/model_best.pth.tar"
-        path.parent.mkdir(parents=True)
-        torch.save({"model": renamed, "epoch": 3, "valid_loss": 0.5, "valid_acc": 0.75}, path)
-    (folder / "commandline.json").write_text('{"network_type": "cnn", "mode": "roi"}')
-    return folder
-
-
-def _as_maps(folder: Path, state: dict[str, torch.Tensor]) -> Path:
-    """A MAPS folder of ClinicaDL 1.x."""
-    for name in ("best-loss", "best-BA"):
-        path = folder / f"split-0/{name}/model.pth.tar"
-        path.parent.mkdir(parents=True)
-        torch.save({"model": state, "epoch": 3, "name": "Conv3_FC1"}, path)
-    (folder / "maps.json").write_text('{"network_task": "classification"}')
-    return folder
-
-
 @pytest.mark.parametrize("kind", ["0.2.1 folder", "MAPS folder", "bare checkpoint", "module"])
 def test_what_users_already_have_starts_a_network_with_a_warning(study: Study, tmp_path: Path, kind: str):
     network = _lab_network()
     state = network.state_dict()
     if kind == "0.2.1 folder":
-        source: object = _as_v0(tmp_path / "old", state)
+        source: object = write_old_results(tmp_path / "old", state)
     elif kind == "MAPS folder":
-        source = _as_maps(tmp_path / "maps", state)
+        source = write_maps(tmp_path / "maps", state, "Conv3_FC1")
     elif kind == "bare checkpoint":
-        source = _as_maps(tmp_path / "maps", state) / "split-0/best-loss/model.pth.tar"
+        source = write_maps(tmp_path / "maps", state, "Conv3_FC1") / "split-0/best-loss/model.pth.tar"
     else:
         source = network
     with pytest.warns(UserWarning, match="which participants it has seen"):

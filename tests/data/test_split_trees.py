@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from clinicadl_files import baseline as first
+from clinicadl_files import write_new_split as write_new
+from clinicadl_files import write_old_set as write_old
 from small_caps import rows
 
 from neurocnn.data import Split, kfold, read_splits, write_splits, write_table
@@ -23,32 +26,6 @@ def people(prefix: str, n: int = 4) -> pd.DataFrame:
         columns=["participant_id", "session_id", "diagnosis", "age"],
     )
     return frame
-
-
-def first(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["session_id"] == "ses-M000"]
-
-
-def write_old(folder: Path, frame: pd.DataFrame, baseline_only: bool = False, label: bool = True) -> None:
-    """A set as ClinicaDL 0.2.1 keeps it: a file for each diagnosis."""
-    for diagnosis in DIAGNOSES:
-        rows = frame[frame["diagnosis"] == diagnosis]
-        rows = rows if label else rows.drop(columns="diagnosis")
-        if not baseline_only:
-            write_table(rows, folder / f"{diagnosis}.tsv")
-        write_table(first(rows), folder / f"{diagnosis}_baseline.tsv")
-
-
-def write_new(folder: Path, train: pd.DataFrame, validation: pd.DataFrame, label: bool = True) -> None:
-    """A split as ClinicaDL 1.x keeps it."""
-    tables = {
-        "train": train,
-        "train_baseline": first(train),
-        "validation_baseline": first(validation),
-        "validation": validation,
-    }
-    for name, frame in tables.items():
-        write_table(frame if label else frame[["participant_id", "session_id"]], folder / f"{name}.tsv")
 
 
 def same(
