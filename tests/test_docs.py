@@ -1,33 +1,113 @@
-"""What the documents show exists: their links lead somewhere, their code is Python, their names are public."""
+"""What the documents show exists: links, public names and their arguments, files. `test_pages.py` runs their code."""
 
 import ast
+import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from studies import Study, experiment
 
 import neurocnn as nc
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FILE = r"[\w.~/-]*\w\.(?:py|tsv|json|txt|toml|png|nii\.gz|pth\.tar)\b"
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, kinds: str) -> str:
+    """The fenced blocks of some kinds, one after the other."""
+    return "\n".join(re.findall(rf"```(?:{kinds})\b[^\n]*\n(.*?)```", read(page), re.DOTALL))
+
+
+def inline(page: Path) -> list[str]:
+    """The code within the text."""
+    text = re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+
+
+@each_page
 def test_links_lead_to_files_that_exist(page: Path):
-    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", read(page))
     missing = [name for name in targets if "://" not in name and not (page.parent / name).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@each_page
 def test_code_uses_public_names_only(page: Path):
-    text = page.read_text(encoding="utf-8")
-    used = set()
-    for block in re.findall(r"```python[^\n]*\n(.*?)```", text, re.DOTALL):
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nc":
-                used.add(node.attr)
-    assert used <= {*nc.__all__, "__version__"}
+    code = "\n".join([blocks(page, "python"), *inline(page)])
+    assert set(re.findall(r"\bnc\.(\w+)", code)) <= {*nc.__all__, "__version__"}
+
+
+CLASSES = {"experiment": nc.Experiment, "results": nc.Results, "trainer": nc.Trainer, "caps": nc.Caps}
+
+
+def _called(function: ast.expr) -> object:
+    """The public function that a call in the text means, None for those of others."""
+    match function:
+        case ast.Name(id=name):
+            return getattr(nc, name, getattr(nc.Experiment, name, None))
+        case ast.Attribute(value=ast.Name(id="nc"), attr=name):
+            return getattr(nc, name)
+        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+            of = CLASSES.get(owner, getattr(nc, owner, None))
+            return None if of is None else getattr(of, name)
+    return None
+
+
+def _calls(page: Path) -> Iterator[ast.Call]:
+    for code in inline(page):
+        try:
+            tree = ast.parse(code.replace("…", "..."))
+        except SyntaxError:
+            continue  # file names, shell commands, formulas
+        yield from (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+@each_page
+def test_calls_in_the_text_give_arguments_that_exist(page: Path):
+    for call in _calls(page):
+        function = _called(call.func)
+        if function is None:
+            continue
+        parameters = inspect.signature(function).parameters  # type: ignore[arg-type]
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            continue
+        assert {keyword.arg for keyword in call.keywords} <= set(parameters), ast.unparse(call)
+
+
+def test_calls_in_the_text_are_found():
+    found = {ast.unparse(call.func) for page in PAGES for call in _calls(page) if _called(call.func)}
+    assert {"caps.prepare", "nc.create_model", "Caps", "run", "experiment.run"} <= found
+
+
+@each_page
+def test_files_in_commands_and_python_files_in_the_text_exist(page: Path):
+    """The readers' scripts count: those with whose names a block of code begins."""
+    own = {name for each in PAGES for name in re.findall(r"(?m)^# (\w+\.py)", blocks(each, "python"))}
+    named = set(re.findall(FILE, blocks(page, "sh|bash|toml")))
+    named |= {name for code in inline(page) for name in re.findall(r"[\w/]+\.py\b", code)}
+    there = [ROOT, ROOT / "src/neurocnn", page.parent]
+    missing = {name for name in named - own if not any((folder / name).exists() for folder in there)}
+    assert not missing
+
+
+def test_the_result_folder_is_the_one_that_the_page_draws(study: Study, tmp_path: Path):
+    page = ROOT / "docs/concepts/result-folder.md"
+    tree = re.search(r"```\n(results\n.*?)```", read(page), re.DOTALL)[1]  # type: ignore[index]
+    drawn = set(re.findall(r"[\w.]+\.(?:tsv|json|txt|pth\.tar)", tree)) | {"part_balanced_accuracy.nii.gz"}
+    experiment(study).run(tmp_path / "results", splits=[0])
+    there = {path.name for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    assert drawn <= there
+    # and what is not drawn is the same of the training set, or written by tensorboard
+    rest = {name for name in there - drawn if not name.startswith("events.out.tfevents.")}
+    assert rest == {name.replace("validation_", "train_") for name in drawn if name.startswith("validation_")}
 
 
 def test_every_public_name_has_a_docstring():

@@ -1,0 +1,272 @@
+"""The code of each page of the documents runs, in order, as a reader would run it."""
+
+import importlib
+import re
+import shutil
+import sys
+import tomllib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from clinicadl_files import write_maps, write_new_split, write_old_set
+
+import neurocnn as nc
+from neurocnn.nn import registry
+
+ROOT = Path(__file__).parents[1]
+SHAPE = (50, 50, 50)  # one patch of the pages' size
+SKIPPED = "python skip"
+
+#: Every block that is not run, by its first line.
+NOT_RUN: dict[str, list[str]] = {}
+#: The README's code is run by `test_main_job.py`, on images of full size, which its regions need.
+ELSEWHERE = {"README.md"}
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The fenced blocks of a page whose info string is this."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+PAGES = [
+    page for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]) if blocks(page, "python.*?")
+]
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages find in their working directory: images, and their labels."""
+    folder = tmp_path_factory.mktemp("pages")
+    labels = nc.make_caps(folder / "caps", n_participants=10, shape=SHAPE)
+    nc.write_table(labels, folder / "labels.tsv")
+    return folder
+
+
+@pytest.fixture
+def folder(study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, in which the page runs."""
+    shutil.copytree(study_folder, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch, whatever the page says, on the CPU and without processes that read."""
+    check = nc.Trainer.__post_init__
+
+    def shorten(trainer: nc.Trainer) -> None:
+        check(trainer)
+        for name, value in {"epochs": 1, "n_workers": 0, "device": "cpu"}.items():
+            object.__setattr__(trainer, name, value)
+
+    monkeypatch.setattr(nc.Trainer, "__post_init__", shorten)
+
+
+def run(page: str, names: dict[str, object] | None = None) -> dict[str, object]:
+    """Run the blocks of a page one after the other, as a script; what they have defined comes back."""
+    names = {"__name__": "__main__"} | (names or {})
+    for block in blocks(ROOT / page, "python"):
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+def tables(splits: list[nc.Split]) -> list[list[str]]:
+    """The validation sets of splits."""
+    return [sorted(split.validation["participant_id"]) for split in splits]
+
+
+def add_an_architecture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "docs/how-to/add-an-architecture.md"
+    names = run(page)
+    results = nc.Results(folder / "results", architecture=names["two_blocks"])
+    assert results.splits == [0, 1, 2]
+    with pytest.raises(nc.NeurocnnError, match="architecture=…"):
+        nc.Results(folder / "results").load_model(split=0)
+    # The package: the page's own function and hook in the module that its pyproject.toml names.
+    (toml,) = (tomllib.loads(block) for block in blocks(ROOT / page, "toml"))
+    ((entry, module),) = toml["project"]["entry-points"]["neurocnn"].items()
+    function, *_, hook = blocks(ROOT / page, "python")
+    assert hook.startswith(f"# {module}.py")
+    (folder / f"{module}.py").write_text(f"{function}\n{hook}", encoding="utf-8")
+    info = folder / "two_blocks-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: two-blocks\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[neurocnn]\n{entry} = {module}\n")
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+    registry.installed.cache_clear()
+    try:
+        assert nc.list_models()["TwoBlocks"] == "two-blocks 1.0"
+        assert nc.create_model("TwoBlocks", (1, 9, 9, 9), n_outputs=3)(torch.zeros(1, 1, 9, 9, 9)).shape == (
+            1,
+            3,
+        )
+    finally:
+        sys.modules.pop(module, None)
+        registry.installed.cache_clear()
+
+
+def job_array(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (script,) = blocks(ROOT / "docs/how-to/job-array.md", "sh")
+    first, last = map(int, re.search(r"--array=(\d+)-(\d+)", script).groups())  # type: ignore[union-attr]
+    for task in (last, first):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        run("docs/how-to/job-array.md")
+    # one task a split, and none too many
+    assert nc.Results(folder / "results").splits == [first, last]
+    assert nc.Results(folder / "results").settings["splits"] == list(range(first, last + 1))
+
+
+class FakeMlflow(ModuleType):
+    """What the page uses of MLflow: one run at a time, whose metrics are numbers."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.run: str | None = None
+        self.begun: list[str | None] = []
+        self.steps: list[int] = []
+
+    def start_run(self, run_id: str | None = None) -> SimpleNamespace:
+        assert self.run is None, "a run is active already"
+        self.run = run_id or f"run-{len(self.begun)}"
+        self.begun.append(run_id)
+        return SimpleNamespace(info=SimpleNamespace(run_id=self.run))
+
+    def end_run(self) -> None:
+        self.run = None
+
+    def log_params(self, params: dict[str, object]) -> None:
+        assert self.run is not None
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        assert self.run is not None
+        assert all(float(value) == value for value in metrics.values())
+        self.steps.append(step)
+
+
+def log_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.delenv("RANK", raising=False)
+    caps, split = nc.Caps("caps"), nc.kfold(nc.read_table("labels.tsv"), 2, "diagnosis")[0]
+    train, validation = (
+        nc.CapsDataset(caps, rows, label="diagnosis") for rows in (split.train, split.validation)
+    )
+    cnn, task = nc.create_model("Conv3_FC1", train.input_shape), nc.classification()
+    names = {"trainer": nc.Trainer(), "cnn": cnn, "task": task, "train": train, "validation": validation}
+    names = run("docs/how-to/log-elsewhere.md", names)
+    # The last block took up the run of the training before it.
+    assert mlflow.begun == [None, "run-0"]
+    assert mlflow.steps == nc.read_table("results/fold-0/training.tsv", required=())["iteration"].tolist()
+    assert len(names["callbacks"]) == 1  # type: ignore[arg-type]
+    monkeypatch.setenv("RANK", "1")
+    mlflow.end_run()
+    assert eval(blocks(ROOT / "docs/how-to/log-elsewhere.md", "python")[-1].partition("= ")[2], names) == []
+
+
+def prepare_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run("docs/how-to/prepare-images.md")
+    for kind in ("image_based", "patch_based"):
+        found = list(folder.glob(f"caps/subjects/*/*/deeplearning_prepare_data/{kind}/t1_linear/*.pt"))
+        assert len(found) == 10
+    voxels = torch.load(found[0], weights_only=True)
+    assert (voxels.dtype, voxels.shape) == (torch.float32, (1, *SHAPE))
+    assert names["caps"].cache_bytes == 2**30  # type: ignore[attr-defined]
+
+
+def read_labels_and_splits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = nc.read_table("labels.tsv")
+    old, new = (nc.kfold(labels, 5, "diagnosis", seed=seed) for seed in (1, 2))
+    for split in old:
+        for name, rows in (("train", split.train), ("validation", split.validation)):
+            write_old_set(folder / f"labels_lists/train/{name}_splits-5/split-{split.index}", rows)
+    for split in new:
+        write_new_split(folder / f"labels/5_fold/split-{split.index}", split.train, split.validation)
+    paths = {"old": "labels_lists/train", "new": "labels/5_fold"}
+    cohorts = pd.DataFrame({"cohort": list(paths), "path": list(paths.values()), "diagnoses": "AD,CN"})
+    nc.write_table(cohorts, "cohorts.tsv")
+    read: list[list[nc.Split]] = []
+    reader = nc.read_splits
+    monkeypatch.setattr(nc, "read_splits", lambda *a, **b: read.append(reader(*a, **b)) or read[-1])
+    names = run("docs/how-to/read-labels-and-splits.md")
+    assert [tables(splits) for splits in read[:2]] == [tables(old), tables(new)]
+    assert tables(read[2]) == [sorted(a + b) for a, b in zip(tables(old), tables(new), strict=True)]
+    assert tables(reader("my_splits")) == tables(names["splits"])  # type: ignore[arg-type]
+
+
+def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = nc.read_table("labels.tsv")
+    for split in nc.kfold(labels, 2, "diagnosis"):
+        write_new_split(
+            folder / f"labels/2_fold/split-{split.index}", split.train, split.validation, label=False
+        )
+    shutil.copy("labels.tsv", "labels/labels.tsv")
+    network = nc.create_model("Conv4_FC3_v1", (1, *SHAPE))
+    write_maps(folder / "maps", network.state_dict(), "Conv4_FC3", n_splits=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        names = run("docs/how-to/start-from-clinicadl.md")
+    # the two of which the page speaks
+    assert {re.search("which participants it has seen|sorts its labels", str(w.message))[0] for w in caught} == {
+        "which participants it has seen", "sorts its labels",
+    }  # fmt: skip
+    assert nc.Results("results/cnn").splits == [0, 1]
+    assert nc.Results("results/age").splits == [0]
+    assert names["task"].classes == ("AD", "CN")  # type: ignore[attr-defined]
+
+
+def train_on_a_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("docs/how-to/train-on-a-cpu.md")
+    assert len(list(folder.rglob("deeplearning_prepare_data/image_based/t1_linear/*.pt"))) == 10
+
+
+def train_on_several_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run("docs/how-to/train-on-several-gpus.md")
+    history = nc.read_table("results/fold-0/training.tsv", required=())
+    assert len(history) == 1
+    assert names["trainer"].precision == "bfloat16"  # type: ignore[attr-defined]
+
+
+RUNS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
+    f"docs/how-to/{test.__name__.replace('_', '-')}.md": test
+    for test in (
+        add_an_architecture,
+        job_array,
+        log_elsewhere,
+        prepare_images,
+        read_labels_and_splits,
+        start_from_clinicadl,
+        train_on_a_cpu,
+        train_on_several_gpus,
+    )
+}
+
+
+@pytest.mark.parametrize("page", RUNS)
+def test_the_code_of_a_page_runs(
+    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, short_trainings: None
+):
+    RUNS[page](folder, monkeypatch)
+
+
+def test_every_page_with_code_is_run():
+    assert {name_of(page) for page in PAGES} == {*RUNS, *ELSEWHERE}
+
+
+def test_nothing_is_left_out_but_what_is_listed_here():
+    kinds = {
+        kind for page in PAGES for kind in re.findall(r"^```(python.*)$", page.read_text(), re.MULTILINE)
+    }
+    assert kinds <= {"python", SKIPPED}
+    skipped = {name_of(page): [text.splitlines()[0] for text in blocks(page, SKIPPED)] for page in PAGES}
+    assert {page: lines for page, lines in skipped.items() if lines} == NOT_RUN
