@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import default_collate
 from toys import Toys, network
 
-from neurocnn.engine import classification, encode, evaluate, predict, reconstruction
-from neurocnn.errors import ModelError, SettingError, TrainingError
+from neurocnn.engine import classification, encode, evaluate, predict, reconstruction, regression
+from neurocnn.errors import ModelError, SettingError, TableError, TrainingError
 
 TASK = classification("diagnosis", ["CN", "AD"])
 
@@ -60,6 +64,60 @@ def test_missing_labels_count_as_no_labels():
     data = Toys(3)
     data.labels = [float("nan")] * 3
     assert predict(network(), TASK, data, device="cpu").true_label.isna().all()
+
+
+def test_labels_may_be_missing_in_whole_batches_only():
+    data = Toys(9)
+    data.labels[3:6] = [None] * 3
+    table = evaluate(network(), TASK, data, batch_size=3, device="cpu")
+    assert table.true_label.isna().tolist() == table.loss.isna().tolist() == [3 <= i < 6 for i in range(9)]
+    with pytest.raises(TableError, match=r"3 labels cannot be used: sub-03 ses-M00 part 0 has none, sub-04"):
+        predict(network(), TASK, data, batch_size=9, device="cpu")
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 4, 7, 4096])
+@pytest.mark.parametrize("by_labels", [True, False])
+def test_rows_are_those_of_each_batch_alone_however_long_they_wait(rows_at_once, by_labels, monkeypatch):
+    monkeypatch.setattr("neurocnn.engine.tables._Pass.rows_at_once", rows_at_once)
+    data, model = Toys(5, (2, 4, 9)), nn.Sequential(nn.Flatten(), nn.Linear(216, 2))
+    task = TASK if by_labels else replace(TASK, target=lambda batch, device: TASK.target(batch, device))
+    table = evaluate(model, task, data, batch_size=4, device="cpu")
+    items = [data[i] for i in range(15)]
+    batches = [default_collate(items[i : i + 4]) for i in range(0, 15, 4)]
+    with torch.no_grad():
+        outputs = torch.cat([model(batch["image"]) for batch in batches])
+    targets = torch.tensor([["CN", "AD"].index(item["label"]) for item in items])
+    assert np.array_equal(table[["proba0", "proba1"]], outputs.double().softmax(1))
+    assert np.array_equal(table.true_label, targets)
+    assert np.array_equal(table.loss, F.cross_entropy(outputs, targets, reduction="none").double())
+
+
+def test_a_target_of_ones_own_gets_the_images():
+    task = replace(regression("diagnosis"), target=lambda batch, device: batch["image"].flatten(1).mean(1))
+    data = Toys(5)
+    table = predict(nn.Sequential(nn.Flatten(), nn.Linear(216, 1)), task, data, batch_size=2, device="cpu")
+    assert np.allclose(table.true_label, data.images.flatten(1).mean(1))
+
+
+def test_a_wrong_label_late_in_a_set_names_the_participant():
+    data = Toys(20, (0, 7))
+    data.labels[17] = "MCI"
+    named = r"2 labels cannot be used: sub-17 ses-M00 part 0 has 'MCI', sub-17 ses-M00 part 7 has"
+    with pytest.raises(TableError, match=named):
+        predict(network(), TASK, data, batch_size=2, device="cpu")
+
+
+def test_one_output_for_a_whole_batch_is_refused_not_repeated():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, image):
+            return self.inner(image).mean(0, keepdim=True)
+
+    with pytest.raises(ModelError, match=r"shape \(1, 2\); \(4, 2\) is needed"):
+        predict(Mean(), TASK, Toys(8), batch_size=4, device="cpu")
 
 
 def test_augmentation_is_left_out():

@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from neurocnn.engine.faults import explained
-from neurocnn.engine.labels import without_labels
+from neurocnn.engine.labels import needs_labels_alone, without_labels
 from neurocnn.engine.loading import Batch
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.runtime import PRECISIONS, arranged, autocast, find_device, memory_format
@@ -152,12 +152,14 @@ def _computation(batch_size: int, n_workers: int, device: str, precision: str) -
 def task_measure(task: Task, computation: Computation) -> Measure:
     """Measure what a task does: its rows, and each sample's loss where there are labels."""
 
-    def output(model: nn.Module, image: Tensor, batch: Batch) -> tuple[Any, Tensor | None]:
+    def output(model: nn.Module, image: Tensor) -> Any:
         with autocast(computation.device, computation.precision):
-            found = model(image)
+            return model(image)
+
+    def target(batch: Batch) -> Tensor | None:
         if task.label is not None and without_labels(batch):
-            return found, None
-        return found, task.target({**batch, "image": image}, computation.device)
+            return None
+        return task.target(batch, computation.device)
 
     def columns(found: Any, target: Tensor | None) -> Columns:
         rows = task.rows(found, target)
@@ -165,7 +167,7 @@ def task_measure(task: Task, computation: Computation) -> Measure:
             rows["loss"] = task.loss(found, target).cpu().double().numpy()
         return rows
 
-    return Measure(output, columns)
+    return Measure(output, target, columns, by_labels=needs_labels_alone(task.target))
 
 
 def _code_measure() -> Measure:
@@ -173,10 +175,10 @@ def _code_measure() -> Measure:
         numbers = codes.float().cpu().numpy()
         return {f"code{k}": numbers[:, k] for k in range(numbers.shape[1])}
 
-    return Measure(_codes, columns)
+    return Measure(_codes, lambda batch: None, columns, by_labels=True)
 
 
-def _codes(model: nn.Module, image: Tensor, batch: Batch) -> tuple[Tensor, None]:
+def _codes(model: nn.Module, image: Tensor) -> Tensor:
     encoder = getattr(model, "encode", None)
     output = model(image) if encoder is None else encoder(image)
     if encoder is None:
@@ -187,7 +189,7 @@ def _codes(model: nn.Module, image: Tensor, batch: Batch) -> tuple[Tensor, None]
             )
         output = output[0]
     codes: Tensor = output.flatten(1)
-    return codes, None
+    return codes
 
 
 def _interleaved(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Labels as tables have them, and the numbers that a loss needs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def class_indices(
         A label is missing or none of the classes; the message names the rows and what is allowed.
     """
     values = label_values(batch, label)
-    if all(type(value) is str for value in values) and codes.keys() >= set(values):
+    if set(map(type, values)) == {str} and codes.keys() >= set(values):
         # Most labels are text that stands in the list as it is.
         return torch.tensor([codes[value] for value in values], dtype=torch.int64, device=device)
     keys = [label_key(value) for value in values]
@@ -123,6 +124,11 @@ def label_values(batch: Mapping[str, Any], label: str) -> list[Any]:
         )
     values = batch["label"]
     return values.tolist() if isinstance(values, Tensor) else list(values)
+
+
+def needs_labels_alone(target: Callable[..., Tensor]) -> bool:
+    """Whether this function for targets is one of ours, which look at nothing but labels."""
+    return isinstance(target, partial) and target.func in (class_indices, label_numbers)
 
 
 def without_labels(batch: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Number
 from typing import Any
@@ -21,7 +21,7 @@ from neurocnn.errors import SettingError, TrainingError
 Batch = dict[str, Any]
 #: All samples that workers may be making.
 _alive: "WeakSet[Samples]" = WeakSet()
-_NEEDED = ("image", "participant_id", "session_id", "part_id")
+_NEEDED = dict.fromkeys(("image", "participant_id", "session_id", "part_id"))
 
 
 class Samples(Dataset[Any]):
@@ -102,33 +102,59 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     ['AD', None]
     """
     first = items[0]
-    absent = [name for name in _NEEDED if not isinstance(first, Mapping) or name not in first]
-    if absent:
-        found = ", ".join(first) if isinstance(first, Mapping) else f"a {type(first).__name__}"
-        raise SettingError(
-            f"the dataset's samples lack {', '.join(absent)}; found {found}; a sample is a dict with "
-            f"{', '.join(_NEEDED)} and, where there is one, label"
-        )
-    labels = [item["label"] for item in items] if "label" in first else []
-    if len({type(label) for label in labels}) <= 1 and type(first.get("label", "")) in (str, int, float):
-        collated: Batch = default_collate(list(items))
-        return collated
-    batch: Batch = default_collate([{k: v for k, v in item.items() if k != "label"} for item in items])
-    labels = [_plain(label) for label in labels]
-    numbers = all(isinstance(label, Number) for label in labels)
-    return batch | {"label": default_collate(labels) if numbers else labels}
+    if not isinstance(first, Mapping) or not _NEEDED.keys() <= first.keys():
+        raise SettingError(_lacking(first))
+    return {name: (_labels if name == "label" else _column)([item[name] for item in items]) for name in first}
+
+
+def _lacking(item: Any) -> str:
+    found = item if isinstance(item, Mapping) else ()
+    return (
+        f"the dataset's samples lack {', '.join(name for name in _NEEDED if name not in found)}; found "
+        f"{', '.join(found) or f'a {type(item).__name__}'}; a sample is a dict with "
+        f"{', '.join(_NEEDED)} and, where there is one, label"
+    )
+
+
+def _column(values: list[Any]) -> Any:
+    # Torch would look at many types before it came to this.
+    return values if type(values[0]) is str else default_collate(values)
+
+
+def _labels(values: list[Any]) -> Any:
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and kinds <= {str, int, float}:
+        return _column(values)
+    labels = [_plain(label) for label in values]
+    return default_collate(labels) if all(isinstance(label, Number) for label in labels) else labels
 
 
 def _plain(label: Any) -> Any:
     return label.item() if isinstance(label, Tensor | np.generic) else label
 
 
+class OwnBatches:
+    """The batches that this very process makes, without what torch's loader does for workers: with small
+    samples that takes longer than they do.
+    """
+
+    def __init__(self, samples: Samples, batches: Iterable[Sequence[Index]]) -> None:
+        self.samples, self.batches = samples, batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        for keys in self.batches:
+            yield collate(self.samples.__getitems__(keys))
+
+
 def loader(
     dataset: Any, batches: Any, *, seed: int | None, n_workers: int, pinned: bool, persistent: bool = False
-) -> "DataLoader[Any]":
+) -> Iterable[Batch]:
     """Make the loader of a dataset's batches; `batches` may change between two passes."""
+    samples = Samples(dataset, seed, n_workers)
+    if n_workers == 0 and not pinned:
+        return OwnBatches(samples, batches)
     return DataLoader(
-        Samples(dataset, seed, n_workers),
+        samples,
         batch_sampler=batches,
         num_workers=n_workers,
         collate_fn=collate,
@@ -140,7 +166,7 @@ def loader(
 
 
 @contextmanager
-def watched(source: "DataLoader[Any]") -> Iterator[Iterator[Batch]]:
+def watched(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
     """Iterate over a loader inside the block; a worker that dies is an error that names what it was making.
 
     Torch may raise a worker's death anywhere in the block, for it comes as a signal.

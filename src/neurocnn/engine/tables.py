@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from neurocnn.engine.labels import without_labels
 from neurocnn.engine.loading import Batch, loader, watched
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import RandomState, evaluating, floating_type, memory_format, placed
@@ -34,10 +35,24 @@ class Computation:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is asked of a network: its output for a batch (and the target), and the columns of outputs."""
+    """What is asked of a network.
 
-    output: Callable[[nn.Module, Tensor, Batch], tuple[Any, Tensor | None]]
+    Attributes
+    ----------
+    output
+        Its output for images.
+    target
+        What the output for a batch is compared with; None where there is nothing.
+    columns
+        The columns of an output and a target.
+    by_labels
+        Whether targets need no images, so that those of many batches can be made at once.
+    """
+
+    output: Callable[[nn.Module, Tensor], Any]
+    target: Callable[[Batch], Tensor | None]
     columns: Callable[[Any, Tensor | None], Columns]
+    by_labels: bool
 
 
 def network_tables(
@@ -81,7 +96,8 @@ def network_tables(
 class _Pass:
     """A network while it goes through a set, in evaluation mode.
 
-    Small outputs are kept until there are some thousands of them: their rows cost the same as those of one.
+    Small outputs, and the labels that they are compared with, are kept until there are some thousands of
+    them: their rows cost the same as those of one.
     """
 
     rows_at_once = 4096
@@ -98,62 +114,64 @@ class _Pass:
         self.random = RandomState(computation.seed, self.device)
         self.identities = _Identities()
         self.chunks: list[Columns] = []
-        self.waiting: tuple[Tensor, Tensor | None] | None = None
+        self.waiting: Tensor | None = None
         self.n_waiting = 0
+        self.labels: list[Any] | None = None
 
     def add(self, batch: Batch, first: int) -> None:
         """Compute a batch; `first` is the place of its first row in the table."""
         image = placed(batch["image"], self.device, self.dtype, self.layout)
         with torch.inference_mode():
-            output, target = self.measure.output(self.model, image, batch)
+            output = self.measure.output(self.model, image)
         self.identities.add(batch, first)
-        n = len(image)
-        if isinstance(output, Tensor) and output.numel() <= self.largest_output * n:
-            self.keep(output, target, n)
+        n = image.shape[0]
+        if (
+            self.measure.by_labels
+            and isinstance(output, Tensor)
+            and output.shape[:1] == (n,)
+            and output.numel() <= self.largest_output * n
+        ):
+            self.keep(output, None if without_labels(batch) else batch["label"])
         else:
             self.flush()
-            self.measured(output, target)
+            self.measured(output, batch | {"image": image})
 
-    def keep(self, output: Tensor, target: Tensor | None, n: int) -> None:
-        """Let small outputs wait."""
-        if self.waiting is None or self.n_waiting + n > len(self.waiting[0]):
+    def keep(self, output: Tensor, labels: Any) -> None:
+        """Let a small output wait, with its labels if there are any."""
+        n, block = output.shape[0], self.waiting
+        if (
+            block is None
+            or self.n_waiting + n > block.shape[0]
+            or block.shape[1:] != output.shape[1:]
+            or (labels is None) != (self.labels is None)
+        ):
             self.flush()
-        if self.waiting is None:
             # One block for all: small tensors that outlive their batch would lie between the batches in memory,
             # and each batch would then need memory that the system has to give anew.
-            size = max(self.rows_at_once, n)
-            self.waiting = _block(output, size), None if target is None else _block(target, size)
-        outputs, targets = self.waiting
-        if (targets is None) != (target is None):
-            self.flush()
-            return self.keep(output, target, n)
-        outputs.narrow(0, self.n_waiting, n).copy_(output)
-        if targets is not None and target is not None:
-            targets.narrow(0, self.n_waiting, n).copy_(target)
+            block = self.waiting = output.new_empty((max(self.rows_at_once, n), *output.shape[1:]))
+            self.labels = None if labels is None else []
+        block[self.n_waiting : self.n_waiting + n] = output
+        if self.labels is not None:
+            self.labels.extend(labels.tolist() if isinstance(labels, Tensor) else labels)
         self.n_waiting += n
-        return None
 
     def flush(self) -> None:
         """Make the rows of the outputs that wait."""
-        if self.waiting is not None and self.n_waiting:
-            output, target = self.waiting
-            n = self.n_waiting
-            self.measured(output[:n], None if target is None else target[:n])
+        if self.waiting is not None:
+            batch = self.identities.last(self.n_waiting)
+            batch |= {} if self.labels is None else {"label": self.labels}
+            self.measured(self.waiting[: self.n_waiting], batch)
         self.waiting, self.n_waiting = None, 0
 
-    def measured(self, output: Any, target: Tensor | None) -> None:
+    def measured(self, output: Any, batch: Batch) -> None:
         """Make the rows of outputs."""
         with torch.inference_mode():
-            self.chunks.append(self.measure.columns(output, target))
+            self.chunks.append(self.measure.columns(output, self.measure.target(batch)))
 
     def finish(self) -> Columns:
         """Give all columns of this rank."""
         self.flush()
         return self.identities.arrays() | _joined(self.chunks)
-
-
-def _block(like: Tensor, size: int) -> Tensor:
-    return like.new_empty((size, *like.shape[1:]))
 
 
 def network_batches(dataset: Any, networks: Sequence[Network], batch_size: int) -> Batches:
@@ -207,11 +225,15 @@ class _Identities:
     def add(self, batch: Batch, first: int) -> None:
         """Add a batch whose first row has this place in the table."""
         part_ids = batch["part_id"].tolist()
-        found = {name: batch[name] for name in ("participant_id", "session_id", "cohort") if name in batch}
-        for name, values in (
-            found | {"part_id": part_ids, "place": range(first, first + len(part_ids))}
-        ).items():
-            self.columns.setdefault(name, []).extend(values)
+        for name in ("participant_id", "session_id", "cohort"):
+            if name in batch:
+                self.columns.setdefault(name, []).extend(batch[name])
+        self.columns.setdefault("part_id", []).extend(part_ids)
+        self.columns.setdefault("place", []).extend(range(first, first + len(part_ids)))
+
+    def last(self, n: int) -> Batch:
+        """Give the last rows."""
+        return {name: values[-n:] for name, values in self.columns.items()}
 
     def arrays(self) -> Columns:
         """Give them as arrays."""
