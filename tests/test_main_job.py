@@ -1,15 +1,11 @@
 """The main job: from a folder of images to a right answer about people whom no network has seen."""
 
-import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 import neurocnn as nc
-
-ROOT = Path(__file__).parents[1]
 
 
 def _held_out_accuracy(folder: Path, **settings: float) -> float:
@@ -98,18 +94,3 @@ def test_every_step_can_be_taken_by_hand(tmp_path: Path):
     assert set(training.best["best_balanced_accuracy"]) == set(cnn.state_dict())
     assert len(predictions) == 2 * len(image_level) == 2 * len(split.validation)
     np.testing.assert_allclose(image_level[["proba0", "proba1"]].sum(axis=1), 1, atol=1e-9)
-
-
-def test_the_readmes_script_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    script = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert script is not None
-    # small in people, not in voxels: its regions are those of full-size images
-    nc.make_caps(tmp_path / "caps", n_participants=12, preprocessing="t1-volume")
-    (tmp_path / "labels.tsv").write_bytes((tmp_path / "caps" / "labels.tsv").read_bytes())
-    monkeypatch.chdir(tmp_path)
-    # one epoch instead of twenty, and the answer into a variable instead of onto the screen
-    monkeypatch.setattr(nc.Trainer.__init__, "__defaults__", (1, *nc.Trainer.__init__.__defaults__[1:]))
-    code = script.group(1).replace("print(", "answer = (")
-    names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert list(names["answer"].index) == [0, 1, 2, "mean", "std"]  # type: ignore[attr-defined]

@@ -2,11 +2,13 @@
 
 import importlib
 import re
+import runpy
 import shutil
 import sys
 import tomllib
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -16,6 +18,7 @@ import torch
 from clinicadl_files import write_maps, write_new_split, write_old_set
 
 import neurocnn as nc
+from neurocnn import engine
 from neurocnn.nn import registry
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +27,6 @@ SKIPPED = "python skip"
 
 #: Every block that is not run, by its first line.
 NOT_RUN: dict[str, list[str]] = {}
-#: The README's code is run by `test_main_job.py`, on images of full size, which its regions need.
-ELSEWHERE = {"README.md"}
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -59,9 +60,17 @@ def folder(study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path / "work"
 
 
+@pytest.fixture(scope="module")
+def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of full size, for pages whose regions are those of full-size images."""
+    caps = tmp_path_factory.mktemp("large") / "caps"
+    nc.make_caps(caps, n_participants=12, preprocessing="t1-volume", seed=0)
+    return caps
+
+
 @pytest.fixture
-def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One epoch, whatever the page says, on the CPU and without processes that read."""
+def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch, whatever the page says, on the CPU and without processes that read; intervals of few draws."""
     check = nc.Trainer.__post_init__
 
     def shorten(trainer: nc.Trainer) -> None:
@@ -70,6 +79,7 @@ def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
             object.__setattr__(trainer, name, value)
 
     monkeypatch.setattr(nc.Trainer, "__post_init__", shorten)
+    monkeypatch.setattr(engine, "confidence_intervals", partial(engine.confidence_intervals, n=20))
 
 
 def run(page: str, names: dict[str, object] | None = None) -> dict[str, object]:
@@ -253,14 +263,38 @@ RUNS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
 
 
 @pytest.mark.parametrize("page", RUNS)
-def test_the_code_of_a_page_runs(
-    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, short_trainings: None
-):
+def test_the_code_of_a_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, in_short: None):
     RUNS[page](folder, monkeypatch)
 
 
+def test_the_readmes_script_runs(
+    large_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_short: None, capsys
+):
+    shutil.copytree(large_images, tmp_path / "caps")
+    shutil.copy(large_images / "labels.tsv", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    results = run("README.md")["results"]
+    assert results.splits == [0, 1, 2]  # type: ignore[attr-defined]
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()[-5:]] == ["0", "1", "2", "mean", "std"]
+
+
+def test_the_quickstart_runs(
+    large_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_short: None, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(large_images, "neurocnn-quickstart/caps")
+    make = nc.make_caps
+    monkeypatch.setattr(nc, "make_caps", lambda *where, n_participants, **how: make(*where, 12, **how))
+    runpy.run_path(str(ROOT / "docs/tutorials/quickstart.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "Balanced accuracy on 4 held-out participants" in shown
+    picture = shown.split()[-1]
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_page_with_code_is_run():
-    assert {name_of(page) for page in PAGES} == {*RUNS, *ELSEWHERE}
+    assert {name_of(page) for page in PAGES} == {*RUNS, "README.md"}
 
 
 def test_nothing_is_left_out_but_what_is_listed_here():
