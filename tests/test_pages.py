@@ -39,7 +39,7 @@ def name_of(page: Path) -> str:
 
 
 PAGES = [
-    page for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]) if blocks(page, "python.*?")
+    page for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]) if blocks(page, r"python[^\n]*")
 ]
 
 
@@ -124,6 +124,22 @@ def add_an_architecture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         sys.modules.pop(module, None)
         registry.installed.cache_clear()
+
+
+def layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run("docs/concepts/layers.md")
+    validation = nc.kfold(nc.read_table("labels.tsv"), 5, ["diagnosis", "sex", "age"], seed=0)[0].validation
+    for table in (names["by_part"], names["by_image"]):  # an image has one patch here
+        assert table["participant_id"].tolist() == validation["participant_id"].tolist()  # type: ignore[index]
+
+
+def result_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = nc.kfold(nc.read_table("labels.tsv"), 2, "diagnosis")
+    patches, task = nc.Patch(size=25, stride=25), nc.classification()
+    nc.Experiment(nc.Caps("caps"), splits, patches, task, "Conv3_FC1").run("results", splits=[0])
+    results = run("docs/concepts/result-folder.md")["results"]
+    assert len(results.predictions(level="part")) == 8 * len(results.predictions())  # type: ignore[attr-defined]
+    assert results.selections[-1] == "best_balanced_accuracy"  # type: ignore[attr-defined]
 
 
 def job_array(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,17 +264,21 @@ def train_on_several_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 RUNS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
-    f"docs/how-to/{test.__name__.replace('_', '-')}.md": test
-    for test in (
-        add_an_architecture,
-        job_array,
-        log_elsewhere,
-        prepare_images,
-        read_labels_and_splits,
-        start_from_clinicadl,
-        train_on_a_cpu,
-        train_on_several_gpus,
-    )
+    f"docs/{folder}/{test.__name__.replace('_', '-')}.md": test
+    for folder, tests in {
+        "concepts": (layers, result_folder),
+        "how-to": (
+            add_an_architecture,
+            job_array,
+            log_elsewhere,
+            prepare_images,
+            read_labels_and_splits,
+            start_from_clinicadl,
+            train_on_a_cpu,
+            train_on_several_gpus,
+        ),
+    }.items()
+    for test in tests
 }
 
 
@@ -298,9 +318,10 @@ def test_every_page_with_code_is_run():
 
 
 def test_nothing_is_left_out_but_what_is_listed_here():
-    kinds = {
-        kind for page in PAGES for kind in re.findall(r"^```(python.*)$", page.read_text(), re.MULTILINE)
-    }
-    assert kinds <= {"python", SKIPPED}
+    everything = [
+        page.read_text(encoding="utf-8") for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
+    ]
+    kinds = {kind for text in everything for kind in re.findall(r"^ *```(.*)$", text, re.MULTILINE)}
+    assert kinds <= {"", "python", SKIPPED, "sh", "bash", "toml"}
     skipped = {name_of(page): [text.splitlines()[0] for text in blocks(page, SKIPPED)] for page in PAGES}
     assert {page: lines for page, lines in skipped.items() if lines} == NOT_RUN
