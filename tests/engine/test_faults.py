@@ -31,8 +31,17 @@ def test_a_loss_that_is_not_finite_names_step_and_participant_before_the_update(
     with pytest.raises(TrainingError, match=r"epoch 0, update \d.*sub-05 ses-M00 part 0") as raised:
         Trainer(**SETTINGS, accumulation_steps=2).fit(model, TASK, data, folder=tmp_path)
     assert all(p.isfinite().all() for p in model.parameters())
-    assert not (tmp_path / "models").exists()
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["training.lock"]
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_after_a_loss_that_was_not_finite_other_settings_may_be_tried_in_the_folder(tmp_path):
+    with pytest.raises(TrainingError, match="lower learning_rate"):
+        Trainer(**{**SETTINGS, "learning_rate": 1e30}).fit(network(), TASK, Toys(8), folder=tmp_path)
+    model, other = network(), network()
+    Trainer(**SETTINGS).fit(model, TASK, Toys(8), folder=tmp_path)
+    Trainer(**SETTINGS).fit(other, TASK, Toys(8))
+    assert same_weights(model.state_dict(), other.state_dict())
 
 
 class Cracking(nn.Module):
@@ -104,6 +113,13 @@ def test_a_worker_that_dies_names_its_sample_and_shared_memory(table):
         predict(network(), TASK, data, batch_size=1, n_workers=2, device="cpu")
     with pytest.raises(TrainingError, match=f"{named}.*/dev/shm"):
         Trainer(**SETTINGS, n_workers=1).fit(network(), TASK, data)
+
+
+def test_a_worker_whose_parent_was_killed_as_it_began_does_not_wait_for_ever(monkeypatch):
+    # The worker sees another parent than the one that made it, as after a SIGKILL.
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(TrainingError, match="a worker of the data loader died"):
+        predict(network(), TASK, Toys(4), n_workers=1, device="cpu")
 
 
 def test_an_error_of_the_dataset_comes_out_of_a_worker_as_it_is():

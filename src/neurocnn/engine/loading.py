@@ -1,5 +1,6 @@
 """Batches from datasets: what a worker does for each sample, and what is said when one dies."""
 
+import multiprocessing
 import os
 import random
 import re
@@ -69,6 +70,22 @@ class Samples(Dataset[Any]):
         image, position = divmod(index, len(self.part_ids))
         with seeded(self.seed, epoch, image, int(self.part_ids[position])):
             return self.dataset[index]
+
+
+def end_if_orphaned(worker: int) -> None:
+    """End a worker whose parent was killed while it began.
+
+    Torch lets workers end with their parent, but knows only the one that they have when they begin to work: such
+    a worker would wait for ever, and with it whoever reads its output.
+    """
+    parent = multiprocessing.parent_process()
+    # A fork server is the parent of all workers, and another process made them.
+    if (
+        parent is not None
+        and multiprocessing.get_start_method() != "forkserver"
+        and os.getppid() != parent.pid
+    ):
+        os._exit(1)
 
 
 @contextmanager
@@ -158,6 +175,7 @@ def loader(
         batch_sampler=batches,
         num_workers=n_workers,
         collate_fn=collate,
+        worker_init_fn=end_if_orphaned,
         pin_memory=pinned,
         persistent_workers=persistent and n_workers > 0,
         # Else the loader draws its workers' seeds from the caller's random state.

@@ -194,6 +194,10 @@ class Loop:
         """Add a row to the history of these networks: all samples of both sets, each once."""
         if not runs:
             return
+        if not self.has_saved:
+            # A table without a state could not be gone on with. Before it there is nothing worth keeping: a
+            # training that fails at once can be begun again there with other settings.
+            self.save()
         for run in runs:
             run.share_buffers()
         models = {run.part: run.model for run in runs}
@@ -265,10 +269,9 @@ class Loop:
                 f"{self.folder}: the ranks found different states there ({positions}, as epoch and update of each "
                 "network); all ranks must see the same folder"
             )
-        randoms = self.gather_randoms(runs)
-        for run in runs:
-            records[run.part].begin(randoms[run.part])
-        self.saved = time.monotonic()
+        for record in records.values():
+            record.begin()
+        self.saved, self.has_saved = time.monotonic(), False
         return records
 
     def gather_randoms(self, runs: list[Run]) -> dict[Network, list[dict[str, Any]]]:
@@ -283,7 +286,7 @@ class Loop:
             for run in self.active:
                 run.share_buffers()
                 self.records[run.part].save(randoms[run.part])
-        self.saved = time.monotonic()
+        self.saved, self.has_saved = time.monotonic(), True
 
     def save_if_due(self) -> None:
         """Write states where the last are old, or where this process is asked to end."""

@@ -75,12 +75,10 @@ class Record:
                 "is overwritten: read the results, or train in another folder"
             )
 
-    def begin(self, randoms: list[dict[str, Any]]) -> None:
-        """Bring the files to where the state is, and write a first state where there was none."""
+    def begin(self) -> None:
+        """Bring the files to where the state is."""
         if not self.writes:
             return
-        if self.states.serial < 0:
-            self.save(randoms)
         self._repair()
         if not self.run.finished():
             self.events = Events(self.logs, self.run.history, self.run.started)
