@@ -228,6 +228,19 @@ def test_a_signal_saves_after_the_batch_and_leaves(unbroken, number, status, tra
     assert_same(written(tmp_path, multi), expected)
 
 
+def test_a_scheduler_goes_on_after_a_kill_in_the_first_evaluation(tmp_path):
+    changed = {
+        "epochs": 3,
+        "evaluation_steps": 0,
+        "scheduler": partial(torch.optim.lr_scheduler.StepLR, step_size=1),
+    }
+    in_child(lambda: fit(tmp_path, spoil=partial(kill_at_forward, 2, False), **changed))
+    assert load_tensors(tmp_path / "state" / "state-0.pt")["updates"] > 0
+    model, _ = fit(tmp_path, **changed)
+    unbroken, _ = fit(None, **changed)
+    assert same_weights(model.state_dict(), unbroken.state_dict())
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(unbroken, tmp_path):
     multi, expected, _ = unbroken
     in_child(lambda: fit(tmp_path, multi, partial(kill_at_forward, 40, True)))

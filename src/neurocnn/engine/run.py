@@ -40,6 +40,9 @@ class Run:
         Where it is trained.
     """
 
+    #: Float16's smallest number: if gradients overflow with it, the scale is not why.
+    least_scale = 2.0**-24
+
     def __init__(
         self, model: nn.Module, trainer: Any, task: Task, part: int | None, device: torch.device, ranks: Ranks
     ) -> None:
@@ -121,10 +124,13 @@ class Run:
     def update(self) -> float:
         """Step the optimizer with the window's gradients; give the window's mean loss.
 
+        Where a scaled loss made gradients overflow, the weights stay and the scale is halved; that counts as an
+        update.
+
         Raises
         ------
         TrainingError
-            The loss is NaN or infinite; the weights are as they were before.
+            The loss is NaN or infinite, or the gradients are at any scale; the weights are as they were before.
         """
         losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
         mean = float(losses.mean())
@@ -138,6 +144,12 @@ class Run:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled() and self.scaler.get_scale() < self.least_scale:
+            raise TrainingError(
+                f"the gradients{self._of_network()} are NaN or infinite however small the loss is scaled, in "
+                f"epoch {self.epoch}, update {self.updates}; the weights were not updated; take precision "
+                "'bfloat16' or 'float32'"
+            )
         self.updates += 1
         self.iteration += 1
         return mean
@@ -145,12 +157,14 @@ class Run:
     def _complain(self, losses: Tensor) -> None:
         names = [name for _, names in self._window for name in names]
         bad = [name for name, fine in zip(names, losses.isfinite().tolist(), strict=True) if not fine]
-        network = "" if self.part is None else f" of network {self.part}"
         raise TrainingError(
-            f"the loss{network} is NaN or infinite in epoch {self.epoch}, update {self.updates}, for "
+            f"the loss{self._of_network()} is NaN or infinite in epoch {self.epoch}, update {self.updates}, for "
             f"{', '.join(bad[:5])}{f' and {len(bad) - 5} more' if len(bad) > 5 else ''}; the weights were not "
             "updated; look at these images, or lower learning_rate, or set clip_gradient"
         )
+
+    def _of_network(self) -> str:
+        return "" if self.part is None else f" of network {self.part}"
 
     def end_epoch(self) -> list[str]:
         """Select and stop by the epoch's last row; give the selections whose best epoch this is."""
@@ -178,10 +192,15 @@ class Run:
         return [name.removeprefix("train_") for name in row if name.startswith("train_")]
 
     def _step_scheduler(self, loss: float) -> None:
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(loss)
-        elif self.scheduler is not None:
-            self.scheduler.step()
+        if self.scheduler is None:
+            return
+        with warnings.catch_warnings():
+            # After an epoch whose gradients all overflowed, or a resume at its end, no step was seen by torch.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self.scheduler.step(loss)
+            else:
+                self.scheduler.step()
 
     def is_evaluated(self) -> bool:
         """Whether the history has a row for the weights of now."""
