@@ -8,6 +8,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,22 +83,30 @@ class PadThenPool(nn.Module):
         return F.max_pool3d(F.pad(image, pad), 2, 2)
 
 
+SHAPE = (1, 169, 208, 179)
+
+
+def stepper(run: Run, image: Tensor) -> Callable[[], None]:
+    """A step of a training with one image."""
+    identity = {"participant_id": ["sub-1"], "session_id": ["ses-M00"], "part_id": torch.tensor([0])}
+
+    def step() -> None:
+        run.accumulate({"image": image, "label": ["AD"], **identity}, n_window=1, empty=False, last=True)
+        run.update()
+
+    return step
+
+
 def test_a_step_of_conv5_fc3_is_faster_than_the_plain_one() -> None:
-    shape = (1, 169, 208, 179)
-    network = nc.create_model("Conv5_FC3", shape, n_outputs=2)
+    network = nc.create_model("Conv5_FC3", SHAPE, n_outputs=2)
     plain = copy.deepcopy(network)
     for name, module in list(plain.named_modules()):
         if isinstance(module, nc.PadMaxPool3d):
             plain.set_submodule(name, PadThenPool())
     plain.to(DEVICE).train()
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4, weight_decay=1e-4)
-    image = torch.rand(1, *shape)
-    identity = {"participant_id": ["sub-1"], "session_id": ["ses-M00"], "part_id": torch.tensor([0])}
-    run = Run(network, nc.Trainer(), TASK, None, DEVICE, Ranks())
-
-    def ours() -> None:
-        run.accumulate({"image": image, "label": ["AD"], **identity}, n_window=1, empty=False, last=True)
-        run.update()
+    image = torch.rand(1, *SHAPE)
+    ours = stepper(Run(network, nc.Trainer(), TASK, None, DEVICE, Ranks()), image)
 
     def eager() -> None:
         optimizer.zero_grad()
@@ -109,3 +118,20 @@ def test_a_step_of_conv5_fc3_is_faster_than_the_plain_one() -> None:
     for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(one, other, atol=2e-3)
     assert fast <= 0.80 * slow
+
+
+@pytest.mark.parametrize("default", ["fused Adam", "channels_last_3d"])
+def test_what_a_default_gains_in_a_step_of_conv5_fc3(default: str) -> None:
+    network, image = nc.create_model("Conv5_FC3", SHAPE, n_outputs=2), torch.rand(1, *SHAPE)
+    other = copy.deepcopy(network)
+    adam = partial(torch.optim.Adam, lr=1e-4, weight_decay=1e-4)
+    trainer = nc.Trainer(optimizer=adam if default == "fused Adam" else None)
+    without = Run(other, trainer, TASK, None, DEVICE, Ranks())
+    if default == "channels_last_3d":
+        without.layout = torch.contiguous_format
+        without.model.to(memory_format=torch.contiguous_format)
+    ours = Run(network, nc.Trainer(), TASK, None, DEVICE, Ranks())
+    fast, slow = in_turn(stepper(ours, image), stepper(without, image), rounds=3)
+    print(f"\nConv5_FC3 step: {fast:.2f} s, without {default} {slow:.2f} s, ratio {fast / slow:.2f}")
+    for one, same in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(one, same, atol=2e-3)
