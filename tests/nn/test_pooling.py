@@ -354,6 +354,48 @@ class TestEverywhere:
         (found,) = torch.autograd.grad(out, half, gradient.to(out.dtype))
         assert torch.equal(found.float(), expected)
 
+    @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+    def test_gradients_through_vmap_and_many_at_a_time(self, n, layout):
+        x = values(MAPS[n], "mixed", 2)
+        x = x.contiguous(memory_format=LAST[n]) if layout == "channels last" else x
+        pool, leaf = POOLS[n](2), x.clone().requires_grad_()
+        gradient = values((3, *pool(x).shape), "mixed", 3)
+        expected = [torch.autograd.grad(plain_pool(leaf, 2, 2)[0], leaf, one)[0] for one in gradient]
+
+        found = torch.autograd.grad(pool(leaf), leaf, gradient, is_grads_batched=True)[0]
+        assert torch.equal(found, torch.stack(expected))
+
+        def objective(maps):
+            return (torch.vmap(pool)(maps) * gradient).sum()
+
+        many = x.expand(3, *x.shape)
+        assert torch.equal(torch.func.grad(objective)(many), torch.stack(expected))
+        leaves = many.clone().requires_grad_()
+        assert torch.equal(torch.autograd.grad(objective(leaves), leaves)[0], torch.stack(expected))
+
+    @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+    def test_many_gradients_of_unpooling_at_a_time(self, n, layout):
+        x = values(MAPS[n], "mixed", 2)
+        x = x.contiguous(memory_format=LAST[n]) if layout == "channels last" else x
+        maxima, indices, pad = POOLS[n](2, return_indices=True, return_pad=True)(x)
+        leaf, gradient = maxima.clone().requires_grad_(), values((3, *x.shape), "mixed", 3)
+        found = torch.autograd.grad(UNPOOLS[n](2)(leaf, indices, pad), leaf, gradient, is_grads_batched=True)[
+            0
+        ]
+        expected = [torch.autograd.grad(UNPOOLS[n](2)(leaf, indices, pad), leaf, one)[0] for one in gradient]
+        assert torch.equal(found, torch.stack(expected))
+        assert not torch.equal(expected[0], expected[1])
+
+    def test_where_new_tensors_are_made_elsewhere(self, n):
+        x, expected = self.expected(n)
+        with torch.device("meta"):
+            out = RoundTrip(n)(x)
+        torch.testing.assert_close(out, expected, rtol=0, atol=0)
+
+    def test_one_voxel_does_not_change_the_layout(self, n):
+        maxima, indices, pad = POOLS[n](2, return_indices=True, return_pad=True)(torch.rand(2, 3, *[2] * n))
+        assert UNPOOLS[n](2)(maxima, indices, pad).is_contiguous()
+
     def test_second_derivatives(self, n):
         order = torch.randperm(math.prod(MAPS[n]), generator=torch.Generator().manual_seed(0)).double()
         x = (order - len(order) // 2 + 0.5).view(MAPS[n]).requires_grad_()

@@ -27,6 +27,11 @@ def fresh(like: Tensor, size: Sequence[int], dtype: torch.dtype | None = None, z
     zeros
         Fill it with zeros; else its values are arbitrary.
 
+    Notes
+    -----
+    On a CPU the memory is numpy's: ``resize_`` cannot enlarge the tensor, and where there is too little memory
+    the error is a `MemoryError`.
+
     Examples
     --------
     >>> fresh(torch.rand(1, 2, 3, 3), (1, 2, 2, 2), zeros=True).sum()
@@ -40,7 +45,7 @@ def fresh(like: Tensor, size: Sequence[int], dtype: torch.dtype | None = None, z
     make = np.zeros if zeros else np.empty
     pages = torch.from_numpy(make(math.prod(size) * dtype.itemsize, np.uint8)).untyped_storage()
     strides = torch.empty(size, device="meta", memory_format=_memory_format(like)).stride()
-    return torch.empty(0, dtype=dtype).set_(pages, 0, size, strides)
+    return torch.empty(0, dtype=dtype, device=like.device).set_(pages, 0, size, strides)
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
@@ -50,10 +55,17 @@ def _memory_format(x: Tensor) -> torch.memory_format:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Tell whether the channels of `x` (B, C, …) lie side by side in memory."""
-    return x.shape[1] > 1 and x.stride(1) == 1
+    """Tell whether the channels of `x` (B, C, …) lie side by side in memory, and its last axis next."""
+    strides = [x.stride(axis) for axis in (1, *range(x.dim() - 1, 1, -1), 0)]
+    return strides[0] == 1 and strides == sorted(strides) and not x.is_contiguous()
 
 
 def is_plain(x: Tensor) -> bool:
-    """Tell whether `x` is an ordinary tensor on the CPU, not one of a program that is being recorded."""
-    return x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
+    """Tell whether `x` is numbers in the CPU's memory: not on a GPU, not batched by vmap, not being compiled."""
+    if x.device.type != "cpu" or type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
+        return False
+    try:
+        x.untyped_storage()
+    except NotImplementedError:  # what torch.func and torch.vmap hand around has none
+        return False
+    return True

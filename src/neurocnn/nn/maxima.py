@@ -3,13 +3,15 @@
 The numbers are those of zeros padded in front of each axis, up to a multiple of the stride, and torch's max pooling
 after it; indices too, so that they go through any unpooling. What differs is the road: padding a feature map
 copies all of it, while only the first window of each padded axis ever sees a pad. So the map is pooled where it
-lies (torch's own padding is −inf, the identity of max) and those first windows are mended. And where windows do not
+lies (torch's own padding is −inf, the identity of max) and those first windows are mended, unless indices are asked
+for, which are those of the padded map. And where windows do not
 overlap, the gradient of pooling is an unpooling: neither the map nor its maxima are kept for it.
 
 Ties: the pad comes first in its window, so it wins against an equal maximum, takes that gradient away, and lets
 unpooling drop the value.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -223,13 +225,18 @@ class _Scattered(torch.autograd.Function):
     def forward(
         values: Tensor, indices: Tensor, size: tuple[int, ...], pads: tuple[int, ...], *lost: Tensor
     ) -> Tensor:
-        values = _without(values, indices, pads, lost)
+        if not is_plain(values):
+            return _scattered(_without(values, pads, lost), indices, size)
+        if lost:  # as below, in place
+            values = fresh(indices, values.shape, values.dtype).copy_(values)
+            for axis, of_axis in _by_axis(pads, lost):
+                values.narrow(axis, 0, 1).masked_fill_(of_axis, 0)
         out = fresh(indices, (*values.shape[:2], *size), values.dtype, zeros=True)
         if is_channels_last(indices):
             rows, of_indices, of_values = (_channels_last(part) for part in (out, indices, values))
             rows.scatter_(1, of_indices, of_values)
         else:
-            out.flatten(2).scatter_(2, indices.flatten(2), values.flatten(2))
+            _flat(out).scatter_(2, _flat(indices), _flat(values))
         return out
 
     @staticmethod
@@ -240,40 +247,56 @@ class _Scattered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         indices, *lost = ctx.saved_tensors
-        gathered = gradients[0].flatten(2).gather(2, indices.flatten(2)).view(indices.shape)
-        for axis, of_axis in _lost_by_axis(ctx.pads, lost):
-            first, others = gathered.tensor_split([1], axis)
-            gathered = torch.cat([first.masked_fill(of_axis, 0), others], axis)
-        return gathered, None, None, None, *[None] * len(lost)
+        gathered = _gathered(gradients[0], indices)
+        return _without(gathered, ctx.pads, lost), None, None, None, *[None] * len(lost)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+        n = info.batch_size
         folded = [
-            of_input
-            if not isinstance(of_input, Tensor)
-            else (
-                of_input.expand(info.batch_size, *of_input.shape) if dim is None else of_input.movedim(dim, 0)
-            ).flatten(0, 1)
-            for of_input, dim in zip(inputs, in_dims, strict=True)
+            (part.expand(n, *part.shape) if dim is None else part.movedim(dim, 0)).flatten(0, 1)
+            if isinstance(part, Tensor)
+            else part
+            for part, dim in zip(inputs, in_dims, strict=True)
         ]
         out = _Scattered.apply(*folded)
-        return out.unflatten(0, (info.batch_size, -1)), 0
+        return out.unflatten(0, (n, out.shape[0] // n)), 0
 
 
-def _lost_by_axis(pads: Sequence[int], lost: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    return zip([axis for axis, pad in enumerate(pads, 2) if pad], lost, strict=True) if lost else iter(())
+def _scattered(values: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+    """Do what `_Scattered` does with operations that every device, compiler and transformation knows."""
+    b, c = values.shape[:2]
+    if is_channels_last(indices):
+        zeros = values.new_zeros(b, math.prod(size), c)
+        rows = zeros.scatter(1, _channels_last(indices), _channels_last(values))
+        return rows.reshape(b, *size, c).movedim(-1, 1)
+    zeros = values.new_zeros(b, c, math.prod(size))
+    return zeros.scatter(2, _flat(indices), _flat(values)).reshape(b, c, *size)
 
 
-def _without(values: Tensor, indices: Tensor, pads: Sequence[int], lost: Sequence[Tensor]) -> Tensor:
-    """Copy the values, in the layout of their indices, with zeros where a pad won."""
-    if not lost:
-        return values
-    kept = fresh(indices, values.shape, values.dtype)
-    kept.copy_(values)
-    for axis, of_axis in _lost_by_axis(pads, lost):
-        kept.narrow(axis, 0, 1).masked_fill_(of_axis, 0)
-    return kept
+def _gathered(x: Tensor, indices: Tensor) -> Tensor:
+    if is_channels_last(indices):
+        rows = _channels_last(x).gather(1, _channels_last(indices))
+        return rows.reshape(*indices.movedim(1, -1).shape).movedim(-1, 1)
+    return _flat(x).gather(2, _flat(indices)).reshape(indices.shape)
+
+
+# reshape and not flatten, which torch does not know for gradients that it takes many at a time
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).flatten(1, -2)
+    return x.movedim(1, -1).reshape(x.shape[0], math.prod(x.shape[2:]), x.shape[1])
+
+
+def _by_axis(pads: Sequence[int], lost: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    return zip([axis for axis, pad in enumerate(pads, 2) if pad], lost, strict=True) if lost else iter(())
+
+
+def _without(values: Tensor, pads: Sequence[int], lost: Sequence[Tensor]) -> Tensor:
+    """Put zeros where a pad won."""
+    for axis, of_axis in _by_axis(pads, lost):
+        first, others = values.tensor_split([1], axis)
+        values = torch.cat([first.masked_fill(of_axis, 0), others], axis)
+    return values

@@ -60,8 +60,10 @@ class PadMaxPool2d(_PadMaxPool):
 
     Notes
     -----
-    Works with torch.compile, torch.export (fixed sizes), vmap, autocast, channels_last and on the meta device.
-    In deterministic mode on CUDA it takes a slower road, for torch has no deterministic backward pass there.
+    Works with torch.compile, torch.export (any batch, fixed sizes), torch.func.grad, vmap, autocast,
+    channels_last and on the meta device. In deterministic mode on CUDA its backward pass is slower: torch's own
+    has no deterministic form, the scatter or gather used instead has a slow one. It has no forward-mode derivatives
+    (torch.func.jvp, hessian): torch.compile does not take functions that have.
 
     Examples
     --------
@@ -87,8 +89,10 @@ class PadMaxPool3d(_PadMaxPool):
 
     Notes
     -----
-    Works with torch.compile, torch.export (fixed sizes), vmap, autocast, channels_last_3d and on the meta device.
-    In deterministic mode on CUDA it takes a slower road, for torch has no deterministic backward pass there.
+    Works with torch.compile, torch.export (any batch, fixed sizes), torch.func.grad, vmap, autocast,
+    channels_last_3d and on the meta device. In deterministic mode on CUDA its backward pass is slower: torch's own
+    has no deterministic form, the scatter or gather used instead has a slow one. It has no forward-mode derivatives
+    (torch.func.jvp, hessian): torch.compile does not take functions that have.
 
     Examples
     --------
