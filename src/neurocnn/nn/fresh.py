@@ -7,6 +7,7 @@ has cleared as the zeros that it is. The numbers are the same; `benchmarks/test_
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def _memory_format(x: Tensor) -> torch.memory_format:
 def is_channels_last(x: Tensor) -> bool:
     """Tell whether the channels of `x` (B, C, …) lie side by side in memory, and its last axis next."""
     strides = [x.stride(axis) for axis in (1, *range(x.dim() - 1, 1, -1), 0)]
-    return strides[0] == 1 and strides == sorted(strides) and not x.is_contiguous()
+    return strides[0] == 1 and all(a <= b for a, b in pairwise(strides)) and not x.is_contiguous()
 
 
 def is_plain(x: Tensor) -> bool:
