@@ -9,6 +9,7 @@ from clinicadl_files import write_maps, write_old_results
 from studies import PARTS, SHAPE, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
+from neurocnn import source
 from neurocnn.errors import NeurocnnError, NotFoundError
 
 # A step of this length changes no float32: what a network ends with is what it started from.
@@ -156,3 +157,12 @@ def test_what_users_already_have_starts_a_network_with_a_warning(study: Study, t
         torch.testing.assert_close(tensor, state[f"convolutions.{name}"], rtol=0, atol=1e-25)
     seen = nc.read_table(tmp_path / "results/fold-0/seen.tsv", required=("participant_id", "role"))
     assert "source_unknown" in set(seen["role"])
+
+
+def test_the_order_of_outputs_is_spoken_of_where_it_is_not_clinicadls(tmp_path: Path):
+    state = nc.create_model("Conv4_FC3_v1", (1, 16, 16, 16)).state_dict()
+    maps = write_maps(tmp_path / "maps", state, "Conv4_FC3")
+    with pytest.warns(UserWarning, match=r"an experiment takes them with classes=\['AD', 'CN'\]"):
+        source.weights(maps, 0, None, "best_loss", ("CN", "AD"))
+    found = source.weights(maps, 0, None, "best_loss", ("AD", "CN"))  # a warning would be an error
+    assert torch.equal(list(found.values())[-1], list(state.values())[-1])

@@ -190,7 +190,9 @@ class FoldRun:
             )
         origin = source.as_source(experiment.transfer_from)
         if origin is not None:
-            weights = source.weights(origin, self.fold.index, part, experiment.transfer_selection)
+            weights = source.weights(
+                origin, self.fold.index, part, experiment.transfer_selection, experiment.task.classes
+            )
             nn.transfer_weights(weights, model)
         return model
 

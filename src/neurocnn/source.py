@@ -5,7 +5,7 @@ of ClinicaDL 1.x, a bare checkpoint), or a module in memory. Split k takes the w
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,11 @@ def as_source(value: Any) -> Path | torch_nn.Module | None:
 
 
 def weights(
-    source: Path | torch_nn.Module, split: int, network: int | None, selection: str
+    source: Path | torch_nn.Module,
+    split: int,
+    network: int | None,
+    selection: str,
+    classes: Sequence[str] | None = None,
 ) -> Mapping[str, torch.Tensor]:
     """Give the source's weights for one split and network, by our names.
 
@@ -62,6 +66,8 @@ def weights(
         network serves every network.
     selection
         Which best model of a CNN; an autoencoder has ``best_loss`` only.
+    classes
+        Those of the target, if it has any.
 
     Raises
     ------
@@ -70,7 +76,11 @@ def weights(
     """
     if isinstance(source, torch_nn.Module):
         return source.state_dict()
-    return nn.read_weights(checkpoint(source, split, network, selection))
+    with warnings.catch_warnings():
+        if classes is not None and list(classes) == sorted(classes):
+            # so does ClinicaDL 1.x, whose outputs are then right as they are
+            warnings.filterwarnings("ignore", message=".*sorts its labels")
+        return nn.read_weights(checkpoint(source, split, network, selection))
 
 
 def checkpoint(source: Path, split: int, network: int | None, selection: str) -> Path:

@@ -166,6 +166,10 @@ class Trainer:
             What was begun in `folder` had other settings, networks or data.
         InUseError
             Another process trains in `folder`.
+        LeakError
+            A participant is in both sets.
+        TableError
+            Labels are missing or unknown, or the training set has a single class.
 
         Examples
         --------

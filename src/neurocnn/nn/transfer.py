@@ -150,7 +150,8 @@ def read_weights(
         if output_order is None and content["name"] in V1_CLASSIFIERS:
             warnings.warn(
                 f"{path}: its outputs are read as they stand, and ClinicaDL 1.x sorts its labels (AD 0, CN 1); "
-                "say output_order=(1, 0) for classes=['CN', 'AD'], or (0, 1) if they are right as they are",
+                "say output_order=(1, 0) for classes=['CN', 'AD'], or (0, 1) if they are right as they are; an "
+                "experiment takes them with classes=['AD', 'CN']",
                 stacklevel=2,
             )
     return state if output_order is None else _reordered(state, list(output_order), path)
