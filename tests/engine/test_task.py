@@ -1,3 +1,4 @@
+import json
 import pickle
 from dataclasses import replace
 
@@ -93,6 +94,36 @@ def test_regression_reads_numbers_and_text():
     assert task.loss(output[:, 0], torch.tensor([2.0, 5.0])).tolist() == [1.0, 4.0]
     with pytest.raises(TableError, match=r"sub-0.*'old'.*a finite number"):
         task.target(batch(["old"]), CPU)
+
+
+def test_a_regression_predicts_on_the_scale_that_it_is_given():
+    task = regression("age", mean=np.float64(70), scale=8)
+    output, target = torch.tensor([[-1.25], [0.5]], dtype=torch.float64), torch.tensor([58.0, 75.5])
+    assert task.rows(output, target)["predicted_label"].tolist() == [60.0, 74.0]
+    assert task.loss(output, target).tolist() == [4.0, 2.25]
+    assert regression(**json.loads(json.dumps(task.arguments))).arguments == task.arguments
+    for wrong in ({"scale": 0}, {"scale": -1}, {"mean": float("nan")}, {"scale": float("inf")}):
+        with pytest.raises(SettingError, match="mean is"):
+            regression("age", **wrong)
+
+
+def test_ages_are_learnt_in_a_few_updates_where_their_scale_is_told():
+    ages = torch.tensor([62.0, 70.0, 78.0, 66.0, 74.0])
+    images = ((ages - 70) / 8).view(5, 1, 1, 1).expand(5, 1, 4, 4)
+
+    def error(task):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 1))
+        torch.nn.init.zeros_(model[1].weight), torch.nn.init.zeros_(model[1].bias)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(20):
+            optimizer.zero_grad()
+            task.loss(model(images), ages).mean().backward()
+            optimizer.step()
+        rows = task.rows(model(images), ages)
+        return np.abs(rows["predicted_label"] - rows["true_label"]).mean()
+
+    assert error(regression("age", mean=70, scale=8)) < 0.5
+    assert error(regression("age")) > 60
 
 
 def test_a_sample_without_labels_says_what_is_missing():
