@@ -240,6 +240,33 @@ def test_the_labs_autoencoder_learns_with_these_layers():
 
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@given(poolings(), st.integers(0, 99))
+def test_the_operations_of_other_devices_give_the_same(layout, case, seed):
+    x, kernel, stride = case
+    n = x.dim() - 2
+    x = x.contiguous(memory_format=LAST[n]) if layout == "channels last" else x
+    leaf, pool, plain = x.clone().requires_grad_(), POOLS[n](kernel, stride), POOLS[n](kernel, stride)
+    pool.set_new_return(True, True)
+    maxima, indices, pad = plain_pool(leaf, kernel, stride)
+    gradient = values(maxima.shape, "mixed", seed)
+    (expected,) = torch.autograd.grad(maxima, leaf, gradient)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("maxima", "fresh"):
+            patch.setattr(f"neurocnn.nn.{module}.is_plain", lambda x: False)  # as on a GPU
+        found = pool(leaf)
+        assert torch.equal(found[0], maxima)
+        assert torch.equal(found[1], indices)
+        for out in (found[0], plain(leaf)):
+            assert torch.equal(out, maxima)
+            assert torch.equal(torch.autograd.grad(out, leaf, gradient)[0], expected)
+        back = UNPOOLS[n](kernel, stride)(gradient, indices, pad)
+    crop = [slice(front, None) for front in pad[::2][::-1]]
+    assert torch.equal(back, naive_unpool(gradient, indices, padded(x, stride)[0].shape[2:])[..., *crop])
+
+
 MAPS = {2: (2, 3, 5, 6), 3: (2, 3, 5, 6, 7)}
 
 
