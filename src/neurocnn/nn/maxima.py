@@ -4,8 +4,8 @@ The numbers are those of zeros padded in front of each axis, up to a multiple of
 after it; indices too, so that they go through any unpooling. What differs is the road: padding a feature map
 copies all of it, while only the first window of each padded axis ever sees a pad. So the map is pooled where it
 lies (torch's own padding is −inf, the identity of max) and those first windows are mended, unless indices are asked
-for, which are those of the padded map. And where windows do not
-overlap, the gradient of pooling is an unpooling: neither the map nor its maxima are kept for it.
+for, which are those of the padded map. And where windows do not overlap, the gradient of pooling is an unpooling:
+neither the map nor its maxima are kept for it.
 
 Ties: the pad comes first in its window, so it wins against an equal maximum, takes that gradient away, and lets
 unpooling drop the value.
@@ -52,16 +52,9 @@ def pad_max_pool(
     """
     pads = [-size % step for size, step in zip(x.shape[2:], stride, strict=True)]
     padding = tuple(number for pad in reversed(pads) for number in (pad, 0))
-    if (
-        not return_indices
-        and all(k == s == 2 for k, s in zip(kernel, stride, strict=True))
-        and _wants_slices(x)
-    ):
-        # piece by piece: what lies between two steps stays in the cache, and needs no fresh memory
-        maps = x.flatten(0, 1)
-        pieces = torch.split(maps, max(1, PIECE * len(maps) // max(1, x.numel())))
-        halved = torch.cat([_halved(piece, 1) for piece in pieces])
-        return halved.view(*x.shape[:2], *halved.shape[1:]), None, padding
+    halving = all(k == s == 2 for k, s in zip(kernel, stride, strict=True))
+    if halving and not return_indices and _wants_slices(x):
+        return _halved_in_pieces(x), None, padding
     if any(k > s for k, s in zip(kernel, stride, strict=True)):
         return *_overlapping(F.pad(x, padding) if any(pads) else x, kernel, stride), padding
     mended = not return_indices and all(
@@ -108,7 +101,7 @@ class _Disjoint(torch.autograd.Function):
         ctx.save_for_backward(*output[1:])
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # or zeros are made for the indices
-        ctx.size = [n + pad * (not ctx.mended) for n, pad in zip(x.shape[2:], ctx.pads, strict=True)]
+        ctx.size = tuple(n + pad * (not ctx.mended) for n, pad in zip(x.shape[2:], ctx.pads, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
@@ -116,7 +109,7 @@ class _Disjoint(torch.autograd.Function):
         gradient = gradients[0]
         if gradient is None:
             return None, None, None, None, None
-        through = _Scattered.apply(gradient, indices, tuple(ctx.size), ctx.pads, *lost)
+        through = _Scattered.apply(gradient, indices, ctx.size, ctx.pads, *lost)
         return through if ctx.mended else cropped(through, ctx.pads), None, None, None, None
 
     @staticmethod
@@ -165,6 +158,14 @@ def _wants_slices(x: Tensor) -> bool:
     # On the CPU, torch computes indices even where nobody wants them.
     differentiated = torch.is_grad_enabled() and x.requires_grad
     return is_plain(x) and x.is_contiguous() and not differentiated
+
+
+def _halved_in_pieces(x: Tensor) -> Tensor:
+    # what lies between two steps stays in the cache, and needs no fresh memory
+    maps = x.flatten(0, 1)
+    pieces = torch.split(maps, max(1, PIECE * len(maps) // max(1, x.numel())))
+    halved = torch.cat([_halved(piece, 1) for piece in pieces])
+    return halved.view(*x.shape[:2], *halved.shape[1:])
 
 
 def _halved(x: Tensor, axis: int) -> Tensor:
