@@ -99,9 +99,13 @@ def test_a_target_of_ones_own_gets_the_images():
     assert np.allclose(table.true_label, data.images.flatten(1).mean(1))
 
 
-def test_a_wrong_label_late_in_a_set_names_the_participant():
+@pytest.mark.parametrize("rows_at_once", [4, 7, 4096])
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_a_wrong_label_late_in_a_set_names_the_participant(rows_at_once, unlabelled, monkeypatch):
+    monkeypatch.setattr("neurocnn.engine.tables._Pass.rows_at_once", rows_at_once)
     data = Toys(20, (0, 7))
     data.labels[17] = "MCI"
+    data.labels[18:] = [None, None] if unlabelled else data.labels[18:]
     named = r"2 labels cannot be used: sub-17 ses-M00 part 0 has 'MCI', sub-17 ses-M00 part 7 has"
     with pytest.raises(TableError, match=named):
         predict(network(), TASK, data, batch_size=2, device="cpu")

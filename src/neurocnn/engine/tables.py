@@ -123,7 +123,6 @@ class _Pass:
         image = placed(batch["image"], self.device, self.dtype, self.layout)
         with torch.inference_mode():
             output = self.measure.output(self.model, image)
-        self.identities.add(batch, first)
         n = image.shape[0]
         if (
             self.measure.by_labels
@@ -135,6 +134,8 @@ class _Pass:
         else:
             self.flush()
             self.measured(output, batch | {"image": image})
+        # Not sooner: what was flushed above is of the last rows before these.
+        self.identities.add(batch, first)
 
     def keep(self, output: Tensor, labels: Any) -> None:
         """Let a small output wait, with its labels if there are any."""
