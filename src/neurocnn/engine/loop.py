@@ -149,6 +149,10 @@ class Loop:
                 self.train_epoch(epoch, [run for run in active if run.epoch == epoch])
         # The best states are read from files that rank 0 may still be writing.
         self.ranks.meet("at the end of the training")
+        [self.interruption.signal] = self.ranks.agree(self.interruption.signal)
+        if self.interruption.signal:
+            # It came after the last batch. All is saved, but what comes after this training must not begin.
+            self.interruption.leave()
         return {run.part: self.result(run) for run in runs}
 
     def train_epoch(self, epoch: int, runs: list[Run]) -> None:
