@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate
-from toys import Toys
+from toys import Toys, network
 
+from neurocnn.engine import Trainer, classification, predict
 from neurocnn.engine.loading import collate, loader
 from neurocnn.engine.sampling import Batches
 
@@ -48,3 +49,24 @@ def test_batches_made_without_workers_are_those_of_torchs_loader(table):
     order.first = 2
     again = list(loader(data, order, seed=None, n_workers=0, pinned=False))
     assert same(again, torchs[2:])
+
+
+class Unreadable(Toys):
+    """The sample 5 cannot be read."""
+
+    error: type[Exception] = RuntimeError
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise self.error("cannot read voxel of a deterministic DataLoader worker (pid 1)")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionError, OSError, ValueError])
+def test_an_error_of_the_dataset_in_a_worker_is_told_as_it_is(error, monkeypatch):
+    monkeypatch.setattr(Unreadable, "error", error)
+    task, data = classification("diagnosis", ["CN", "AD"]), Unreadable(8)
+    with pytest.raises(error, match="cannot read voxel"):
+        predict(network(), task, data, n_workers=1, device="cpu")
+    with pytest.raises(error, match="cannot read voxel"):
+        Trainer(epochs=1, n_workers=1, device="cpu").fit(network(), task, data)

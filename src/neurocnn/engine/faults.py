@@ -39,7 +39,7 @@ def explained(device: torch.device, batch_size: int, accumulation_steps: int | N
     except (RuntimeError, MemoryError) as error:
         if _is_memory(error):
             raise TrainingError(_memory_message(device, batch_size, accumulation_steps)) from error
-        if "deterministic" in str(error):
+        if "deterministic" in str(error) and torch.are_deterministic_algorithms_enabled():
             raise TrainingError(
                 f"deterministic=True cannot be kept: {str(error).splitlines()[0]}; take deterministic=False, the "
                 "CPU, or another layer in place of this operation"

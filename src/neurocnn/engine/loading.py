@@ -202,8 +202,10 @@ def watched(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
         # Else torch raises the same death again whenever another process ends, wherever this one is then.
         with suppress(RuntimeError):
             getattr(batches, "_shutdown_workers", int)()
-        told = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-        if told or (ended and isinstance(error, ConnectionError | EOFError)):
+        told = isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
+        lost = bool(ended) and isinstance(error, ConnectionError | EOFError)
+        # So begins an error of the dataset, which torch has brought over from a living worker.
+        if (told or lost) and not str(error).startswith("Caught "):
             raise TrainingError(_obituary(str(error), ended)) from error
         raise
 
