@@ -76,6 +76,12 @@ class StateFiles:
         save_tensors(state | {"serial": serial}, self.paths[serial % 2])
         self.serial = serial
 
+    def remove(self) -> None:
+        """Remove both generations."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        self.serial = -1
+
 
 class BestStates(Mapping[str, dict[str, Tensor]]):
     """The state dicts of a training's best epochs, by selection ("best_loss"), read when they are asked

@@ -30,7 +30,7 @@ from neurocnn.engine.runtime import determinism, find_device
 from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
 from neurocnn.engine.tables import Computation, Network, network_batches, network_tables, part_rows
 from neurocnn.engine.task import Task
-from neurocnn.errors import CheckpointError, TrainingError
+from neurocnn.errors import CheckpointError, SettingError, TableError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,26 @@ class Loop:
         """Add a row to the history of these networks: all samples of both sets, each once."""
         if not runs:
             return
+        try:
+            metrics = self.scores(runs)
+            for run in runs:
+                run.check_selection(metrics[run.part])
+        except (SettingError, TableError):
+            for run in runs:
+                self.records[run.part].give_up()
+            raise
         if not self.has_saved:
             # A table without a state could not be gone on with. Before it there is nothing worth keeping: a
             # training that fails at once can be begun again there with other settings.
             self.save()
+        for run in runs:
+            where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}
+            run.history.append(where | metrics[run.part])
+            self.records[run.part].evaluated()
+            self.call(run, ended)
+
+    def scores(self, runs: list[Run]) -> dict[Network, dict[str, float]]:
+        """Measure these networks on both sets."""
         for run in runs:
             run.share_buffers()
         models = {run.part: run.model for run in runs}
@@ -214,12 +230,8 @@ class Loop:
                 if name == "train" and not run.history and self.task.classes:
                     check_classes(self.task, table["true_label"])
                 scores = self.task.metrics(table)
-                metrics[run.part] |= {f"{name}_{metric}": score for metric, score in scores.items()}
-        for run in runs:
-            where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}
-            run.history.append(where | metrics[run.part])
-            self.records[run.part].evaluated()
-            self.call(run, ended)
+                metrics[run.part] |= {f"{name}_{metric}": float(score) for metric, score in scores.items()}
+        return metrics
 
     def call(self, run: Run, ended: bool) -> None:
         """Tell the callbacks of an evaluation."""

@@ -113,6 +113,11 @@ class Record:
         if self.writes:
             self.states.write(self.run.state(randoms) | {"settings": self.settings})
 
+    def give_up(self) -> None:
+        """Let a training that has no row yet be begun anew: its settings are not what they should be."""
+        if self.writes and not self.run.history:
+            self.states.remove()
+
     def save_best(self, selections: list[str]) -> None:
         """Keep the weights of now as the best by these selections."""
         for selection in selections:

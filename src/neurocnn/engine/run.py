@@ -16,6 +16,7 @@ from neurocnn.engine.runtime import RandomState, autocast, floating_type, memory
 from neurocnn.engine.stopping import Stopper, is_better
 from neurocnn.engine.task import Task
 from neurocnn.errors import CheckpointError, SettingError, TrainingError, suggestion
+from neurocnn.files import plain
 
 Row = dict[str, Any]
 
@@ -74,6 +75,9 @@ class Run:
     def _make_optimizer(self) -> torch.optim.Optimizer:
         if self.trainer.optimizer is not None:
             made: torch.optim.Optimizer = self.trainer.optimizer(self.parameters)
+            for group in made.param_groups:
+                # As a state has them: numpy's numbers may round otherwise, and a resume would differ.
+                group.update({name: plain(value) for name, value in group.items() if name != "params"})
             return made
         fused = all(p.is_floating_point() for p in self.parameters)
         return torch.optim.Adam(
@@ -169,15 +173,10 @@ class Run:
     def end_epoch(self) -> list[str]:
         """Select and stop by the epoch's last row; give the selections whose best epoch this is."""
         row = self.history[-1]
-        which = "validation" if "validation_loss" in row else "train"
+        which = self._deciding(row)
         better = []
         for metric in self.task.selection:
-            name = f"{which}_{metric}"
-            if name not in row:
-                raise SettingError(
-                    f"the task selects by {metric!r}; {suggestion(metric, self._metrics(row))}"
-                )
-            value = row[name]
+            value = row[f"{which}_{metric}"]
             if is_better(metric, value, self.best.get(metric)):
                 self.best[metric] = value
                 self.best_epochs[f"best_{metric}"] = self.epoch
@@ -187,9 +186,23 @@ class Run:
         self.epoch, self.updates = self.epoch + 1, 0
         return better
 
+    def check_selection(self, row: Row) -> None:
+        """Check that a row has the metrics that the task selects by.
+
+        Raises
+        ------
+        SettingError
+            It lacks one.
+        """
+        which = self._deciding(row)
+        known = [name.removeprefix(f"{which}_") for name in row if name.startswith(f"{which}_")]
+        for metric in self.task.selection:
+            if metric not in known:
+                raise SettingError(f"the task selects by {metric!r}; {suggestion(metric, known)}")
+
     @staticmethod
-    def _metrics(row: Row) -> list[str]:
-        return [name.removeprefix("train_") for name in row if name.startswith("train_")]
+    def _deciding(row: Row) -> str:
+        return "validation" if "validation_loss" in row else "train"
 
     def _step_scheduler(self, loss: float) -> None:
         if self.scheduler is None:

@@ -1,0 +1,70 @@
+"""What a training leaves in its folder, and what of it is in nobody's way."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from toys import Toys, network, same_weights
+
+from neurocnn.engine import Trainer, classification
+from neurocnn.errors import SettingError, TableError
+
+TASK = classification("diagnosis", ["CN", "AD"])
+SETTINGS = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "device": "cpu"}
+
+
+def single():
+    return TASK, Toys(8, labels=("CN",), table=False), None
+
+
+def unknown():
+    return TASK, Toys(8, table=False), Toys(4, labels=("CN", "MCI"), prefix="val", table=False)
+
+
+def misspelt():
+    return replace(TASK, selection=("balanced_acuracy",)), Toys(8), None
+
+
+@pytest.mark.parametrize("seconds", [1000, 0], ids=["states at the ends", "states at each update"])
+@pytest.mark.parametrize(
+    ("wrong", "error"), [(single, TableError), (unknown, TableError), (misspelt, SettingError)]
+)
+def test_what_fails_in_the_first_evaluation_can_be_corrected_in_the_folder(wrong, error, seconds, tmp_path):
+    trainer = Trainer(**SETTINGS, checkpoint_seconds=seconds)
+    task, train, validation = wrong()
+    called = []
+    with pytest.raises(error):
+        trainer.fit(network(), task, train, validation, folder=tmp_path, callbacks=[called.append])
+    assert [path.name for path in tmp_path.rglob("*.[tp]*") if "tfevents" not in path.name] == []
+    assert not called
+    corrected = Trainer(**{**SETTINGS, "batch_size": 2}), Toys(10), Toys(6, prefix="val")
+    model, other = network(), network()
+    corrected[0].fit(model, TASK, *corrected[1:], folder=tmp_path)
+    corrected[0].fit(other, TASK, *corrected[1:])
+    assert same_weights(model.state_dict(), other.state_dict())
+    assert len(pd.read_csv(tmp_path / "training.tsv", sep="\t")) == 2
+
+
+def test_a_misspelt_selection_is_named_at_the_first_evaluation_with_what_there_is(tmp_path):
+    trainer = Trainer(**SETTINGS, evaluation_steps=1)
+    task, train, _ = misspelt()
+    model, updated = network(), []
+    model.register_forward_pre_hook(lambda module, inputs: updated.append(module.training))
+    with pytest.raises(SettingError, match=r"'balanced_acuracy'.*balanced_accuracy"):
+        trainer.fit(model, task, train)
+    assert updated.count(True) == 1
+
+
+def test_a_label_that_becomes_unknown_later_costs_nothing_of_what_was_done(tmp_path):
+    train, validation = Toys(8), Toys(4, prefix="val", table=False)
+
+    def relabel(state):
+        validation.labels[1] = "MCI"
+
+    trainer = Trainer(**SETTINGS)
+    with pytest.raises(TableError, match="MCI"):
+        trainer.fit(network(), TASK, train, validation, folder=tmp_path, callbacks=[relabel])
+    validation.labels[1] = "AD"
+    calls = []
+    trainer.fit(network(), TASK, train, validation, folder=tmp_path, callbacks=[calls.append])
+    assert [state.epoch for state in calls] == [1]
