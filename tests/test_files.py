@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +41,30 @@ def test_an_error_of_the_disk_names_the_final_path(tmp_path: Path):
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.errno, copy.filename) == (errno.ENOSPC, str(path))
     assert os.listdir(path.parent) == []
+
+
+def test_numbers_of_numpy_are_read_back_as_plain_ones(tmp_path: Path):
+    state = torch.nn.BatchNorm1d(2).state_dict()
+    content = {
+        "model": state,
+        "lr": np.float64(0.1),
+        "rows": [{"n": np.int64(3), "name": np.str_("a")}, (np.float32(0.5), np.bool_(True))],
+        np.int64(4): None,
+    }
+    save_tensors(content, tmp_path / "state.pt")
+    read = load_tensors(tmp_path / "state.pt")
+    assert read["model"]._metadata == state._metadata
+    del read["model"]
+    assert repr(read) == "{'lr': 0.1, 'rows': [{'n': 3, 'name': 'a'}, (0.5, True)], 4: None}"
+    assert type(content["lr"]) is np.float64, "the caller's own stays"
+
+
+@pytest.mark.parametrize("foreign", [np.ones(2), Path("a"), torch.nn.Linear(2, 2)])
+def test_what_could_not_be_read_again_is_not_written(foreign: object, tmp_path: Path):
+    save_tensors({"epoch": 1}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match=r"state\.pt: is not written.*(numpy|pathlib|Linear)"):
+        save_tensors({"model": [foreign]}, tmp_path / "state.pt")
+    assert load_tensors(tmp_path / "state.pt") == {"epoch": 1}
 
 
 def test_every_flipped_bit_in_the_tensors_is_noticed(tmp_path: Path):

@@ -5,6 +5,7 @@ disk, rename; check every checksum on reading; unpickle nothing.
 """
 
 import contextlib
+import copy
 import fcntl
 import io
 import json
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from neurocnn.errors import CheckpointError, InUseError, NotFoundError, StorageError
@@ -75,15 +77,55 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     content
-        Tensors and plain values (numbers, text, lists, dicts): what `load_tensors` will read.
+        Tensors and plain values (numbers, text, lists, dicts): what `load_tensors` will read. Numpy's numbers
+        become plain ones.
     path
         The file.
+
+    Raises
+    ------
+    CheckpointError
+        There is something else in it, which could never be read back; nothing is written.
+    StorageError
+        The disk is full or the folder read-only.
     """
     # torch's own writer reports a full disk as a RuntimeError without a path; bytes written by us do not.
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(plain(content), buffer)
+    buffer.seek(0)
+    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+    if unsafe:
+        raise CheckpointError(
+            f"{path}: is not written, for it could not be read again: {', '.join(sorted(unsafe))} are in it; keep "
+            "tensors, numbers, text, lists and dicts alone in states of networks, optimizers and schedulers"
+        )
     with write_whole(path) as file:
         file.write(buffer.getbuffer())
+
+
+def plain(content: Any) -> Any:
+    """Give content with Python's numbers and text in place of numpy's, in dicts, lists and tuples too.
+
+    Numpy's are subclasses of Python's or behave as they do, so that nobody sees them in a configuration; but they
+    are pickled as objects of numpy, which `load_tensors` refuses.
+
+    Examples
+    --------
+    >>> plain({"lr": np.float64(0.1), "betas": (np.float32(0.5), 0.9)})
+    {'lr': 0.1, 'betas': (0.5, 0.9)}
+    """
+    if isinstance(content, np.generic):
+        return content.item()
+    if isinstance(content, dict):
+        changed = {plain(key): plain(value) for key, value in content.items()}
+        new = copy.copy(content)  # with what a state dict has beside its entries
+        new.clear()
+        for key, value in changed.items():
+            new[key] = value
+        return new
+    if type(content) in (list, tuple):
+        return type(content)(map(plain, content))
+    return content
 
 
 def load_tensors(

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from neurocnn.engine.labels import label_values
 from neurocnn.engine.task import Task
 from neurocnn.errors import LeakError, SettingError, TableError
+from neurocnn.files import plain
 
 _log = logging.getLogger("neurocnn")
 _PEOPLE = ("cohort", "participant_id")
@@ -142,10 +143,11 @@ def fingerprint(
 
 
 def _plain(value: Any) -> Any:
+    value = plain(value)
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, partial):
-        return f"{_plain(value.func)}{value.args}{value.keywords}"
+        return f"{_plain(value.func)}{plain(value.args)}{plain(value.keywords)}"
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 

@@ -20,6 +20,7 @@ from neurocnn.engine.labels import class_codes, class_indices, label_numbers
 from neurocnn.engine.metrics import classification_metrics, reconstruction_metrics, regression_metrics
 from neurocnn.engine.similarity import similarity
 from neurocnn.errors import ModelError, SettingError
+from neurocnn.files import plain
 
 Batch = Mapping[str, Any]
 Columns = dict[str, np.ndarray[Any, Any]]
@@ -115,7 +116,6 @@ def classification(
     """
     codes, names = class_codes(classes)
     weights = None if class_weights is None else _checked_weights(class_weights, len(names))
-    plain = dict(classes) if isinstance(classes, Mapping) else list(classes)
     return Task(
         name="classification",
         label=label,
@@ -128,7 +128,7 @@ def classification(
         classes=names,
         arguments={
             "label": label,
-            "classes": plain,
+            "classes": plain(dict(classes) if isinstance(classes, Mapping) else list(classes)),
             "class_weights": None if weights is None else list(weights),
         },
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,6 +13,7 @@ from neurocnn.engine.runtime import PRECISIONS
 from neurocnn.engine.tables import Network
 from neurocnn.engine.task import Task
 from neurocnn.errors import SettingError
+from neurocnn.files import plain
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,22 @@ class Trainer:
     rank_seconds: float = 1800
 
     def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            # Numbers of numpy and torch are none that a state can keep.
+            single = isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0
+            object.__setattr__(self, name, value.item() if single else plain(value))
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if not (_is_number(value) and isinstance(value, int) and value >= least):
                 raise SettingError(f"{name} is {value!r}; a whole number of at least {least} is expected")
         for name in ("learning_rate", "weight_decay", "checkpoint_seconds", "rank_seconds"):
-            if not getattr(self, name) >= 0:
+            if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise SettingError(f"{name} is {getattr(self, name)!r}; a number of at least 0 is expected")
-        if not 0 <= self.tolerance < 1:
+        if not (_is_number(self.tolerance) and 0 <= self.tolerance < 1):
             raise SettingError(f"tolerance is {self.tolerance!r}; a number from 0 to below 1 is expected")
-        if self.clip_gradient is not None and not self.clip_gradient > 0:
-            raise SettingError(
-                f"clip_gradient is {self.clip_gradient!r}; a positive number or None is expected"
-            )
+        clip = self.clip_gradient
+        if clip is not None and not (_is_number(clip) and clip > 0):
+            raise SettingError(f"clip_gradient is {clip!r}; a positive number or None is expected")
         for name, known in {"sampler": ("random", "weighted"), "precision": tuple(PRECISIONS)}.items():
             if getattr(self, name) not in known:
                 raise SettingError(
@@ -189,6 +194,10 @@ class Trainer:
         loop = Loop(self, task, train, validation, folder, callbacks)
         trainings = loop.train(networks)
         return trainings if isinstance(model, Mapping) else trainings[None]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _LEAST = {
