@@ -1,4 +1,7 @@
+import random
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate
@@ -70,3 +73,41 @@ def test_an_error_of_the_dataset_in_a_worker_is_told_as_it_is(error, monkeypatch
         predict(network(), task, data, n_workers=1, device="cpu")
     with pytest.raises(error, match="cannot read voxel"):
         Trainer(epochs=1, n_workers=1, device="cpu").fit(network(), task, data)
+
+
+class Restless(Toys):
+    """Its own transforms are random, and it cannot be had without them."""
+
+    without_augmentation = property()
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, noise=True, **named)
+
+
+@pytest.mark.parametrize("parts", [(0,), (0, 4)])
+def test_evaluations_of_a_training_are_the_same_with_any_workers_in_any_run(parts):
+    task = classification("diagnosis", ["CN", "AD"])
+    histories = []
+    for n_workers in (0, 0, 1):
+        random.seed()
+        np.random.seed()
+        torch.seed()
+        trainer = Trainer(epochs=2, batch_size=4, n_workers=n_workers, device="cpu")
+        sets = Restless(8, parts), Restless(4, parts, prefix="val")
+        trainings = trainer.fit({part: network() for part in parts}, task, *sets)
+        table = pd.concat([training.history for training in trainings.values()])
+        histories.append(table.drop(columns="time"))
+    assert not hasattr(sets[0], "without_augmentation")
+    for other in histories[1:]:
+        pd.testing.assert_frame_equal(other, histories[0], check_exact=True)
+
+
+def test_a_training_samples_what_is_random_in_an_evaluation_once_for_all_epochs():
+    # The network's weights stay, so that only the samples could change its loss.
+    trainer = Trainer(epochs=3, batch_size=4, learning_rate=0, weight_decay=0, patience=0, device="cpu")
+    task = classification("diagnosis", ["CN", "AD"])
+    history = trainer.fit(network(norm=False), task, Toys(8), Restless(4, prefix="val")).history
+    assert history.validation_loss.nunique() == 1
+    other = Trainer(epochs=1, seed=1, batch_size=4, learning_rate=0, weight_decay=0, device="cpu")
+    again = other.fit(network(norm=False), task, Toys(8), Restless(4, prefix="val")).history
+    assert again.validation_loss[0] != history.validation_loss[0]

@@ -36,7 +36,7 @@ class Samples(Dataset[Any]):
     dataset
         Any map-style dataset.
     seed
-        None leaves the random states alone, as an evaluation does.
+        None leaves the random states alone, as the evaluation that a user asks for does.
     n_workers
         How many processes will note here which sample they are making.
     """

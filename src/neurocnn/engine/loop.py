@@ -224,7 +224,9 @@ class Loop:
         measure = task_measure(self.task, self.computation)
         metrics: dict[Network, dict[str, float]] = {run.part: {} for run in runs}
         for name, dataset in self.sets.items():
-            tables = network_tables(models, dataset, self.computation, measure, self.leave_if_asked)
+            tables = network_tables(
+                models, dataset, self.computation, measure, self.leave_if_asked, seed=self.trainer.seed
+            )
             for run in runs:
                 table = tables[run.part]
                 if name == "train" and not run.history and self.task.classes:

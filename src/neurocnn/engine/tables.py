@@ -61,18 +61,20 @@ def network_tables(
     computation: Computation,
     measure: Measure,
     on_batch: Callable[[], None] = lambda: None,
+    seed: int | None = None,
 ) -> dict[Network, pd.DataFrame]:
     """Evaluate networks in one pass over a dataset, each on the rows of its part (None: on all).
 
     Each image's parts are read together. A batch has `batch_size` samples for each network, as it would have
-    alone, and is done whole by one rank: neither other networks nor ranks change a digit.
+    alone, and is done whole by one rank: neither other networks nor ranks change a digit. With a seed, what is
+    random in a dataset that remains is the same in each pass, whoever reads it.
     """
     plain = dataset.without_augmentation() if hasattr(dataset, "without_augmentation") else dataset
     batches = network_batches(plain, list(networks), computation.batch_size)
     ranks = computation.ranks
     mine = Turns(batches, ranks.rank, ranks.world)
     source = loader(
-        plain, mine, seed=None, n_workers=computation.n_workers, pinned=computation.device.type == "cuda"
+        plain, mine, seed=seed, n_workers=computation.n_workers, pinned=computation.device.type == "cuda"
     )
     with ExitStack() as stack:
         passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
