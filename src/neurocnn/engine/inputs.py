@@ -18,6 +18,8 @@ from neurocnn.files import plain
 
 _log = logging.getLogger("neurocnn")
 _PEOPLE = ("cohort", "participant_id")
+#: What a dataset may tell of itself beside its samples.
+_TOLD = ("sessions", "part_ids", "takes_epoch", "with_seed", "without_augmentation")
 
 
 def check_sets(task: Task, sets: Mapping[str, Any], sampler: str) -> None:
@@ -26,7 +28,8 @@ def check_sets(task: Task, sets: Mapping[str, Any], sampler: str) -> None:
     Raises
     ------
     SettingError
-        A set is empty, or the sampler weighs classes where there are none.
+        A set is empty or a wrapper that hides what training needs of a dataset, or the sampler weighs classes
+        where there are none.
     LeakError
         A participant is in both.
     TableError
@@ -37,6 +40,7 @@ def check_sets(task: Task, sets: Mapping[str, Any], sampler: str) -> None:
             raise SettingError(
                 f"the {name} set is a DataLoader; give the dataset itself: the trainer makes its batches"
             )
+        _check_wrapper(name, dataset)
         if len(dataset) == 0:
             raise SettingError(f"the {name} set is empty")
     if sampler == "weighted" and task.classes is None:
@@ -48,6 +52,21 @@ def check_sets(task: Task, sets: Mapping[str, Any], sampler: str) -> None:
         targets = image_targets(task, dataset)
         if targets is not None and name == "train":
             check_classes(task, targets)
+
+
+def _check_wrapper(name: str, dataset: Any) -> None:
+    """Refuse a `Subset` and the like of a dataset whose seeds, table or plain images would be out of sight."""
+    for inner in (getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())):
+        hidden = [told for told in _TOLD if hasattr(inner, told) and not hasattr(dataset, told)]
+        if hidden:
+            raise SettingError(
+                f"the {name} set is a {type(dataset).__name__}, which hides {', '.join(hidden)} of the "
+                f"{type(inner).__name__} in it: augmentation, evaluation and the search for participants in both "
+                "sets would go wrong without a word; select or join rows of the table of sessions and make one "
+                f"{type(inner).__name__} of them"
+            )
+        if inner is not None:
+            _check_wrapper(name, inner)
 
 
 def _check_apart(train: Any, validation: Any) -> None:
