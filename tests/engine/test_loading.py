@@ -111,3 +111,29 @@ def test_a_training_samples_what_is_random_in_an_evaluation_once_for_all_epochs(
     other = Trainer(epochs=1, seed=1, batch_size=4, learning_rate=0, weight_decay=0, device="cpu")
     again = other.fit(network(norm=False), task, Toys(8), Restless(4, prefix="val")).history
     assert again.validation_loss[0] != history.validation_loss[0]
+
+
+def test_making_batches_leaves_the_random_states_of_others_alone():
+    data = Restless(4)
+    random.seed(1)
+    np.random.seed(2)
+    torch.manual_seed(3)
+    np.random.randn()  # keeps a second number for later
+    drawn = []
+    for batches in ([], [[(0, 1), (0, 2)], [(1, 3)]]):
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        assert len(list(loader(data, batches, seed=5, n_workers=0, pinned=False))) == len(batches)
+        drawn.append((random.random(), np.random.randn(), np.random.rand(), torch.rand(1)))
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+    assert drawn[0] == drawn[1]
+
+
+def test_a_sample_is_the_same_in_any_batch():
+    data = Restless(4)
+    whole = next(iter(loader(data, [[(2, 0), (2, 1), (2, 2)]], seed=5, n_workers=0, pinned=False)))["image"]
+    alone = next(iter(loader(data, [[(2, 1)]], seed=5, n_workers=0, pinned=False)))["image"]
+    epoch = next(iter(loader(data, [[(3, 1)]], seed=5, n_workers=0, pinned=False)))["image"]
+    assert torch.equal(whole[1:2], alone)
+    assert not torch.equal(alone, epoch)

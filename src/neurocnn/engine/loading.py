@@ -29,7 +29,7 @@ class Samples(Dataset[Any]):
     """The samples of a dataset, each made alike by any worker.
 
     Where the dataset does not look after its own randomness (``takes_epoch``), the global random states are
-    seeded by (seed, epoch, image, part_id) around each sample and restored.
+    seeded by (seed, epoch, image, part_id) before each sample, and restored after each batch.
 
     Parameters
     ----------
@@ -56,7 +56,11 @@ class Samples(Dataset[Any]):
         if self.seed is None and not self.has_workers and not self.takes_epoch:
             dataset = self.dataset
             return [dataset[index] for _, index in keys]
-        return [self[key] for key in keys]
+        if self.takes_epoch or self.seed is None:
+            return [self[key] for key in keys]
+        # Once a batch: to get and set numpy's state costs more than a small sample.
+        with random_states_kept():
+            return [self[key] for key in keys]
 
     def __getitem__(self, key: Index) -> Any:
         epoch, index = key
@@ -68,8 +72,8 @@ class Samples(Dataset[Any]):
         if self.seed is None:
             return self.dataset[index]
         image, position = divmod(index, len(self.part_ids))
-        with seeded(self.seed, epoch, image, int(self.part_ids[position])):
-            return self.dataset[index]
+        seed_all(self.seed, epoch, image, int(self.part_ids[position]))
+        return self.dataset[index]
 
 
 def end_if_orphaned(worker: int) -> None:
@@ -89,19 +93,23 @@ def end_if_orphaned(worker: int) -> None:
 
 
 @contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's random states by some numbers, and restore them afterwards."""
+def random_states_kept() -> Iterator[None]:
+    """Give Python's, numpy's and torch's random states back as they were before the block."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    words = np.random.SeedSequence(numbers).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.default_generator.manual_seed(int(words[2]))
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def seed_all(*numbers: int) -> None:
+    """Seed Python's, numpy's and torch's random states by some numbers."""
+    words = np.random.SeedSequence(numbers).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.default_generator.manual_seed(int(words[2]))
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
