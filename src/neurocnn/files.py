@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import re
 import secrets
 import socket
 import zipfile
@@ -69,6 +70,26 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         if isinstance(error, OSError) and error.errno is not None:
             raise StorageError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
         raise
+
+
+def remove_leftovers(*paths: Path) -> None:
+    """Remove what `write_whole` left beside these files when it was killed.
+
+    Nobody may be writing them, which a lock that the caller holds tells.
+
+    Examples
+    --------
+    >>> _ = (tmp / ".table.tsv.17-0a1b2c3d").write_text("participant")
+    >>> _ = (tmp / ".table.tsv.swp").write_text("an editor's")
+    >>> remove_leftovers(tmp / "table.tsv")
+    >>> [entry.name for entry in tmp.iterdir()]
+    ['.table.tsv.swp']
+    """
+    for path in paths:
+        name = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}")
+        for entry in path.parent.iterdir() if path.parent.is_dir() else ():
+            if name.fullmatch(entry.name) and entry.is_file():
+                entry.unlink(missing_ok=True)
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:

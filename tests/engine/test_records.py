@@ -1,10 +1,12 @@
 """What a training leaves in its folder, and what of it is in nobody's way."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pandas as pd
 import pytest
-from toys import Toys, network, same_weights
+from toys import Toys, die, in_child, network, same_weights
 
 from neurocnn.engine import Trainer, classification
 from neurocnn.errors import SettingError, TableError
@@ -68,3 +70,39 @@ def test_a_label_that_becomes_unknown_later_costs_nothing_of_what_was_done(tmp_p
     calls = []
     trainer.fit(network(), TASK, train, validation, folder=tmp_path, callbacks=[calls.append])
     assert [state.epoch for state in calls] == [1]
+
+
+def kill_at_write(number, monkeypatch):
+    """Die when this file, of all that are written whole, is about to take its name."""
+    left, replace_ = [number], os.replace
+
+    def deadly(*paths):
+        left[0] -= 1
+        if left[0] == 0:
+            die()
+        replace_(*paths)
+
+    monkeypatch.setattr(os, "replace", deadly)
+
+
+@pytest.mark.parametrize("parts", [(0,), (0, 4)])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(number, parts, tmp_path, monkeypatch):
+    trainer = Trainer(**SETTINGS)
+
+    def fit():
+        models = {part: network() for part in parts}
+        trainer.fit(models if len(parts) > 1 else models[0], TASK, Toys(8, parts), folder=tmp_path)
+
+    def hidden():
+        return sorted(path.name for path in tmp_path.rglob(".*") if path.is_file())
+
+    with monkeypatch.context() as patch:
+        kill_at_write(number, patch)
+        assert in_child(fit) == signal.SIGKILL
+    assert len(hidden()) == 1
+    foreign = [".training.tsv.swp", ".notes.tsv.12-0a1b2c3d", ".training.tsv.12-0a1b2c3d.bak", ".nfs0123"]
+    for name in foreign:
+        (tmp_path / name).touch()
+    fit()
+    assert hidden() == sorted(foreign)

@@ -15,7 +15,7 @@ from neurocnn.engine.checkpoint import BestStates, StateFiles, best_epoch_of, ch
 from neurocnn.engine.loggers import Events, write_history
 from neurocnn.engine.run import Run
 from neurocnn.errors import CheckpointError, SettingError
-from neurocnn.files import hold, save_tensors
+from neurocnn.files import hold, remove_leftovers, save_tensors
 
 
 class Record:
@@ -79,6 +79,8 @@ class Record:
         """Bring the files to where the state is."""
         if not self.writes:
             return
+        bests = [folder / "model_best.pth.tar" for folder in self.models.glob("best_*")]
+        remove_leftovers(self.table, *bests, *self.states.paths)
         self._repair()
         if not self.run.finished():
             self.events = Events(self.logs, self.run.history, self.run.started)
