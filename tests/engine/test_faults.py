@@ -35,6 +35,52 @@ def test_a_loss_that_is_not_finite_names_step_and_participant_before_the_update(
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
+class Steep(nn.Module):
+    """Its output is finite and its slope infinite, from a certain update on."""
+
+    def __init__(self, sound_updates):
+        super().__init__()
+        self.inner, self.left = network(norm=False), sound_updates
+
+    def forward(self, image):
+        output = self.inner(image)
+        self.left -= self.training
+        return output if self.left >= 0 else output + (output - output).sqrt()
+
+
+def test_gradients_that_are_not_finite_are_told_before_the_update_where_they_are_clipped():
+    model = Steep(2)
+    with pytest.raises(TrainingError, match=r"gradients are NaN.*epoch 0, update 2.*were not updated"):
+        Trainer(**SETTINGS, clip_gradient=1).fit(model, TASK, Toys(8))
+    expected = network(norm=False)
+    with pytest.raises(TrainingError, match="update 2"):
+        Trainer(**SETTINGS, clip_gradient=1).fit(Wrecked(expected, 2), TASK, Toys(8))
+    assert same_weights(model.inner.state_dict(), expected.state_dict())
+
+
+def test_weights_that_gradients_have_spoilt_are_not_said_to_be_as_before():
+    model = Steep(2)
+    with pytest.raises(
+        TrainingError, match=r"epoch 0, update 3.*NaN or infinite already, from an update before"
+    ):
+        Trainer(**SETTINGS).fit(model, TASK, Toys(8))
+    assert not all(p.isfinite().all() for p in model.parameters())
+    with pytest.raises(TrainingError, match=r"update 2.*the weights were not updated"):
+        Trainer(**SETTINGS).fit(Wrecked(network(), 2), TASK, Toys(8))
+
+
+class Wrecked(nn.Module):
+    """Its output is NaN, from a certain update on."""
+
+    def __init__(self, inner, sound_updates):
+        super().__init__()
+        self.inner, self.left = inner, sound_updates
+
+    def forward(self, image):
+        self.left -= self.training
+        return self.inner(image) * (1.0 if self.left >= 0 else float("nan"))
+
+
 def test_after_a_loss_that_was_not_finite_other_settings_may_be_tried_in_the_folder(tmp_path):
     with pytest.raises(TrainingError, match="lower learning_rate"):
         Trainer(**{**SETTINGS, "learning_rate": 1e30}).fit(network(), TASK, Toys(8), folder=tmp_path)

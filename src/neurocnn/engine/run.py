@@ -135,6 +135,8 @@ class Run:
         ------
         TrainingError
             The loss is NaN or infinite, or the gradients are at any scale; the weights are as they were before.
+            In float32 and bfloat16 gradients are looked at where they are clipped; elsewhere it is the next
+            update's loss that tells of theirs.
         """
         losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
         mean = float(losses.mean())
@@ -144,7 +146,9 @@ class Run:
         with self.random.borrowed():
             self.scaler.unscale_(self.optimizer)
             if self.trainer.clip_gradient is not None:
-                nn.utils.clip_grad_norm_(self.parameters, self.trainer.clip_gradient)
+                norm = nn.utils.clip_grad_norm_(self.parameters, self.trainer.clip_gradient)
+                if not self.scaler.is_enabled() and not norm.isfinite():
+                    self._complain_of_gradients()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
@@ -161,10 +165,23 @@ class Run:
     def _complain(self, losses: Tensor) -> None:
         names = [name for _, names in self._window for name in names]
         bad = [name for name, fine in zip(names, losses.isfinite().tolist(), strict=True) if not fine]
+        whole = all(bool(p.isfinite().all()) for p in self.parameters)
+        advice = (
+            "the weights were not updated; look at these images, or lower learning_rate, or set clip_gradient"
+            if whole
+            else "the weights were NaN or infinite already, from an update before: its gradients were; lower "
+            "learning_rate, or set clip_gradient, which also looks at each update's gradients"
+        )
         raise TrainingError(
             f"the loss{self._of_network()} is NaN or infinite in epoch {self.epoch}, update {self.updates}, for "
-            f"{', '.join(bad[:5])}{f' and {len(bad) - 5} more' if len(bad) > 5 else ''}; the weights were not "
-            "updated; look at these images, or lower learning_rate, or set clip_gradient"
+            f"{', '.join(bad[:5])}{f' and {len(bad) - 5} more' if len(bad) > 5 else ''}; {advice}"
+        )
+
+    def _complain_of_gradients(self) -> None:
+        raise TrainingError(
+            f"the gradients{self._of_network()} are NaN or infinite in epoch {self.epoch}, update {self.updates}, "
+            "though the loss is not; the weights were not updated; look for a function of the network or loss "
+            "without a finite slope (the root or norm of 0, the logarithm of 0), or lower learning_rate"
         )
 
     def _of_network(self) -> str:
