@@ -124,6 +124,51 @@ def test_one_output_for_a_whole_batch_is_refused_not_repeated():
         predict(Mean(), TASK, Toys(8), batch_size=4, device="cpu")
 
 
+class Labelled(Toys):
+    """`how` makes a label of the number of the class, and `extra` comes along."""
+
+    def __init__(self, *args, how, extra=None, **named):
+        super().__init__(*args, table=False, **named)
+        self.how, self.extra = how, extra
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        item["label"] = self.how(["CN", "AD"].index(item["label"]))
+        return item | ({} if self.extra is None else {"extra": self.extra})
+
+
+@pytest.mark.parametrize(
+    "how", [lambda k: np.eye(2)[k], lambda k: torch.eye(2)[k], lambda k: [1.0 - k, float(k)]]
+)
+def test_labels_of_several_numbers_reach_a_target_of_ones_own(how):
+    task = replace(TASK, target=lambda batch, device: batch["label"].argmax(1).to(device))
+    data, plain = Labelled(5, (2, 4), how=how), Toys(5, (2, 4))
+    expected = evaluate(network(), TASK, plain, batch_size=3, device="cpu")
+    pd.testing.assert_frame_equal(evaluate(network(), task, data, batch_size=3, device="cpu"), expected)
+    models = {2: network(), 4: network()}
+    pd.testing.assert_frame_equal(evaluate(models, task, data, batch_size=3, device="cpu"), expected)
+    with pytest.raises(TableError, match=r"sub-00 ses-M00 part 2 has '\[1.0, 0.0\]'"):
+        evaluate(network(), TASK, data, batch_size=3, device="cpu")
+
+
+@pytest.mark.parametrize("how", [lambda k: np.array([k]), lambda k: torch.tensor([k]), lambda k: [k]])
+@pytest.mark.parametrize("rows_at_once", [1, 4096])
+def test_a_label_may_be_an_array_of_one_number(how, rows_at_once, monkeypatch):
+    monkeypatch.setattr("neurocnn.engine.tables._Pass.rows_at_once", rows_at_once)
+    task = classification("diagnosis", [0, 1])
+    table = evaluate(network(), task, Labelled(5, how=how), batch_size=2, device="cpu")
+    pd.testing.assert_frame_equal(table, evaluate(network(), TASK, Toys(5), batch_size=2, device="cpu"))
+
+
+@pytest.mark.parametrize("extra", [(4, 4, 4), {"a": 1.0}, ["x", "y", {"z": (1, "w")}], "text", 3])
+def test_samples_may_bring_more_along_for_networks_of_parts(extra):
+    data = Labelled(4, (1, 5), how=lambda k: k, extra=extra)
+    plain = Labelled(4, (1, 5), how=lambda k: k)
+    task = classification("diagnosis", [0, 1])
+    tables = [evaluate({1: network(), 5: network(1)}, task, each, device="cpu") for each in (data, plain)]
+    pd.testing.assert_frame_equal(*tables)
+
+
 def test_augmentation_is_left_out():
     data = Toys(4, noise=True)
     first, second = (evaluate(network(), TASK, data, device="cpu") for _ in range(2))

@@ -8,8 +8,11 @@ from torch.utils.data import DataLoader, default_collate
 from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, predict
+from neurocnn.engine.labels import without_labels
 from neurocnn.engine.loading import collate, loader
 from neurocnn.engine.sampling import Batches
+from neurocnn.engine.tables import part_rows
+from neurocnn.errors import SettingError
 
 ITEM = {"participant_id": "sub-1", "session_id": "ses-M00", "part_id": 3}
 
@@ -137,3 +140,55 @@ def test_a_sample_is_the_same_in_any_batch():
     epoch = next(iter(loader(data, [[(3, 1)]], seed=5, n_workers=0, pinned=False)))["image"]
     assert torch.equal(whole[1:2], alone)
     assert not torch.equal(alone, epoch)
+
+
+def test_labels_of_several_numbers_are_stacked():
+    for one, other in [([1.0, 0.0], [0.0, 1.0]), (np.eye(2)[0], np.eye(2)[1]), tuple(torch.eye(2).unbind())]:
+        label = collate([{"image": torch.zeros(1), **ITEM, "label": each} for each in (one, other)])["label"]
+        assert torch.equal(label, torch.eye(2, dtype=label.dtype))
+    some = [{"image": torch.zeros(1), **ITEM, "label": each} for each in ([1, 0], None, [1])]
+    assert collate(some)["label"] == [[1, 0], None, [1]]
+    assert not without_labels(collate(some)), "a list is no missing label"
+
+
+def test_labels_that_only_some_samples_have_are_kept():
+    item = {"image": torch.zeros(1), **ITEM}
+    assert collate([item, item | {"label": "AD"}])["label"] == [None, "AD"]
+    assert collate([item | {"label": "AD"}, item])["label"] == ["AD", None]
+
+
+@pytest.mark.parametrize("name", ["cohort", "weight"])
+def test_other_entries_that_only_some_samples_have_are_an_error_that_names_one(name):
+    item = {"image": torch.zeros(1), **ITEM}
+    for items in (
+        [item, item | {name: "a"}],
+        [item | {name: "a"}, item],
+        [item | {"b": 1}, item | {name: "a"}],
+    ):
+        with pytest.raises(SettingError, match=f"sub-1 ses-M00 has no .*{name}"):
+            collate(items)
+    for other in ({"image": torch.zeros(1)}, torch.zeros(5), 5):
+        with pytest.raises(SettingError, match="the dataset's samples lack"):
+            collate([item, other])
+
+
+@pytest.mark.parametrize("part", ["left", None, [1, 2], torch.tensor([1])])
+def test_a_part_id_that_is_no_number_is_refused(part):
+    with pytest.raises(SettingError, match=r"part_id is .* whole numbers are"):
+        collate([{"image": torch.zeros(1), **ITEM, "part_id": part}])
+
+
+def test_rows_of_a_part_are_what_they_would_be_alone():
+    def item(i):
+        extra = {
+            "spacing": (4, i, 4),
+            "names": ["a", str(i)],
+            "nested": {"a": float(i), "b": ({"c": str(i)}, [i])},
+            "nothing": (),
+            "label": [i] if i % 3 else None,
+        }
+        return {"image": torch.full((1,), float(i)), **ITEM, "part_id": i % 2, **extra}
+
+    items = [item(i) for i in range(6)]
+    for part in (0, 1):
+        assert same(part_rows(collate(items), part), collate(items[part::2]))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -30,9 +31,11 @@ def label_key(value: Any) -> str:
     text = value.strip() if isinstance(value, str) else value
     try:
         number = float(text)
-    except (TypeError, ValueError):
-        # A missing value of pandas is no number and has no text worth keeping.
-        return text if isinstance(text, str) else MISSING
+    except (TypeError, ValueError, RuntimeError):
+        # A missing value of pandas is no number; what has several numbers, such as a list, is not missing.
+        if isinstance(text, str):
+            return text
+        return MISSING if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
     if not math.isfinite(number):
         return text if isinstance(text, str) else (MISSING if math.isnan(number) else str(number))
     return str(int(number)) if number.is_integer() else repr(number)
@@ -123,7 +126,10 @@ def label_values(batch: Mapping[str, Any], label: str) -> list[Any]:
             f"make the dataset with label={label!r}"
         )
     values = batch["label"]
-    return values.tolist() if isinstance(values, Tensor) else list(values)
+    if isinstance(values, Tensor):
+        # A label may come as an array of one number.
+        return (values.flatten() if values.numel() == len(values) else values).tolist()
+    return list(values)
 
 
 def needs_labels_alone(target: Callable[..., Tensor]) -> bool:
@@ -144,7 +150,7 @@ def without_labels(batch: Mapping[str, Any]) -> bool:
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         return math.nan
 
 
@@ -156,7 +162,8 @@ def _rows(batch: Mapping[str, Any], keys: Sequence[str], wrong: Sequence[int]) -
 
 def sample_name(batch: Mapping[str, Any], row: int) -> str:
     """Name a sample of a batch by its participant, session and part, as far as these are known."""
-    words = [str(batch[key][row]) for key in ("cohort", "participant_id", "session_id") if key in batch]
+    keys = [key for key in ("cohort", "participant_id", "session_id") if key in batch]
+    words = [str(value.item() if isinstance(value := batch[key][row], Tensor) else value) for key in keys]
     if "part_id" in batch:
         words.append(f"part {int(batch['part_id'][row])}")
     return " ".join(words) or f"row {row}"

@@ -115,10 +115,13 @@ def seed_all(*numbers: int) -> None:
 def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     """Put samples together as torch does; labels become a tensor if all are numbers, else a list.
 
+    Labels of several numbers each (arrays, tensors, lists) are stacked.
+
     Raises
     ------
     SettingError
-        The samples are no dicts with the entries that every batch has.
+        The samples are no dicts with the entries that every batch has, or have not the same entries; only the
+        label may be missing.
 
     Examples
     --------
@@ -129,7 +132,32 @@ def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
     first = items[0]
     if not isinstance(first, Mapping) or not _NEEDED.keys() <= first.keys():
         raise SettingError(_lacking(first))
-    return {name: (_labels if name == "label" else _column)([item[name] for item in items]) for name in first}
+    try:
+        same = sum(map(len, items)) == len(first) * len(items)
+        columns = {name: [item[name] for item in items] for name in first} if same else {}
+    except (KeyError, TypeError, IndexError):
+        columns = {}
+    columns = columns or _aligned(items)
+    makers = {"label": _labels, "part_id": _part_ids}
+    return {name: makers.get(name, _column)(values) for name, values in columns.items()}
+
+
+def _aligned(items: Sequence[Any]) -> dict[str, list[Any]]:
+    """Give the columns of samples that have not the same entries: a label of None where only others have one."""
+    names: dict[str, None] = {}
+    for item in items:
+        if not isinstance(item, Mapping) or not _NEEDED.keys() <= item.keys():
+            raise SettingError(_lacking(item))
+        names |= dict.fromkeys(item)
+    for item in items:
+        lacking = [name for name in names if name not in item and name != "label"]
+        if lacking:
+            who = sample_name({name: [item[name]] for name in ("participant_id", "session_id")}, 0)
+            raise SettingError(
+                f"the sample {who} has no {', '.join(lacking)}, but others of its batch have; give it to all "
+                "samples of the dataset or to none"
+            )
+    return {name: [item.get(name) for item in items] for name in names}
 
 
 def _lacking(item: Any) -> str:
@@ -146,16 +174,41 @@ def _column(values: list[Any]) -> Any:
     return values if type(values[0]) is str else default_collate(values)
 
 
+def _part_ids(values: list[Any]) -> Tensor:
+    try:
+        found = default_collate(values)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if not isinstance(found, Tensor) or found.dim() != 1:
+        raise SettingError(
+            f"part_id is one of {values} in the samples of a batch; whole numbers are expected"
+        )
+    return found
+
+
 def _labels(values: list[Any]) -> Any:
     kinds = set(map(type, values))
     if len(kinds) == 1 and kinds <= {str, int, float}:
         return _column(values)
     labels = [_plain(label) for label in values]
-    return default_collate(labels) if all(isinstance(label, Number) for label in labels) else labels
+    if all(isinstance(label, Number) for label in labels):
+        return default_collate(labels)
+    shapes = {np.shape(label) for label in labels} if all(map(_is_vector, labels)) else set()
+    # Lists are no columns of a batch here, which torch would take them for.
+    if len(shapes) != 1:
+        return labels
+    return default_collate([label if isinstance(label, Tensor) else np.asarray(label) for label in labels])
 
 
 def _plain(label: Any) -> Any:
-    return label.item() if isinstance(label, Tensor | np.generic) else label
+    single = isinstance(label, np.generic) or (isinstance(label, Tensor | np.ndarray) and label.ndim == 0)
+    return label.item() if single else label
+
+
+def _is_vector(label: Any) -> bool:
+    if isinstance(label, list | tuple):
+        return len(label) > 0 and all(isinstance(value, Number) for value in label)
+    return isinstance(label, Tensor) or (isinstance(label, np.ndarray) and label.dtype.kind in "biuf")
 
 
 class OwnBatches:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from neurocnn.engine.labels import without_labels
+from neurocnn.engine.labels import label_values, without_labels
 from neurocnn.engine.loading import Batch, loader, watched
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import RandomState, evaluating, floating_type, memory_format, placed
@@ -132,14 +132,14 @@ class _Pass:
             and output.shape[:1] == (n,)
             and output.numel() <= self.largest_output * n
         ):
-            self.keep(output, None if without_labels(batch) else batch["label"])
+            self.keep(output, None if without_labels(batch) else label_values(batch, "label"))
         else:
             self.flush()
             self.measured(output, batch | {"image": image})
         # Not sooner: what was flushed above is of the last rows before these.
         self.identities.add(batch, first)
 
-    def keep(self, output: Tensor, labels: Any) -> None:
+    def keep(self, output: Tensor, labels: list[Any] | None) -> None:
         """Let a small output wait, with its labels if there are any."""
         n, block = output.shape[0], self.waiting
         if (
@@ -154,8 +154,8 @@ class _Pass:
             block = self.waiting = output.new_empty((max(self.rows_at_once, n), *output.shape[1:]))
             self.labels = None if labels is None else []
         block[self.n_waiting : self.n_waiting + n] = output
-        if self.labels is not None:
-            self.labels.extend(labels.tolist() if isinstance(labels, Tensor) else labels)
+        if self.labels is not None and labels is not None:
+            self.labels.extend(labels)
         self.n_waiting += n
 
     def flush(self) -> None:
@@ -213,10 +213,24 @@ def part_rows(batch: Batch, part: Network) -> Batch:
         return batch
     rows = (batch["part_id"] == part).nonzero().flatten()
     where = rows.tolist()
-    return {
-        name: value[rows] if isinstance(value, Tensor) else [value[row] for row in where]
-        for name, value in batch.items()
-    }
+    chosen = {name: _chosen(value, rows, where) for name, value in batch.items() if name != "label"}
+    if "label" in batch:
+        label = batch["label"]
+        chosen["label"] = label[rows] if isinstance(label, Tensor) else [label[row] for row in where]
+    return chosen
+
+
+def _chosen(value: Any, rows: Tensor, where: list[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {name: _chosen(each, rows, where) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        # Text is the only thing that torch leaves as a list of samples; tuples and lists it makes into columns.
+        if value and isinstance(value[0], str | bytes):
+            return [value[row] for row in where]
+        return [_chosen(each, rows, where) for each in value]
+    return value
 
 
 class _Identities:
