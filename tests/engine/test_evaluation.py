@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import default_collate
 from toys import Toys, network
 
-from neurocnn.engine import classification, encode, evaluate, predict, reconstruction, regression
+from neurocnn.engine import Trainer, classification, encode, evaluate, predict, reconstruction, regression
 from neurocnn.errors import ModelError, SettingError, TableError, TrainingError
 
 TASK = classification("diagnosis", ["CN", "AD"])
@@ -167,6 +167,91 @@ def test_samples_may_bring_more_along_for_networks_of_parts(extra):
     task = classification("diagnosis", [0, 1])
     tables = [evaluate({1: network(), 5: network(1)}, task, each, device="cpu") for each in (data, plain)]
     pd.testing.assert_frame_equal(*tables)
+
+
+class Squeezed(nn.Module):
+    """Forgets that a batch may have one sample."""
+
+    def __init__(self, n_outputs):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(216, n_outputs))
+
+    def forward(self, image):
+        return self.inner(image).squeeze()
+
+
+@pytest.mark.parametrize("kind", [Toys, Unlabelled])
+def test_a_network_that_squeezes_a_last_batch_of_one_is_told_the_shape(kind):
+    ages = kind(4, labels=(70.0, 80.0))
+    assert len(predict(Squeezed(1), regression("age"), ages, batch_size=2, device="cpu")) == 4
+    with pytest.raises(ModelError, match=r"shape \(\); .*squeeze"):
+        predict(Squeezed(1), regression("age"), ages, batch_size=3, device="cpu")
+    with pytest.raises(ModelError, match=r"shape \(2,\)"):
+        predict(Squeezed(2), TASK, kind(4), batch_size=3, device="cpu")
+    with pytest.raises(ModelError, match=r"shape \(\); "):
+        Trainer(epochs=1, batch_size=3, device="cpu").fit(
+            Squeezed(1), regression("age"), Toys(4, labels=(7.0,))
+        )
+
+
+def test_one_prediction_for_a_whole_batch_without_labels_is_refused():
+    class First(nn.Module):
+        def forward(self, image):
+            return image.flatten(1)[:1, :1]
+
+    with pytest.raises(
+        ModelError, match=r"for 4 samples, .*predicted_label has shape \(1,\); \(4,\) is needed"
+    ):
+        predict(First(), regression("age"), Unlabelled(4), batch_size=4, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (lambda output, target: F.mse_loss(output[:, 0], target), r"shape \(\)"),
+        (lambda output, target: F.mse_loss(output, target[:, None], reduction="none"), r"shape \(\d, 1\)"),
+        (lambda output, target: 1.0, "a float"),
+    ],
+)
+def test_a_loss_that_is_not_one_value_a_sample_says_what_is_needed(loss, found):
+    task, data = replace(regression("age"), loss=loss), Toys(8, labels=(7.0, 8.0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(216, 1))
+    with pytest.raises(ModelError, match=rf"{found} for a batch of 4; \(4,\) is needed"):
+        Trainer(epochs=1, batch_size=4, device="cpu").fit(model, task, data)
+    with pytest.raises(ModelError, match=rf"{found} for a batch of 8; \(8,\) is needed"):
+        evaluate(model, task, data, batch_size=4, device="cpu")
+
+
+def test_participants_that_are_numbers_stay_plain_numbers():
+    data = Toys(4)
+    data.people = [7, 8, 9, 10]
+    table = predict(network(), TASK, data, batch_size=3, device="cpu")
+    assert table.participant_id.dtype == np.int64
+    assert table.participant_id.tolist() == data.people
+    data.labels[2] = "MCI"
+    with pytest.raises(TableError, match="1 labels cannot be used: 9 ses-M00 part 0 has 'MCI'"):
+        predict(network(), TASK, data, batch_size=3, device="cpu")
+
+
+def test_part_ids_may_be_an_array():
+    data, listed = Toys(4, (1, 5)), Toys(4, (1, 5))
+    data.part_ids = np.array([1, 5])
+    models = {5: network(), 1: network(1)}
+    tables = [predict(models, TASK, each, device="cpu") for each in (data, listed)]
+    pd.testing.assert_frame_equal(*tables)
+    Trainer(epochs=1, device="cpu").fit(models, TASK, data)
+    data.part_ids = ["left", "right"]
+    with pytest.raises(SettingError, match=r"part_ids are .*left.*whole numbers"):
+        predict(models, TASK, data, device="cpu")
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+@pytest.mark.parametrize("late", [True, False])
+def test_a_cohort_of_some_samples_only_is_an_error_that_names_one(batch_size, late):
+    data = Toys(4)
+    items = [data[i] | ({"cohort": "ADNI"} if (i > 1) == late else {}) for i in range(4)]
+    with pytest.raises(SettingError, match=r"sub-0\d ses-M00.*has (a|no) cohort"):
+        predict(network(), TASK, items, batch_size=batch_size, device="cpu")
 
 
 def test_augmentation_is_left_out():

@@ -107,6 +107,13 @@ def test_a_regression_predicts_on_the_scale_that_it_is_given():
             regression("age", **wrong)
 
 
+@pytest.mark.parametrize("wrong", [None, "abc", np.array([75.0]), torch.tensor([1.0, 2.0]), [1], 10**400])
+@pytest.mark.parametrize("name", ["mean", "scale"])
+def test_a_scale_that_is_no_number_is_refused(name, wrong):
+    with pytest.raises(SettingError, match=f"{name} is"):
+        regression("age", **{name: wrong})
+
+
 def test_ages_are_learnt_in_a_few_updates_where_their_scale_is_told():
     ages = torch.tensor([62.0, 70.0, 78.0, 66.0, 74.0])
     images = ((ages - 70) / 8).view(5, 1, 1, 1).expand(5, 1, 4, 4)
@@ -138,6 +145,9 @@ def test_a_sample_without_labels_says_what_is_missing():
         (regression(), torch.zeros(2, 2), torch.zeros(2)),
         (reconstruction(), torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 5)),
         (reconstruction(), {"image": 1}, torch.zeros(2, 1, 4, 5)),
+        (regression(), torch.zeros(()), torch.zeros(1)),
+        (regression(), torch.zeros(1, 1), torch.zeros(4)),
+        (classification(), torch.zeros(2), torch.zeros(1, dtype=torch.int64)),
     ],
 )
 def test_an_output_that_does_not_fit_says_which_shape_is_needed(task, output, target):

@@ -13,7 +13,7 @@ from neurocnn.engine.loading import Batch
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.runtime import PRECISIONS, arranged, autocast, find_device, memory_format
 from neurocnn.engine.tables import Computation, Measure, Network, network_tables, part_ids_of
-from neurocnn.engine.task import Columns, Task
+from neurocnn.engine.task import Columns, Task, sample_losses
 from neurocnn.errors import ModelError, SettingError
 
 
@@ -164,7 +164,8 @@ def task_measure(task: Task, computation: Computation) -> Measure:
     def columns(found: Any, target: Tensor | None) -> Columns:
         rows = task.rows(found, target)
         if target is not None:
-            rows["loss"] = task.loss(found, target).cpu().double().numpy()
+            n = len(next(iter(rows.values()), target))
+            rows["loss"] = sample_losses(task, found, target, n).cpu().double().numpy()
         return rows
 
     return Measure(output, target, columns, by_labels=needs_labels_alone(task.target))

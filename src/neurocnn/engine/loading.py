@@ -45,7 +45,8 @@ class Samples(Dataset[Any]):
         self.dataset = dataset
         self.seed = seed
         self.has_workers = n_workers > 0
-        self.part_ids = list(getattr(dataset, "part_ids", None) or [0])
+        parts = getattr(dataset, "part_ids", None)
+        self.part_ids = [0] if parts is None or len(parts) == 0 else list(parts)
         self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
         # Read when a worker dies, to name the sample that it was making.
         self.making = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -297,7 +298,7 @@ def _obituary(message: str, ended: set[int]) -> str:
 
 def _described(dataset: Any, index: int) -> str:
     sessions, parts = getattr(dataset, "sessions", None), getattr(dataset, "part_ids", None)
-    if sessions is None or not parts:
+    if sessions is None or parts is None or len(parts) == 0:
         return ""
     row = sessions.iloc[index // len(parts)]
     keys = [key for key in ("cohort", "participant_id", "session_id") if key in sessions.columns]

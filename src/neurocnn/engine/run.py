@@ -14,7 +14,7 @@ from neurocnn.engine.loading import Batch
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import RandomState, autocast, floating_type, memory_format, placed
 from neurocnn.engine.stopping import Stopper, is_better
-from neurocnn.engine.task import Task
+from neurocnn.engine.task import Task, sample_losses
 from neurocnn.errors import CheckpointError, SettingError, TrainingError, suggestion
 from neurocnn.files import plain
 
@@ -118,7 +118,8 @@ class Run:
                 self.parallel.require_backward_grad_sync = last
             with autocast(self.device, self.trainer.precision):
                 output = self.forward(image)
-            losses = self.task.loss(output, self.task.target({**batch, "image": image}, self.device))
+            target = self.task.target({**batch, "image": image}, self.device)
+            losses = sample_losses(self.task, output, target, len(image))
             # DistributedDataParallel divides by the number of ranks.
             share = losses.sum() * (0.0 if empty else self.ranks.world / n_window)
             self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]

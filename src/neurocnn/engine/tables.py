@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from neurocnn.engine.labels import label_values, without_labels
+from neurocnn.engine.labels import label_values, sample_name, without_labels
 from neurocnn.engine.loading import Batch, loader, watched
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import RandomState, evaluating, floating_type, memory_format, placed
 from neurocnn.engine.sampling import Batches, Turns
 from neurocnn.engine.task import Columns
-from neurocnn.errors import SettingError
+from neurocnn.errors import ModelError, SettingError
 
 Network = int | None
 
@@ -169,7 +169,18 @@ class _Pass:
     def measured(self, output: Any, batch: Batch) -> None:
         """Make the rows of outputs."""
         with torch.inference_mode():
-            self.chunks.append(self.measure.columns(output, self.measure.target(batch)))
+            columns = self.measure.columns(output, self.measure.target(batch))
+        n = len(batch["participant_id"])
+        wrong = [
+            f"{name} has shape {np.shape(found)}"
+            for name, found in columns.items()
+            if np.shape(found) != (n,)
+        ]
+        if wrong:
+            raise ModelError(
+                f"of the outputs for {n} samples, {', '.join(wrong)}; ({n},) is needed, a value for each sample"
+            )
+        self.chunks.append(columns)
 
     def finish(self) -> Columns:
         """Give all columns of this rank."""
@@ -199,12 +210,15 @@ def part_ids_of(dataset: Any) -> list[int]:
         It has none: rows cannot be given to one network each.
     """
     parts = getattr(dataset, "part_ids", None)
-    if not parts:
+    if parts is None or len(parts) == 0:
         raise SettingError(
             "one network for each part needs a dataset with part_ids, ordered image by image; "
             f"{type(dataset).__name__} has none"
         )
-    return [int(part) for part in parts]
+    try:
+        return [int(part) for part in parts]
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"part_ids are {parts!r:.80}; whole numbers are expected") from error
 
 
 def part_rows(batch: Batch, part: Network) -> Batch:
@@ -242,9 +256,17 @@ class _Identities:
     def add(self, batch: Batch, first: int) -> None:
         """Add a batch whose first row has this place in the table."""
         part_ids = batch["part_id"].tolist()
+        if self.columns and ("cohort" in batch) != ("cohort" in self.columns):
+            raise SettingError(
+                f"the sample {sample_name(batch, 0)} has {'a' if 'cohort' in batch else 'no'} cohort, unlike those "
+                "before it; give one to all samples of the dataset or to none"
+            )
         for name in ("participant_id", "session_id", "cohort"):
             if name in batch:
-                self.columns.setdefault(name, []).extend(batch[name])
+                values = batch[name]
+                self.columns.setdefault(name, []).extend(
+                    values.tolist() if isinstance(values, Tensor) else values
+                )
         self.columns.setdefault("part_id", []).extend(part_ids)
         self.columns.setdefault("place", []).extend(range(first, first + len(part_ids)))
 

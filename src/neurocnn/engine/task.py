@@ -149,7 +149,7 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
     Raises
     ------
     SettingError
-        `mean` is not finite, or `scale` not positive.
+        `mean` is no finite number, or `scale` no positive one.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
     >>> task.loss(torch.tensor([[-0.5], [-1.0]]), torch.tensor([71, 64.5]))
     tensor([1.0000, 0.2500])
     """
-    mean, scale = float(mean), float(scale)  # numpy's and torch's numbers are no plain ones
+    mean, scale = _plain_float("mean", mean), _plain_float("scale", scale)
     if not (np.isfinite(mean) and np.isfinite(scale) and scale > 0):
         raise SettingError(f"mean is {mean}, scale {scale}; a finite and a positive number are expected")
     return Task(
@@ -208,6 +208,35 @@ def final_output(output: Any) -> Tensor:
     return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
 
 
+def sample_losses(task: Task, output: Any, target: Any, n: int) -> Tensor:
+    """Give the losses of `n` samples, shape (n,).
+
+    Raises
+    ------
+    ModelError
+        The task's loss gives another shape: a mean of several samples cannot be told apart.
+    """
+    losses = task.loss(output, target)
+    if not isinstance(losses, Tensor) or losses.shape != (n,):
+        found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+        raise ModelError(
+            f"the loss of the task {task.name!r} gives {found} for a batch of {n}; ({n},) is needed, one value a "
+            "sample: with torch's losses take reduction='none', then the mean over what each sample has, such as "
+            ".flatten(1).mean(1)"
+        )
+    return losses
+
+
+def _plain_float(name: str, value: Any) -> float:
+    # Numpy's and torch's numbers are no plain ones; arrays, even of one number, are none.
+    try:
+        if np.ndim(value) == 0:
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise SettingError(f"{name} is {value!r:.80}; a number is expected")
+
+
 def _checked_weights(weights: Sequence[float], n_classes: int) -> tuple[float, ...]:
     values = tuple(float(weight) for weight in weights)
     if len(values) != n_classes or not all(np.isfinite(value) and value > 0 for value in values):
@@ -227,8 +256,14 @@ def _cross_entropy(output: Any, target: Tensor, n_classes: int, weights: tuple[f
 
 
 def _class_rows(output: Any, target: Tensor | None) -> Columns:
+    logits = final_output(output)
+    if logits.dim() != 2:
+        raise ModelError(
+            f"the network's output has shape {tuple(logits.shape)}; (samples, classes) is needed, for a batch of one "
+            "too, from which .squeeze() would take more than is meant"
+        )
     # Float64 on the CPU: probabilities sum to 1 in the table, and no device lacks it there.
-    probabilities = torch.softmax(final_output(output).detach().cpu().double(), dim=1).numpy()
+    probabilities = torch.softmax(logits.detach().cpu().double(), dim=1).numpy()
     columns: Columns = {
         "true_label": _missing(len(probabilities)) if target is None else target.cpu().numpy(),
         "predicted_label": probabilities.argmax(axis=1),
@@ -242,16 +277,22 @@ def _missing(n: int) -> np.ndarray[Any, Any]:
 
 def _predicted(output: Any, mean: float, scale: float) -> Tensor:
     values = final_output(output)
-    if values.numel() != len(values):
+    if values.dim() == 0 or values.numel() != len(values):
+        samples = len(values) if values.dim() else "samples"
         raise ModelError(
-            f"the network's output has shape {tuple(values.shape)}; a regression needs ({len(values)}, 1); "
-            "make it with n_outputs=1"
+            f"the network's output has shape {tuple(values.shape)}; a regression needs ({samples}, 1), for a batch "
+            "of one too; make it with n_outputs=1 and without .squeeze()"
         )
     return mean + scale * values.reshape(-1)
 
 
 def _squared_error(output: Any, target: Tensor, mean: float, scale: float) -> Tensor:
     values = _predicted(output, mean, scale)
+    if values.shape != target.shape:
+        raise ModelError(
+            f"the network's output has {len(values)} numbers, the labels have shape {tuple(target.shape)}; one "
+            "number for each sample is needed"
+        )
     return F.mse_loss(values, target.to(values.dtype), reduction="none")
 
 
