@@ -12,7 +12,7 @@ unpooling drop the value.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -101,7 +101,9 @@ class _Disjoint(torch.autograd.Function):
         ctx.save_for_backward(*output[1:])
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # or zeros are made for the indices
-        ctx.size = tuple(n + pad * (not ctx.mended) for n, pad in zip(x.shape[2:], ctx.pads, strict=True))
+        ctx.size = tuple(x.shape[2:])
+        if not ctx.mended:
+            ctx.size = tuple(n + pad for n, pad in zip(ctx.size, ctx.pads, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
@@ -109,7 +111,7 @@ class _Disjoint(torch.autograd.Function):
         gradient = gradients[0]
         if gradient is None:
             return None, None, None, None, None
-        through = _Scattered.apply(gradient, indices, ctx.size, ctx.pads, *lost)
+        through = _Scattered.apply(gradient, indices, ctx.size, *_by_axis(ctx.pads, lost))
         return through if ctx.mended else cropped(through, ctx.pads), None, None, None, None
 
     @staticmethod
@@ -215,23 +217,31 @@ def scatter_maxima(values: Tensor, indices: Tensor, size: Sequence[int]) -> Tens
             f"cannot unpool feature maps of shape {tuple(values.shape)} with indices of shape "
             f"{tuple(indices.shape)}; expected the indices of a pooling that gave maps of that shape"
         )
-    out: Tensor = _Scattered.apply(values, indices, tuple(size), ())
+    out: Tensor = _Scattered.apply(values, indices, tuple(size), None, None, None)
     return out
 
 
 class _Scattered(torch.autograd.Function):
     """Zeros with values at indices, but for the values that a pad won; backward, the gradients at these indices."""
 
+    # Where a pad won, in the first windows of each axis. Not *lost: torch 2.10 compiles no such functions.
     @staticmethod
     def forward(
-        values: Tensor, indices: Tensor, size: tuple[int, ...], pads: tuple[int, ...], *lost: Tensor
+        values: Tensor,
+        indices: Tensor,
+        size: tuple[int, ...],
+        first: Tensor | None,
+        second: Tensor | None,
+        third: Tensor | None,
     ) -> Tensor:
+        lost = first, second, third
         if not is_plain(values):
-            return _scattered(_without(values, pads, lost), indices, size)
-        if lost:  # as below, in place
+            return _scattered(_without(values, lost), indices, size)
+        if any(of_axis is not None for of_axis in lost):  # as above, in place
             values = fresh(indices, values.shape, values.dtype).copy_(values)
-            for axis, of_axis in _by_axis(pads, lost):
-                values.narrow(axis, 0, 1).masked_fill_(of_axis, 0)
+            for axis, of_axis in enumerate(lost, 2):
+                if of_axis is not None:
+                    values.narrow(axis, 0, 1).masked_fill_(of_axis, 0)
         out = fresh(indices, (*values.shape[:2], *size), values.dtype, zeros=True)
         if is_channels_last(indices):
             rows, of_indices, of_values = (_channels_last(part) for part in (out, indices, values))
@@ -242,14 +252,14 @@ class _Scattered(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, indices, _, ctx.pads, *lost = inputs
+        _, indices, _, *lost = inputs
         ctx.save_for_backward(indices, *lost)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         indices, *lost = ctx.saved_tensors
         gathered = _gathered(gradients[0], indices)
-        return _without(gathered, ctx.pads, lost), None, None, None, *[None] * len(lost)
+        return _without(gathered, lost), None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
@@ -291,13 +301,16 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.movedim(1, -1).reshape(x.shape[0], math.prod(x.shape[2:]), x.shape[1])
 
 
-def _by_axis(pads: Sequence[int], lost: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    return zip([axis for axis, pad in enumerate(pads, 2) if pad], lost, strict=True) if lost else iter(())
+def _by_axis(pads: Sequence[int], lost: Sequence[Tensor]) -> list[Tensor | None]:
+    """Give what `_mend` gave in three places, one an axis."""
+    masks = iter(lost)
+    return [next(masks, None) if pad else None for pad in (*pads, 0)[:3]]
 
 
-def _without(values: Tensor, pads: Sequence[int], lost: Sequence[Tensor]) -> Tensor:
+def _without(values: Tensor, lost: Sequence[Tensor | None]) -> Tensor:
     """Put zeros where a pad won."""
-    for axis, of_axis in _by_axis(pads, lost):
-        first, others = values.tensor_split([1], axis)
-        values = torch.cat([first.masked_fill(of_axis, 0), others], axis)
+    for axis, of_axis in enumerate(lost, 2):
+        if of_axis is not None:
+            first, others = values.tensor_split([1], axis)
+            values = torch.cat([first.masked_fill(of_axis, 0), others], axis)
     return values
