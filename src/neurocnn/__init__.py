@@ -28,13 +28,12 @@ from neurocnn.data import (
     make_caps,
     population,
     read_splits,
-    read_table,
     write_splits,
-    write_table,
 )
 from neurocnn.engine import Task, Trainer, classification, encode, predict, reconstruction, regression
 from neurocnn.ensemble import average, hard_vote, part_weights, soft_vote
 from neurocnn.errors import NeurocnnError
+from neurocnn.experiment import Experiment
 from neurocnn.nn import (
     CNN,
     CNN_Transformer,
@@ -49,11 +48,11 @@ from neurocnn.nn import (
     transfer_weights,
 )
 from neurocnn.plugins import hookimpl
+from neurocnn.results import Results
+from neurocnn.storage import read_table, write_table
 
 __version__ = version("neurocnn")
 
-from neurocnn.experiment import Experiment  # isort: skip  # it records __version__
-from neurocnn.results import Results  # isort: skip
 
 __all__ = [
     "CNN",

@@ -11,9 +11,10 @@ import pytest
 import torch
 from small_caps import AFFINE, T1, rows, small_caps, voxels_of, write_nifti, write_t1
 
-from neurocnn.data import Caps, CapsDataset, Patch, write_table
+from neurocnn.data import Caps, CapsDataset, Patch
 from neurocnn.data import nifti as nifti_module
 from neurocnn.errors import ImageError, NeurocnnError, NotFoundError, SettingError, TableError
+from neurocnn.storage import write_table
 
 
 @pytest.fixture

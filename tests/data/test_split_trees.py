@@ -9,8 +9,9 @@ from clinicadl_files import write_new_split as write_new
 from clinicadl_files import write_old_set as write_old
 from small_caps import rows
 
-from neurocnn.data import Split, kfold, read_splits, write_splits, write_table
+from neurocnn.data import Split, kfold, read_splits, write_splits
 from neurocnn.errors import LeakError, NotFoundError, SettingError, TableError
+from neurocnn.storage import write_table
 
 DIAGNOSES = ("AD", "CN", "pMCI", "sMCI")
 

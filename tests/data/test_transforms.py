@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from neurocnn.data import MinMax, ZScore
-from neurocnn.data.transforms import reseed, seeded
+from neurocnn.randomness import reseed, seeded
 
 values = st.floats(-1e4, 1e4, width=32).map(lambda x: x if abs(x) > 1e-3 else 0.0)
 parts = arrays(np.float32, array_shapes(min_dims=3, max_dims=4, max_side=4), elements=values)

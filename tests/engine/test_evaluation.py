@@ -78,7 +78,7 @@ def test_labels_may_be_missing_in_whole_batches_only():
 @pytest.mark.parametrize("rows_at_once", [1, 4, 7, 4096])
 @pytest.mark.parametrize("by_labels", [True, False])
 def test_rows_are_those_of_each_batch_alone_however_long_they_wait(rows_at_once, by_labels, monkeypatch):
-    monkeypatch.setattr("neurocnn.engine.tables._Pass.rows_at_once", rows_at_once)
+    monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     data, model = Toys(5, (2, 4, 9)), nn.Sequential(nn.Flatten(), nn.Linear(216, 2))
     task = TASK if by_labels else replace(TASK, target=lambda batch, device: TASK.target(batch, device))
     table = evaluate(model, task, data, batch_size=4, device="cpu")
@@ -102,7 +102,7 @@ def test_a_target_of_ones_own_gets_the_images():
 @pytest.mark.parametrize("rows_at_once", [4, 7, 4096])
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_a_wrong_label_late_in_a_set_names_the_participant(rows_at_once, unlabelled, monkeypatch):
-    monkeypatch.setattr("neurocnn.engine.tables._Pass.rows_at_once", rows_at_once)
+    monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     data = Toys(20, (0, 7))
     data.labels[17] = "MCI"
     data.labels[18:] = [None, None] if unlabelled else data.labels[18:]
@@ -154,7 +154,7 @@ def test_labels_of_several_numbers_reach_a_target_of_ones_own(how):
 @pytest.mark.parametrize("how", [lambda k: np.array([k]), lambda k: torch.tensor([k]), lambda k: [k]])
 @pytest.mark.parametrize("rows_at_once", [1, 4096])
 def test_a_label_may_be_an_array_of_one_number(how, rows_at_once, monkeypatch):
-    monkeypatch.setattr("neurocnn.engine.tables._Pass.rows_at_once", rows_at_once)
+    monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     task = classification("diagnosis", [0, 1])
     table = evaluate(network(), task, Labelled(5, how=how), batch_size=2, device="cpu")
     pd.testing.assert_frame_equal(table, evaluate(network(), TASK, Toys(5), batch_size=2, device="cpu"))

@@ -18,7 +18,7 @@ from neurocnn.engine import Trainer, classification, predict
 from neurocnn.engine.faults import largest_divisor
 from neurocnn.engine.inputs import check_classes
 from neurocnn.errors import SettingError, TrainingError
-from neurocnn.files import load_tensors
+from neurocnn.storage.tensors import load_tensors
 
 TASK = classification("diagnosis", ["CN", "AD"])
 SETTINGS = {"device": "cpu", "epochs": 4, "batch_size": 2, "learning_rate": 0.01, "patience": 0}

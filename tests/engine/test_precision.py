@@ -11,7 +11,7 @@ from toys import Toys, network, same_weights
 
 from neurocnn.engine import Trainer, classification
 from neurocnn.errors import TrainingError
-from neurocnn.files import load_tensors
+from neurocnn.storage.tensors import load_tensors
 
 TASK = classification("diagnosis", ["CN", "AD"])
 SETTINGS = {"device": "cpu", "precision": "float16", "batch_size": 2, "patience": 0, "learning_rate": 0.01}

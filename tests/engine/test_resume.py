@@ -15,7 +15,8 @@ from toys import Toys, die, in_child, network, same_weights
 
 from neurocnn.engine import Trainer, classification, regression
 from neurocnn.errors import CheckpointError, InUseError, SettingError
-from neurocnn.files import hold, load_tensors
+from neurocnn.storage.locks import hold
+from neurocnn.storage.tensors import load_tensors
 
 TASK = classification("diagnosis", ["CN", "AD"])
 PARTS = (0, 4)

@@ -6,8 +6,9 @@ from torch import nn
 from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification
-from neurocnn.engine.runtime import RandomState, determinism, find_device, memory_format, placed
+from neurocnn.engine.runtime import determinism, find_device, memory_format, placed
 from neurocnn.errors import SettingError
+from neurocnn.randomness import RandomState
 
 CPU = torch.device("cpu")
 TASK = classification("diagnosis", ["CN", "AD"])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from neurocnn.errors import CheckpointError, ModelError, NotFoundError
-from neurocnn.files import save_tensors
 from neurocnn.nn import CNN_Transformer, create_model, read_weights, transfer_weights
+from neurocnn.storage.tensors import save_tensors
 
 SHAPE = (1, 20, 18)
 

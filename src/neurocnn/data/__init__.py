@@ -10,7 +10,6 @@ from neurocnn.data.roi import Roi
 from neurocnn.data.split_trees import read_splits, write_splits
 from neurocnn.data.splits import Split, baseline, check_apart, holdout, kfold
 from neurocnn.data.synthetic import make_caps
-from neurocnn.data.tables import read_table, write_table
 from neurocnn.data.transforms import MinMax, ZScore
 
 __all__ = [
@@ -39,7 +38,5 @@ __all__ = [
     "part_affine",
     "population",
     "read_splits",
-    "read_table",
     "write_splits",
-    "write_table",
 ]

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from neurocnn.data.layout import Source
+from neurocnn.data.sources import Source
 
 
 class Cache:

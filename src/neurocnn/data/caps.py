@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from neurocnn.data import layout
+from neurocnn.data import sources as layout
 from neurocnn.data.images import Images
-from neurocnn.data.layout import Root, Source
 from neurocnn.data.orientation import check_orientation
 from neurocnn.data.parts import Parts, WholeImage
 from neurocnn.data.preparation import prepare
 from neurocnn.data.preprocessing import Preprocessing, named
-from neurocnn.data.tables import IDS, check_ids
+from neurocnn.data.sources import Root, Source
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
+from neurocnn.storage.tables import IDS, check_ids
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neurocnn.data.caps import Caps
-from neurocnn.data.extracted import read_part
 from neurocnn.data.orientation import orientation_of
+from neurocnn.data.part_files import read_part
 from neurocnn.data.parts import Parts, WholeImage
 from neurocnn.data.roi import Roi
-from neurocnn.data.tables import IDS
-from neurocnn.data.transforms import MinMax, reseed, seeded
+from neurocnn.data.transforms import MinMax
 from neurocnn.errors import ImageError, SettingError, TableError, suggestion
+from neurocnn.randomness import reseed, seeded
+from neurocnn.storage.tables import IDS
 
 logger = logging.getLogger("neurocnn")
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurocnn.data import nifti, prepared
+from neurocnn.data import nifti
+from neurocnn.data import prepare as prepared
 from neurocnn.data.cache import Cache
-from neurocnn.data.layout import Source
 from neurocnn.data.orientation import Turn, orientation_of, turn_between
+from neurocnn.data.sources import Source
 from neurocnn.errors import ImageError
 
 logger = logging.getLogger("neurocnn")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from neurocnn.data.extracted import NamedParts, check_extractable, extract_parts, part_path
 from neurocnn.data.images import Images, decode
-from neurocnn.data.layout import Source
+from neurocnn.data.part_files import NamedParts, check_extractable, extract_parts, part_path
 from neurocnn.data.parts import Parts
-from neurocnn.data.prepared import Origin, fingerprint, write_prepared
+from neurocnn.data.prepare import Origin, fingerprint, write_prepared
+from neurocnn.data.sources import Source
 from neurocnn.errors import ImageError, NeurocnnError, SettingError, StorageError
 
 logger = logging.getLogger("neurocnn")

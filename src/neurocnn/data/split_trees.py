@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from neurocnn.data.layout import cohort_paths
+from neurocnn.data.sources import cohort_paths
 from neurocnn.data.splits import Split
 from neurocnn.data.splits import baseline as baseline_sessions
-from neurocnn.data.tables import IDS, format_table, read_table
 from neurocnn.errors import NotFoundError, SettingError, TableError, suggestion
-from neurocnn.files import write_whole
+from neurocnn.storage.files import write_whole
+from neurocnn.storage.tables import IDS, format_table, read_table
 
 _LEVELS = 4  # how far above a split its labels.tsv may be
 

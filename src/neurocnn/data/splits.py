@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neurocnn.data.tables import check_ids
 from neurocnn.errors import LeakError, SettingError, TableError, suggestion
+from neurocnn.storage.tables import check_ids
 
 _MOST_CLASSES = 6  # numbers with more values than a CDR has are no classes
 

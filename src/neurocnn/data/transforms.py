@@ -1,14 +1,7 @@
-"""Normalisation of a part, and the seeding of its augmentation."""
+"""Normalisation of a part."""
 
-import contextlib
-import hashlib
-import json
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,55 +42,3 @@ class ZScore:
             return torch.zeros_like(part)
         spread, mean = torch.std_mean(part, correction=0)
         return (part - mean).div_(spread)
-
-
-@contextlib.contextmanager
-def seeded(*key: str | int | None) -> Iterator[int]:
-    """Run a block with Python's, numpy's and torch's random numbers decided by `key` alone.
-
-    Parameters
-    ----------
-    key
-        Whatever the random numbers shall depend on.
-
-    Yields
-    ------
-    seed
-        A number made of the key, for generators of their own.
-
-    Notes
-    -----
-    The three global states are afterwards what they were, so that augmentation changes nothing else. GPU
-    generators are left alone: data are prepared on the CPU, often in worker processes.
-    """
-    digest = hashlib.sha256(json.dumps(key).encode()).digest()
-    seed = int.from_bytes(digest[:4], "little")
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        yield seed
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(pytorch)
-
-
-def reseed(transform: Any, seed: int) -> None:
-    """Seed the transforms that have a generator of their own (MONAI's `set_random_state`).
-
-    Parameters
-    ----------
-    transform
-        Any callable, or a composition that keeps what it calls in `transforms`.
-    seed
-        Each member of a composition gets another one, made of this.
-    """
-    if hasattr(transform, "set_random_state"):
-        transform.set_random_state(seed=seed)
-        return
-    members = getattr(transform, "transforms", None)
-    if isinstance(members, list | tuple | torch.nn.ModuleList):
-        for i, member in enumerate(members):
-            reseed(member, (seed + i + 1) % 2**32)

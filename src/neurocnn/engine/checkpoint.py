@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from neurocnn.errors import CheckpointError, NotFoundError, SettingError
-from neurocnn.files import load_tensors, save_tensors
+from neurocnn.storage.tensors import load_tensors, save_tensors
 
 State = dict[str, Any]
 

@@ -8,12 +8,12 @@ import pandas as pd
 from torch import Tensor, nn
 
 from neurocnn.engine.faults import explained
+from neurocnn.engine.inference import Computation, Measure, Network, network_tables, part_ids_of
 from neurocnn.engine.labels import needs_labels_alone, without_labels
-from neurocnn.engine.loading import Batch
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.runtime import PRECISIONS, arranged, autocast, find_device, memory_format
-from neurocnn.engine.tables import Computation, Measure, Network, network_tables, part_ids_of
 from neurocnn.engine.task import Columns, Task, sample_losses
+from neurocnn.engine.workers import Batch
 from neurocnn.errors import ModelError, SettingError
 
 

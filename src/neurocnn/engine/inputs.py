@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from neurocnn.engine.labels import label_values
 from neurocnn.engine.task import Task
 from neurocnn.errors import LeakError, SettingError, TableError
-from neurocnn.files import plain
+from neurocnn.storage.tensors import plain
 
 _log = logging.getLogger("neurocnn")
 _PEOPLE = ("cohort", "participant_id")

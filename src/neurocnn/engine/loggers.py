@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from neurocnn.files import write_whole
+from neurocnn.storage.files import write_whole
 
 Row = dict[str, Any]
 _log = logging.getLogger("neurocnn")

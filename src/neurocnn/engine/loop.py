@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.faults import explained
+from neurocnn.engine.inference import Computation, Network, network_batches, network_tables, part_rows
 from neurocnn.engine.inputs import check_classes, check_sets, fingerprint, unit_classes
 from neurocnn.engine.interruption import Interruption
-from neurocnn.engine.loading import Batch, loader, watched
 from neurocnn.engine.loggers import Progress
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.records import Record
 from neurocnn.engine.run import Row, Run
 from neurocnn.engine.runtime import determinism, find_device
 from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
-from neurocnn.engine.tables import Computation, Network, network_batches, network_tables, part_rows
 from neurocnn.engine.task import Task
+from neurocnn.engine.workers import Batch, loader, watched
 from neurocnn.errors import CheckpointError, SettingError, TableError, TrainingError
 
 

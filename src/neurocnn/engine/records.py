@@ -15,7 +15,9 @@ from neurocnn.engine.checkpoint import BestStates, StateFiles, best_epoch_of, ch
 from neurocnn.engine.loggers import Events, write_history
 from neurocnn.engine.run import Run
 from neurocnn.errors import CheckpointError, SettingError
-from neurocnn.files import hold, remove_leftovers, save_tensors
+from neurocnn.storage.files import remove_leftovers
+from neurocnn.storage.locks import hold
+from neurocnn.storage.tensors import save_tensors
 
 
 class Record:

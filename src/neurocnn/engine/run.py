@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from neurocnn.engine.labels import sample_name
-from neurocnn.engine.loading import Batch
 from neurocnn.engine.ranks import Ranks
-from neurocnn.engine.runtime import RandomState, autocast, floating_type, memory_format, placed
+from neurocnn.engine.runtime import autocast, floating_type, memory_format, placed
 from neurocnn.engine.stopping import Stopper, is_better
 from neurocnn.engine.task import Task, sample_losses
+from neurocnn.engine.workers import Batch
 from neurocnn.errors import CheckpointError, SettingError, TrainingError, suggestion
-from neurocnn.files import plain
+from neurocnn.randomness import RandomState
+from neurocnn.storage.tensors import plain
 
 Row = dict[str, Any]
 

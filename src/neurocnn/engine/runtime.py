@@ -1,4 +1,4 @@
-"""Where and how torch computes: device, precision, memory format, random states, determinism."""
+"""Where and how torch computes: device, precision, memory format, determinism."""
 
 import logging
 import os
@@ -91,70 +91,6 @@ def placed(image: Tensor, device: torch.device, dtype: torch.dtype, layout: torc
 def floating_type(model: nn.Module) -> torch.dtype:
     """Give the type of a model's weights."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
-class RandomState:
-    """Torch's random numbers as one network sees them, whatever else runs beside it.
-
-    Parameters
-    ----------
-    seed
-        Where they start.
-    device
-        The CPU's are always part of it, a GPU's if this is one.
-
-    Examples
-    --------
-    >>> mine = RandomState(0, torch.device("cpu"))
-    >>> with mine.borrowed():
-    ...     first = torch.rand(1)
-    >>> bool(first == torch.rand(1, generator=torch.Generator().manual_seed(0)))
-    True
-    """
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._accelerator = _states_of(device)
-        with torch.random.fork_rng(devices=[]):
-            self.cpu = torch.Generator().manual_seed(seed).get_state()
-        self.device: Tensor | None = None
-        if self._accelerator is not None:
-            outer = self._accelerator.get_rng_state()
-            self._accelerator.manual_seed(seed)
-            self.device = self._accelerator.get_rng_state()
-            self._accelerator.set_rng_state(outer)
-
-    @contextmanager
-    def borrowed(self) -> Iterator[None]:
-        """Make it torch's global random state while the block runs."""
-        outer = torch.get_rng_state()
-        torch.set_rng_state(self.cpu)
-        other = None
-        if self._accelerator is not None and self.device is not None:
-            other = self._accelerator.get_rng_state()
-            self._accelerator.set_rng_state(self.device)
-        try:
-            yield
-        finally:
-            self.cpu = torch.get_rng_state()
-            torch.set_rng_state(outer)
-            if self._accelerator is not None and other is not None:
-                self.device = self._accelerator.get_rng_state()
-                self._accelerator.set_rng_state(other)
-
-    def state(self) -> dict[str, Any]:
-        """What `restore` needs."""
-        return {"cpu": self.cpu, "device": self.device}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; a state of another kind of device gives what fits."""
-        self.cpu = state["cpu"]
-        other = state["device"]
-        if self.device is not None and other is not None and other.shape == self.device.shape:
-            self.device = other
-
-
-def _states_of(device: torch.device) -> Any:
-    return {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
 
 
 @contextmanager

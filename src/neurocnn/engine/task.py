@@ -20,7 +20,7 @@ from neurocnn.engine.labels import class_codes, class_indices, label_numbers
 from neurocnn.engine.metrics import classification_metrics, reconstruction_metrics, regression_metrics
 from neurocnn.engine.similarity import similarity
 from neurocnn.errors import ModelError, SettingError
-from neurocnn.files import plain
+from neurocnn.storage.tensors import plain
 
 Batch = Mapping[str, Any]
 Columns = dict[str, np.ndarray[Any, Any]]

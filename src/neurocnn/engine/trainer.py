@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from neurocnn.engine.inference import Network
 from neurocnn.engine.loop import Callback, Loop, Training
 from neurocnn.engine.runtime import PRECISIONS
-from neurocnn.engine.tables import Network
 from neurocnn.engine.task import Task
 from neurocnn.errors import SettingError
-from neurocnn.files import plain
+from neurocnn.storage.tensors import plain
 
 
 @dataclass(frozen=True)

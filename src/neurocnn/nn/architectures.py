@@ -83,7 +83,7 @@ def resnet18(
             f"ImageNet's weights are for 3 channels; found {input_shape[0]}; "
             "take slices with channels=3, or weights=None"
         )
-    from neurocnn.nn import imagenet  # torchvision, which may be missing, is for this network only
+    from neurocnn.nn import resnet as imagenet  # torchvision, which may be missing, is for this network only
 
     net = imagenet.torchvision_resnet18()
     if input_shape[0] != 3:

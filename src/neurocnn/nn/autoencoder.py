@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from neurocnn.errors import ModelError
 from neurocnn.nn.dry_run import dry_run
-from neurocnn.nn.maxima import pad_max_pool, scatter_maxima
+from neurocnn.nn.functional import pad_max_pool, scatter_maxima
 from neurocnn.nn.pooling import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d
 
 Convolution = nn.Conv2d | nn.Conv3d

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from neurocnn.errors import ModelError, SettingError
-from neurocnn.nn.maxima import cropped, pad_max_pool, scatter_maxima
+from neurocnn.nn.functional import cropped, pad_max_pool, scatter_maxima
 
 Sizes = int | tuple[int, ...]
 

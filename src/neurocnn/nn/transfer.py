@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from neurocnn.errors import CheckpointError, ModelError
-from neurocnn.files import load_tensors
+from neurocnn.storage.tensors import load_tensors
 
 # Wrappers that put their own name before every parameter's: torch.compile and DistributedDataParallel.
 WRAPPERS = re.compile(r"^((_orig_mod|module)\.)+")
@@ -129,7 +129,7 @@ def read_weights(
     Examples
     --------
     >>> import torch
-    >>> from neurocnn.files import save_tensors
+    >>> from neurocnn.storage.tensors import save_tensors
     >>> state = {"features.0.weight": torch.zeros(8, 1, 3, 3), "classifier.2.bias": torch.tensor([1.0, 2.0])}
     >>> save_tensors({"model": state, "epoch": 3, "valid_loss": 0.5}, tmp / "model_best.pth.tar")
     >>> weights = read_weights(tmp / "model_best.pth.tar", output_order=(1, 0))

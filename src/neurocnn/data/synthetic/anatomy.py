@@ -1,0 +1,269 @@
+"""The surfaces of a person's head, each as a signed distance: a formula, negative inside.
+
+Coordinates are MNI's in mm: x to the right, y to the front, z up. All functions take axes in the order of a
+NIfTI file's bytes, slowest first: z, y, x. Ellipsoids and smooth unions are those of ray casting (I. Quilez,
+"distance functions"), right to first order near the surface.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurocnn.data.synthetic.person import Floats, Person, Side
+
+TISSUES = ("soft", "scalp", "skull", "csf", "grey", "white", "nucleus", "hippocampus")
+"""What a head is made of; ``soft`` is muscle and skin of face and neck, ``grey`` the cortex."""
+
+FOLD_WIDTH = 5.0
+"""Millimetres for each unit of the field of folds, near its zeros."""
+
+Point = tuple[float, float, float]
+Box = tuple[Point, Point]
+Line = Sequence[tuple[float, float, float, float]]
+
+# Centre lines of the right side: x, y, z and radius.
+_HIPPOCAMPUS: Line = (
+    (22.0, -11.0, -18.5, 6.3),
+    (26.5, -17.0, -18.0, 5.7),
+    (29.5, -25.0, -13.5, 4.8),
+    (28.0, -33.0, -7.0, 4.0),
+    (24.0, -37.5, -2.0, 3.2),
+)
+_LATERAL_VENTRICLE: Line = (
+    (7.0, 30.0, 3.0, 4.0),
+    (9.0, 14.0, 14.0, 5.0),
+    (10.0, -10.0, 20.0, 4.5),
+    (19.0, -34.0, 16.0, 5.5),
+    (27.0, -46.0, 8.0, 5.5),
+    (22.0, -66.0, 8.0, 3.0),
+)
+_TEMPORAL_HORN: Line = (
+    (28.0, -44.0, 4.0, 4.0),
+    (36.0, -30.0, -6.0, 2.6),
+    (35.0, -18.0, -13.0, 2.2),
+    (30.0, -8.0, -17.0, 1.8),
+)
+_CAUDATE: Line = ((11.0, 20.0, 2.0, 6.0), (15.0, 6.0, 14.0, 4.5), (19.0, -16.0, 20.0, 3.0))
+_BRAINSTEM: Line = (
+    (0.0, -16.0, -6.0, 11.0),
+    (0.0, -26.0, -30.0, 14.0),
+    (0.0, -36.0, -62.0, 8.0),
+    (0.0, -40.0, -90.0, 7.0),
+)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One closed surface inside the brain.
+
+    Parameters
+    ----------
+    tissue
+        What it is filled with, one of `TISSUES`.
+    box
+        Lowest and highest corner of a box that contains it.
+    spacing
+        Coarsest lattice on which its distance may be evaluated.
+    distance
+        From axes (z, y, x) to the signed distance.
+    """
+
+    tissue: str
+    box: Box
+    spacing: float
+    distance: Callable[[Sequence[Floats]], Floats]
+
+
+def structures(person: Person) -> list[Structure]:
+    """What lies inside the brain, in the order of painting."""
+    amygdala, hippocampus = ((8, -10, -34), (38, 18, -4)), ((10, -49, -32), (44, 0, 9))
+    return [
+        Structure("white", ((-22, -62, -90), (22, 4, 8)), 4.0, partial(_brainstem, person)),
+        Structure("nucleus", ((-40, -42, -14), (40, 36, 36)), 3.0, partial(_nuclei, person)),
+        Structure("csf", ((-48, -82, -48), (48, 44, 42)), 2.5, partial(_ventricles, person)),
+        Structure("grey", amygdala, 2.5, partial(_amygdala, person, 1)),
+        Structure("grey", _mirrored(amygdala), 2.5, partial(_amygdala, person, -1)),
+        Structure("hippocampus", hippocampus, 2.0, partial(_hippocampus, person.right, 1)),
+        Structure("hippocampus", _mirrored(hippocampus), 2.0, partial(_hippocampus, person.left, -1)),
+    ]
+
+
+def _mirrored(box: Box) -> Box:
+    (x0, y0, z0), (x1, y1, z1) = box
+    return (-x1, y0, z0), (-x0, y1, z1)
+
+
+def head(person: Person, axes: Sequence[Floats]) -> Floats:
+    """The five smooth fields that give each voxel its layer, (5, len(z), len(y), len(x)).
+
+    Depth below the brain's surface; a distance that is added to that from the nearest sulcus, so that sulci
+    end; the field of folds; depth below the inside of the skull; depth below the skin.
+    """
+    x, y, z = _warped(person, axes)
+    depth = -np.minimum(_cerebrum(x, y, z), _cerebellum(x, y, z))
+    hull = _hull(x, y, z)
+    # The great fissures are sulci too: there the field of folds becomes the distance to a sheet.
+    core = _ellipsoid(np.abs(x), y, z, (0, -8, 2), (30, 46, 27))
+    middle = _step(-np.abs(x), -14, -7) * _step(core, 0, 5) * _step(_below_tentorium(x, y, z), -2, 3)
+    lateral = z + 2.0 - 0.35 * (y + 10.0)
+    sylvian = _step(np.abs(x), 34, 42) * _step(-np.abs(lateral), -9, -4)
+    sylvian = sylvian * _step(y, -46, -32) * _step(-y, -28, -16)
+    folds = person.folds(axes)[0]
+    folds = folds * (1 - middle) + x / FOLD_WIDTH * middle
+    folds = folds * (1 - sylvian) + lateral / FOLD_WIDTH * sylvian
+    ends = np.maximum(depth - 18.0 - 45.0 * np.maximum(middle, 0.5 * sylvian), 0)
+    # White matter surrounds the hippocampi: the sulci of the temporal lobe end before them.
+    ends += 12 * _step(-_ellipsoid(np.abs(x), y, z, (26, -22, -13), (9, 19, 10)), -7, 0)
+    vault = hull - person.skull - person.scalp
+    skin = np.minimum(vault, _union(vault, _face(x, y, z), 10.0))
+    return np.stack(np.broadcast_arrays(depth, ends, folds, -hull, -skin)).astype(np.float32)
+
+
+def hippocampal_volumes(person: Person) -> tuple[float, float]:
+    """Volumes of the right and the left hippocampus in mm³."""
+    return _template_volume() * person.right.volume, _template_volume() * person.left.volume
+
+
+@cache
+def _template_volume() -> float:
+    step = 0.25
+    box = ((-32, 9), (-49, 0), (10, 44))
+    axes = [np.arange(low, high, step, dtype=np.float32) for low, high in box]
+    inside = _hippocampus(Side(1.0, 1.0, (0.0, 0.0, 0.0), 0.0), 1, axes) < 0
+    return float(np.count_nonzero(inside)) * step**3
+
+
+def _grid(axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
+    """Coordinates x, y, z of the nodes of the axes, ready to broadcast."""
+    z, y, x = axes
+    return x[None, None, :], y[None, :, None], z[:, None, None]
+
+
+def _warped(person: Person, axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
+    """The place in the template of each node."""
+    (x, y, z), (a, b, c), moved = _grid(axes), person.scale, person.warp(axes)
+    return x / np.float32(a) + moved[0], y / np.float32(b) + moved[1], z / np.float32(c) + moved[2]
+
+
+def _ellipsoid(x: Floats, y: Floats, z: Floats, centre: Point, radii: Point) -> Floats:
+    a, b, c = ((v - m) / r for v, m, r in zip((x, y, z), centre, radii, strict=True))
+    p = np.sqrt(a * a + b * b + c * c)
+    q = np.sqrt((a / radii[0]) ** 2 + (b / radii[1]) ** 2 + (c / radii[2]) ** 2)
+    distance: Floats = p * (p - 1) / np.maximum(q, 1e-6)
+    return distance
+
+
+def _tube(x: Floats, y: Floats, z: Floats, line: Line, widen: float | Floats = 1.0) -> Floats:
+    """Distance to a tube around a broken line, its radius changing along it."""
+    pieces = []
+    for (ax, ay, az, ar), (bx, by, bz, br) in pairwise(line):
+        dx, dy, dz = bx - ax, by - ay, bz - az
+        along = ((x - ax) * dx + (y - ay) * dy + (z - az) * dz) / (dx * dx + dy * dy + dz * dz)
+        along = np.clip(along, 0, 1)
+        off = (x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2 + (z - az - along * dz) ** 2
+        pieces.append(np.sqrt(off) - widen * (ar + along * (br - ar)))
+    nearest: Floats = np.minimum.reduce(pieces)
+    return nearest
+
+
+def _union(a: Floats, b: Floats, smooth: float) -> Floats:
+    blend = np.clip(0.5 + 0.5 * (b - a) / smooth, 0, 1)
+    union: Floats = b + (a - b) * blend - smooth * blend * (1 - blend)
+    return union
+
+
+def _step(value: Floats, low: float, high: float) -> Floats:
+    """A smooth step from 0 at `low` to 1 at `high`."""
+    t = np.clip((value - low) / (high - low), 0, 1)
+    step: Floats = t * t * (3 - 2 * t)
+    return step
+
+
+def _below_tentorium(x: Floats, y: Floats, z: Floats) -> Floats:
+    """The space of the cerebellum, under the back of the cerebrum."""
+    distance: Floats = np.maximum(z + 8.0 - 0.3 * (y + 45.0), y + 31.0 + 0.4 * np.abs(x))
+    return distance
+
+
+def _cerebrum(x: Floats, y: Floats, z: Floats) -> Floats:
+    hemispheres = _ellipsoid(x, y, z, (0, -17, 14), (66, 86, 62))
+    # Its base is flat; the temporal lobes hang below it.
+    hemispheres = -_union(-hemispheres, z + 22.0, 10.0)
+    temporal = _ellipsoid(np.abs(x), y, z, (41, -17, -20), (23, 46, 25))
+    distance: Floats = np.maximum(_union(hemispheres, temporal, 9.0), 0.5 - _below_tentorium(x, y, z))
+    return distance
+
+
+def _cerebellum(x: Floats, y: Floats, z: Floats) -> Floats:
+    lobes = _ellipsoid(np.abs(x), y, z, (17, -64, -34), (36, 32, 27))
+    distance: Floats = np.maximum(lobes, _below_tentorium(x, y, z) + 0.5)
+    return distance
+
+
+def _hull(x: Floats, y: Floats, z: Floats) -> Floats:
+    """The inside of the skull."""
+    brain = _ellipsoid(x, y, z, (0, -17, 14), (69, 89, 65))
+    brain = -_union(-brain, z + 26.0, 12.0)
+    temporal = _ellipsoid(np.abs(x), y, z, (41, -17, -20), (25, 48, 27))
+    cerebellum = _ellipsoid(x, y, z, (0, -63, -35), (55, 35, 29))
+    stem = _tube(x, y, z, ((0, -20, -20, 18), (0, -34, -50, 15), (0, -42, -100, 9)))
+    return _union(_union(_union(brain, temporal, 10.0), cerebellum, 10.0), stem, 8.0)
+
+
+def _face(x: Floats, y: Floats, z: Floats) -> Floats:
+    """Face, nose and neck, without the vault."""
+    face = _ellipsoid(x, y, z, (0, 38, -62), (58, 50, 66))
+    nose = _ellipsoid(x, y, z, (0, 88, -62), (14, 18, 20))
+    neck = _tube(x, y, z, ((0, -38, -40, 58), (0, -30, -130, 60)))
+    return _union(_union(face, nose, 12.0), neck, 15.0)
+
+
+def _brainstem(person: Person, axes: Sequence[Floats]) -> Floats:
+    return _tube(*_warped(person, axes), _BRAINSTEM)
+
+
+def _nuclei(person: Person, axes: Sequence[Floats]) -> Floats:
+    """Thalami, putamina and caudate nuclei."""
+    x, y, z = _warped(person, axes)
+    x = np.abs(x)
+    thalamus = _ellipsoid(x, y, z, (11, -18, 8), (8.5, 14, 9))
+    putamen = _ellipsoid(x, y, z, (26, 3, 2), (5.5, 16, 10))
+    return np.minimum(np.minimum(thalamus, putamen), _tube(x, y, z, _CAUDATE))
+
+
+def _ventricles(person: Person, axes: Sequence[Floats]) -> Floats:
+    x, y, z = _warped(person, axes)
+    right, left = person.right.ventricle, person.left.ventricle
+    # A tube's volume goes with the square of its radius.
+    widen = np.where(x > 0, np.float32(right**0.5), np.float32(left**0.5))
+    middle = (right * left) ** 0.25
+    third = _ellipsoid(x, y, z, (0, -12, 4), (2.4 * middle, 15, 11))
+    fourth = _ellipsoid(x, y, z, (0, -46, -34), (6 * middle, 4, 9))
+    x = np.abs(x)
+    lateral = np.minimum(_tube(x, y, z, _LATERAL_VENTRICLE, widen), _tube(x, y, z, _TEMPORAL_HORN, widen))
+    return np.minimum(np.minimum(third, fourth), lateral)
+
+
+def _amygdala(person: Person, sign: int, axes: Sequence[Floats]) -> Floats:
+    x, y, z = _warped(person, axes)
+    radius = 6.5 * person.amygdala
+    return _ellipsoid(x, y, z, (sign * 23.0, 3.0, -19.0), (radius * 1.1, radius, radius))
+
+
+def _hippocampus(side: Side, sign: int, axes: Sequence[Floats]) -> Floats:
+    """Not warped, so that its volume is known: the template's times `side.volume`."""
+    centre: NDArray[np.float64] = np.mean([point[:3] for point in _HIPPOCAMPUS], axis=0)
+    size = side.volume ** (1 / 3)
+    x, y, z = _grid(axes)
+    x, y, z = (
+        (v - np.float32(c + s)) / np.float32(size)
+        for v, c, s in zip((sign * x, y, z), centre, side.shift, strict=True)
+    )
+    cosine, sine = np.float32(np.cos(side.tilt)), np.float32(np.sin(side.tilt))
+    y, z = y * cosine - z * sine, y * sine + z * cosine
+    a, b, c = (np.float32(c) for c in centre)
+    return _tube(x + a, y + b, z + c, _HIPPOCAMPUS) * np.float32(size)

@@ -1,0 +1,231 @@
+"""Checks of arguments: one function per kind of value, one form of message.
+
+Every message reads ``where: name=value; expected what; what to do``. Each check returns the value in its plain form
+(a Python number instead of one of numpy), so that a caller stores what was checked.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from textwrap import shorten
+from typing import Any, TypeVar
+
+from neurocnn.errors import SettingError, suggestion
+
+T = TypeVar("T")
+
+
+def argument_error(
+    name: str, value: object, expected: str, *, where: str = "", remedy: str = ""
+) -> SettingError:
+    """Return the error for an argument that cannot be used.
+
+    Parameters
+    ----------
+    name
+        Name of the argument.
+    value
+        Value that was given, shortened to 80 characters in the message.
+    expected
+        Description of the values that can be used.
+    where
+        Function or class that takes the argument.
+    remedy
+        Instruction that corrects the call.
+
+    Examples
+    --------
+    >>> str(argument_error("stride", 0, "an integer ≥ 1", where="Patch"))
+    'Patch: stride=0; expected an integer ≥ 1'
+    """
+    prefix = f"{where}: " if where else ""
+    suffix = f"; {remedy}" if remedy else ""
+    return SettingError(f"{prefix}{name}={shorten(repr(value), 80)}; expected {expected}{suffix}")
+
+
+def check_integer(
+    name: str, value: object, *, minimum: int | None = None, maximum: int | None = None, where: str = ""
+) -> int:
+    """Return `value` as an int.
+
+    Raises
+    ------
+    SettingError
+        If it is not an integer, or outside `minimum` … `maximum` (both inclusive).
+
+    Examples
+    --------
+    >>> check_integer("epochs", 20, minimum=1)
+    20
+    >>> check_integer("epochs", True, minimum=1)
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: epochs=True; expected an integer ≥ 1
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        number = int(value)
+        if (minimum is None or number >= minimum) and (maximum is None or number <= maximum):
+            return number
+    raise argument_error(name, value, f"an integer{_range(minimum, maximum)}", where=where)
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    where: str = "",
+) -> float:
+    """Return `value` as a finite float.
+
+    Parameters
+    ----------
+    name, value, where
+        See `argument_error`.
+    minimum, maximum
+        Inclusive limits.
+    above, below
+        Exclusive limits.
+
+    Raises
+    ------
+    SettingError
+        If it is not a finite number, or outside the limits.
+
+    Examples
+    --------
+    >>> check_number("tolerance", 0.1, minimum=0, below=1)
+    0.1
+    >>> check_number("tolerance", 1, minimum=0, below=1)
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: tolerance=1; expected a finite number ≥ 0 and < 1
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+        if (
+            math.isfinite(number)
+            and (minimum is None or number >= minimum)
+            and (maximum is None or number <= maximum)
+            and (above is None or number > above)
+            and (below is None or number < below)
+        ):
+            return number
+    limits = _range(minimum, maximum, above, below)
+    raise argument_error(name, value, f"a finite number{limits}", where=where)
+
+
+def check_flag(name: str, value: object, *, where: str = "") -> bool:
+    """Return `value` if it is True or False, else raise a SettingError.
+
+    Examples
+    --------
+    >>> check_flag("multi", "no")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: multi='no'; expected True or False
+    """
+    if isinstance(value, bool):
+        return value
+    raise argument_error(name, value, "True or False", where=where)
+
+
+def check_text(name: str, value: object, *, expected: str = "a non-empty text", where: str = "") -> str:
+    """Return `value` if it is a non-empty text, else raise a SettingError.
+
+    Examples
+    --------
+    >>> check_text("label", None, expected="a column name")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: label=None; expected a column name
+    """
+    if isinstance(value, str) and value:
+        return value
+    raise argument_error(name, value, expected, where=where)
+
+
+def check_choice(name: str, value: object, choices: Iterable[T], *, where: str = "") -> T:
+    """Return the member of `choices` that equals `value`, else raise a SettingError that lists them.
+
+    Examples
+    --------
+    >>> check_choice("sampler", "wieghted", ["random", "weighted"])
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: sampler='wieghted'; expected one of 'random', 'weighted'; did you mean 'weighted'?
+    """
+    allowed = list(choices)
+    for choice in allowed:
+        if type(choice) is type(value) and choice == value:
+            return choice
+    near = suggestion(value, map(str, allowed)).split(" There")[0] if isinstance(value, str) else ""
+    remedy = near if near.startswith("did you mean") else ""
+    raise argument_error(name, value, f"one of {', '.join(map(repr, allowed))}", where=where, remedy=remedy)
+
+
+def check_callable(name: str, value: Any, expected: str = "a callable", *, where: str = "") -> Any:
+    """Return `value` if it can be called, else raise a SettingError.
+
+    Examples
+    --------
+    >>> check_callable("optimizer", "adam", "a function such as torch.optim.SGD")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: optimizer='adam'; expected a function such as torch.optim.SGD
+    """
+    if callable(value):
+        return value
+    raise argument_error(name, value, expected, where=where)
+
+
+def check_instance(name: str, value: object, kind: type[T], expected: str, *, where: str = "") -> T:
+    """Return `value` if it is an instance of `kind`, else raise a SettingError.
+
+    Examples
+    --------
+    >>> check_instance("caps", "folder", dict, "an nc.Caps", where="Experiment")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: Experiment: caps='folder'; expected an nc.Caps
+    """
+    if isinstance(value, kind):
+        return value
+    raise argument_error(name, value, expected, where=where)
+
+
+def check_list(name: str, value: Any, expected: str, *, where: str = "") -> list[Any]:
+    """Return the items of an ordered iterable. An iterator is consumed once.
+
+    Raises
+    ------
+    SettingError
+        If it is not iterable, or text, bytes, a mapping or a set: these have no useful order.
+
+    Examples
+    --------
+    >>> check_list("classes", ("CN", "AD"), "a list such as ['CN', 'AD']")
+    ['CN', 'AD']
+    >>> check_list("classes", {"CN"}, "a list such as ['CN', 'AD']")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: classes={'CN'}; expected a list such as ['CN', 'AD']
+    """
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | AbstractSet):
+        return list(value)
+    raise argument_error(name, value, expected, where=where)
+
+
+def check_each(name: str, values: Sequence[Any], check: Callable[..., T], **limits: Any) -> list[T]:
+    """Return the values after one check of each, named ``name[0]``, ``name[1]``, …
+
+    Examples
+    --------
+    >>> check_each("splits", [0, 1], check_integer, minimum=0)
+    [0, 1]
+    """
+    return [check(f"{name}[{i}]", value, **limits) for i, value in enumerate(values)]
+
+
+def _range(
+    minimum: float | None, maximum: float | None, above: float | None = None, below: float | None = None
+) -> str:
+    limits = {"≥": minimum, ">": above, "≤": maximum, "<": below}
+    found = [f"{sign} {limit}" for sign, limit in limits.items() if limit is not None]
+    return f" {' and '.join(found)}" if found else ""

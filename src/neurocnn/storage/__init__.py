@@ -1,0 +1,17 @@
+"""Files that are written completely and read strictly. The lowest layer: it imports only `errors`."""
+
+from neurocnn.storage.files import remove_leftovers, write_whole
+from neurocnn.storage.locks import hold
+from neurocnn.storage.tables import read_table, write_table
+from neurocnn.storage.tensors import load_tensors, plain, save_tensors
+
+__all__ = [
+    "hold",
+    "load_tensors",
+    "plain",
+    "read_table",
+    "remove_leftovers",
+    "save_tensors",
+    "write_table",
+    "write_whole",
+]

@@ -1,0 +1,83 @@
+"""The columns that identify a row: whose image it is, and which part of it.
+
+A participant is ``participant_id``, together with ``cohort`` where a table names one in every row.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+COHORT = "cohort"
+PARTICIPANT = (COHORT, "participant_id")
+IMAGE = (*PARTICIPANT, "session_id")
+PART = (*IMAGE, "part_id")
+#: The columns that every table of sessions has.
+REQUIRED = ("participant_id", "session_id")
+
+
+def key_columns(columns: Iterable[str], key: Iterable[str] = IMAGE) -> list[str]:
+    """Return the identity columns of `key` that are among `columns`, in the order of `key`.
+
+    Examples
+    --------
+    >>> key_columns(["session_id", "age", "participant_id"])
+    ['participant_id', 'session_id']
+    """
+    known = set(columns)
+    return [name for name in key if name in known]
+
+
+def describe_row(row: Mapping[str, Any]) -> str:
+    """Return the name of a row: its cohort, participant, session and part, as far as it has them.
+
+    Examples
+    --------
+    >>> describe_row({"participant_id": "sub-01", "session_id": "ses-M000", "part_id": 3})
+    'sub-01 ses-M000 part 3'
+    """
+    words = [str(row[name]) for name in IMAGE if name in row and not _is_missing(row[name])]
+    if "part_id" in row:
+        words.append(f"part {int(row['part_id'])}")
+    return " ".join(words)
+
+
+def describe_rows(rows: Iterable[Mapping[str, Any]], most: int = 5) -> str:
+    """Return the names of the first `most` rows and the number of the remaining ones.
+
+    Examples
+    --------
+    >>> describe_rows([{"participant_id": f"sub-{i}"} for i in range(4)], most=2)
+    'sub-0, sub-1 and 2 more'
+    """
+    names = [describe_row(row) for row in rows]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def person_columns(*tables: pd.DataFrame) -> list[str]:
+    """Return the columns by which participants of these tables are compared.
+
+    The cohort counts only if every table names one in every row: a table without cohorts may speak of the participants
+    of any.
+    """
+    with_cohort = all(COHORT in table and bool(table[COHORT].notna().all()) for table in tables)
+    return list(PARTICIPANT if with_cohort else PARTICIPANT[1:])
+
+
+def shared_participants(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
+    """Return the sorted names of participants who are in both tables.
+
+    Examples
+    --------
+    >>> first = pd.DataFrame({"participant_id": ["sub-1", "sub-2"]})
+    >>> shared_participants(first, pd.DataFrame({"participant_id": ["sub-2", "sub-3"]}))
+    ['sub-2']
+    """
+    columns = person_columns(first, second)
+    people = [set(table[columns].itertuples(index=False, name=None)) for table in (first, second)]
+    return sorted(" ".join(map(str, person)) for person in people[0] & people[1])
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and value != value)

@@ -1,0 +1,486 @@
+"""An experiment leaves the very tree that the documents promise, whatever way it was run."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from studies import PARTS, TASKS, TRAINER, Study, experiment
+
+import neurocnn as nc
+from neurocnn.errors import LeakError, SettingError
+
+
+def _tree(folder: Path) -> set[str]:
+    """The files below a folder; the event files' names end in a time and a host."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {re.sub(r"(events\.out\.tfevents)\..*", r"\1", name) for name in names}
+
+
+def test_the_environment_names_python_the_platform_and_every_package(study: Study, tmp_path: Path):
+    experiment(study, "image").run(tmp_path, splits=[0])
+    lines = (tmp_path / "environment.txt").read_text().splitlines()
+    assert lines[0].startswith(f"Python {platform.python_version()}")
+    assert platform.platform() in lines[1]
+    installed = {item.metadata["Name"]: item.version for item in importlib.metadata.distributions()}
+    assert {f"{name}=={version}" for name, version in installed.items()} <= set(lines)
+
+
+def test_every_part_of_every_image_stands_in_the_tables_once(study: Study, tmp_path: Path):
+    results = experiment(study, "patch", multi=True).run(tmp_path, splits=[0])
+    for dataset in ("train", "validation"):
+        table = results.predictions("part", "best_loss", dataset)
+        sessions = getattr(study.splits[0], dataset)
+        expected = [(name, part) for name in sessions["participant_id"] for part in range(8)]
+        assert list(zip(table["participant_id"], table["part_id"], strict=True)) == expected
+
+
+def test_the_settings_rebuild_the_experiment(study: Study, tmp_path: Path):
+    first = experiment(study, "patch", options={"dropout": 0.25}, selection_threshold=0.4)
+    first.run(tmp_path, splits=[0])
+    again = nc.Experiment.load(tmp_path)
+    assert again.parts == first.parts
+    assert again.trainer == first.trainer
+    assert again.options == first.options
+    assert again.selection_threshold == 0.4
+    assert [list(split.validation["participant_id"]) for split in again.splits] == [
+        list(split.validation["participant_id"]) for split in study.splits
+    ]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tsv")}
+    again.run(tmp_path, splits=[0])
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_builder_is_recorded_as_custom_and_asked_for_by_name(study: Study, tmp_path: Path):
+    def build(input_shape, n_outputs, **options):
+        features = int(np.prod(input_shape))
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(features, n_outputs))
+
+    results = experiment(study, architecture=build).run(tmp_path, splits=[0])
+    assert isinstance(results.load_model(0), torch.nn.Sequential)
+    assert "custom" in json.loads((tmp_path / "commandline.json").read_text())["architecture"]
+    with pytest.raises(SettingError, match="architecture=…"):
+        nc.Results(tmp_path).load_model(0)
+    with pytest.raises(SettingError, match="architecture=…"):
+        nc.Experiment.load(tmp_path)
+    assert nc.Experiment.load(tmp_path, architecture=build).architecture is build
+    assert nc.Results(tmp_path).metrics("image").shape[0] == 3
+
+
+def test_running_again_with_other_settings_says_what_differs_and_touches_nothing(
+    study: Study, tmp_path: Path
+):
+    experiment(study).run(tmp_path, splits=[0])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
+    other = nc.Trainer(epochs=1, batch_size=2, learning_rate=1e-3)
+    with pytest.raises(SettingError, match=r"trainer\.batch_size: 4 → 2"):
+        experiment(study, trainer=other).run(tmp_path)
+    with pytest.raises(SettingError, match="parts"):
+        experiment(study, "patch").run(tmp_path)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_more_epochs_are_for_runs_without_results(study: Study, tmp_path: Path):
+    longer = dataclasses.replace(TRAINER, epochs=2)
+    run, more = experiment(study), experiment(study, trainer=longer)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(tmp_path / "begun", splits=[0], callbacks=[_interrupt])
+    results = more.run(tmp_path / "begun", splits=[0])
+    assert list(results.history()["epoch"]) == [0, 1]
+    assert nc.Experiment.load(tmp_path / "begun").trainer.epochs == 2
+    run.run(tmp_path / "done", splits=[0])
+    with pytest.raises(SettingError, match=r"splits \[0\] have results .*trainer\.epochs: 1 → 2"):
+        more.run(tmp_path / "done")
+    assert not (tmp_path / "done/fold-1/training.tsv").exists()
+
+
+def _interrupt(state):
+    raise KeyboardInterrupt
+
+
+def test_a_threshold_that_leaves_no_part_can_be_lowered_without_training_again(study: Study, tmp_path: Path):
+    def build(input_shape, n_outputs):
+        network = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(int(np.prod(input_shape)), n_outputs)
+        )
+        torch.nn.init.zeros_(network[1].weight)
+        return network
+
+    still = dataclasses.replace(TRAINER, learning_rate=0.0)
+    common = {"architecture": build, "trainer": still}
+    # a network that gives one answer to all has a balanced accuracy of a half
+    with pytest.raises(SettingError, match="leaves no part"):
+        experiment(study, selection_threshold=0.9, **common).run(tmp_path, splits=[0])
+    before = (tmp_path / "fold-0/training.tsv").read_bytes()
+    results = experiment(study, selection_threshold=0.4, **common).run(tmp_path, splits=[0])
+    assert results.splits == [0]
+    assert (tmp_path / "fold-0/training.tsv").read_bytes() == before
+    assert results.settings["selection_threshold"] == 0.4
+    with pytest.raises(SettingError, match="selection_threshold"):
+        experiment(study, selection_threshold=0.3, **common).run(tmp_path)
+
+
+def test_what_changes_no_number_may_differ_when_a_run_goes_on(study: Study, tmp_path: Path):
+    experiment(study).run(tmp_path, splits=[0])
+    caps = nc.Caps(study.caps.root, "t1-volume", cache_bytes=10**6)
+    trainer = dataclasses.replace(TRAINER, n_workers=1, checkpoint_seconds=1, rank_seconds=5)
+    run = nc.Experiment(caps, study.splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", trainer)
+    assert run.run(tmp_path, splits=[0]).splits == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"caps": "caps"}, "caps='caps': expected an nc.Caps"),
+        ({"splits": [pd.DataFrame({"a": [1]})]}, "splits=.*expected nc.Split"),
+        ({"splits": []}, "one or more"),
+        ({"parts": nc.Patch}, "parts=.*expected parts such as"),
+        ({"task": "classification"}, "task='classification': expected a task"),
+        ({"trainer": {"epochs": 1}}, "trainer=.*expected an nc.Trainer"),
+        ({"options": ["dropout"]}, "options=.*expected a mapping"),
+        ({"multi": "no"}, "multi='no': expected True or False"),
+        ({"transform": "minmax"}, "transform='minmax': expected a callable"),
+        ({"augmentation": 3}, "augmentation=3: expected a callable"),
+        ({"selection_threshold": 2}, "selection_threshold=2: expected a number from 0 to 1"),
+        ({"selection_threshold": "a"}, "selection_threshold='a': expected a number"),
+        ({"selection_threshold": 0.5, "task": nc.regression()}, "selection_threshold: only"),
+        ({"networks_at_once": 0}, "networks_at_once=0"),
+        ({"networks_at_once": "2"}, "networks_at_once='2': expected a whole number"),
+        ({"reconstructions": True}, "reconstructs nothing"),
+        ({"transfer_from": 3}, "transfer_from=3"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_when_it_is_made(study: Study, settings: dict, words: str):
+    common = {
+        "caps": study.caps,
+        "splits": study.splits,
+        "parts": PARTS["roi"],
+        "task": TASKS["classification"],
+        "architecture": "Conv3_FC1",
+    }
+    with pytest.raises(SettingError, match=words):
+        nc.Experiment(**(common | settings))
+
+
+def _relabelled(study: Study, labels: pd.DataFrame) -> list[nc.Split]:
+    return [
+        nc.Split(
+            split.index,
+            *(
+                labels[labels["participant_id"].isin(s["participant_id"])]
+                for s in (split.train, split.validation)
+            ),
+        )
+        for split in study.splits
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"architecture": "Conv3_FC"}, "did you mean 'Conv3_FC1'"),
+        ({"architecture": 3}, "3 is no architecture"),
+        ({"options": {"dropuot": 0.5}}, "dropuot"),
+        ({"splits": "unknown label"}, "MCI.*one of CN, AD is expected"),
+        ({"splits": "single class"}, "single class"),
+        ({"task": nc.regression("sex")}, "a finite number is expected"),
+        ({"transfer_from": nc.create_model("Conv3_FC1", (1, 8, 8, 8), n_outputs=3)}, "fc.2.weight"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:transfer from CNN")  # a module never says whom it has seen
+def test_what_cannot_be_trained_is_refused_before_a_file_is_written(
+    study: Study, tmp_path: Path, settings: dict, words: str
+):
+    splits = study.splits
+    if settings.get("splits") == "unknown label":
+        splits = _relabelled(study, study.labels.assign(diagnosis=["MCI", *study.labels["diagnosis"][1:]]))
+    if settings.get("splits") == "single class":
+        splits = _relabelled(study, study.labels.assign(diagnosis="AD"))
+    common = {"parts": PARTS["roi"], "task": TASKS["classification"], "architecture": "Conv3_FC1"}
+    run = nc.Experiment(study.caps, trainer=TRAINER, **(common | settings | {"splits": splits}))
+    with pytest.raises(nc.NeurocnnError, match=words):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("chosen", [{"splits": 0}, {"splits": "0"}, {"splits": [7]}, {"splits": []}])
+def test_splits_that_are_not_there_are_refused(study: Study, tmp_path: Path, chosen: dict):
+    with pytest.raises(SettingError, match="splits="):
+        experiment(study).run(tmp_path / "results", **chosen)
+    assert not (tmp_path / "results").exists()
+
+
+class Halves:
+    """Parts of a user's own, that know no more than how to cut."""
+
+    name = "half"
+
+    def ids(self, shape):
+        return [0, 1]
+
+    def extract(self, image, part_id):
+        return image[:, 9 * part_id : 9 * part_id + 9].clone()
+
+
+def test_parts_of_ones_own_need_not_know_their_place(study: Study, tmp_path: Path):
+    run = nc.Experiment(study.caps, study.splits, Halves(), TASKS["classification"], "Conv3_FC1", TRAINER)
+    results = run.run(tmp_path, splits=[0])
+    assert results.splits == [0]
+    assert len(results.predictions("half")) == 2 * len(results.predictions("image"))
+    names = {path.name for path in tmp_path.rglob("part_balanced_accuracy*")}
+    assert names == {"part_balanced_accuracy.tsv"}
+    with pytest.raises(SettingError, match="place"):
+        nc.Experiment(
+            study.caps, study.splits, Halves(), TASKS["reconstruction"], "Conv3_FC1", reconstructions=True
+        )
+
+
+def test_reconstructions_that_have_no_place_are_refused_before_training(study: Study, tmp_path: Path):
+    run = experiment(
+        study,
+        task="reconstruction",
+        reconstructions=True,
+        transform=lambda part: torch.nn.functional.pad(part, (0, 1)),
+    )
+    with pytest.raises(SettingError, match="no place in the volume"):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"selection": ("loss", "accuracy")}, {"loss": lambda output, target: output}]
+)
+def test_a_changed_task_is_recorded_as_custom(change: dict):
+    from neurocnn.results.settings import encode, is_custom
+
+    task = TASKS["classification"]
+    assert not is_custom(encode(task))
+    assert next(iter(change)) in encode(dataclasses.replace(task, **change))["custom"]
+
+
+def test_settings_can_be_loaded_from_another_folder(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(Path(study.caps.root).parent)
+    caps = nc.Caps("caps", "t1-volume")
+    run = nc.Experiment(caps, study.splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
+    run.run(tmp_path, splits=[0])
+    monkeypatch.chdir(tmp_path)
+    assert nc.Experiment.load(tmp_path).run(tmp_path, splits=[0]).splits == [0]
+
+
+def test_a_task_of_a_job_array_may_come_while_another_begins_the_folder(study: Study, tmp_path: Path):
+    (tmp_path / ".commandline.json.4711-abcd").write_text("{")
+    assert experiment(study).run(tmp_path, splits=[0]).splits == [0]
+
+
+def test_states_that_a_killed_run_has_left_behind_are_removed(study: Study, tmp_path: Path):
+    experiment(study).run(tmp_path, splits=[0])
+    (tmp_path / "fold-0/state").mkdir()
+    (tmp_path / "fold-0/state/state-1.pt").write_bytes(b"x")
+    experiment(study).run(tmp_path, splits=[0])
+    assert not (tmp_path / "fold-0/state").exists()
+
+
+def test_running_again_with_other_splits_is_refused(study: Study, tmp_path: Path):
+    experiment(study).run(tmp_path, splits=[0])
+    swapped = [
+        nc.Split(split.index, other.train, other.validation)
+        for split, other in zip(study.splits, reversed(study.splits), strict=True)
+    ]
+    run = nc.Experiment(study.caps, swapped, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
+    with pytest.raises(SettingError, match="other sessions"):
+        run.run(tmp_path)
+
+
+def test_a_folder_with_other_files_is_refused(study: Study, tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(SettingError, match="not empty"):
+        experiment(study).run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_job_array_leaves_the_same_tables_byte_for_byte(study: Study, tmp_path: Path):
+    run = experiment(study, "roi", multi=True)
+    run.run(tmp_path / "one")
+    for split, network in ((1, 1), (0, 0), (0, 1), (1, 0)):
+        run.run(tmp_path / "array", splits=[split], networks=[network])
+    assert _tree(tmp_path / "one") == _tree(tmp_path / "array")
+    for path in (tmp_path / "one").rglob("*.tsv"):
+        other = tmp_path / "array" / path.relative_to(tmp_path / "one")
+        if path.name == "training.tsv":
+            tables = [pd.read_csv(name, sep="\t").drop(columns="time") for name in (path, other)]
+            pd.testing.assert_frame_equal(*tables, check_exact=True)
+        else:
+            assert path.read_bytes() == other.read_bytes(), path
+
+
+def test_how_many_networks_are_in_memory_changes_no_number(study: Study, tmp_path: Path):
+    for number in (1, 3):
+        experiment(study, "slice", multi=True, networks_at_once=number).run(
+            tmp_path / str(number), splits=[0]
+        )
+    for path in (tmp_path / "1").rglob("*_prediction.tsv"):
+        assert path.read_bytes() == (tmp_path / "3" / path.relative_to(tmp_path / "1")).read_bytes()
+
+
+def test_each_network_of_several_ends_as_if_trained_alone(study: Study, tmp_path: Path):
+    trainer = nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, seed=5)
+    options = {"dropout": 0.5}
+    results = experiment(study, "roi", multi=True, trainer=trainer, options=options).run(tmp_path, splits=[0])
+    split, task = study.splits[0], TASKS["classification"]
+    sets = [
+        nc.CapsDataset(study.caps, sessions, PARTS["roi"], task.label)
+        for sessions in (split.train, split.validation)
+    ]
+    for part in (0, 1):
+        torch.manual_seed(5)
+        model = nc.create_model("Conv3_FC1", sets[0].input_shape, n_outputs=2, **options)
+        training = trainer.fit(model, task, *(dataset.only_part(part) for dataset in sets))
+        for selection in ("best_loss", "best_balanced_accuracy"):
+            multi = results.load_model(0, selection, part).state_dict()
+            for name, tensor in training.best[selection].items():
+                assert torch.equal(tensor.cpu(), multi[name]), (part, selection, name)
+
+
+def test_the_accuracy_of_each_part_is_painted_where_the_part_lies(study: Study, tmp_path: Path):
+    experiment(study, "patch").run(tmp_path, splits=[0])
+    folder = tmp_path / "fold-0" / "cnn_classification" / "best_loss"
+    table = pd.read_csv(folder / "part_balanced_accuracy.tsv", sep="\t").set_index("part_id")
+    painted = nib.load(folder / "part_balanced_accuracy.nii.gz")
+    volume = painted.get_fdata()
+    # 2 × 2 × 2 patches of 9 in 18 × 20 × 18: the last two coronal planes belong to none
+    for part, corner in enumerate(np.ndindex(2, 2, 2)):
+        block = volume[tuple(slice(9 * i, 9 * i + 9) for i in corner)]
+        assert np.all(block == np.float32(table.loc[part, "balanced_accuracy"]))
+    assert not volume[:, 18:].any()
+    first = study.labels.iloc[0]
+    np.testing.assert_allclose(
+        painted.affine, study.caps.affine(first["participant_id"], first["session_id"]), atol=1e-6
+    )
+
+
+def test_part_accuracies_come_from_the_validation_table(study: Study, tmp_path: Path):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    results = experiment(study, "patch").run(tmp_path, splits=[0])
+    for selection in ("best_loss", "best_balanced_accuracy"):
+        table = results.predictions("part", selection, "validation")
+        folder = tmp_path / "fold-0" / "cnn_classification" / selection
+        written = pd.read_csv(folder / "part_balanced_accuracy.tsv", sep="\t").set_index("part_id")
+        for part, rows in table.groupby("part_id"):
+            expected = sklearn.balanced_accuracy_score(rows["true_label"], rows["predicted_label"])
+            assert written.loc[part, "balanced_accuracy"] == pytest.approx(expected, abs=1e-12)
+        total = written["balanced_accuracy"].sum()
+        np.testing.assert_allclose(written["weight"], written["balanced_accuracy"] / total, atol=1e-12)
+
+
+def test_image_level_is_the_vote_of_the_parts_with_validation_weights(study: Study, tmp_path: Path):
+    results = experiment(study, "patch").run(tmp_path, splits=[0])
+    weights = pd.read_csv(
+        tmp_path / "fold-0/cnn_classification/best_loss/part_balanced_accuracy.tsv", sep="\t"
+    ).set_index("part_id")["weight"]
+    for dataset in ("train", "validation"):
+        parts = results.predictions("part", "best_loss", dataset)
+        image = results.predictions("image", "best_loss", dataset).set_index("participant_id")
+        for name, rows in parts.groupby("participant_id"):
+            expected = sum(weights[part] * p for part, p in zip(rows["part_id"], rows["proba1"], strict=True))
+            assert image.loc[name, "proba1"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_reconstructions_lie_where_their_parts_were_cut(study: Study, tmp_path: Path):
+    experiment(study, "roi", "reconstruction", reconstructions=True).run(tmp_path, splits=[0])
+    folder = tmp_path / "fold-0" / "autoencoder_reconstruction"
+    who = study.splits[0].validation.iloc[0]
+    volume = study.caps.read(who["participant_id"], who["session_id"])[0].numpy()
+    affine = study.caps.affine(who["participant_id"], who["session_id"])
+    for k, start in enumerate([(9, 6, 5), (1, 6, 5)]):
+        written = nib.load(folder / "validation" / f"input-{k}.nii.gz")
+        crop = volume[tuple(slice(i, i + 8) for i in start)]
+        crop = (crop - crop.min()) / (crop.max() - crop.min())
+        np.testing.assert_allclose(written.get_fdata(), crop, atol=1e-6)
+        np.testing.assert_allclose(written.affine @ [0, 0, 0, 1], affine @ [*start, 1], atol=1e-4)
+        output = nib.load(folder / "validation" / f"output-{k}.nii.gz")
+        assert output.shape == (8, 8, 8)
+    assert len(list(folder.glob("train/*.nii.gz"))) == 4
+    assert len(list(folder.glob("*/*.tsv"))) == 2
+
+
+def test_a_lock_refuses_a_second_run_of_the_same_split(study: Study, tmp_path: Path):
+    from neurocnn.errors import InUseError
+    from neurocnn.storage.locks import hold
+
+    run = experiment(study)
+    run.run(tmp_path, splits=[1])
+    with hold(tmp_path / "fold-0" / "state" / "fold.lock", "split 0"), pytest.raises(InUseError, match="pid"):
+        run.run(tmp_path)
+    run.run(tmp_path)
+    assert not (tmp_path / "fold-0" / "state").exists()
+
+
+def test_images_that_are_missing_are_all_named_before_anything_is_written(study: Study, tmp_path: Path):
+    shutil.copytree(study.caps.root, tmp_path / "caps")
+    lost = list(study.splits[1].validation["participant_id"][:2])
+    for name in lost:
+        shutil.rmtree(tmp_path / "caps" / "subjects" / name)
+    caps = nc.Caps(tmp_path / "caps", "t1-volume")
+    run = nc.Experiment(caps, study.splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
+    with pytest.raises(FileNotFoundError, match=f"(?s){lost[0]}.*{lost[1]}"):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_source_that_trained_on_a_validation_participant_is_refused(study: Study, tmp_path: Path):
+    experiment(study, task="reconstruction").run(tmp_path / "autoencoder")
+    swapped = [nc.Split(split.index, split.validation, split.train) for split in study.splits]
+    run = nc.Experiment(
+        study.caps,
+        swapped,
+        PARTS["roi"],
+        TASKS["classification"],
+        "Conv3_FC1",
+        TRAINER,
+        transfer_from=tmp_path / "autoencoder",
+    )
+    with pytest.raises(LeakError, match=study.splits[0].train["participant_id"].iloc[0]):
+        run.run(tmp_path / "cnn")
+    assert not (tmp_path / "cnn").exists()
+
+
+def test_missing_images_and_labels_of_all_splits_are_named_at_once(study: Study, tmp_path: Path):
+    lost = study.labels.iloc[:2].assign(participant_id=["sub-8888", "sub-9999"])
+    splits = nc.kfold(pd.concat([study.labels, lost], ignore_index=True), n_splits=2, seed=0)
+    run = nc.Experiment(study.caps, splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
+    with pytest.raises(FileNotFoundError, match=r"(?s)sub-8888.*sub-9999"):
+        run.run(tmp_path / "results", splits=[0])
+    unknown = study.labels.assign(diagnosis=[None, None, *study.labels["diagnosis"][2:]])
+    run = nc.Experiment(
+        study.caps,
+        nc.kfold(unknown, n_splits=2, seed=0),
+        PARTS["roi"],
+        TASKS["classification"],
+        "Conv3_FC1",
+        TRAINER,
+    )
+    first, second = sorted(study.labels["participant_id"][:2])
+    with pytest.raises(nc.NeurocnnError, match=f"(?s)2 sessions: .*({first}.*{second}|{second}.*{first})"):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_going_on_with_code_of_ones_own_says_that_it_is_compared_by_name(
+    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run = experiment(study, transform=lambda part: part * 2)
+    run.run(tmp_path / "results", splits=[0])
+    assert "compared by name" not in caplog.text
+    run.run(tmp_path / "results", splits=[0])
+    assert "lambda" in caplog.text
+    assert "compared by name" in caplog.text

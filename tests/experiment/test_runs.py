@@ -1,0 +1,220 @@
+"""However a run goes, killed, spread over processes, over several cohorts: its folder says the same."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from studies import PARTS, TASKS, TRAINER, Study, experiment
+
+import neurocnn as nc
+from neurocnn.data import images
+
+SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+import neurocnn as nc
+if __name__ == "__main__":
+    caps = nc.Caps(sys.argv[1], "t1-volume")
+    labels = nc.read_table(sys.argv[1] + "/labels.tsv")
+    experiment = nc.Experiment(
+        caps, nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0), nc.Patch(9, 11),
+        nc.classification("diagnosis", classes=["CN", "AD"]), "Conv3_FC1",
+        nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, checkpoint_seconds=0),
+        multi=True, options={"dropout": 0.5},
+    )
+    print("ready", flush=True)
+    experiment.run(sys.argv[2])
+    print("done", flush=True)
+"""
+
+
+def _run(script: Path, study: Study, folder: Path, seconds: float | None) -> tuple[int, float]:
+    """Run the script, kill it so many seconds after it is ready; its exit status, and how long it ran."""
+    command = [sys.executable, str(script), str(study.caps.root), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = folder.with_suffix(".log")
+    with log.open("a") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n", log.read_text()
+            began = time.monotonic()
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert process.returncode in (0, -signal.SIGKILL), log.read_text()
+    return process.returncode, time.monotonic() - began
+
+
+def _numbers(folder: Path) -> dict[str, object]:
+    """All that a run must not change: tables without their times, and the weights of the best models."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        table = pd.read_csv(path, sep="\t").drop(columns="time", errors="ignore")
+        found[str(path.relative_to(folder))] = table.to_csv(index=False)
+    for path in sorted(folder.rglob("*.pth.tar")):
+        state = torch.load(path, weights_only=True)["model"]
+        found[str(path.relative_to(folder))] = {name: t.tolist() for name, t in state.items()}
+    return found
+
+
+@pytest.mark.parametrize("n_kills", [3, pytest.param(30, marks=pytest.mark.on_demand)])
+def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
+    study: Study, tmp_path: Path, n_kills: int
+):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    _, duration = _run(script, study, tmp_path / "whole", None)
+    dice = random.Random(0)
+    for _ in range(n_kills):
+        _run(script, study, tmp_path / "broken", dice.uniform(0, duration / 2))
+    assert _run(script, study, tmp_path / "broken", None)[0] == 0
+    assert _numbers(tmp_path / "broken") == _numbers(tmp_path / "whole")
+    assert not list((tmp_path / "broken").glob("fold-*/state"))
+
+
+def test_a_second_process_is_told_who_trains_and_harms_nothing(study: Study, tmp_path: Path):
+    script, folder = tmp_path / "script.py", tmp_path / "results"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(study.caps.root), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "ready\n"
+        while not (folder / "fold-0/state/cnn-0.lock").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)  # the first is in the middle of its training
+        second = subprocess.run(command, capture_output=True, text=True, env=environment)
+        first.send_signal(signal.SIGCONT)
+        assert first.stdout.read() == "done\n"
+    assert second.returncode != 0
+    assert "InUseError" in second.stderr
+    assert f'"pid": {first.pid}' in second.stderr
+    assert nc.Results(folder).splits == [0, 1]
+
+
+RANKS_SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+import neurocnn as nc
+
+def build(input_shape, n_outputs):
+    # no batch norm: its statistics are those of a rank's own samples
+    convolutions = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.ReLU(), nc.PadMaxPool3d(2, 2))
+    size = convolutions(torch.zeros(1, *input_shape)).numel()
+    return nc.CNN(convolutions, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size, n_outputs)))
+
+if __name__ == "__main__":
+    caps = nc.Caps(sys.argv[1], "t1-volume")
+    labels = nc.read_table(sys.argv[1] + "/labels.tsv")
+    results = nc.Experiment(
+        caps, nc.kfold(labels.iloc[:13], n_splits=2, stratify=["diagnosis"], seed=0), nc.Patch(9, 11),
+        nc.classification("diagnosis", classes=["CN", "AD"]), build,
+        nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, device="cpu"), multi=sys.argv[3] == "multi",
+    ).run(sys.argv[2], splits=[0])
+    results.predict(caps, labels.iloc[13:], name="test")
+"""
+
+
+@pytest.mark.parametrize("networks", ["single", "multi"])
+def test_two_ranks_leave_the_tables_of_one_process(study: Study, tmp_path: Path, networks: str):
+    script = tmp_path / "script.py"
+    script.write_text(RANKS_SCRIPT)
+    ways = {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"],
+    }
+    for name, command in ways.items():
+        arguments = [str(script), str(study.caps.root), str(tmp_path / name), networks]
+        ended = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+    paths = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.tsv")}
+    assert paths == {path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.tsv")}
+    for path in paths:
+        tables = [pd.read_csv(tmp_path / name / path, sep="\t") for name in ways]
+        one, two = (table.drop(columns="time", errors="ignore") for table in tables)
+        pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=0, atol=1e-5)
+
+
+def test_image_files_are_opened_once_a_pass_whatever_the_number_of_networks(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[str] = []
+    decode = images.decode
+
+    def counted(source):
+        opened.append(source.stem)
+        return decode(source)
+
+    monkeypatch.setattr(images, "decode", counted)
+    split = study.splits[0]
+    n_images = len(split.train) + len(split.validation)
+    # a cache for one image: whatever is asked for again is opened again
+    caps = nc.Caps(study.caps.root, "t1-volume", cache_bytes=4 * 18 * 20 * 18 + 1)
+    run = nc.Experiment(
+        caps, [split], PARTS["patch"], TASKS["classification"], "Conv3_FC1", TRAINER, multi=True
+    )
+    run.run(tmp_path)
+    # an epoch is a pass to train and one to evaluate; each of two selections is evaluated once more
+    passes_of_train, passes_of_validation = 1 + 1 + 2, 1 + 2
+    expected = len(split.train) * passes_of_train + len(split.validation) * passes_of_validation
+    # and a data set looks at its first image when it is made
+    assert expected <= len(opened) <= expected + 2 * 2
+    assert len(set(opened)) == n_images
+
+
+def test_cohorts_keep_their_names_and_participants(cohort_study: Study, tmp_path: Path):
+    split = cohort_study.splits[0]
+    results = nc.Experiment(
+        cohort_study.caps, [split], PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER
+    ).run(tmp_path)
+    seen = nc.read_table(tmp_path / "fold-0/seen.tsv", required=("participant_id", "role"))
+    assert seen["cohort"].value_counts().to_dict() == {"ADNI": 8, "AIBL": 8}
+    expected = set(map(tuple, split.validation[["cohort", "participant_id"]].to_numpy()))
+    for level in ("part", "image"):
+        table = results.predictions(level)
+        assert set(map(tuple, table[["cohort", "participant_id"]].to_numpy())) == expected
+
+
+def test_cohorts_that_stand_in_one_table_only_are_named(cohort_study: Study, tmp_path: Path):
+    labels = cohort_study.labels
+    splits = nc.kfold(labels[labels["cohort"] == "ADNI"], n_splits=2, seed=0)
+    run = nc.Experiment(
+        cohort_study.caps, splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER
+    )
+    with pytest.raises(nc.NeurocnnError, match="AIBL only in the CAPS"):
+        run.run(tmp_path / "results")
+
+
+def test_a_full_disk_ends_a_run_with_the_path_and_a_second_run_goes_on(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from neurocnn import storage
+
+    write, left = storage.write_table, [12]
+
+    def full(frame, path):
+        if left[0] == 0:
+            raise OSError(28, "No space left on device", str(path))
+        left[0] -= 1
+        write(frame, path)
+
+    monkeypatch.setattr(storage, "write_table", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        experiment(study).run(tmp_path / "full")
+    assert str(tmp_path) in str(caught.value.filename)
+    left[0] = 10**6
+    experiment(study).run(tmp_path / "full")
+    experiment(study).run(tmp_path / "whole")
+    assert _numbers(tmp_path / "full") == _numbers(tmp_path / "whole")

@@ -1,0 +1,168 @@
+"""Weights go from experiment to experiment, split by split, in all the ways of the documents."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from clinicadl_files import write_maps, write_old_results
+from studies import PARTS, SHAPE, TASKS, TRAINER, Study, experiment
+
+import neurocnn as nc
+from neurocnn.errors import NeurocnnError, NotFoundError
+from neurocnn.experiment import transfer_source as source
+
+# A step of this length changes no float32: what a network ends with is what it started from.
+STILL = dataclasses.replace(TRAINER, learning_rate=1e-30, weight_decay=0.0)
+CONVOLUTIONS = [f"{i}.{name}" for i in (0, 1, 4, 5, 8, 9) for name in ("weight", "bias")]
+
+
+@pytest.fixture(scope="module")
+def sources(study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One finished experiment of each kind."""
+    folder = tmp_path_factory.mktemp("sources")
+    kinds = {
+        "autoencoder": {"task": "reconstruction"},
+        "cnn": {},
+        "multicnn": {"multi": True},
+        "multiautoencoder": {"task": "reconstruction", "multi": True},
+    }
+    for name, settings in kinds.items():
+        experiment(study, **settings).run(folder / name)
+    return {name: folder / name for name in kinds}
+
+
+def _trained(folder: Path, split: int, selection: str, network: int | None, prefix: str):
+    part = "" if network is None else f"cnn-{network}/"
+    path = folder / f"fold-{split}/models/{part}{selection}/model_best.pth.tar"
+    state = torch.load(path, weights_only=True)["model"]
+    return {name: state[f"{prefix}.{name}"] for name in CONVOLUTIONS}
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "multi", "selection", "prefixes"),
+    [
+        ("autoencoder", "classification", False, "best_loss", ("encoder", "convolutions")),
+        ("autoencoder", "classification", True, "best_loss", ("encoder", "convolutions")),
+        ("autoencoder", "reconstruction", False, "best_loss", ("encoder", "encoder")),
+        ("cnn", "classification", False, "best_balanced_accuracy", ("convolutions", "convolutions")),
+        ("cnn", "classification", True, "best_balanced_accuracy", ("convolutions", "convolutions")),
+        ("cnn", "reconstruction", False, "best_balanced_accuracy", ("convolutions", "encoder")),
+        ("multicnn", "classification", True, "best_balanced_accuracy", ("convolutions", "convolutions")),
+        ("multiautoencoder", "classification", True, "best_loss", ("encoder", "convolutions")),
+    ],
+)
+def test_a_network_starts_from_its_splits_source(
+    study, sources, tmp_path, source, task, multi, selection, prefixes
+):
+    experiment(study, task=task, multi=multi, trainer=STILL, transfer_from=sources[source]).run(tmp_path)
+    for split in (0, 1):
+        for network in (0, 1) if multi else (None,):
+            origin = network if source.startswith("multi") else None
+            expected = _trained(sources[source], split, selection, origin, prefixes[0])
+            found = _trained(tmp_path, split, "best_loss", network, prefixes[1])
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_selection_of_a_cnn_source_is_a_choice(study: Study, sources, tmp_path: Path):
+    experiment(study, trainer=STILL, transfer_from=sources["cnn"], transfer_selection="best_loss").run(
+        tmp_path, splits=[0]
+    )
+    expected = _trained(sources["cnn"], 0, "best_loss", None, "convolutions")
+    found = _trained(tmp_path, 0, "best_loss", None, "convolutions")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_several_networks_cannot_start_one(study: Study, sources, tmp_path: Path):
+    with pytest.raises(NeurocnnError, match="one network for each part"):
+        experiment(study, transfer_from=sources["multicnn"]).run(tmp_path)
+
+
+def test_a_misspelt_selection_is_refused_with_those_that_are_there(study: Study, sources, tmp_path: Path):
+    run = experiment(study, transfer_from=sources["cnn"], transfer_selection="best_balanced_acuracy")
+    with pytest.raises(NotFoundError, match="there are: best_balanced_accuracy, best_loss"):
+        run.run(tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_source_whose_split_was_not_run_is_refused_before_anything_is_written(study: Study, tmp_path: Path):
+    experiment(study).run(tmp_path / "source", splits=[0])
+    with pytest.raises(NotFoundError, match="split 1 has not been run"):
+        experiment(study, transfer_from=tmp_path / "source").run(tmp_path / "target")
+    old = write_old_results(tmp_path / "old", _lab_network().state_dict())
+    with pytest.warns(UserWarning, match="seen"), pytest.raises(NotFoundError, match="neither fold-1"):
+        experiment(study, transfer_from=old).run(tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_results_are_a_source_too(study: Study, sources, tmp_path: Path):
+    results = experiment(study, transfer_from=nc.Results(sources["autoencoder"])).run(tmp_path, splits=[0])
+    assert results.settings["transfer_from"] == str(sources["autoencoder"])
+
+
+def test_another_architecture_is_refused_with_what_does_not_fit(study: Study, sources, tmp_path: Path):
+    def build(input_shape, n_outputs):
+        convolutions = torch.nn.Sequential(torch.nn.Conv3d(1, 5, 3), torch.nn.ReLU())
+        return nc.CNN(
+            convolutions, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(5 * 6**3, n_outputs))
+        )
+
+    with pytest.raises(NeurocnnError, match=r"convolutions\.0\.weight"):
+        experiment(study, architecture=build, transfer_from=sources["cnn"]).run(tmp_path)
+
+
+def test_a_source_without_that_split_is_refused(study: Study, sources, tmp_path: Path):
+    splits = nc.kfold(study.labels, n_splits=3, stratify=["diagnosis"], seed=0)
+    run = nc.Experiment(
+        study.caps,
+        [splits[2]],
+        PARTS["roi"],
+        TASKS["classification"],
+        "Conv3_FC1",
+        TRAINER,
+        transfer_from=sources["cnn"],
+    )
+    with pytest.raises(NotFoundError):
+        run.run(tmp_path / "results")
+
+
+def test_a_source_that_does_not_exist_is_refused_at_once(study: Study):
+    with pytest.raises(NotFoundError, match="there is no such"):
+        experiment(study, transfer_from="results/autoencoderr")
+
+
+def _lab_network() -> torch.nn.Module:
+    torch.manual_seed(11)
+    shape = PARTS["roi"].extract(torch.zeros(1, *SHAPE), 0).shape
+    return nc.create_model("Conv3_FC1", tuple(shape), n_outputs=2)
+
+
+@pytest.mark.parametrize("kind", ["0.2.1 folder", "MAPS folder", "bare checkpoint", "module"])
+def test_what_users_already_have_starts_a_network_with_a_warning(study: Study, tmp_path: Path, kind: str):
+    network = _lab_network()
+    state = network.state_dict()
+    if kind == "0.2.1 folder":
+        source: object = write_old_results(tmp_path / "old", state)
+    elif kind == "MAPS folder":
+        source = write_maps(tmp_path / "maps", state, "Conv3_FC1")
+    elif kind == "bare checkpoint":
+        source = write_maps(tmp_path / "maps", state, "Conv3_FC1") / "split-0/best-loss/model.pth.tar"
+    else:
+        source = network
+    with pytest.warns(UserWarning, match="which participants it has seen"):
+        experiment(study, trainer=STILL, transfer_from=source).run(tmp_path / "results", splits=[0])
+    found = _trained(tmp_path / "results", 0, "best_loss", None, "convolutions")
+    for name, tensor in found.items():
+        # a bias of exactly 0 does move by a step of 1e-30
+        torch.testing.assert_close(tensor, state[f"convolutions.{name}"], rtol=0, atol=1e-25)
+    seen = nc.read_table(tmp_path / "results/fold-0/seen.tsv", required=("participant_id", "role"))
+    assert "source_unknown" in set(seen["role"])
+
+
+def test_the_order_of_outputs_is_spoken_of_where_it_is_not_clinicadls(tmp_path: Path):
+    state = nc.create_model("Conv4_FC3_v1", (1, 16, 16, 16)).state_dict()
+    maps = write_maps(tmp_path / "maps", state, "Conv4_FC3")
+    with pytest.warns(UserWarning, match=r"an experiment takes them with classes=\['AD', 'CN'\]"):
+        source.weights(maps, 0, None, "best_loss", ("CN", "AD"))
+    found = source.weights(maps, 0, None, "best_loss", ("AD", "CN"))  # a warning would be an error
+    assert torch.equal(list(found.values())[-1], list(state.values())[-1])

@@ -1,0 +1,87 @@
+"""A model is never judged on participants that it has seen."""
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neurocnn.errors import LeakError, TableError
+from neurocnn.results import leakage as seen
+
+
+def _sessions(names, cohort=None):
+    table = pd.DataFrame({"participant_id": list(names), "session_id": "ses-M000"})
+    return table if cohort is None else table.assign(cohort=cohort)
+
+
+def test_the_source_is_recorded_with_its_roles_and_its_own_source():
+    first = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    second = seen.record(_sessions(["sub-3"]), _sessions(["sub-4"]), first)
+    third = seen.record(_sessions(["sub-5"]), _sessions(["sub-6"]), second)
+    roles = dict(zip(third["participant_id"], third["role"], strict=True))
+    assert roles == {
+        "sub-5": "train",
+        "sub-6": "validation",
+        "sub-3": "source_train",
+        "sub-4": "source_validation",
+        "sub-1": "source_train",
+        "sub-2": "source_validation",
+    }
+
+
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
+def test_a_leak_is_refused_exactly_when_a_participant_was_seen(train, validation, new):
+    table = seen.record(*(_sessions(f"sub-{i}" for i in sorted(ids)) for ids in (train, validation)))
+    sessions = _sessions(f"sub-{i}" for i in sorted(new))
+    if new & (train | validation):
+        with pytest.raises(LeakError, match=f"sub-{min(new & (train | validation))}"):
+            seen.check(table, sessions, "test")
+    else:
+        seen.check(table, sessions, "test")
+
+
+def test_a_validation_participant_of_the_source_does_not_count_as_trained_on():
+    table = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    seen.check(table, _sessions(["sub-2"]), "transfer", seen.TRAINED)
+    with pytest.raises(LeakError):
+        seen.check(table, _sessions(["sub-1"]), "transfer", seen.TRAINED)
+
+
+def test_participants_of_one_name_in_two_cohorts_are_two_people():
+    table = seen.record(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
+    seen.check(table, _sessions(["sub-1"], "AIBL"), "test")
+    with pytest.raises(LeakError, match="ADNI sub-1"):
+        seen.check(table, _sessions(["sub-1"], "ADNI"), "test")
+
+
+def test_without_a_cohort_on_one_side_the_name_decides():
+    table = seen.record(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
+    with pytest.raises(LeakError, match="sub-1"):
+        seen.check(table, _sessions(["sub-1"]), "test")
+
+
+def test_a_source_without_cohorts_is_remembered_by_a_target_with_cohorts():
+    source = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    table = seen.record(_sessions(["sub-3"], "ADNI"), _sessions(["sub-4"], "ADNI"), source)
+    for name, role in (("sub-1", "source_train"), ("sub-2", "source_validation")):
+        with pytest.raises(LeakError, match=f"{name} {role}"):
+            seen.check(table, _sessions([name], "AIBL"), "test")
+    seen.check(table, _sessions(["sub-3"], "AIBL"), "test")
+
+
+def test_a_source_that_does_not_say_refuses_nobody():
+    table = seen.record(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"), seen.unknown())
+    seen.check(table, _sessions(["sub-3"], "ADNI"), "test")
+
+
+def test_sessions_without_participants_are_refused():
+    table = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    with pytest.raises(TableError, match="no column participant_id"):
+        seen.check(table, pd.DataFrame({"subject": ["sub-1"]}), "test")
+
+
+def test_a_participant_with_two_roles_is_counted_once():
+    first = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    table = seen.record(_sessions(["sub-1"]), _sessions(["sub-3"]), first)
+    with pytest.raises(LeakError, match="1 participants were seen before: sub-1 train/source_train;"):
+        seen.check(table, _sessions(["sub-1"]), "test")
