@@ -1,10 +1,11 @@
-"""Seeds and random states: what is random depends on named keys alone, and disturbs nothing else."""
+"""Seeds and random states: random numbers depend on named keys only, and drawing them has no side effect."""
 
 import contextlib
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,78 +14,99 @@ from torch import Tensor
 
 
 @contextlib.contextmanager
-def seeded(*key: str | int | None) -> Iterator[int]:
-    """Run a block with Python's, numpy's and torch's random numbers decided by `key` alone.
+def preserve_random_states() -> Iterator[None]:
+    """Restore Python's, numpy's and torch's CPU random states after the block.
 
-    Parameters
-    ----------
-    key
-        Whatever the random numbers shall depend on.
-
-    Yields
-    ------
-    seed
-        A number made of the key, for generators of their own.
-
-    Notes
-    -----
-    The three global states are afterwards what they were, so that augmentation changes nothing else. GPU
-    generators are left alone: data are prepared on the CPU, often in worker processes.
+    GPU generators are not touched: data are prepared on the CPU, often in worker processes.
     """
-    digest = hashlib.sha256(json.dumps(key).encode()).digest()
-    seed = int.from_bytes(digest[:4], "little")
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        yield seed
+        yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(pytorch)
 
 
-def reseed(transform: Any, seed: int) -> None:
-    """Seed the transforms that have a generator of their own (MONAI's `set_random_state`).
+def seed_all(*numbers: int) -> None:
+    """Seed Python's, numpy's and torch's CPU random states by some numbers."""
+    words = np.random.SeedSequence(numbers).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.default_generator.manual_seed(int(words[2]))
+
+
+@contextlib.contextmanager
+def seeded(*key: str | int | None) -> Iterator[int]:
+    """Run a block in which Python's, numpy's and torch's random numbers depend on `key` only.
+
+    Parameters
+    ----------
+    key
+        Values that the random numbers should depend on.
+
+    Yields
+    ------
+    seed
+        A number derived from the key, for other generators.
+
+    Notes
+    -----
+    The three global random states are restored after the block.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).digest()
+    seed = int.from_bytes(digest[:4], "little")
+    with preserve_random_states():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        yield seed
+
+
+def reseed(transform: Callable[..., object], seed: int) -> None:
+    """Seed the transforms that have their own generator (MONAI's `set_random_state`).
 
     Parameters
     ----------
     transform
-        Any callable, or a composition that keeps what it calls in `transforms`.
+        A callable, or a composition that stores its members in `transforms`.
     seed
-        Each member of a composition gets another one, made of this.
+        Each member of a composition gets a different seed, derived from this one.
     """
     if hasattr(transform, "set_random_state"):
         transform.set_random_state(seed=seed)
         return
-    members = getattr(transform, "transforms", None)
-    if isinstance(members, list | tuple | torch.nn.ModuleList):
-        for i, member in enumerate(members):
-            reseed(member, (seed + i + 1) % 2**32)
+    for i, member in enumerate(members(transform)):
+        reseed(member, (seed + i + 1) % 2**32)
+
+
+def members(transform: Callable[..., object]) -> list[Callable[..., object]]:
+    """Return the members of a composition of transforms, empty if it is a single one."""
+    found = getattr(transform, "transforms", None)
+    return list(found) if isinstance(found, list | tuple | torch.nn.ModuleList) else []
 
 
 class RandomState:
-    """Torch's random numbers as one network sees them, whatever else runs beside it.
+    """A random state of torch that belongs to one network.
 
     Parameters
     ----------
     seed
-        Where they start.
+        Seed of the initial state.
     device
-        The CPU's are always part of it, a GPU's if this is one.
+        Device of the network. The CPU's state is always included, a GPU's if this is a GPU.
 
     Examples
     --------
-    >>> mine = RandomState(0, torch.device("cpu"))
-    >>> with mine.borrowed():
+    >>> own = RandomState(0, torch.device("cpu"))
+    >>> with own.as_global():
     ...     first = torch.rand(1)
     >>> bool(first == torch.rand(1, generator=torch.Generator().manual_seed(0)))
     True
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self._accelerator = _states_of(device)
+        self._accelerator = _accelerator_module(device)
         with torch.random.fork_rng(devices=[]):
             self.cpu = torch.Generator().manual_seed(seed).get_state()
         self.device: Tensor | None = None
@@ -95,34 +117,34 @@ class RandomState:
             self._accelerator.set_rng_state(outer)
 
     @contextlib.contextmanager
-    def borrowed(self) -> Iterator[None]:
-        """Make it torch's global random state while the block runs."""
+    def as_global(self) -> Iterator[None]:
+        """Use this state as torch's global random state during the block."""
         outer = torch.get_rng_state()
         torch.set_rng_state(self.cpu)
-        other = None
+        outer_device = None
         if self._accelerator is not None and self.device is not None:
-            other = self._accelerator.get_rng_state()
+            outer_device = self._accelerator.get_rng_state()
             self._accelerator.set_rng_state(self.device)
         try:
             yield
         finally:
             self.cpu = torch.get_rng_state()
             torch.set_rng_state(outer)
-            if self._accelerator is not None and other is not None:
+            if self._accelerator is not None and outer_device is not None:
                 self.device = self._accelerator.get_rng_state()
-                self._accelerator.set_rng_state(other)
+                self._accelerator.set_rng_state(outer_device)
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs."""
+        """Return the values that `restore` needs."""
         return {"cpu": self.cpu, "device": self.device}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; a state of another kind of device gives what fits."""
+        """Restore `state`; its accelerator part is ignored if the device type differs."""
         self.cpu = state["cpu"]
-        other = state["device"]
-        if self.device is not None and other is not None and other.shape == self.device.shape:
-            self.device = other
+        saved = state["device"]
+        if self.device is not None and saved is not None and saved.shape == self.device.shape:
+            self.device = saved
 
 
-def _states_of(device: torch.device) -> Any:
+def _accelerator_module(device: torch.device) -> ModuleType | None:
     return {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)

@@ -33,16 +33,16 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
 def test_random_states_do_not_meet():
     one, other = RandomState(0, CPU), RandomState(0, CPU)
     outer = torch.get_rng_state()
-    with one.borrowed():
+    with one.as_global():
         first = torch.rand(3)
-    with other.borrowed():
+    with other.as_global():
         assert torch.equal(torch.rand(3), first)
-    with one.borrowed():
+    with one.as_global():
         second = torch.rand(3)
     assert not torch.equal(first, second)
     again = RandomState(5, CPU)
     again.restore(other.state())
-    with again.borrowed():
+    with again.as_global():
         assert torch.equal(torch.rand(3), second)
     assert torch.equal(torch.get_rng_state(), outer)
 

@@ -81,13 +81,13 @@ def network_tables(
         passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
         if len(passes) == 1:
             # Cheaper than for each batch, which several networks need.
-            stack.enter_context(next(iter(passes.values())).random.borrowed())
+            stack.enter_context(next(iter(passes.values())).random.as_global())
         stream = stack.enter_context(watched(source))
         first = ranks.rank * computation.batch_size
         for batch in stream:
             on_batch()
             for network, one in passes.items():
-                with one.random.borrowed() if len(passes) > 1 else nullcontext():
+                with one.random.as_global() if len(passes) > 1 else nullcontext():
                     one.add(part_rows(batch, network), first)
             first += ranks.world * computation.batch_size
             del batch  # its memory serves the next one

@@ -114,7 +114,7 @@ class Run:
         """
         image = placed(batch["image"], self.device, self.dtype, self.layout)
         self.model.train()
-        with self.random.borrowed():
+        with self.random.as_global():
             if self.parallel is not None:
                 self.parallel.require_backward_grad_sync = last
             with autocast(self.device, self.trainer.precision):
@@ -145,7 +145,7 @@ class Run:
         if not math.isfinite(mean):
             self._complain(losses)
         self._window.clear()
-        with self.random.borrowed():
+        with self.random.as_global():
             self.scaler.unscale_(self.optimizer)
             if self.trainer.clip_gradient is not None:
                 norm = nn.utils.clip_grad_norm_(self.parameters, self.trainer.clip_gradient)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from neurocnn.engine.labels import sample_name
 from neurocnn.engine.sampling import Index
 from neurocnn.errors import SettingError, TrainingError
+from neurocnn.randomness import preserve_random_states, seed_all
 
 Batch = dict[str, Any]
 #: All samples that workers may be making.
@@ -60,7 +60,7 @@ class Samples(Dataset[Any]):
         if self.takes_epoch or self.seed is None:
             return [self[key] for key in keys]
         # Once a batch: to get and set numpy's state costs more than a small sample.
-        with random_states_kept():
+        with preserve_random_states():
             return [self[key] for key in keys]
 
     def __getitem__(self, key: Index) -> Any:
@@ -91,26 +91,6 @@ def end_if_orphaned(worker: int) -> None:
         and os.getppid() != parent.pid
     ):
         os._exit(1)
-
-
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Give Python's, numpy's and torch's random states back as they were before the block."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-
-
-def seed_all(*numbers: int) -> None:
-    """Seed Python's, numpy's and torch's random states by some numbers."""
-    words = np.random.SeedSequence(numbers).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.default_generator.manual_seed(int(words[2]))
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
