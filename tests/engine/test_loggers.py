@@ -84,7 +84,7 @@ def test_a_callback_sees_the_state_of_each_evaluation():
 
 
 def test_without_a_gpu_one_line_says_so(caplog, monkeypatch):
-    runtime._say_once.cache_clear()
+    runtime._log_once.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.mps, "is_available", lambda: False, raising=False)
     with caplog.at_level(logging.INFO, logger="neurocnn"):

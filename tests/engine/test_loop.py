@@ -39,10 +39,11 @@ def test_an_accumulated_update_is_that_of_one_batch_of_all_its_samples(n, batch_
 
 
 def test_an_update_is_the_one_that_plain_torch_makes():
-    data, model = Toys(6), network(norm=False)
+    # In float32, Adam would magnify the rounding of gradients that are nearly 0.
+    data, model = Toys(6), network(norm=False).double()
     plain = copy.deepcopy(model)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2, weight_decay=1e-4)
-    images = torch.stack([data[i]["image"] for i in range(6)])
+    images = torch.stack([data[i]["image"] for i in range(6)]).double()
     targets = torch.tensor([i % 2 for i in range(6)])
     for _ in range(4):
         optimizer.zero_grad()
@@ -50,7 +51,7 @@ def test_an_update_is_the_one_that_plain_torch_makes():
         optimizer.step()
     Trainer(epochs=4, batch_size=6, **FAST).fit(model, TASK, data)
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
+        assert torch.allclose(one, other, rtol=0, atol=1e-10)
 
 
 def test_no_batch_of_a_window_is_kept():

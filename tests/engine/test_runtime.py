@@ -6,7 +6,7 @@ from torch import nn
 from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification
-from neurocnn.engine.runtime import determinism, find_device, memory_format, placed
+from neurocnn.engine.runtime import determinism, find_device, memory_format, to_model_format
 from neurocnn.errors import SettingError
 from neurocnn.randomness import RandomState
 
@@ -65,11 +65,13 @@ def test_determinism_is_torchs_and_ends():
 )
 def test_images_get_the_memory_format_of_the_network(layer, layout, shape):
     assert memory_format(nn.Sequential(layer)) == layout
-    assert placed(torch.rand(shape), CPU, torch.float32, layout).is_contiguous(memory_format=layout)
+    assert to_model_format(torch.rand(shape), CPU, torch.float32, layout).is_contiguous(memory_format=layout)
 
 
 def test_a_volume_for_a_flat_network_keeps_its_format():
-    assert placed(torch.rand(2, 3), CPU, torch.float64, torch.channels_last_3d).dtype == torch.float64
+    assert (
+        to_model_format(torch.rand(2, 3), CPU, torch.float64, torch.channels_last_3d).dtype == torch.float64
+    )
 
 
 def test_compile_trains_through_torch_compile(monkeypatch):

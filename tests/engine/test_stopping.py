@@ -32,7 +32,7 @@ NAN, INF = math.nan, math.inf
 )
 def test_training_stops_as_the_reference_says(patience, tolerance, losses, stops_after):
     stopper = Stopper(patience, tolerance)
-    stops = [stopper.stops(loss) for loss in losses]
+    stops = [stopper.should_stop_after(loss) for loss in losses]
     assert (stops.index(True) + 1 if True in stops else None) == stops_after
 
 

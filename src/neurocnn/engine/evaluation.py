@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from neurocnn.engine.faults import explained
+from neurocnn.engine.faults import translate_errors
 from neurocnn.engine.inference import Computation, Measure, Network, network_tables, part_ids_of
 from neurocnn.engine.labels import needs_labels_alone, without_labels
 from neurocnn.engine.ranks import find_ranks
-from neurocnn.engine.runtime import PRECISIONS, arranged, autocast, find_device, memory_format
+from neurocnn.engine.runtime import PRECISIONS, autocast, find_device, memory_format, use_memory_format
 from neurocnn.engine.task import Columns, Task, sample_losses
 from neurocnn.engine.workers import Batch
 from neurocnn.errors import ModelError, SettingError
@@ -133,9 +133,9 @@ def _asked(
 ) -> dict[Network, pd.DataFrame]:
     """Evaluate a caller's networks, in the memory format that they are trained in."""
     with ExitStack() as stack:
-        stack.enter_context(explained(computation.device, computation.batch_size))
+        stack.enter_context(translate_errors(computation.device, computation.batch_size))
         for model in networks.values():
-            stack.enter_context(arranged(model.to(computation.device), memory_format(model)))
+            stack.enter_context(use_memory_format(model.to(computation.device), memory_format(model)))
         return network_tables(networks, dataset, computation, measure)
 
 

@@ -10,7 +10,9 @@ from neurocnn.errors import NeurocnnError, TrainingError
 
 
 @contextmanager
-def explained(device: torch.device, batch_size: int, accumulation_steps: int | None = None) -> Iterator[None]:
+def translate_errors(
+    device: torch.device, batch_size: int, accumulation_steps: int | None = None
+) -> Iterator[None]:
     """Turn errors of torch in the block into errors that say what to do.
 
     Parameters
@@ -27,7 +29,7 @@ def explained(device: torch.device, batch_size: int, accumulation_steps: int | N
 
     Examples
     --------
-    >>> with explained(torch.device("cpu"), batch_size=8, accumulation_steps=1):
+    >>> with translate_errors(torch.device("cpu"), batch_size=8, accumulation_steps=1):
     ...     raise MemoryError
     Traceback (most recent call last):
     neurocnn.errors.TrainingError: out of memory...batch_size=4 with accumulation_steps=2 ...

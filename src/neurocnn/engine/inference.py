@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from neurocnn.engine.labels import label_values, sample_name, without_labels
 from neurocnn.engine.ranks import Ranks
-from neurocnn.engine.runtime import evaluating, floating_type, memory_format, placed
-from neurocnn.engine.sampling import Batches, Turns
+from neurocnn.engine.runtime import evaluating, floating_type, memory_format, to_model_format
+from neurocnn.engine.sampling import Batches, RankBatches
 from neurocnn.engine.task import Columns
 from neurocnn.engine.workers import Batch, loader, watched
 from neurocnn.errors import ModelError, SettingError
@@ -73,7 +73,7 @@ def network_tables(
     plain = dataset.without_augmentation() if hasattr(dataset, "without_augmentation") else dataset
     batches = network_batches(plain, list(networks), computation.batch_size)
     ranks = computation.ranks
-    mine = Turns(batches, ranks.rank, ranks.world)
+    mine = RankBatches(batches, ranks.rank, ranks.world)
     source = loader(
         plain, mine, seed=seed, n_workers=computation.n_workers, pinned=computation.device.type == "cuda"
     )
@@ -123,7 +123,7 @@ class _Pass:
 
     def add(self, batch: Batch, first: int) -> None:
         """Compute a batch; `first` is the place of its first row in the table."""
-        image = placed(batch["image"], self.device, self.dtype, self.layout)
+        image = to_model_format(batch["image"], self.device, self.dtype, self.layout)
         with torch.inference_mode():
             output = self.measure.output(self.model, image)
         n = image.shape[0]

@@ -13,7 +13,7 @@ class Interruption:
 
     Examples
     --------
-    >>> with Interruption().watched() as interruption:
+    >>> with Interruption().catch_signals() as interruption:
     ...     signal.raise_signal(signal.SIGTERM)
     ...     interruption.signal
     15
@@ -23,7 +23,7 @@ class Interruption:
         self.signal = 0
 
     @contextmanager
-    def watched(self) -> Iterator["Interruption"]:
+    def catch_signals(self) -> Iterator["Interruption"]:
         """Take note of the signals while the block runs; a second one acts as it would without.
 
         Handlers can be set in the main thread only; elsewhere signals stay as they are.

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from neurocnn.engine.evaluation import task_measure
-from neurocnn.engine.faults import explained
+from neurocnn.engine.faults import translate_errors
 from neurocnn.engine.inference import Computation, Network, network_batches, network_tables, part_rows
 from neurocnn.engine.inputs import check_classes, check_sets, fingerprint, unit_classes
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loggers import Progress
 from neurocnn.engine.ranks import find_ranks
-from neurocnn.engine.records import Record
+from neurocnn.engine.records import NetworkFiles
 from neurocnn.engine.run import Row, Run
 from neurocnn.engine.runtime import determinism, find_device
 from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
@@ -141,15 +141,15 @@ class Loop:
             self.records = self.open_records(runs, stack)
             self.open_loader([run.part for run in runs])
             stack.enter_context(determinism(trainer.deterministic))
-            stack.enter_context(explained(self.device, trainer.batch_size, trainer.accumulation_steps))
-            stack.enter_context(self.interruption.watched())
+            stack.enter_context(translate_errors(self.device, trainer.batch_size, trainer.accumulation_steps))
+            stack.enter_context(self.interruption.catch_signals())
             self.progress = stack.enter_context(Progress(trainer.epochs, self.ranks.rank == 0))
             while active := [run for run in runs if not run.finished()]:
                 epoch = min(run.epoch for run in active)
                 self.train_epoch(epoch, [run for run in active if run.epoch == epoch])
         # The best states are read from files that rank 0 may still be writing.
-        self.ranks.meet("at the end of the training")
-        [self.interruption.signal] = self.ranks.agree(self.interruption.signal)
+        self.ranks.barrier("at the end of the training")
+        [self.interruption.signal] = self.ranks.all_reduce_max(self.interruption.signal)
         if self.interruption.signal:
             # It came after the last batch. All is saved, but what comes after this training must not begin.
             self.interruption.leave()
@@ -178,7 +178,7 @@ class Loop:
         """Go through the batches of a window, of these sizes, and update each network once."""
         for number, size in enumerate(sizes):
             batch = next(source)
-            self.ranks.meet("for a batch")
+            self.ranks.barrier("for a batch")
             for run in runs:
                 run.accumulate(
                     part_rows(batch, run.part),
@@ -204,7 +204,7 @@ class Loop:
                 run.check_selection(metrics[run.part])
         except (SettingError, TableError):
             for run in runs:
-                self.records[run.part].give_up()
+                self.records[run.part].discard_checkpoint()
             raise
         if not self.has_saved:
             # A table without a state could not be gone on with. Before it there is nothing worth keeping: a
@@ -213,7 +213,7 @@ class Loop:
         for run in runs:
             where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}
             run.history.append(where | metrics[run.part])
-            self.records[run.part].evaluated()
+            self.records[run.part].write_evaluation()
             self.call(run, ended)
 
     def scores(self, runs: list[Run]) -> dict[Network, dict[str, float]]:
@@ -225,7 +225,7 @@ class Loop:
         metrics: dict[Network, dict[str, float]] = {run.part: {} for run in runs}
         for name, dataset in self.sets.items():
             tables = network_tables(
-                models, dataset, self.computation, measure, self.leave_if_asked, seed=self.trainer.seed
+                models, dataset, self.computation, measure, self.exit_if_signalled, seed=self.trainer.seed
             )
             for run in runs:
                 table = tables[run.part]
@@ -272,12 +272,12 @@ class Loop:
         self.progress.at(epoch, start, plan.n_updates)
         return plan
 
-    def open_records(self, runs: list[Run], stack: ExitStack) -> dict[Network, Record]:
+    def open_records(self, runs: list[Run], stack: ExitStack) -> dict[Network, NetworkFiles]:
         """Take up the states that a training before this one has left."""
         records = {}
         for run in runs:
             settings = fingerprint(self.trainer, self.task, run.model, self.sets, run.part)
-            record = records[run.part] = Record(self.folder, run, settings, writes=self.ranks.rank == 0)
+            record = records[run.part] = NetworkFiles(self.folder, run, settings, writes=self.ranks.rank == 0)
             stack.enter_context(record.held())
             stack.callback(record.close)
             record.read()
@@ -309,14 +309,14 @@ class Loop:
     def save_if_due(self) -> None:
         """Write states where the last are old, or where this process is asked to end."""
         due = time.monotonic() - self.saved >= self.trainer.checkpoint_seconds
-        due_anywhere, self.interruption.signal = self.ranks.agree(due, self.interruption.signal)
+        due_anywhere, self.interruption.signal = self.ranks.all_reduce_max(due, self.interruption.signal)
         if self.interruption.signal:
             self.save()
             self.interruption.leave()
         elif due_anywhere:
             self.save()
 
-    def leave_if_asked(self) -> None:
+    def exit_if_signalled(self) -> None:
         """End the training inside an evaluation; ranks do so together, after their next update."""
         if self.interruption.signal and self.ranks.world == 1:
             self.save()

@@ -38,7 +38,7 @@ class Ranks:
     local: int = 0
     seconds: float = 1800
 
-    def meet(self, where: str) -> None:
+    def barrier(self, where: str) -> None:
         """Wait for all ranks.
 
         Raises
@@ -60,11 +60,11 @@ class Ranks:
                 "or hangs; see its own output"
             ) from error
 
-    def agree(self, *numbers: int) -> list[int]:
+    def all_reduce_max(self, *numbers: int) -> list[int]:
         """Give every rank the greatest of each number that any of them has."""
         if self.world == 1:
             return list(numbers)
-        self.meet("to agree on what comes next")
+        self.barrier("to agree on what comes next")
         values = torch.tensor(numbers)
         dist.all_reduce(values, dist.ReduceOp.MAX, group=_control["group"])
         return [int(value) for value in values]
@@ -73,7 +73,7 @@ class Ranks:
         """Give every rank the values of all, in their order."""
         if self.world == 1:
             return [value]
-        self.meet(where)
+        self.barrier(where)
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=_control["group"])
         return values

@@ -20,7 +20,7 @@ from neurocnn.storage.locks import hold
 from neurocnn.storage.tensors import save_tensors
 
 
-class Record:
+class NetworkFiles:
     """The files of one network.
 
     Parameters
@@ -105,7 +105,7 @@ class Record:
                     "a copy, or train in another folder"
                 )
 
-    def evaluated(self) -> None:
+    def write_evaluation(self) -> None:
         """Write an evaluation's row into the table and the logs."""
         if self.writes:
             write_history(self.run.history, self.table)
@@ -117,7 +117,7 @@ class Record:
         if self.writes:
             self.states.write(self.run.state(randoms) | {"settings": self.settings})
 
-    def give_up(self) -> None:
+    def discard_checkpoint(self) -> None:
         """Let a training that has no row yet be begun anew: its settings are not what they should be."""
         if self.writes and not self.run.history:
             self.states.remove()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neurocnn.engine.labels import sample_name
 from neurocnn.engine.ranks import Ranks
-from neurocnn.engine.runtime import autocast, floating_type, memory_format, placed
+from neurocnn.engine.runtime import autocast, floating_type, memory_format, to_model_format
 from neurocnn.engine.stopping import Stopper, is_better
 from neurocnn.engine.task import Task, sample_losses
 from neurocnn.engine.workers import Batch
@@ -112,7 +112,7 @@ class Run:
         last
             Whether it is the window's last: gradients are exchanged between ranks once.
         """
-        image = placed(batch["image"], self.device, self.dtype, self.layout)
+        image = to_model_format(batch["image"], self.device, self.dtype, self.layout)
         self.model.train()
         with self.random.as_global():
             if self.parallel is not None:
@@ -200,7 +200,7 @@ class Run:
                 self.best[metric] = value
                 self.best_epochs[f"best_{metric}"] = self.epoch
                 better.append(f"best_{metric}")
-        self.stopped = self.stopper.stops(row[f"{which}_loss"])
+        self.stopped = self.stopper.should_stop_after(row[f"{which}_loss"])
         self._step_scheduler(row[f"{which}_loss"])
         self.epoch, self.updates = self.epoch + 1, 0
         return better

@@ -17,7 +17,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 @cache
-def _say_once(message: str) -> None:
+def _log_once(message: str) -> None:
     _log.info(message)
 
 
@@ -45,7 +45,7 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
         found = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
         name = found[0] if found else "cpu"
         if not found:
-            _say_once("no GPU was found: computing on the CPU")
+            _log_once("no GPU was found: computing on the CPU")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -81,7 +81,9 @@ def memory_format(model: nn.Module) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def placed(image: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+def to_model_format(
+    image: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
+) -> Tensor:
     """Bring a batch of images to a model's device, type and memory format."""
     fits = image.dim() == {torch.channels_last_3d: 5, torch.channels_last: 4}.get(layout, -1)
     image = image.to(device, dtype, non_blocking=True)
@@ -131,7 +133,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def arranged(model: nn.Module, layout: torch.memory_format) -> Iterator[nn.Module]:
+def use_memory_format(model: nn.Module, layout: torch.memory_format) -> Iterator[nn.Module]:
     """Give a model's weights a memory format while the block runs."""
     plain = all(parameter.is_contiguous() for parameter in model.parameters())
     model.to(memory_format=layout)

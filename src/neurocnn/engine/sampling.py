@@ -99,12 +99,12 @@ class Batches:
 
 
 @dataclass
-class Turns:
+class RankBatches:
     """The batches of an evaluation that are this rank's turn: each batch is done once, whole, by one rank.
 
     Examples
     --------
-    >>> list(Turns(Batches([0, 1, 2], batch_size=1), rank=1, world=2))
+    >>> list(RankBatches(Batches([0, 1, 2], batch_size=1), rank=1, world=2))
     [[(0, 1)]]
     """
 

@@ -23,7 +23,7 @@ class Stopper:
     Examples
     --------
     >>> stopper = Stopper(patience=2, tolerance=0.1)
-    >>> [stopper.stops(loss) for loss in (1.0, 0.95, 0.9)]
+    >>> [stopper.should_stop_after(loss) for loss in (1.0, 0.95, 0.9)]
     [False, False, True]
     """
 
@@ -32,7 +32,7 @@ class Stopper:
     best: float = math.inf
     waited: int = 0
 
-    def stops(self, loss: float) -> bool:
+    def should_stop_after(self, loss: float) -> bool:
         """Take the loss at the end of an epoch; say whether it was the last one."""
         improved = loss < self.best * (1 - self.tolerance)
         self.waited = 0 if improved else self.waited + 1

@@ -351,7 +351,7 @@ class Experiment:
         """Write the settings and who is in which split, where they are not there yet."""
         settings, path = self._settings(dataset), folder / COMMANDLINE
         ranks = engine.find_ranks()
-        ranks.meet("before the result folder is written")
+        ranks.barrier("before the result folder is written")
         if ranks.rank == 0:
             # Once more: another task of a job array may have begun meanwhile.
             resuming.check(folder, settings, self.splits, self.task, self.parts)
@@ -365,7 +365,7 @@ class Experiment:
                 for name, sessions in zip(_SETS, (split.train, split.validation), strict=True):
                     if not fold.sessions(name).is_file():
                         storage.write_table(sessions, fold.sessions(name))
-        ranks.meet("after the result folder was written")
+        ranks.barrier("after the result folder was written")
 
 
 def _is_parts(value: Any) -> bool:

@@ -157,7 +157,7 @@ class FoldRun:
                     for part in models:
                         rows = table[table["part_id"] == part]
                         storage.write_table(rows, self.fold.partial(part, selection, name))
-        engine.find_ranks().meet("after tables were written")
+        engine.find_ranks().barrier("after tables were written")
 
     def _fit(self, model: Any) -> Any:
         return self.experiment.trainer.fit(
@@ -234,7 +234,7 @@ class FoldRun:
                 self._score_selection(selection, tables)
             if self.experiment.multi:
                 self._gather_history()
-        engine.find_ranks().meet("after tables were written")
+        engine.find_ranks().barrier("after tables were written")
 
     def _score_selection(self, selection: str, tables: Mapping[str, pd.DataFrame]) -> None:
         experiment, validation = self.experiment, tables["validation"]

@@ -312,7 +312,7 @@ class Results:
         tasks = [(fold, selection) for fold in done for selection in self.selections]
         for fold, selection in tqdm(tasks, f"predict {name}", disable=None, unit="model"):
             newdata.predict(self, fold, selection, dataset, name)
-        engine.find_ranks().meet("after predicting new data")
+        engine.find_ranks().barrier("after predicting new data")
         if self.task.name == "reconstruction":
             return self.metrics(level="part", dataset=name)
         return self.predictions(dataset=name)
