@@ -141,7 +141,7 @@ class Labelled(Toys):
     "how", [lambda k: np.eye(2)[k], lambda k: torch.eye(2)[k], lambda k: [1.0 - k, float(k)]]
 )
 def test_labels_of_several_numbers_reach_a_target_of_ones_own(how):
-    task = replace(TASK, target=lambda batch, device: batch["label"].argmax(1).to(device))
+    task = replace(TASK, target=lambda batch, device: torch.tensor(batch["label"]).argmax(1).to(device))
     data, plain = Labelled(5, (2, 4), how=how), Toys(5, (2, 4))
     expected = evaluate(network(), TASK, plain, batch_size=3, device="cpu")
     pd.testing.assert_frame_equal(evaluate(network(), task, data, batch_size=3, device="cpu"), expected)
@@ -241,7 +241,7 @@ def test_part_ids_may_be_an_array():
     pd.testing.assert_frame_equal(*tables)
     Trainer(epochs=1, device="cpu").fit(models, TASK, data)
     data.part_ids = ["left", "right"]
-    with pytest.raises(SettingError, match=r"part_ids are .*left.*whole numbers"):
+    with pytest.raises(SettingError, match=r"part_ids=.*left.*expected integers"):
         predict(models, TASK, data, device="cpu")
 
 

@@ -134,7 +134,7 @@ def test_ages_are_learnt_in_a_few_updates_where_their_scale_is_told():
 
 
 def test_a_sample_without_labels_says_what_is_missing():
-    with pytest.raises(TableError, match="make the dataset with label='age'"):
+    with pytest.raises(TableError, match="create the dataset with label='age'"):
         regression("age").target({"image": torch.zeros(1)}, CPU)
 
 

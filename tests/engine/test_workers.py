@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader, default_collate
 from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, predict
-from neurocnn.engine.inference import part_rows
+from neurocnn.engine.batch import collate, part_rows
 from neurocnn.engine.labels import without_labels
 from neurocnn.engine.sampling import Batches
-from neurocnn.engine.workers import collate, loader
+from neurocnn.engine.workers import loader
 from neurocnn.errors import SettingError
 
 ITEM = {"participant_id": "sub-1", "session_id": "ses-M00", "part_id": 3}
@@ -42,7 +42,14 @@ def same(one, other):
 )
 def test_samples_are_put_together_as_torch_does(more):
     items = [{"image": torch.rand(1, 2, 3), **ITEM, **more} for _ in range(3)]
-    assert same(collate(items), default_collate(items))
+    expected = default_collate(items)
+    if "label" in more:
+        # Labels are a list of plain values instead.
+        assert (expected["label"] if isinstance(expected["label"], list) else expected["label"].tolist()) == (
+            collate(items)["label"]
+        )
+        expected["label"] = collate(items)["label"]
+    assert same(collate(items), expected)
 
 
 @pytest.mark.parametrize("table", [True, False])
@@ -142,10 +149,22 @@ def test_a_sample_is_the_same_in_any_batch():
     assert not torch.equal(alone, epoch)
 
 
-def test_labels_of_several_numbers_are_stacked():
-    for one, other in [([1.0, 0.0], [0.0, 1.0]), (np.eye(2)[0], np.eye(2)[1]), tuple(torch.eye(2).unbind())]:
-        label = collate([{"image": torch.zeros(1), **ITEM, "label": each} for each in (one, other)])["label"]
-        assert torch.equal(label, torch.eye(2, dtype=label.dtype))
+@pytest.mark.parametrize(
+    "pair", [(71.5, 64.0), ([1.0, 0.0], [0.0, 1.0]), np.eye(2), torch.eye(2), torch.arange(2.0), np.arange(2)]
+)
+def test_labels_of_a_batch_are_a_list_of_plain_values(pair):
+    labels = collate([{"image": torch.zeros(1), **ITEM, "label": each} for each in pair])["label"]
+    assert type(labels) is list
+    assert torch.equal(torch.tensor(labels).double(), torch.as_tensor(np.asarray(pair)).double())
+    assert {type(value) for value in np.asarray(labels, dtype=object).ravel()} <= {int, float}
+
+
+def test_labels_that_are_images_stay_arrays():
+    mask = torch.ones(2, 3)
+    assert collate([{"image": torch.zeros(1), **ITEM, "label": mask}])["label"][0] is mask
+
+
+def test_labels_of_different_lengths_are_kept():
     some = [{"image": torch.zeros(1), **ITEM, "label": each} for each in ([1, 0], None, [1])]
     assert collate(some)["label"] == [[1, 0], None, [1]]
     assert not without_labels(collate(some)), "a list is no missing label"
@@ -174,7 +193,7 @@ def test_other_entries_that_only_some_samples_have_are_an_error_that_names_one(n
 
 @pytest.mark.parametrize("part", ["left", None, [1, 2], torch.tensor([1])])
 def test_a_part_id_that_is_no_number_is_refused(part):
-    with pytest.raises(SettingError, match=r"part_id is .* whole numbers are"):
+    with pytest.raises(SettingError, match=r"part_id is .* expected integers"):
         collate([{"image": torch.zeros(1), **ITEM, "part_id": part}])
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from neurocnn.engine.batch import Batch, Network, part_ids_of
 from neurocnn.engine.faults import translate_errors
-from neurocnn.engine.inference import Computation, Measure, Network, network_tables, part_ids_of
+from neurocnn.engine.inference import Computation, Measure, network_tables
 from neurocnn.engine.labels import needs_labels_alone, without_labels
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.runtime import PRECISIONS, autocast, find_device, memory_format, use_memory_format
 from neurocnn.engine.task import Columns, Task, sample_losses
-from neurocnn.engine.workers import Batch
 from neurocnn.errors import ModelError, SettingError
+from neurocnn.storage.identity import interleave_parts
 
 
 def predict(
@@ -84,7 +85,7 @@ def evaluate(
     tables = _asked(networks, dataset, computation, task_measure(task, computation))
     if None in tables:
         return tables[None]
-    return _interleaved([tables[part] for part in part_ids_of(dataset) if part in tables])
+    return interleave_parts([tables[part] for part in part_ids_of(dataset) if part in tables])
 
 
 def encode(
@@ -191,9 +192,3 @@ def _codes(model: nn.Module, image: Tensor) -> Tensor:
         output = output[0]
     codes: Tensor = output.flatten(1)
     return codes
-
-
-def _interleaved(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Put one table a part together, image by image."""
-    stacked = pd.concat(tables, keys=range(len(tables)), names=["network", "image"])
-    return stacked.sort_index(level="image", sort_remaining=True).reset_index(drop=True)

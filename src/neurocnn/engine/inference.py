@@ -10,16 +10,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from neurocnn.engine.labels import label_values, sample_name, without_labels
+from neurocnn.engine.batch import Batch, Network, label_list, part_ids_of, part_rows, sample_name
+from neurocnn.engine.labels import without_labels
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import evaluating, floating_type, memory_format, to_model_format
 from neurocnn.engine.sampling import Batches, RankBatches
 from neurocnn.engine.task import Columns
-from neurocnn.engine.workers import Batch, loader, watched
+from neurocnn.engine.workers import catch_worker_death, loader
 from neurocnn.errors import ModelError, SettingError
 from neurocnn.randomness import RandomState
-
-Network = int | None
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def network_tables(
         if len(passes) == 1:
             # Cheaper than for each batch, which several networks need.
             stack.enter_context(next(iter(passes.values())).random.as_global())
-        stream = stack.enter_context(watched(source))
+        stream = stack.enter_context(catch_worker_death(source))
         first = ranks.rank * computation.batch_size
         for batch in stream:
             on_batch()
@@ -133,7 +132,7 @@ class _Pass:
             and output.shape[:1] == (n,)
             and output.numel() <= self.largest_output * n
         ):
-            self.keep(output, None if without_labels(batch) else label_values(batch, "label"))
+            self.keep(output, None if without_labels(batch) else label_list(batch, "label"))
         else:
             self.flush()
             self.measured(output, batch | {"image": image})
@@ -200,52 +199,6 @@ def network_batches(dataset: Any, networks: Sequence[Network], batch_size: int) 
     positions = [parts.index(part) for part in networks if part is not None]
     n_images = len(dataset) // len(parts)
     return Batches(range(n_images), batch_size, stride=len(parts), positions=sorted(positions))
-
-
-def part_ids_of(dataset: Any) -> list[int]:
-    """Give a dataset's part_ids.
-
-    Raises
-    ------
-    SettingError
-        It has none: rows cannot be given to one network each.
-    """
-    parts = getattr(dataset, "part_ids", None)
-    if parts is None or len(parts) == 0:
-        raise SettingError(
-            "one network for each part needs a dataset with part_ids, ordered image by image; "
-            f"{type(dataset).__name__} has none"
-        )
-    try:
-        return [int(part) for part in parts]
-    except (TypeError, ValueError) as error:
-        raise SettingError(f"part_ids are {parts!r:.80}; whole numbers are expected") from error
-
-
-def part_rows(batch: Batch, part: Network) -> Batch:
-    """Give the rows of a batch that are of one part (None: all)."""
-    if part is None:
-        return batch
-    rows = (batch["part_id"] == part).nonzero().flatten()
-    where = rows.tolist()
-    chosen = {name: _chosen(value, rows, where) for name, value in batch.items() if name != "label"}
-    if "label" in batch:
-        label = batch["label"]
-        chosen["label"] = label[rows] if isinstance(label, Tensor) else [label[row] for row in where]
-    return chosen
-
-
-def _chosen(value: Any, rows: Tensor, where: list[int]) -> Any:
-    if isinstance(value, Tensor):
-        return value[rows]
-    if isinstance(value, Mapping):
-        return {name: _chosen(each, rows, where) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        # Text is the only thing that torch leaves as a list of samples; tuples and lists it makes into columns.
-        if value and isinstance(value[0], str | bytes):
-            return [value[row] for row in where]
-        return [_chosen(each, rows, where) for each in value]
-    return value
 
 
 class _Identities:

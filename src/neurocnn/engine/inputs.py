@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from neurocnn.engine.labels import label_values
+from neurocnn.engine.batch import label_list
 from neurocnn.engine.task import Task
 from neurocnn.errors import LeakError, SettingError, TableError
 from neurocnn.storage.tensors import plain
@@ -134,7 +134,7 @@ def unit_classes(task: Task, dataset: Any, n_units: int) -> list[int]:
         items = (dataset[index * (len(dataset) // n_units)] for index in range(n_units))
         label = str(task.label)
         labels = [
-            label_values({"label": [item["label"]]} if "label" in item else {}, label)[0] for item in items
+            label_list({"label": [item["label"]]} if "label" in item else {}, label)[0] for item in items
         ]
         targets = task.target({"label": labels}, torch.device("cpu")).tolist()
     check_classes(task, targets)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from neurocnn.engine.batch import label_list, sample_name
 from neurocnn.errors import SettingError, TableError
 
 MISSING = ""
@@ -77,11 +78,11 @@ def class_indices(
     TableError
         A label is missing or none of the classes; the message names the rows and what is allowed.
     """
-    values = label_values(batch, label)
+    values = label_list(batch, label)
     if set(map(type, values)) == {str} and codes.keys() >= set(values):
         # Most labels are text that stands in the list as it is.
         return torch.tensor([codes[value] for value in values], dtype=torch.int64, device=device)
-    keys = [label_key(value) for value in values]
+    keys = [label_key(_single(value)) for value in values]
     wrong = [row for row, key in enumerate(keys) if key not in codes]
     if wrong:
         allowed = ", ".join(codes)
@@ -100,8 +101,8 @@ def label_numbers(batch: Mapping[str, Any], device: torch.device, *, label: str)
     TableError
         A label is missing or no number.
     """
-    values = label_values(batch, label)
-    numbers = [_number(value) for value in values]
+    values = label_list(batch, label)
+    numbers = [_number(_single(value)) for value in values]
     wrong = [row for row, number in enumerate(numbers) if not math.isfinite(number)]
     if wrong:
         keys = [label_key(value) for value in values]
@@ -110,26 +111,6 @@ def label_numbers(batch: Mapping[str, Any], device: torch.device, *, label: str)
             "correct the table or leave these rows out"
         )
     return torch.tensor(numbers, dtype=torch.float32, device=device)
-
-
-def label_values(batch: Mapping[str, Any], label: str) -> list[Any]:
-    """Give the labels of a batch as a list.
-
-    Raises
-    ------
-    TableError
-        The batch has none.
-    """
-    if "label" not in batch:
-        raise TableError(
-            f"the samples have no label, but the task needs the column {label!r}; "
-            f"make the dataset with label={label!r}"
-        )
-    values = batch["label"]
-    if isinstance(values, Tensor):
-        # A label may come as an array of one number.
-        return (values.flatten() if values.numel() == len(values) else values).tolist()
-    return list(values)
 
 
 def needs_labels_alone(target: Callable[..., Tensor]) -> bool:
@@ -142,9 +123,12 @@ def without_labels(batch: Mapping[str, Any]) -> bool:
     values = batch.get("label")
     if values is None:
         return True
-    if isinstance(values, Tensor):
-        return bool(values.isnan().all()) if values.is_floating_point() else False
     return not any(value.strip() if type(value) is str else label_key(value) for value in values)
+
+
+def _single(label: Any) -> Any:
+    # A label may be a list of one number.
+    return label[0] if isinstance(label, list | tuple) and len(label) == 1 else label
 
 
 def _number(value: Any) -> float:
@@ -158,12 +142,3 @@ def _rows(batch: Mapping[str, Any], keys: Sequence[str], wrong: Sequence[int]) -
     shown = [f"{sample_name(batch, row)} has {repr(keys[row]) if keys[row] else 'none'}" for row in wrong[:5]]
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     return f"{len(wrong)} labels cannot be used: " + ", ".join(shown) + more
-
-
-def sample_name(batch: Mapping[str, Any], row: int) -> str:
-    """Name a sample of a batch by its participant, session and part, as far as these are known."""
-    keys = [key for key in ("cohort", "participant_id", "session_id") if key in batch]
-    words = [str(value.item() if isinstance(value := batch[key][row], Tensor) else value) for key in keys]
-    if "part_id" in batch:
-        words.append(f"part {int(batch['part_id'][row])}")
-    return " ".join(words) or f"row {row}"

@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from neurocnn.engine.batch import Batch, Network, part_rows
 from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.faults import translate_errors
-from neurocnn.engine.inference import Computation, Network, network_batches, network_tables, part_rows
+from neurocnn.engine.inference import Computation, network_batches, network_tables
 from neurocnn.engine.inputs import check_classes, check_sets, fingerprint, unit_classes
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loggers import Progress
@@ -29,7 +30,7 @@ from neurocnn.engine.run import Row, Run
 from neurocnn.engine.runtime import determinism, find_device
 from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
 from neurocnn.engine.task import Task
-from neurocnn.engine.workers import Batch, loader, watched
+from neurocnn.engine.workers import catch_worker_death, loader
 from neurocnn.errors import CheckpointError, SettingError, TableError, TrainingError
 
 
@@ -159,7 +160,7 @@ class Loop:
         """Train the networks that are in this epoch, each from the update that it has come to."""
         self.active = runs
         plan = self.begin_epoch(epoch, min(run.updates for run in runs))
-        with watched(self.source) as source:
+        with catch_worker_death(self.source) as source:
             for update in range(plan.start, plan.n_updates + 1):
                 ready = [run for run in runs if run.updates == update]
                 ended = update == plan.n_updates

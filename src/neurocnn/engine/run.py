@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neurocnn.engine.labels import sample_name
+from neurocnn.engine.batch import Batch, sample_name
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import autocast, floating_type, memory_format, to_model_format
 from neurocnn.engine.stopping import Stopper, is_better
 from neurocnn.engine.task import Task, sample_losses
-from neurocnn.engine.workers import Batch
 from neurocnn.errors import CheckpointError, SettingError, TrainingError, suggestion
 from neurocnn.randomness import RandomState
 from neurocnn.storage.tensors import plain

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from neurocnn.engine.inference import Network
+from neurocnn.engine.batch import Network
 from neurocnn.engine.loop import Callback, Loop, Training
 from neurocnn.engine.runtime import PRECISIONS
 from neurocnn.engine.task import Task

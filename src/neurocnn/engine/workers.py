@@ -3,26 +3,21 @@
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from numbers import Number
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from neurocnn.engine.labels import sample_name
+from neurocnn.engine.batch import Batch, collate, sample_name
 from neurocnn.engine.sampling import Index
-from neurocnn.errors import SettingError, TrainingError
+from neurocnn.errors import TrainingError
 from neurocnn.randomness import preserve_random_states, seed_all
 
-Batch = dict[str, Any]
 #: All samples that workers may be making.
 _alive: "WeakSet[Samples]" = WeakSet()
-_NEEDED = dict.fromkeys(("image", "participant_id", "session_id", "part_id"))
 
 
 class Samples(Dataset[Any]):
@@ -93,105 +88,6 @@ def end_if_orphaned(worker: int) -> None:
         os._exit(1)
 
 
-def collate(items: Sequence[Mapping[str, Any]]) -> Batch:
-    """Put samples together as torch does; labels become a tensor if all are numbers, else a list.
-
-    Labels of several numbers each (arrays, tensors, lists) are stacked.
-
-    Raises
-    ------
-    SettingError
-        The samples are no dicts with the entries that every batch has, or have not the same entries; only the
-        label may be missing.
-
-    Examples
-    --------
-    >>> item = {"image": torch.zeros(1, 2, 2), "participant_id": "sub-1", "session_id": "ses-M00", "part_id": 0}
-    >>> collate([item | {"label": "AD"}, item | {"label": None}])["label"]
-    ['AD', None]
-    """
-    first = items[0]
-    if not isinstance(first, Mapping) or not _NEEDED.keys() <= first.keys():
-        raise SettingError(_lacking(first))
-    try:
-        same = sum(map(len, items)) == len(first) * len(items)
-        columns = {name: [item[name] for item in items] for name in first} if same else {}
-    except (KeyError, TypeError, IndexError):
-        columns = {}
-    columns = columns or _aligned(items)
-    makers = {"label": _labels, "part_id": _part_ids}
-    return {name: makers.get(name, _column)(values) for name, values in columns.items()}
-
-
-def _aligned(items: Sequence[Any]) -> dict[str, list[Any]]:
-    """Give the columns of samples that have not the same entries: a label of None where only others have one."""
-    names: dict[str, None] = {}
-    for item in items:
-        if not isinstance(item, Mapping) or not _NEEDED.keys() <= item.keys():
-            raise SettingError(_lacking(item))
-        names |= dict.fromkeys(item)
-    for item in items:
-        lacking = [name for name in names if name not in item and name != "label"]
-        if lacking:
-            who = sample_name({name: [item[name]] for name in ("participant_id", "session_id")}, 0)
-            raise SettingError(
-                f"the sample {who} has no {', '.join(lacking)}, but others of its batch have; give it to all "
-                "samples of the dataset or to none"
-            )
-    return {name: [item.get(name) for item in items] for name in names}
-
-
-def _lacking(item: Any) -> str:
-    found = item if isinstance(item, Mapping) else ()
-    return (
-        f"the dataset's samples lack {', '.join(name for name in _NEEDED if name not in found)}; found "
-        f"{', '.join(found) or f'a {type(item).__name__}'}; a sample is a dict with "
-        f"{', '.join(_NEEDED)} and, where there is one, label"
-    )
-
-
-def _column(values: list[Any]) -> Any:
-    # Torch would look at many types before it came to this.
-    return values if type(values[0]) is str else default_collate(values)
-
-
-def _part_ids(values: list[Any]) -> Tensor:
-    try:
-        found = default_collate(values)
-    except (TypeError, ValueError, RuntimeError):
-        found = None
-    if not isinstance(found, Tensor) or found.dim() != 1:
-        raise SettingError(
-            f"part_id is one of {values} in the samples of a batch; whole numbers are expected"
-        )
-    return found
-
-
-def _labels(values: list[Any]) -> Any:
-    kinds = set(map(type, values))
-    if len(kinds) == 1 and kinds <= {str, int, float}:
-        return _column(values)
-    labels = [_plain(label) for label in values]
-    if all(isinstance(label, Number) for label in labels):
-        return default_collate(labels)
-    shapes = {np.shape(label) for label in labels} if all(map(_is_vector, labels)) else set()
-    # Lists are no columns of a batch here, which torch would take them for.
-    if len(shapes) != 1:
-        return labels
-    return default_collate([label if isinstance(label, Tensor) else np.asarray(label) for label in labels])
-
-
-def _plain(label: Any) -> Any:
-    single = isinstance(label, np.generic) or (isinstance(label, Tensor | np.ndarray) and label.ndim == 0)
-    return label.item() if single else label
-
-
-def _is_vector(label: Any) -> bool:
-    if isinstance(label, list | tuple):
-        return len(label) > 0 and all(isinstance(value, Number) for value in label)
-    return isinstance(label, Tensor) or (isinstance(label, np.ndarray) and label.dtype.kind in "biuf")
-
-
 class OwnBatches:
     """The batches that this very process makes, without what torch's loader does for workers: with small
     samples that takes longer than they do.
@@ -226,7 +122,7 @@ def loader(
 
 
 @contextmanager
-def watched(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
+def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
     """Iterate over a loader inside the block; a worker that dies is an error that names what it was making.
 
     Torch may raise a worker's death anywhere in the block, for it comes as a signal.

@@ -3,7 +3,7 @@
 A participant is ``participant_id``, together with ``cohort`` where a table names one in every row.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -53,6 +53,25 @@ def describe_rows(rows: Iterable[Mapping[str, Any]], most: int = 5) -> str:
     names = [describe_row(row) for row in rows]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def interleave_parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return tables of one network per part as one table, image by image: the order of one network for all parts.
+
+    Parameters
+    ----------
+    tables
+        One table per part, each with one row per image, in the same order of images.
+
+    Examples
+    --------
+    >>> tables = [pd.DataFrame({"session_id": ["ses-1", "ses-2"], "part_id": part}) for part in (4, 9)]
+    >>> interleave_parts(tables).to_numpy().tolist()
+    [['ses-1', 4], ['ses-1', 9], ['ses-2', 4], ['ses-2', 9]]
+    """
+    # A stable sort by the row number keeps the order of the parts within each image.
+    rows = pd.concat([table.reset_index(drop=True) for table in tables])
+    return rows.sort_index(kind="stable").reset_index(drop=True)
 
 
 def person_columns(*tables: pd.DataFrame) -> list[str]:

@@ -1,0 +1,267 @@
+"""Batches: what a dataset provides, what a batch contains, how samples become one and how its rows are selected."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from neurocnn.errors import SettingError, TableError
+from neurocnn.storage.identity import PART, describe_row
+
+#: One sample: ``image`` (C, …), ``participant_id``, ``session_id``, ``part_id``, optionally ``label``, ``cohort``.
+Item = Mapping[str, Any]
+#: Samples under the same names: ``image`` (B, C, …), ``part_id`` (B,), the other entries as lists; ``label`` is a list
+#: of B plain values (numbers, text, None, lists of numbers), as the table contains them.
+Batch = dict[str, Any]
+#: The part that a network is for; None: one network for all parts.
+Network = int | None
+
+_REQUIRED = ("image", "participant_id", "session_id", "part_id")
+
+
+class Dataset(Protocol):
+    """What training and evaluation require of a dataset: a length, and items that are dicts (`Item`).
+
+    Any map-style dataset of torch and any list of items fits. A dataset may also have the members of `DatasetExtras`.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> Item:
+        """Return the sample with this index."""
+        ...
+
+
+class DatasetExtras(Protocol):
+    """Optional members of a dataset; each one is used if it is present.
+
+    Attributes
+    ----------
+    sessions
+        Table with one row per image, in the order of the images: identity columns, and labels. Participants and labels
+        are checked in it before training.
+    part_ids
+        Parts of each image. Samples are ordered image by image: sample ``i`` is part ``i % len(part_ids)`` of image
+        ``i // len(part_ids)``. Required for one network per part.
+    takes_epoch
+        Whether an index may be a pair (epoch, number). Such a dataset seeds its own augmentation; for any other one the
+        global random states are seeded for each sample.
+    """
+
+    sessions: pd.DataFrame
+    part_ids: Sequence[int]
+    takes_epoch: bool
+
+    def with_seed(self, seed: int) -> Dataset:
+        """Return the same samples with another seed of the augmentation."""
+        ...
+
+    def without_augmentation(self) -> Dataset:
+        """Return the same samples without augmentation."""
+        ...
+
+
+#: Names of the members of `DatasetExtras`.
+EXTRAS = ("sessions", "part_ids", "takes_epoch", "with_seed", "without_augmentation")
+
+
+def sessions_of(dataset: object) -> pd.DataFrame | None:
+    """Return the table of a dataset's images; None if it has none."""
+    sessions = getattr(dataset, "sessions", None)
+    return sessions if isinstance(sessions, pd.DataFrame) else None
+
+
+def optional_part_ids(dataset: object) -> list[int] | None:
+    """Return the part ids of a dataset; None if it has none.
+
+    Raises
+    ------
+    SettingError
+        If they are not integers.
+    """
+    parts = getattr(dataset, "part_ids", None)
+    if parts is None or len(parts) == 0:
+        return None
+    try:
+        return [int(part) for part in parts]
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"part_ids={parts!r:.80}; expected integers") from error
+
+
+def part_ids_of(dataset: object) -> list[int]:
+    """Return the part ids of a dataset.
+
+    Raises
+    ------
+    SettingError
+        If it has none: rows cannot be assigned to one network per part.
+    """
+    parts = optional_part_ids(dataset)
+    if parts is None:
+        raise SettingError(
+            f"{type(dataset).__name__}: part_ids is missing; one network per part needs a dataset with part_ids, "
+            "ordered image by image"
+        )
+    return parts
+
+
+def plain_dataset(dataset: Dataset) -> Dataset:
+    """Return a dataset without its augmentation, if it offers that."""
+    plain: Dataset = dataset.without_augmentation() if hasattr(dataset, "without_augmentation") else dataset
+    return plain
+
+
+def seeded_dataset(dataset: Dataset, seed: int) -> Dataset:
+    """Return a dataset with another seed of its augmentation, if it offers that."""
+    seeded: Dataset = dataset.with_seed(seed) if hasattr(dataset, "with_seed") else dataset
+    return seeded
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Return samples as a batch: as torch does it, but with labels as a list of plain values.
+
+    Raises
+    ------
+    SettingError
+        If the samples are not dicts with the entries of every batch, or have different entries; only the label may be
+        missing in some.
+
+    Examples
+    --------
+    >>> import torch
+    >>> item = {"image": torch.zeros(1, 2, 2), "participant_id": "sub-1", "session_id": "ses-M00", "part_id": 0}
+    >>> collate([item | {"label": "AD"}, item | {"label": None}])["label"]
+    ['AD', None]
+    """
+    first = items[0]
+    if not isinstance(first, Mapping) or any(name not in first for name in _REQUIRED):
+        raise SettingError(_missing_entries(first))
+    try:
+        same = sum(map(len, items)) == len(first) * len(items)
+        columns = {name: [item[name] for item in items] for name in first} if same else {}
+    except (KeyError, TypeError, IndexError):
+        columns = {}
+    columns = columns or _align(items)
+    makers: dict[str, Callable[[list[Any]], Any]] = {"label": _plain_labels, "part_id": _collate_part_ids}
+    return {name: makers.get(name, _collate_column)(values) for name, values in columns.items()}
+
+
+def _align(items: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return the columns of samples with different entries; a missing label is None."""
+    names: dict[str, None] = {}
+    for item in items:
+        if not isinstance(item, Mapping) or any(name not in item for name in _REQUIRED):
+            raise SettingError(_missing_entries(item))
+        names |= dict.fromkeys(item)
+    for item in items:
+        missing = [name for name in names if name not in item and name != "label"]
+        if missing:
+            who = describe_row({name: item[name] for name in PART[1:3]})
+            raise SettingError(
+                f"the sample {who} has no {', '.join(missing)}, unlike others of its batch; provide it in all samples "
+                "of the dataset or in none"
+            )
+    return {name: [item.get(name) for item in items] for name in names}
+
+
+def _missing_entries(item: object) -> str:
+    found = list(item) if isinstance(item, Mapping) else []
+    return (
+        f"the dataset's samples lack {', '.join(name for name in _REQUIRED if name not in found)}; found "
+        f"{', '.join(found) or f'a {type(item).__name__}'}; expected dicts with {', '.join(_REQUIRED)} and, if known, "
+        "label"
+    )
+
+
+def _collate_column(values: list[Any]) -> Any:
+    # This shortcut avoids torch's tests of many types.
+    return values if type(values[0]) is str else default_collate(values)
+
+
+def _collate_part_ids(values: list[Any]) -> Tensor:
+    try:
+        found = default_collate(values)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if not isinstance(found, Tensor) or found.dim() != 1:
+        raise SettingError(f"the dataset's samples: part_id is one of {values}; expected integers")
+    return found
+
+
+def _plain_labels(values: list[Any]) -> list[Any]:
+    return [_plain_label(value) for value in values]
+
+
+def _plain_label(value: Any) -> Any:
+    # Images as labels stay arrays: as lists they would take many times their memory.
+    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim < 2:
+        return value.tolist()
+    return value
+
+
+def label_list(batch: Mapping[str, Any], label: str) -> list[Any]:
+    """Return the labels of a batch.
+
+    Parameters
+    ----------
+    batch
+        The batch.
+    label
+        Name of the labels' column, for the message.
+
+    Raises
+    ------
+    TableError
+        If the batch has none.
+    """
+    if "label" not in batch:
+        raise TableError(
+            f"the samples have no label, but the task needs the column {label!r}; create the dataset with "
+            f"label={label!r}"
+        )
+    values = batch["label"]
+    return values.tolist() if isinstance(values, Tensor) else list(values)
+
+
+def sample_name(batch: Mapping[str, Any], row: int) -> str:
+    """Return the name of a sample of a batch: its participant, session and part, as far as they are known.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sample_name({"participant_id": ["sub-1", "sub-2"], "part_id": torch.tensor([0, 3])}, 1)
+    'sub-2 part 3'
+    """
+    values = {name: batch[name][row] for name in PART if name in batch}
+    plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return describe_row(plain) or f"row {row}"
+
+
+def part_rows(batch: Batch, part: Network) -> Batch:
+    """Return the rows of a batch that belong to one part (None: all rows)."""
+    if part is None:
+        return batch
+    rows = (batch["part_id"] == part).nonzero().flatten()
+    indices = rows.tolist()
+    chosen = {name: _select(value, rows, indices) for name, value in batch.items() if name != "label"}
+    if "label" in batch:
+        chosen["label"] = [batch["label"][row] for row in indices]
+    return chosen
+
+
+def _select(value: Any, rows: Tensor, indices: list[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {name: _select(each, rows, indices) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        # torch keeps only text as a list of samples; it transposes tuples and lists into columns.
+        if value and isinstance(value[0], str | bytes):
+            return [value[row] for row in indices]
+        return [_select(each, rows, indices) for each in value]
+    return value
