@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_the_old_table_and_names_the_path(tmp_path: Path):
     path = tmp_path / "t.tsv"
     write_table(pd.DataFrame({"x": [1]}), path)
     script = (
-        "import resource, signal, sys, pandas as pd; from neurocnn.data import write_table;"
+        "import resource, signal, sys, pandas as pd; from neurocnn.storage import write_table;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10));"
         "frame = pd.DataFrame({'x': range(1000)});\n"
         "try:\n    write_table(frame, sys.argv[1])\nexcept OSError as error:\n    print(error.filename)"

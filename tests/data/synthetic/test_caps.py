@@ -11,7 +11,8 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from neurocnn.data import Caps, make_caps, synthetic
+from neurocnn.data import Caps, make_caps
+from neurocnn.data.synthetic import caps as synthetic
 from neurocnn.errors import SettingError
 
 TINY = (24, 28, 24)
