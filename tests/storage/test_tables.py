@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from neurocnn.errors import NeurocnnError, NotFoundError, TableError
 from neurocnn.storage import read_table, write_table
-from neurocnn.storage.tables import check_ids
+from neurocnn.storage.identity import check_ids
 
 HEADER = "participant_id\tsession_id\tdiagnosis\tage\n"
 ROW = "sub-001\tses-M00\tAD\t71.5\n"
@@ -76,14 +76,14 @@ FAULTS = {
     "column twice": (HEADER.replace("age", "diagnosis") + ROW, "'diagnosis' is there twice"),
     "same image twice": (
         HEADER + ROW + "sub-002\tses-M00\tCN\t70\n" + ROW,
-        "line 2 and line 4 are both sub-001, ses-M00",
+        "line 2 and line 4 are both sub-001 ses-M00",
     ),
     "participant without sub-": (
         HEADER + ROW.replace("sub-", ""),
-        "line 2: participant_id is '001', expected text such as 'sub-001'",
+        "line 2: participant_id='001'; expected text such as 'sub-001'",
     ),
-    "session without ses-": (HEADER + ROW.replace("ses-", ""), "line 2: session_id is 'M00', expected"),
-    "id missing": (HEADER + "n/a\tses-M00\tAD\t70\n", "line 2: participant_id is nan"),
+    "session without ses-": (HEADER + ROW.replace("ses-", ""), "line 2: session_id='M00'; expected"),
+    "id missing": (HEADER + "n/a\tses-M00\tAD\t70\n", "line 2: participant_id=nan"),
     "not UTF-8": (
         (HEADER + ROW).encode() + "sub-002\tses-M00\tdément\t70\n".encode("latin-1"),
         "line 3: byte 0xe9 is not UTF-8",
@@ -102,8 +102,8 @@ FAULTS = {
         HEADER.replace("age", " age") + ROW,
         "line 1: there are spaces around the column name ' age'",
     ),
-    "slash in an id": (HEADER + ROW.replace("001", "0/1"), "line 2: participant_id is 'sub-0/1'"),
-    "dots in an id": (HEADER + ROW.replace("M00", ".."), "line 2: session_id is 'ses-..'"),
+    "slash in an id": (HEADER + ROW.replace("001", "0/1"), "line 2: participant_id='sub-0/1'"),
+    "dots in an id": (HEADER + ROW.replace("M00", ".."), "line 2: session_id='ses-..'"),
 }
 
 
@@ -158,7 +158,7 @@ def test_a_table_without_ids_is_read_on_request(tmp_path: Path):
 
 def test_ids_of_a_frame_are_checked_by_row():
     frame = pd.DataFrame({"participant_id": ["sub-1", 2], "session_id": ["ses-M00", "ses-M00"]})
-    with pytest.raises(TableError, match="sessions, row 1: participant_id is 2"):
+    with pytest.raises(TableError, match="sessions, row 1: participant_id=2"):
         check_ids(frame, "sessions")
 
 

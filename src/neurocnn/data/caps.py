@@ -18,7 +18,7 @@ from neurocnn.data.preparation import prepare
 from neurocnn.data.preprocessing import Preprocessing, named
 from neurocnn.data.sources import Root, Source
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
-from neurocnn.storage.tables import IDS, check_ids
+from neurocnn.storage.identity import REQUIRED, check_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class Caps:
                 for session in _subfolders(folder / "subjects" / participant, "ses-"):
                     if self._find(participant, session, cohort) is not None:
                         rows.append((participant, session, cohort))
-        frame = pd.DataFrame(rows, columns=[*IDS, "cohort"])
+        frame = pd.DataFrame(rows, columns=[*REQUIRED, "cohort"])
         return frame if self.cohorts else frame.drop(columns="cohort")
 
     def path(self, participant_id: str, session_id: str, cohort: str | None = None) -> Path:
@@ -203,7 +203,7 @@ class Caps:
         return found
 
     def _keys(self, sessions: pd.DataFrame) -> Iterable[tuple[str, str, str | None]]:
-        participants, visits = (sessions[name].tolist() for name in IDS)
+        participants, visits = (sessions[name].tolist() for name in REQUIRED)
         if not self.cohorts:
             return zip(participants, visits, [None] * len(sessions), strict=True)
         if "cohort" not in sessions.columns:

@@ -19,7 +19,7 @@ from neurocnn.data.roi import Roi
 from neurocnn.data.transforms import MinMax
 from neurocnn.errors import ImageError, SettingError, TableError, suggestion
 from neurocnn.randomness import reseed, seeded
-from neurocnn.storage.tables import IDS
+from neurocnn.storage.identity import REQUIRED
 
 logger = logging.getLogger("neurocnn")
 
@@ -97,7 +97,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
             raise TableError("sessions: there are no rows, so that the dataset would be empty")
         self._labels = _labels(self.sessions, label)
         self._sources = caps.sources(self.sessions)
-        self._keys = list(zip(*(self.sessions[name].tolist() for name in IDS), strict=True))
+        self._keys = list(zip(*(self.sessions[name].tolist() for name in REQUIRED), strict=True))
         shape = self._shape()
         self._check_masks()
         self.part_ids: list[int] = self.parts.ids(shape)
@@ -242,7 +242,8 @@ def _labels(sessions: pd.DataFrame, label: str | None) -> list[Any] | None:
     missing = sessions[sessions[label].isna()]
     if len(missing):
         rows = ", ".join(
-            f"row {i} ({p}, {s})" for i, p, s in zip(missing.index, *(missing[n] for n in IDS), strict=True)
+            f"row {i} ({p}, {s})"
+            for i, p, s in zip(missing.index, *(missing[n] for n in REQUIRED), strict=True)
         )
         raise TableError(f"sessions: {label!r} is missing in {len(missing)} rows: {rows}; fill or drop them")
     return list(sessions[label].tolist())

@@ -17,7 +17,8 @@ from neurocnn.data.splits import Split
 from neurocnn.data.splits import baseline as baseline_sessions
 from neurocnn.errors import NotFoundError, SettingError, TableError, suggestion
 from neurocnn.storage.files import write_whole
-from neurocnn.storage.tables import IDS, format_table, read_table
+from neurocnn.storage.identity import REQUIRED
+from neurocnn.storage.tables import format_table, read_table
 
 _LEVELS = 4  # how far above a split its labels.tsv may be
 
@@ -224,7 +225,7 @@ def _read_diagnoses(folder: Path, diagnoses: list[str], baseline: bool) -> pd.Da
             raise NotFoundError(f"{path}: there is no such file; diagnoses: {suggestion(diagnosis, there)}")
         frame = read_table(path)
         if "diagnosis" not in frame.columns:
-            frame.insert(len(IDS), "diagnosis", diagnosis)
+            frame.insert(len(REQUIRED), "diagnosis", diagnosis)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
@@ -254,10 +255,12 @@ def _with_labels(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         if (folder / "labels.tsv").is_file():
             labels = read_table(folder / "labels.tsv")
             new = [column for column in labels.columns if column not in frame.columns]
-            merged = frame.merge(labels[[*IDS, *new]], on=list(IDS), how="left", indicator="_found")
+            merged = frame.merge(labels[[*REQUIRED, *new]], on=list(REQUIRED), how="left", indicator="_found")
             lost = merged[merged["_found"] != "both"]
             if len(lost):
-                rows = ", ".join(f"{p} {s}" for p, s in zip(lost[IDS[0]], lost[IDS[1]], strict=True))
+                rows = ", ".join(
+                    f"{p} {s}" for p, s in zip(lost[REQUIRED[0]], lost[REQUIRED[1]], strict=True)
+                )
                 raise TableError(f"{path}: {len(lost)} rows are not in {folder / 'labels.tsv'}: {rows}")
             return merged.drop(columns="_found")
     return frame

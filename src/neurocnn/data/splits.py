@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neurocnn.errors import LeakError, SettingError, TableError, suggestion
-from neurocnn.storage.tables import check_ids
+from neurocnn.storage.identity import check_ids
 
 _MOST_CLASSES = 6  # numbers with more values than a CDR has are no classes
 

@@ -1,12 +1,15 @@
 """The columns that identify a row: whose image it is, and which part of it.
 
-A participant is ``participant_id``, together with ``cohort`` where a table names one in every row.
+A participant is ``participant_id``, together with ``cohort`` if a table has one in every row.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import pandas as pd
+
+from neurocnn.errors import TableError, suggestion
 
 COHORT = "cohort"
 PARTICIPANT = (COHORT, "participant_id")
@@ -38,11 +41,11 @@ def describe_row(row: Mapping[str, Any]) -> str:
     """
     words = [str(row[name]) for name in IMAGE if name in row and not _is_missing(row[name])]
     if "part_id" in row:
-        words.append(f"part {int(row['part_id'])}")
+        words.append(f"part {row['part_id']}")
     return " ".join(words)
 
 
-def describe_rows(rows: Iterable[Mapping[str, Any]], most: int = 5) -> str:
+def describe_rows(rows: pd.DataFrame | Iterable[Mapping[str, Any]], most: int = 5) -> str:
     """Return the names of the first `most` rows and the number of the remaining ones.
 
     Examples
@@ -50,9 +53,9 @@ def describe_rows(rows: Iterable[Mapping[str, Any]], most: int = 5) -> str:
     >>> describe_rows([{"participant_id": f"sub-{i}"} for i in range(4)], most=2)
     'sub-0, sub-1 and 2 more'
     """
-    names = [describe_row(row) for row in rows]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    found: list[Any] = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(map(describe_row, islice(found, most))) + more
 
 
 def interleave_parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -77,7 +80,7 @@ def interleave_parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def person_columns(*tables: pd.DataFrame) -> list[str]:
     """Return the columns by which participants of these tables are compared.
 
-    The cohort counts only if every table names one in every row: a table without cohorts may speak of the participants
+    The cohort is compared only if every table has one in every row: a table without cohorts may be about participants
     of any.
     """
     with_cohort = all(COHORT in table and bool(table[COHORT].notna().all()) for table in tables)
@@ -98,5 +101,73 @@ def shared_participants(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
     return sorted(" ".join(map(str, person)) for person in people[0] & people[1])
 
 
+def check_columns(table: pd.DataFrame | Iterable[object], required: Iterable[str], where: object) -> None:
+    """Check that a table, or a list of column names, has the required columns.
+
+    Raises
+    ------
+    TableError
+        If one is missing; the message lists the existing columns and similar names.
+
+    Examples
+    --------
+    >>> check_columns(["participant_id", "session"], ["session_id"], "labels.tsv")
+    Traceback (most recent call last):
+    neurocnn.errors.TableError: labels.tsv: the column 'session_id' is missing; did you mean 'session'? \
+There are: participant_id, session
+    """
+    columns = [str(name) for name in table]
+    for name in required:
+        if name not in columns:
+            raise TableError(f"{where}: the column {name!r} is missing; {suggestion(name, columns)}")
+
+
+def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None) -> None:
+    """Check that each row of a table identifies one image or part.
+
+    Parameters
+    ----------
+    frame
+        Table with `participant_id` and `session_id`.
+    where
+        Name of the table in messages.
+    rows
+        Names of the rows in messages; ``row 0``, ``row 1``, … if not given.
+
+    Raises
+    ------
+    TableError
+        If an id is malformed, or two rows have the same ids.
+    """
+    check_columns(frame, REQUIRED, where)
+    names = [f"row {i}" for i in range(len(frame))] if rows is None else rows
+    for column, prefix, example in zip(REQUIRED, ("sub-", "ses-"), ("sub-001", "ses-M00"), strict=True):
+        for row, value in zip(names, frame[column].tolist(), strict=True):
+            if not _is_id(value, prefix):
+                raise TableError(
+                    f"{where}, {row}: {column}={value!r}; expected text such as {example!r} without spaces, "
+                    "'/' or '..'"
+                )
+    keys = key_columns(frame.columns, PART)
+    first: dict[tuple[Any, ...], str] = {}
+    for row, key in zip(names, zip(*(frame[name].tolist() for name in keys), strict=True), strict=True):
+        if key in first:
+            what = describe_row(dict(zip(keys, key, strict=True)))
+            raise TableError(
+                f"{where}: {first[key]} and {row} are both {what}; expected one row each; remove one"
+            )
+        first[key] = row
+
+
+def _is_id(value: object, prefix: str) -> bool:
+    return (
+        isinstance(value, str)
+        and len(value) > len(prefix)
+        and value.startswith(prefix)
+        and ".." not in value
+        and not any(c in "/\\" or c.isspace() or ord(c) < 32 for c in value)
+    )
+
+
 def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    return bool(pd.isna(value))  # type: ignore[call-overload]

@@ -10,17 +10,15 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from neurocnn.errors import NotFoundError, TableError, suggestion
 from neurocnn.storage.files import write_whole
+from neurocnn.storage.identity import IMAGE, REQUIRED, check_columns, check_ids
 
-IDS = ("participant_id", "session_id")
-TEXT_COLUMNS = (*IDS, "cohort")
 MISSING = ("", "n/a")
 # `inf` as `write_table` writes it: a perfect reconstruction has an infinite PSNR.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?inf")
@@ -28,7 +26,7 @@ _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
-def read_table(path: str | os.PathLike[str], required: Sequence[str] = IDS) -> pd.DataFrame:
+def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED) -> pd.DataFrame:
     """Read a tab-separated table, or say exactly what is wrong with it.
 
     Parameters
@@ -61,14 +59,12 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = IDS) -> p
     """
     path = Path(path)
     header, rows, lines = _cells(path)
-    _check_columns(header, required, path)
+    check_columns(header, required, path)
     if not rows:
         raise TableError(f"{path}: the table has a header and no rows")
-    columns = {
-        name: _column([row[i] for row in rows], text=name in TEXT_COLUMNS) for i, name in enumerate(header)
-    }
+    columns = {name: _column([row[i] for row in rows], text=name in IMAGE) for i, name in enumerate(header)}
     frame = pd.DataFrame(columns, columns=header)
-    if set(IDS) <= set(required):
+    if set(REQUIRED) <= set(required):
         check_ids(frame, str(path), [f"line {line}" for line in lines])
     return frame
 
@@ -113,58 +109,6 @@ def format_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> str:
     writer.writerow(_texts(pd.Series(names, dtype=object), "column names", path))
     writer.writerows(zip(*columns, strict=True))
     return text.getvalue()
-
-
-def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None) -> None:
-    """Check that each row of a table names one image.
-
-    Parameters
-    ----------
-    frame
-        Must have `participant_id` and `session_id`.
-    where
-        The table, for messages.
-    rows
-        What to call each row, for messages; ``row 0``, ``row 1``, … if not given.
-
-    Raises
-    ------
-    TableError
-        An id that is none, or two rows with the same ids.
-    """
-    _check_columns(list(frame.columns), IDS, where)
-    for column, prefix in zip(IDS, ("sub-", "ses-"), strict=True):
-        values = frame[column].tolist()
-        for i, value in enumerate(values):
-            if not _is_id(value, prefix):
-                raise TableError(
-                    f"{where}, {_row(rows, i)}: {column} is {value!r}, expected text such as "
-                    f"'{prefix}{'001' if prefix == 'sub-' else 'M00'}' without spaces, '/' or '..'"
-                )
-    keys = [name for name in ("cohort", *IDS, "part_id") if name in frame.columns]
-    first: dict[tuple[Any, ...], int] = {}
-    for i, key in enumerate(zip(*(frame[name].tolist() for name in keys), strict=True)):
-        if key in first:
-            what = ", ".join(map(str, key))
-            raise TableError(
-                f"{where}: {_row(rows, first[key])} and {_row(rows, i)} are both {what}; expected one row each"
-            )
-        first[key] = i
-
-
-def _row(rows: Sequence[str] | None, i: int) -> str:
-    return rows[i] if rows is not None else f"row {i}"
-
-
-def _is_id(value: object, prefix: str) -> bool:
-    return (
-        isinstance(value, str)
-        and len(value) > len(prefix)
-        and value.startswith(prefix)
-        and not any(c in value for c in "/\\")
-        and ".." not in value
-        and not any(c.isspace() or ord(c) < 32 for c in value)
-    )
 
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
@@ -247,13 +191,6 @@ def _check_cells(cells: list[str], header: list[str], path: Path, line: int) -> 
     for name, cell in zip(header, cells, strict=True):
         if cell != cell.strip():
             raise TableError(f"{path}, line {line}: there are spaces around the {name} {cell!r}; remove them")
-
-
-def _check_columns(columns: Iterable[object], required: Sequence[str], where: object) -> None:
-    there = [str(column) for column in columns]
-    for name in required:
-        if name not in there:
-            raise TableError(f"{where}: the column {name!r} is missing; {suggestion(name, there)}")
 
 
 def _column(cells: list[str], text: bool) -> pd.Series:
