@@ -187,7 +187,7 @@ def _relabelled(study: Study, labels: pd.DataFrame) -> list[nc.Split]:
     ("settings", "words"),
     [
         ({"architecture": "Conv3_FC"}, "did you mean 'Conv3_FC1'"),
-        ({"architecture": 3}, "3 is no architecture"),
+        ({"architecture": 3}, "architecture=3; expected a name"),
         ({"options": {"dropuot": 0.5}}, "dropuot"),
         ({"splits": "unknown label"}, "MCI.*one of CN, AD is expected"),
         ({"splits": "single class"}, "single class"),

@@ -76,7 +76,9 @@ def test_conv4_fc3_says_which_size_it_needs():
         2,
         2,
     )
-    with pytest.raises(ModelError, match=r"at least 31 voxels on each axis; found \(50, 30, 50\)"):
+    with pytest.raises(
+        ModelError, match=r"images of \(50, 30, 50\) voxels; expected at least 31 voxels on each axis"
+    ):
         create_model("Conv4_FC3", (1, 50, 30, 50))
 
 
@@ -85,12 +87,12 @@ def test_conv5_fc3_takes_a_single_voxel():
 
 
 def test_resnet18_takes_slices_only():
-    with pytest.raises(ModelError, match="resnet18 takes 2-D images"):
+    with pytest.raises(ModelError, match="expected 2-D images"):
         create_model("resnet18", (3, 32, 32, 32))
 
 
 def test_imagenets_weights_are_for_three_channels():
-    with pytest.raises(ModelError, match=r"3 channels; found 1.*weights=None"):
+    with pytest.raises(ModelError, match=r"1 channels; expected 3 channels.*weights=None"):
         create_model("resnet18", (1, 64, 64))
     model = create_model("resnet18", (1, 64, 64), weights=None).eval()
     assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 2)
@@ -168,6 +170,6 @@ def test_without_torchvision_only_resnet18_fails(broken, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    with pytest.raises(ModelError, match="resnet18 needs torchvision, which cannot be imported"):
+    with pytest.raises(ModelError, match="resnet18: torchvision cannot be imported"):
         create_model("resnet18", (3, 64, 64), weights=None)
     assert create_model("Conv5_FC3", (1, 20, 20)) is not None

@@ -254,8 +254,8 @@ def test_the_operations_of_other_devices_give_the_same(layout, case, seed):
     gradient = values(maxima.shape, "mixed", seed)
     (expected,) = torch.autograd.grad(maxima, leaf, gradient)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("maxima", "fresh"):
-            patch.setattr(f"neurocnn.nn.{module}.is_plain", lambda x: False)  # as on a GPU
+        for module in ("functional", "allocation"):
+            patch.setattr(f"neurocnn.nn.{module}.is_eager_cpu", lambda x: False)  # as on a GPU
         found = pool(leaf)
         assert torch.equal(found[0], maxima)
         assert torch.equal(found[1], indices)
@@ -440,12 +440,12 @@ def test_a_kernel_or_stride_that_makes_no_sense_is_refused(value):
 
 
 def test_maps_of_another_dimension_are_refused():
-    with pytest.raises(ModelError, match=r"takes feature maps \(B, C, D, H, W\); found shape \(2, 3, 4, 5\)"):
+    with pytest.raises(ModelError, match=r"feature maps of shape \(2, 3, 4, 5\); expected \(B, C, D, H, W\)"):
         PadMaxPool3d(2)(torch.zeros(2, 3, 4, 5))
 
 
 def test_indices_of_another_pooling_are_refused():
-    with pytest.raises(ModelError, match="with indices of shape"):
+    with pytest.raises(ModelError, match="indices of shape"):
         CropMaxUnpool2d(2)(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 3, 3, dtype=torch.int64))
 
 

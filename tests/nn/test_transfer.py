@@ -113,7 +113,7 @@ def test_another_architecture_is_refused_whole():
     target = create_model("Conv3_FC1", SHAPE)
     before = copied(target)
     for source in (cnn(1), CNN_Transformer(cnn(1))):
-        with pytest.raises(ModelError, match="do not fit the network, which stays as it was"):
+        with pytest.raises(ModelError, match="do not fit the network, which is unchanged"):
             transfer_weights(source, target)
     assert_same(copied(target), before)
 

@@ -1,12 +1,12 @@
-"""The networks that come with neurocnn, through the same hook as everybody's.
+"""The built-in networks, provided by the same hook as those of other packages.
 
-A block is convolution (kernel 3), batch norm, activation, and pooling that halves the map. The first
-fully-connected layer takes what the convolutions leave of the input, so any size will do. Names, channels and the
-order of layers are those of published weights: they are data, not taste.
+A block is convolution (kernel 3), batch norm, activation, and pooling that halves the feature map. The size of the
+first fully-connected layer follows from the input, so any image size is accepted. Names, channels and the order of
+layers are those of published weights, so they must not change.
 """
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -14,14 +14,15 @@ from neurocnn.errors import ModelError
 from neurocnn.nn.cnn import CNN
 from neurocnn.nn.dry_run import dry_run
 from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
-from neurocnn.plugins import hookimpl
+from neurocnn.nn.resnet import resnet18
+from neurocnn.plugins import Builder, hookimpl
 
-Path = str | os.PathLike[str]
+CHANNELS = (8, 16, 32, 64, 128)
 
 
 @hookimpl
-def neurocnn_architectures() -> Mapping[str, Callable[..., nn.Module]]:
-    """Give the built-in networks."""
+def neurocnn_architectures() -> Mapping[str, Builder]:
+    """Return the built-in networks."""
     return {
         "Conv3_FC1": conv3_fc1,
         "Conv4_FC3": conv4_fc3,
@@ -33,109 +34,60 @@ def neurocnn_architectures() -> Mapping[str, Callable[..., nn.Module]]:
 
 
 def conv3_fc1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.5) -> CNN:
-    """The network of the hippocampus lab: 8-16-32 channels, LeakyReLU, one fully-connected layer."""
-    convolutions = _blocks(input_shape, (8, 16, 32), padding=1, activation=nn.LeakyReLU)
-    n = _n_features(convolutions, input_shape)
-    return CNN(convolutions, nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(n, n_outputs)))
+    """Return the network of the hippocampus lab: 8-16-32 channels, LeakyReLU, one fully-connected layer."""
+    convolutions = _blocks(input_shape, CHANNELS[:3], padding=1, activation=nn.LeakyReLU)
+    fc = nn.Sequential(
+        nn.Flatten(), nn.Dropout(dropout), nn.Linear(_size(convolutions, input_shape), n_outputs)
+    )
+    return CNN(convolutions, fc)
 
 
 def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
-    """The network of patches and regions: 15-25-50-50 channels without padding, 50 and 40 hidden values."""
+    """Return the network for patches and regions: 15-25-50-50 channels without padding, 50 and 40 hidden values."""
     channels = (15, 25, 50, 50)
-    least = _least_size(len(channels))
+    # A block without padding needs 2n + 1 voxels for n: the convolution removes 2, and pooling pads an odd size.
+    least = 2 ** (len(channels) + 1) - 1
     if min(input_shape[1:]) < least:
         raise ModelError(
-            f"Conv4_FC3 needs at least {least} voxels on each axis; found {tuple(input_shape[1:])}; "
-            "take larger parts, or a network that pads, such as Conv5_FC3"
+            f"Conv4_FC3: images of {tuple(input_shape[1:])} voxels; expected at least {least} voxels on each axis; "
+            "use larger parts, or a network with padding, such as Conv5_FC3"
         )
     convolutions = _blocks(input_shape, channels, padding=0)
-    fc = _fc(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout)
-    fc.insert(4, nn.Dropout(dropout))  # between its first two layers, as the published one has it
+    fc = _fc(_size(convolutions, input_shape), (50, 40), n_outputs, dropout)
+    fc.insert(4, nn.Dropout(dropout))  # The published network has it between its first two layers.
     return CNN(convolutions, fc)
 
 
 def conv4_fc3_v1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
-    """What ClinicaDL 1.x calls Conv4_FC3: the convolutions of Conv5_FC3, then 50 and 40 hidden values."""
-    convolutions = _blocks(input_shape, (8, 16, 32, 64, 128), padding=1)
-    return CNN(convolutions, _fc(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout))
+    """Return Conv4_FC3 of ClinicaDL 1.x: the convolutions of Conv5_FC3, then 50 and 40 hidden values."""
+    convolutions = _blocks(input_shape, CHANNELS, padding=1)
+    return CNN(convolutions, _fc(_size(convolutions, input_shape), (50, 40), n_outputs, dropout))
 
 
 def conv5_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
-    """The network of whole images: 8-16-32-64-128 channels, then 1300 and 50 hidden values."""
-    convolutions = _blocks(input_shape, (8, 16, 32, 64, 128), padding=1)
-    return CNN(convolutions, _fc(_n_features(convolutions, input_shape), (1300, 50), n_outputs, dropout))
-
-
-def resnet18(
-    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0, weights: Path | None = "imagenet"
-) -> CNN:
-    """ResNet-18 with its 1000 outputs, then dropout and one more layer; 2-D.
-
-    With weights (``"imagenet"``, or the path of a file of them) only the last block, the 1000 outputs and the new
-    layer are trained; with ``weights=None`` all layers are.
-    """
-    if len(input_shape) != 3:
-        raise ModelError(
-            f"resnet18 takes 2-D images (C, H, W); found shape {tuple(input_shape)}; take slices"
-        )
-    if weights == "imagenet" and input_shape[0] != 3:
-        raise ModelError(
-            f"ImageNet's weights are for 3 channels; found {input_shape[0]}; "
-            "take slices with channels=3, or weights=None"
-        )
-    from neurocnn.nn import resnet as imagenet  # torchvision, which may be missing, is for this network only
-
-    net = imagenet.torchvision_resnet18()
-    if input_shape[0] != 3:
-        net.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=7, stride=2, padding=3, bias=False)
-    convolutions = nn.Sequential(
-        net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool
-    )
-    fc = nn.Sequential(nn.Flatten(), net.fc, nn.Dropout(dropout), nn.Linear(1000, n_outputs))
-    model = CNN(convolutions, fc)
-    if weights is not None:
-        imagenet.load(model, weights)
-        for layer in convolutions[:7]:
-            layer.requires_grad_(False)
-    return model
+    """Return the network for complete images: 8-16-32-64-128 channels, then 1300 and 50 hidden values."""
+    convolutions = _blocks(input_shape, CHANNELS, padding=1)
+    return CNN(convolutions, _fc(_size(convolutions, input_shape), (1300, 50), n_outputs, dropout))
 
 
 def _blocks(
-    input_shape: Sequence[int],
-    channels: Sequence[int],
-    padding: int,
-    activation: Callable[[], nn.Module] = nn.ReLU,
+    input_shape: Sequence[int], channels: Sequence[int], padding: int, activation: type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
+    kinds: Any = (nn.Conv3d, nn.BatchNorm3d, PadMaxPool3d)
+    if len(input_shape) == 3:
+        kinds = (nn.Conv2d, nn.BatchNorm2d, PadMaxPool2d)
+    convolution, norm, pool = kinds
     layers: list[nn.Module] = []
     for before, after in zip([input_shape[0], *channels], channels, strict=False):
-        if len(input_shape) == 3:
-            layers += [nn.Conv2d(before, after, 3, padding=padding), nn.BatchNorm2d(after)]
-            layers += [activation(), PadMaxPool2d(2, 2)]
-        else:
-            layers += [nn.Conv3d(before, after, 3, padding=padding), nn.BatchNorm3d(after)]
-            layers += [activation(), PadMaxPool3d(2, 2)]
+        layers += [convolution(before, after, 3, padding=padding), norm(after), activation(), pool(2, 2)]
     return nn.Sequential(*layers)
 
 
 def _fc(n: int, hidden: tuple[int, int], n_outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Dropout(dropout),
-        nn.Linear(n, hidden[0]),
-        nn.ReLU(),
-        nn.Linear(*hidden),
-        nn.ReLU(),
-        nn.Linear(hidden[1], n_outputs),
-    )
+    first = [nn.Flatten(), nn.Dropout(dropout), nn.Linear(n, hidden[0]), nn.ReLU()]
+    return nn.Sequential(*first, nn.Linear(*hidden), nn.ReLU(), nn.Linear(hidden[1], n_outputs))
 
 
-def _n_features(convolutions: nn.Module, input_shape: Sequence[int]) -> int:
-    return int(dry_run(convolutions, input_shape)[0].numel())
-
-
-def _least_size(n_blocks: int) -> int:
-    """Return the size of which `n_blocks` blocks without padding leave one voxel."""
-    size = 1
-    for _ in range(n_blocks):
-        size = 2 * size - 1 + 2  # an odd size is padded before it is halved; the convolution takes 2
-    return size
+def _size(convolutions: nn.Module, input_shape: Sequence[int]) -> int:
+    """Return the number of values per image after the convolutions."""
+    return int(dry_run(convolutions, input_shape, batch=1).numel())

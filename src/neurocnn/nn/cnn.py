@@ -1,20 +1,26 @@
-"""A network in two parts: convolutions, and a fully-connected part that reads them."""
+"""A network in two parts: convolutions and a fully-connected part."""
 
 from torch import Tensor, nn
 
+from neurocnn.errors.arguments import check_instance
+
 
 class CNN(nn.Module):
-    """Convolutions and then a fully-connected part.
+    """Convolutions followed by a fully-connected part.
 
-    Any two modules will do. An autoencoder can be derived, and weights exchanged with it, where `convolutions`
-    is a Sequential.
+    Any two modules can be combined. An autoencoder can be derived from the network if `convolutions` is a Sequential.
 
     Parameters
     ----------
     convolutions
-        From images (B, C, H, W) or (B, C, D, H, W) to feature maps.
+        Module from images (B, C, H, W) or (B, C, D, H, W) to feature maps.
     fc
-        From the feature maps to outputs (B, n_outputs).
+        Module from the feature maps to outputs (B, n_outputs).
+
+    Raises
+    ------
+    SettingError
+        If one of them is not a torch.nn.Module.
 
     Examples
     --------
@@ -27,8 +33,9 @@ class CNN(nn.Module):
 
     def __init__(self, convolutions: nn.Module, fc: nn.Module) -> None:
         super().__init__()
-        self.convolutions = convolutions
-        self.fc = fc
+        expected = "a torch.nn.Module"
+        self.convolutions = check_instance("convolutions", convolutions, nn.Module, expected, where="CNN")
+        self.fc = check_instance("fc", fc, nn.Module, expected, where="CNN")
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the outputs (B, n_outputs) for images (B, C, H, W) or (B, C, D, H, W)."""

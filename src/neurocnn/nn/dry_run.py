@@ -1,7 +1,8 @@
-"""The shape of a network's outputs, found without computing them."""
+"""The shape of a network's outputs, determined without computing them."""
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import nn
 
 
 def dry_run(module: nn.Module, input_shape: Sequence[int], batch: int = 2) -> Any:
-    """Send zeros through a copy of `module` and return what comes out.
+    """Return the output of a copy of `module` for a batch of zeros.
 
-    It runs on torch's meta device, where tensors have shapes and no values, in evaluation mode: no memory is
-    taken, no random number drawn, and `module` stays as it is. Only a network that needs values
-    (say, one that branches on them) is run on the CPU.
+    The copy runs on torch's meta device, where tensors have shapes but no values, in evaluation mode: no memory is
+    allocated, no random number drawn, and `module` is unchanged. Only a network that needs values (for example
+    because it branches on them) runs on the CPU.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ def dry_run(module: nn.Module, input_shape: Sequence[int], batch: int = 2) -> An
 def layer_shapes(
     module: nn.Module, input_shape: Sequence[int]
 ) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
-    """Return each innermost layer's path, the layer, and the shape (C, …) of what it gives for one image.
+    """Return the path, the module and the output shape (C, …) for one image of each innermost layer.
 
     Parameters
     ----------
@@ -59,14 +60,11 @@ def layer_shapes(
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str, output: Any) -> None:
+    def record(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         shapes[name] = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else ()
 
     leaves = [(name, layer) for name, layer in module.named_modules() if not [*layer.children()]]
-    hooks = [
-        layer.register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
-        for name, layer in leaves
-    ]
+    hooks = [layer.register_forward_hook(partial(record, name)) for name, layer in leaves]
     try:
         dry_run(module, input_shape)
     finally:
@@ -76,7 +74,7 @@ def layer_shapes(
 
 
 def _copy(module: nn.Module, device: str) -> nn.Module:
-    # deepcopy takes from its memo what stands there: the tensors are never copied on their own device.
+    # deepcopy uses the tensors in its memo, so they are never copied on their own device.
     memo: dict[int, Any] = {
         id(p): nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad and p.is_floating_point())
         for p in module.parameters()

@@ -1,20 +1,49 @@
-"""The layers of max pooling that lose no voxel at an odd border, and of the way back."""
+"""Layers of max pooling that lose no voxel at an odd border, and of its unpooling."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from neurocnn.errors import ModelError, SettingError
-from neurocnn.nn.functional import cropped, pad_max_pool, scatter_maxima
+from neurocnn.errors import ModelError
+from neurocnn.errors.arguments import argument_error, check_flag
+from neurocnn.nn.functional import crop, pad_max_pool, scatter_maxima
 
-Sizes = int | tuple[int, ...]
+Sizes = int | Sequence[int]
 
 
-class _PadMaxPool(nn.Module):
-    """What `PadMaxPool2d` and `PadMaxPool3d` share: all but the number of axes."""
+class _Windows(nn.Module):
+    """A layer with pooling windows: their kernel and stride, one integer per axis."""
 
     n_axes: int
+
+    def __init__(self, kernel_size: Sizes, stride: Sizes | None = None) -> None:
+        super().__init__()
+        self.kernel_size = self._per_axis("kernel_size", kernel_size)
+        self.stride = self.kernel_size if stride is None else self._per_axis("stride", stride)
+
+    def _per_axis(self, name: str, value: Any) -> tuple[int, ...]:
+        numbers = tuple(value) if isinstance(value, list | tuple) else (value,) * self.n_axes
+        if len(numbers) != self.n_axes or any(type(n) is not int or n < 1 for n in numbers):
+            expected = f"a positive integer, or {self.n_axes} of them"
+            raise argument_error(name, value, expected, where=type(self).__name__)
+        return numbers
+
+    def _check_axes(self, f_maps: Tensor) -> None:
+        if not isinstance(f_maps, Tensor) or f_maps.dim() != self.n_axes + 2:
+            found = tuple(f_maps.shape) if isinstance(f_maps, Tensor) else type(f_maps).__name__
+            axes = "(B, C, H, W)" if self.n_axes == 2 else "(B, C, D, H, W)"
+            raise ModelError(
+                f"{type(self).__name__}: feature maps of shape {found}; expected {axes}; use the layer for their axes"
+            )
+
+    def extra_repr(self) -> str:
+        """Return kernel and stride as text."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+class _PadMaxPool(_Windows):
+    """The code of `PadMaxPool2d` and `PadMaxPool3d`."""
 
     def __init__(
         self,
@@ -23,47 +52,46 @@ class _PadMaxPool(nn.Module):
         return_indices: bool = False,
         return_pad: bool = False,
     ) -> None:
-        super().__init__()
-        self.kernel_size = _per_axis("kernel_size", kernel_size, self.n_axes)
-        self.stride = self.kernel_size if stride is None else _per_axis("stride", stride, self.n_axes)
+        super().__init__(kernel_size, stride)
         self.set_new_return(return_indices, return_pad)
 
     def set_new_return(self, return_indices: bool = True, return_pad: bool = True) -> None:
-        """Choose what `forward` returns beside the maxima."""
-        self.return_indices = return_indices
-        self.return_pad = return_pad
+        """Choose the values that `forward` returns in addition to the maxima."""
+        self.return_indices = check_flag("return_indices", return_indices, where=type(self).__name__)
+        self.return_pad = check_flag("return_pad", return_pad, where=type(self).__name__)
 
     def forward(self, f_maps: Tensor) -> Any:
-        """Return the maxima (B, C, …) of `f_maps` (B, C, …) and what was chosen: indices, pad."""
-        _check_axes(self, f_maps, self.n_axes)
+        """Return the maxima (B, C, …) of `f_maps` (B, C, …) and, if chosen, their indices and the pad."""
+        self._check_axes(f_maps)
         out, indices, padding = pad_max_pool(f_maps, self.kernel_size, self.stride, self.return_indices)
         if self.return_indices:
             return (out, indices, padding) if self.return_pad else (out, indices)
         return (out, padding) if self.return_pad else out
 
-    def extra_repr(self) -> str:
-        """Say kernel and stride."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}"
-
 
 class PadMaxPool2d(_PadMaxPool):
-    """Max pooling of (B, C, H, W) that pads with zeros in front of an axis which the stride does not divide.
+    """Max pooling of (B, C, H, W) with zero-padding in front of each axis that the stride does not divide.
 
     Parameters
     ----------
     kernel_size, stride
-        A number, or one an axis (H, W). The stride is by default the kernel's size.
+        A positive integer, or one per axis (H, W). The stride is by default the kernel size.
     return_indices
-        Return also the positions of the maxima in the flattened padded map, for `CropMaxUnpool2d`.
+        Whether to return the positions of the maxima in the flattened padded map, for `CropMaxUnpool2d`.
     return_pad
-        Return also the pad ``(W, 0, H, 0)``.
+        Whether to return the pad ``(W, 0, H, 0)``.
+
+    Raises
+    ------
+    SettingError
+        If an argument has another value.
 
     Notes
     -----
-    Works with torch.compile, torch.export (any batch, fixed sizes), torch.func.grad, vmap, autocast,
-    channels_last and on the meta device. In deterministic mode on CUDA its backward pass is slower: torch's own
-    has no deterministic form, the scatter or gather used instead has a slow one. It has no forward-mode derivatives
-    (torch.func.jvp, hessian): torch.compile does not take functions that have.
+    Works with torch.compile, torch.export (any batch size, fixed image size), torch.func.grad, vmap, autocast,
+    channels_last and on the meta device. In deterministic mode on CUDA its backward pass is slower, because torch's
+    own has no deterministic variant and the scatter or gather used instead has a slow one. Forward-mode derivatives
+    (torch.func.jvp, hessian) are not supported, because torch.compile does not accept functions that have them.
 
     Examples
     --------
@@ -76,23 +104,25 @@ class PadMaxPool2d(_PadMaxPool):
 
 
 class PadMaxPool3d(_PadMaxPool):
-    """Max pooling of (B, C, D, H, W) that pads with zeros in front of an axis which the stride does not divide.
+    """Max pooling of (B, C, D, H, W) with zero-padding in front of each axis that the stride does not divide.
 
     Parameters
     ----------
     kernel_size, stride
-        A number, or one an axis (D, H, W). The stride is by default the kernel's size.
+        A positive integer, or one per axis (D, H, W). The stride is by default the kernel size.
     return_indices
-        Return also the positions of the maxima in the flattened padded map, for `CropMaxUnpool3d`.
+        Whether to return the positions of the maxima in the flattened padded map, for `CropMaxUnpool3d`.
     return_pad
-        Return also the pad ``(W, 0, H, 0, D, 0)``.
+        Whether to return the pad ``(W, 0, H, 0, D, 0)``.
+
+    Raises
+    ------
+    SettingError
+        If an argument has another value.
 
     Notes
     -----
-    Works with torch.compile, torch.export (any batch, fixed sizes), torch.func.grad, vmap, autocast,
-    channels_last_3d and on the meta device. In deterministic mode on CUDA its backward pass is slower: torch's own
-    has no deterministic form, the scatter or gather used instead has a slow one. It has no forward-mode derivatives
-    (torch.func.jvp, hessian): torch.compile does not take functions that have.
+    See `PadMaxPool2d`; the memory format is channels_last_3d.
 
     Examples
     --------
@@ -106,43 +136,34 @@ class PadMaxPool3d(_PadMaxPool):
     n_axes = 3
 
 
-class _CropMaxUnpool(nn.Module):
-    """What `CropMaxUnpool2d` and `CropMaxUnpool3d` share: all but the number of axes."""
-
-    n_axes: int
-
-    def __init__(self, kernel_size: Sizes, stride: Sizes | None = None) -> None:
-        super().__init__()
-        self.kernel_size = _per_axis("kernel_size", kernel_size, self.n_axes)
-        self.stride = self.kernel_size if stride is None else _per_axis("stride", stride, self.n_axes)
+class _CropMaxUnpool(_Windows):
+    """The code of `CropMaxUnpool2d` and `CropMaxUnpool3d`."""
 
     def forward(self, f_maps: Tensor, indices: Tensor, padding: Sequence[int] | None = None) -> Tensor:
-        """Return the maps that were pooled: the values where the maxima were, zeros elsewhere, the pad cropped."""
-        _check_axes(self, f_maps, self.n_axes)
-        padded = [
-            step * (n - 1 + -(-k // step))
-            for n, k, step in zip(f_maps.shape[2:], self.kernel_size, self.stride, strict=True)
-        ]
-        out = scatter_maxima(f_maps, indices, padded)
-        return out if padding is None else cropped(out, padding[-2::-2])
-
-    def extra_repr(self) -> str:
-        """Say kernel and stride."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}"
+        """Return the maps before pooling: `f_maps` at `indices`, zeros elsewhere, without the padding."""
+        self._check_axes(f_maps)
+        windows = zip(f_maps.shape[2:], self.kernel_size, self.stride, strict=True)
+        out = scatter_maxima(f_maps, indices, [step * (n - 1 + -(-k // step)) for n, k, step in windows])
+        return out if padding is None else crop(out, padding[-2::-2])
 
 
 class CropMaxUnpool2d(_CropMaxUnpool):
-    """The way back of `PadMaxPool2d`: unpooling, then cropping of the pad.
+    """Unpooling that reverses `PadMaxPool2d`, including its padding.
 
     Parameters
     ----------
     kernel_size, stride
-        Those of the pooling.
+        Kernel size and stride of the pooling.
+
+    Raises
+    ------
+    SettingError
+        If an argument has another value.
 
     Notes
     -----
-    Unlike `torch.nn.MaxUnpool2d` it takes any kernel and stride, and works in deterministic mode. `forward` takes
-    the pooling's ``indices`` and ``padding``; without the latter nothing is cropped.
+    Unlike `torch.nn.MaxUnpool2d` it supports any kernel and stride, and deterministic mode. `forward` takes the
+    ``indices`` and the ``padding`` of the pooling; without the padding nothing is cropped.
 
     Examples
     --------
@@ -157,17 +178,21 @@ class CropMaxUnpool2d(_CropMaxUnpool):
 
 
 class CropMaxUnpool3d(_CropMaxUnpool):
-    """The way back of `PadMaxPool3d`: unpooling, then cropping of the pad.
+    """Unpooling that reverses `PadMaxPool3d`, including its padding.
 
     Parameters
     ----------
     kernel_size, stride
-        Those of the pooling.
+        Kernel size and stride of the pooling.
+
+    Raises
+    ------
+    SettingError
+        If an argument has another value.
 
     Notes
     -----
-    Unlike `torch.nn.MaxUnpool3d` it takes any kernel and stride, and works in deterministic mode. `forward` takes
-    the pooling's ``indices`` and ``padding``; without the latter nothing is cropped.
+    See `CropMaxUnpool2d`.
 
     Examples
     --------
@@ -179,18 +204,3 @@ class CropMaxUnpool3d(_CropMaxUnpool):
     """
 
     n_axes = 3
-
-
-def _per_axis(what: str, value: Sizes, n: int) -> tuple[int, ...]:
-    numbers = tuple(value) if isinstance(value, Sequence) else (value,) * n
-    if len(numbers) != n or not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise SettingError(f"{what} is {value!r}; expected a positive whole number, or {n} of them")
-    return numbers
-
-
-def _check_axes(layer: nn.Module, f_maps: Tensor, n: int) -> None:
-    if f_maps.dim() != n + 2:
-        axes = "(B, C, H, W)" if n == 2 else "(B, C, D, H, W)"
-        raise ModelError(
-            f"{type(layer).__name__} takes feature maps {axes}; found shape {tuple(f_maps.shape)}"
-        )

@@ -1,0 +1,123 @@
+"""Weights from checkpoint files of neurocnn, of ClinicaDL 0.2 and 1.x, and of torchvision."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from neurocnn.errors import CheckpointError, ModelError
+from neurocnn.nn.transfer import unwrap_names
+from neurocnn.storage.tensors import load_tensors
+
+FilePath = str | os.PathLike[str]
+# Names of architectures in checkpoints of ClinicaDL 1.x; those of neurocnn contain the class, such as CNN.
+V1_CLASSIFIERS = {"Conv4_FC3", "Conv5_FC3", "resnet18", "Stride_Conv5_FC3"}
+V02_PREFIXES = {"features.": "convolutions.", "classifier.": "fc."}
+V1_PREFIXES = {"fc.fc_out.": "fc.3."}
+TORCHVISION_PREFIXES = {
+    "conv1.": "convolutions.0.",
+    "bn1.": "convolutions.1.",
+    **{f"layer{n}.": f"convolutions.{n + 3}." for n in (1, 2, 3, 4)},
+    "fc.weight": "fc.1.weight",
+    "fc.bias": "fc.1.bias",
+    "fc_out.": "fc.3.",
+}
+
+
+def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint of neurocnn, or of ClinicaDL 0.2 or 1.x, under neurocnn's names.
+
+    Parameters
+    ----------
+    path
+        ``model_best.pth.tar`` or another file with a state dict.
+    output_order
+        Output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x sorts its labels, so that
+        AD is output 0 and CN output 1: ``output_order=(1, 0)`` returns them in the order of ``classes=["CN", "AD"]``,
+        and (0, 1) keeps their order, for ``classes=["AD", "CN"]``.
+
+    Raises
+    ------
+    NotFoundError
+        If the file is missing.
+    CheckpointError
+        If the file is damaged, would run code, or has no weights.
+    ModelError
+        If `output_order` is not a permutation of the outputs.
+
+    Warns
+    -----
+    UserWarning
+        If the file is a classifier of ClinicaDL 1.x and `output_order` is missing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurocnn.storage.tensors import save_tensors
+    >>> state = {"features.0.weight": torch.zeros(8, 1, 3, 3), "classifier.2.bias": torch.tensor([1.0, 2.0])}
+    >>> save_tensors({"model": state, "epoch": 3, "valid_loss": 0.5}, tmp / "model_best.pth.tar")
+    >>> weights = read_weights(tmp / "model_best.pth.tar", output_order=(1, 0))
+    >>> list(weights), weights["fc.2.bias"].tolist()
+    (['convolutions.0.weight', 'fc.2.bias'], [2.0, 1.0])
+    """
+    content = load_tensors(path, safe=_numpy_scalars())
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(
+            f"{path}: no state dict; expected a dict from names to tensors, or one with such a dict under 'model'"
+        )
+    state = unwrap_names(state)
+    if "valid_loss" in content:  # ClinicaDL 0.2
+        state = from_torchvision(_rename(state, V02_PREFIXES))
+    elif set(content) == {"model", "epoch", "name"}:  # ClinicaDL 1.x, or neurocnn
+        state = _rename(state, V1_PREFIXES)
+        if output_order is None and content["name"] in V1_CLASSIFIERS:
+            warnings.warn(
+                f"{path}: output_order=None; ClinicaDL 1.x sorts its labels (AD 0, CN 1), and their order is kept; "
+                "pass output_order=(1, 0) for classes=['CN', 'AD'], or (0, 1) to keep the order; in an experiment, "
+                "use classes=['AD', 'CN']",
+                stacklevel=2,
+            )
+    return state if output_order is None else _reorder_outputs(state, list(output_order), path)
+
+
+def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with neurocnn's names for the parameters of torchvision's ResNet-18.
+
+    Examples
+    --------
+    >>> list(from_torchvision({"layer4.1.conv2.weight": Tensor(), "fc.bias": Tensor()}))
+    ['convolutions.7.1.conv2.weight', 'fc.1.bias']
+    """
+    return _rename(state, TORCHVISION_PREFIXES)
+
+
+def _rename(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+    pattern = re.compile(f"^(?:{'|'.join(map(re.escape, prefixes))})")
+    return {pattern.sub(lambda match: prefixes[match[0]], name): value for name, value in state.items()}
+
+
+def _reorder_outputs(state: dict[str, Tensor], order: list[int], path: object) -> dict[str, Tensor]:
+    """Permute the outputs of the last fully-connected layer."""
+    classifier = (name for name in state if name.startswith("fc."))
+    last = max(
+        classifier, key=lambda name: [*map(int, re.findall(r"\.(\d+)(?=\.)", name))], default="fc.?.weight"
+    )
+    names = [name for name in state if name.rpartition(".")[0] == last.rpartition(".")[0]]
+    if not names or any(sorted(order) != list(range(len(state[name]))) for name in names):
+        found = f"{len(state[names[0]])} outputs" if names else "no outputs (parameters fc.…)"
+        raise ModelError(
+            f"{path}: output_order={tuple(order)}, the file has {found}; expected each output once"
+        )
+    return {name: value[order] if name in names else value for name, value in state.items()}
+
+
+def _numpy_scalars() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    # ClinicaDL 0.2 stored its losses as numpy scalars; numpy 1 and 2 give their module different names.
+    scalar: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+    old, new = "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"
+    return [(scalar, old), (scalar, new), np.dtype, np.dtypes.Float64DType]
