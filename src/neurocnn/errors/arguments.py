@@ -6,12 +6,16 @@ Every message reads ``where: name=value; expected what; what to do``. Each check
 
 import math
 import numbers
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
 
-from neurocnn.errors import SettingError, suggestion
+import pandas as pd
+
+from neurocnn.errors import SettingError, TableError, suggestion
 
 T = TypeVar("T")
 
@@ -210,6 +214,60 @@ def check_list(name: str, value: Any, expected: str, *, where: str = "") -> list
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | AbstractSet):
         return list(value)
     raise argument_error(name, value, expected, where=where)
+
+
+def check_path(name: str, value: object, *, where: str = "") -> Path:
+    """Return `value` as a Path.
+
+    Raises
+    ------
+    SettingError
+        If it is neither a non-empty text nor an object with a path, or has a NUL character.
+
+    Examples
+    --------
+    >>> check_path("folder", None)
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: folder=None; expected a path
+    """
+    if isinstance(value, str | os.PathLike):
+        path = os.fspath(value)
+        if isinstance(path, str) and path and "\0" not in path:
+            return Path(path)
+    raise argument_error(name, value, "a path", where=where)
+
+
+def check_table(name: str, value: object, *, where: str = "") -> pd.DataFrame:
+    """Return `value` if it is a DataFrame, else raise a TableError.
+
+    Examples
+    --------
+    >>> check_table("sessions", "labels.tsv", where="kfold")
+    Traceback (most recent call last):
+    neurocnn.errors.TableError: kfold: sessions='labels.tsv'; expected a DataFrame; read a file with nc.read_table
+    """
+    if isinstance(value, pd.DataFrame):
+        return value
+    remedy = "read a file with nc.read_table" if isinstance(value, str | os.PathLike) else ""
+    raise TableError(str(argument_error(name, value, "a DataFrame", where=where, remedy=remedy)))
+
+
+def check_shape(name: str, value: Any, *, lengths: Sequence[int] = (3,), where: str = "") -> tuple[int, ...]:
+    """Return a shape as integers ≥ 1; `lengths` are the numbers of axes that it may have.
+
+    Examples
+    --------
+    >>> check_shape("shape", [169, 208, 179])
+    (169, 208, 179)
+    >>> check_shape("shape", "169x208x179")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: shape='169x208x179'; expected 3 integers ≥ 1
+    """
+    expected = f"{' or '.join(map(str, lengths))} integers ≥ 1"
+    sizes = check_list(name, value, expected, where=where)
+    if len(sizes) not in lengths:
+        raise argument_error(name, value, expected, where=where)
+    return tuple(check_each(name, sizes, check_integer, minimum=1, where=where))
 
 
 def check_each(name: str, values: Sequence[Any], check: Callable[..., T], **limits: Any) -> list[T]:
