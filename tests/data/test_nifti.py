@@ -14,6 +14,7 @@ from small_caps import AFFINE, voxels_of, write_nifti
 
 from neurocnn.data import nifti
 from neurocnn.errors import ImageError, NotFoundError
+from neurocnn.storage.memory import available_memory
 
 
 @pytest.fixture(params=["isal", "zlib"])
@@ -142,7 +143,7 @@ def test_a_header_that_claims_more_than_the_memory_is_refused_before_allocating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = write_nifti(tmp_path / "a.nii.gz", np.zeros((32, 32, 32), dtype=np.float32))
-    monkeypatch.setattr(nifti, "_available_memory", lambda: 100_000)
+    monkeypatch.setattr(nifti, "available_memory", lambda: 100_000)
     monkeypatch.setattr(nifti, "_inflate", lambda *_: pytest.fail("inflated"))
     with pytest.raises(ImageError, match="of which 100000 are available"):
         nifti.read_voxels(path, "x")
@@ -152,7 +153,7 @@ def test_the_available_memory_is_less_than_the_machine_has():
     total = next(
         line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")
     )
-    assert 0 < nifti._available_memory() <= int(total.split()[1]) * 1024
+    assert 0 < available_memory() <= int(total.split()[1]) * 1024
 
 
 def test_a_bomb_is_inflated_no_further_than_its_header_says(tmp_path: Path, inflater: None):

@@ -250,7 +250,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(unbroken, tmp_path):
         content = bytearray(newest.read_bytes())
         content[len(content) // 2] ^= 1
         newest.write_bytes(content)
-    with pytest.warns(UserWarning, match="going on from the other state"):
+    with pytest.warns(UserWarning, match="resuming from the other state"):
         fit(tmp_path, multi)
     assert_same(written(tmp_path, multi), expected)
 
@@ -305,10 +305,10 @@ def test_networks_may_be_grouped_otherwise_when_a_training_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"batch_size": 4}, "batch_size: 2 then, 4 now"),
+        ({"batch_size": 4}, "batch_size: 2 → 4"),
         ({"learning_rate": 1.0}, "learning_rate"),
-        ({"epochs": 1}, "epochs: 2 then, 1 now"),
-        ({"optimizer": torch.optim.SGD}, "optimizer: None then, 'SGD' now"),
+        ({"epochs": 1}, "epochs: 2 → 1"),
+        ({"optimizer": torch.optim.SGD}, 'optimizer: null → "SGD"'),
     ],
 )
 def test_other_settings_are_named(changed, named, tmp_path):
@@ -322,7 +322,7 @@ def test_other_settings_are_named(changed, named, tmp_path):
 def test_other_data_networks_and_tasks_are_named(tmp_path):
     trainer, (train, validation) = Trainer(epochs=1, device="cpu"), data()
     trainer.fit(network(), TASK, train, validation, folder=tmp_path)
-    with pytest.raises(SettingError, match="train: '10 images"):
+    with pytest.raises(SettingError, match='train: "10 images'):
         trainer.fit(network(), TASK, Toys(11, PARTS), validation, folder=tmp_path)
     with pytest.raises(SettingError, match=r"validation: '6 images.*'none' now"):
         trainer.fit(network(), TASK, train, folder=tmp_path)
@@ -334,7 +334,7 @@ def test_other_data_networks_and_tasks_are_named(tmp_path):
     for each in (train, validation):
         each.labels = [1.0] * len(each.labels)
         each.sessions["diagnosis"] = 1.0
-    with pytest.raises(SettingError, match="task: 'classification' then, 'regression' now"):
+    with pytest.raises(SettingError, match='task: "classification" → "regression"'):
         trainer.fit(
             torch.nn.Sequential(network(), torch.nn.Linear(2, 1)),
             regression("diagnosis"),
@@ -348,7 +348,7 @@ def test_results_without_a_state_are_not_overwritten(tmp_path):
     for path in (tmp_path / "state").iterdir():
         path.unlink()
     table = (tmp_path / "training.tsv").read_bytes()
-    with pytest.raises(SettingError, match="no state to go on from"):
+    with pytest.raises(SettingError, match="no state to resume from"):
         fit(tmp_path, epochs=1)
     assert (tmp_path / "training.tsv").read_bytes() == table
 

@@ -76,5 +76,5 @@ def test_a_changed_number_inside_an_optimizer_is_noticed(before, tmp_path):
 )
 @pytest.mark.parametrize("value", ["0.1", True, float("nan"), -1.0, np.array([0.1]), 1j])
 def test_what_is_no_number_is_refused(name, value):
-    with pytest.raises(SettingError, match=f"{name} is .*number"):
+    with pytest.raises(SettingError, match=f"{name}=.*number"):
         Trainer(**{name: value})

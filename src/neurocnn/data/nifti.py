@@ -6,7 +6,6 @@ checksum of the gzip stream is compared before a voxel is used.
 """
 
 import io
-import os
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from neurocnn.errors import ImageError, NotFoundError
+from neurocnn.storage.memory import available_memory
 
 # DEFLATE cannot compress better than this: a header that claims more is wrong.
 _BEST_RATIO = 1032
@@ -206,7 +206,7 @@ def _refuse_too_large(header: Header, path: Path, what: str) -> None:
     size = path.stat().st_size
     possible = size * _BEST_RATIO if _zipped(path) else size
     needed = header.n_bytes + 8 * int(np.prod(header.shape, dtype=object))
-    available = _available_memory()
+    available = available_memory()
     if header.n_bytes > possible:
         raise ImageError(
             f"{what}: the header of {path} claims {header.n_bytes} bytes ({header.shape} voxels), but the "
@@ -217,14 +217,3 @@ def _refuse_too_large(header: Header, path: Path, what: str) -> None:
             f"{what}: reading {path} ({header.shape} voxels) takes {needed} bytes of memory, "
             f"of which {available} are available"
         )
-
-
-def _available_memory() -> int:
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,11 +1,11 @@
 """Training and evaluation: tasks, the trainer, tables of predictions."""
 
 from neurocnn.engine.evaluation import encode, evaluate, predict
-from neurocnn.engine.loop import Training, TrainingState
 from neurocnn.engine.metrics import confidence_intervals
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.task import Task, classification, reconstruction, regression
 from neurocnn.engine.trainer import Trainer
+from neurocnn.engine.training import Training, TrainingState
 
 __all__ = [
     "Task",

@@ -1,4 +1,4 @@
-"""What torch's errors mean for a training, in words that say what to do."""
+"""Translation of torch's errors into errors that say what to do."""
 
 import sys
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from neurocnn.errors import NeurocnnError, TrainingError
 def translate_errors(
     device: torch.device, batch_size: int, accumulation_steps: int | None = None
 ) -> Iterator[None]:
-    """Turn errors of torch in the block into errors that say what to do.
+    """Translate errors of torch in the block into errors that say what to do.
 
     Parameters
     ----------
     device
-        Where it computes.
+        Device of the computation.
     batch_size, accumulation_steps
-        The settings of the training (None: an evaluation).
+        Settings of the training; `accumulation_steps` is None in an evaluation.
 
     Raises
     ------
     TrainingError
-        Memory ran out, or an operation has no deterministic form.
+        If memory is exhausted, or an operation has no deterministic form.
 
     Examples
     --------
@@ -43,8 +43,8 @@ def translate_errors(
             raise TrainingError(_memory_message(device, batch_size, accumulation_steps)) from error
         if "deterministic" in str(error) and torch.are_deterministic_algorithms_enabled():
             raise TrainingError(
-                f"deterministic=True cannot be kept: {str(error).splitlines()[0]}; take deterministic=False, the "
-                "CPU, or another layer in place of this operation"
+                f"deterministic=True: {str(error).splitlines()[0]}; use deterministic=False, the CPU, or another layer "
+                "instead of this operation"
             ) from error
         raise
 
@@ -61,10 +61,10 @@ def _memory_message(device: torch.device, batch_size: int, accumulation_steps: i
         f"out of memory on {device} (peak {peak_memory(device) / 2**30:.2f} GiB) with batch_size={batch_size}"
     )
     if batch_size == 1:
-        return f"{found}; take smaller parts (Patch, Roi), a smaller network or half precision"
+        return f"{found}; use smaller parts (Patch, Roi), a smaller network or half precision"
     smaller = largest_divisor(batch_size)
     if accumulation_steps is None:
-        return f"{found}; take batch_size={smaller}"
+        return f"{found}; use batch_size={smaller}"
     steps = accumulation_steps * batch_size // smaller
     return (
         f"{found} and accumulation_steps={accumulation_steps}; batch_size={smaller} with "
@@ -73,7 +73,7 @@ def _memory_message(device: torch.device, batch_size: int, accumulation_steps: i
 
 
 def largest_divisor(number: int) -> int:
-    """Give the largest divisor of a number that is smaller than itself.
+    """Return the largest divisor of a number that is smaller than the number.
 
     >>> largest_divisor(12), largest_divisor(15), largest_divisor(7)
     (6, 5, 1)
@@ -82,7 +82,7 @@ def largest_divisor(number: int) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Give the most bytes that were in use: of the GPU's memory, or of this process's."""
+    """Return the peak number of bytes in use, of the GPU or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

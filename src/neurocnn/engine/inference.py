@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neurocnn.engine.batch import Batch, Network, label_list, part_ids_of, part_rows, sample_name
 from neurocnn.engine.labels import without_labels
 from neurocnn.engine.ranks import Ranks
-from neurocnn.engine.runtime import evaluating, floating_type, memory_format, to_model_format
+from neurocnn.engine.runtime import current_device, evaluating, floating_type, memory_format, to_model_format
 from neurocnn.engine.sampling import Batches, RankBatches
 from neurocnn.engine.task import Columns
 from neurocnn.engine.workers import catch_worker_death, loader
@@ -77,6 +77,7 @@ def network_tables(
         plain, mine, seed=seed, n_workers=computation.n_workers, pinned=computation.device.type == "cuda"
     )
     with ExitStack() as stack:
+        stack.enter_context(current_device(computation.device))
         passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
         if len(passes) == 1:
             # Cheaper than for each batch, which several networks need.

@@ -1,10 +1,8 @@
 """What must hold of the data sets before the first epoch, and what a resumed training must find again."""
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,7 +12,6 @@ from torch.utils.data import DataLoader
 from neurocnn.engine.batch import label_list
 from neurocnn.engine.task import Task
 from neurocnn.errors import LeakError, SettingError, TableError
-from neurocnn.storage.tensors import plain
 
 _log = logging.getLogger("neurocnn")
 _PEOPLE = ("cohort", "participant_id")
@@ -139,50 +136,3 @@ def unit_classes(task: Task, dataset: Any, n_units: int) -> list[int]:
         targets = task.target({"label": labels}, torch.device("cpu")).tolist()
     check_classes(task, targets)
     return [int(target) for target in targets for _ in range(n_units // len(targets))]
-
-
-def fingerprint(
-    trainer: Any, task: Task, model: torch.nn.Module, sets: Mapping[str, Any], part: int | None
-) -> dict[str, Any]:
-    """Give what a resumed training must find again, as plain values by name."""
-    fields = {name: _plain(getattr(trainer, name)) for name in trainer.__dataclass_fields__}
-    shapes = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
-    network = f"{type(model).__name__}, {len(shapes)} tensors, {_digest(shapes)}"
-    arguments = {f"task.{name}": str(value) for name, value in task.arguments.items()}
-    data = {"train": "none", "validation": "none"} | {
-        name: _described(sets[name], task, part) for name in sets
-    }
-    return (
-        fields
-        | {"task": task.name, "selection": ", ".join(task.selection)}
-        | arguments
-        | {"network": network}
-        | data
-    )
-
-
-def _plain(value: Any) -> Any:
-    value = plain(value)
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, partial):
-        return f"{_plain(value.func)}{plain(value.args)}{plain(value.keywords)}"
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _described(dataset: Any, task: Task, part: int | None) -> str:
-    sessions = getattr(dataset, "sessions", None)
-    parts = [part] if part is not None else getattr(dataset, "part_ids", None)
-    if not isinstance(sessions, pd.DataFrame):
-        return f"{len(dataset)} samples"
-    names = [name for name in (*_PEOPLE, "session_id", task.label) if name in sessions.columns]
-    lines = ["\t".join(map(str, row)) for row in sessions[names].itertuples(index=False)]
-    return f"{len(sessions)} images, parts {_short(parts)}, {_digest([*lines, str(parts)])}"
-
-
-def _short(parts: Any) -> str:
-    return str(parts) if parts is None or len(parts) < 4 else f"{parts[0]} … {parts[-1]}"
-
-
-def _digest(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

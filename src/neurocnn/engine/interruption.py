@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that is granted between two updates."""
+"""Ctrl-C and SIGTERM during a training: recorded, and carried out between two updates."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interruption:
-    """Whether this process was asked to end.
+    """Record of the signal that asks this process to end.
 
     Examples
     --------
@@ -24,21 +24,21 @@ class Interruption:
 
     @contextmanager
     def catch_signals(self) -> Iterator["Interruption"]:
-        """Take note of the signals while the block runs; a second one acts as it would without.
+        """Record SIGINT and SIGTERM during the block; a second signal has its usual effect.
 
-        Handlers can be set in the main thread only; elsewhere signals stay as they are.
+        Handlers can be set only in the main thread; in other threads signals keep their effect.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         before: dict[int, Any] = {}
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def record(number: int, frame: FrameType | None) -> None:
             self.signal = number
             signal.signal(number, before[number])
 
         for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            before[number] = signal.signal(number, note)
+            before[number] = signal.signal(number, record)
         try:
             yield self
         finally:
@@ -46,7 +46,7 @@ class Interruption:
                 signal.signal(known, previous)
 
     def leave(self) -> None:
-        """Do what the signal would have done: raise KeyboardInterrupt or SystemExit."""
+        """Raise what the signal would have raised: KeyboardInterrupt, or SystemExit with its number."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.signal)

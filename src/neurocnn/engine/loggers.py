@@ -1,47 +1,50 @@
-"""What a training writes for people to follow it: a table, tensorboard's events, a bar or lines."""
+"""What a training writes for people: a table, tensorboard's events, a progress bar or log lines."""
 
 import logging
-import os
-import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from neurocnn.errors import StorageError
 from neurocnn.storage.files import write_whole
 
 Row = dict[str, Any]
-_log = logging.getLogger("neurocnn")
+_LOGGER = logging.getLogger("neurocnn")
 SETS = ("train", "validation")
 
 
 def write_history(history: Sequence[Row], path: Path) -> None:
-    """Write the table of a training's evaluations, whole or not at all."""
+    """Write the table of a training's evaluations."""
     with write_whole(path, "w") as file:
         pd.DataFrame(history).to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
 
 class Events:
-    """Tensorboard's logs of one network: a folder for each set, a value an update for each metric.
+    """Tensorboard's logs of one network: a folder per set, a value per evaluation and metric.
 
-    They are written anew from the history when a training goes on, so that nothing is logged twice.
+    On resume they are rewritten from the history, so that nothing is logged twice.
 
     Parameters
     ----------
     folder
-        Gets the folders ``train`` and ``validation``.
+        Parent of the folders ``train`` and ``validation``.
     history
-        What was logged before.
+        Evaluations before the resume.
     started
-        When the training began (seconds since 1970): events are dated by their ``time`` after it.
+        Start of the training in seconds since 1970; events are dated by their ``time`` after it.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or the folder read-only; the error contains the path.
     """
 
     def __init__(self, folder: Path, history: Sequence[Row], started: float) -> None:
         self.folder, self.started = folder, started
-        self.files: dict[str, Any] = {}
+        self.writers: dict[str, Any] = {}
         earlier = [path for name in SETS for path in (folder / name).glob("events.out.tfevents.*")]
         for row in history:
             self.add(row)
@@ -59,46 +62,37 @@ class Events:
                 self._write(name, metrics, int(row["iteration"]), self.started + float(row["time"]))
 
     def _write(self, name: str, metrics: Mapping[str, float], step: int, when: float) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from torch.utils.tensorboard import SummaryWriter
 
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
-        event = Event(wall_time=when, step=step, summary=Summary(value=values))
         try:
-            if name not in self.files:
-                self.files[name] = self._open(name)
-            self.files[name].write(event.SerializeToString())
-            self.files[name].flush()
+            if name not in self.writers:
+                self.writers[name] = SummaryWriter(str(self.folder / name))
+            for tag, value in metrics.items():
+                self.writers[name].add_scalar(tag, value, step, walltime=when)
+            # The writer has a thread of its own, whose errors are raised here.
+            self.writers[name].flush()
         except OSError as error:
-            raise OSError(error.errno, f"cannot write: {error.strerror}", str(self.folder / name)) from error
-
-    def _open(self, name: str) -> Any:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        folder = self.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        unique = f"{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        # Unbuffered: a row that could not be written is reported now, not when the file is closed.
-        writer = RecordWriter(open(folder / f"events.out.tfevents.{unique}", "wb", buffering=0))  # noqa: SIM115
-        writer.write(Event(wall_time=self.started, file_version="brain.Event:2").SerializeToString())
-        return writer
+            path = str(self.folder / name)
+            raise StorageError(error.errno, f"cannot write: {error.strerror}", path) from error
 
     def close(self) -> None:
-        """Close the files."""
-        for file in self.files.values():
-            file.close()
+        """Close the files. Every row was flushed before, so that an error here loses nothing."""
+        for writer in self.writers.values():
+            try:
+                writer.close()
+            except OSError as error:
+                _LOGGER.warning("%s: closing the tensorboard logs failed: %s", self.folder, error)
 
 
 class Progress:
-    """A bar over all updates on a terminal; elsewhere a logged line an epoch.
+    """Progress of a training: a bar over all updates in a terminal, elsewhere a log line per epoch.
 
     Parameters
     ----------
     epochs
-        How many there will be at most.
+        Largest number of epochs.
     shown
-        False for the ranks that stay silent.
+        Whether this rank shows progress.
     """
 
     def __init__(self, epochs: int, shown: bool = True) -> None:
@@ -112,8 +106,8 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def at(self, epoch: int, update: int, n_updates: int) -> None:
-        """Say where the training is; the bar begins where it was taken up."""
+    def set_position(self, epoch: int, update: int, n_updates: int) -> None:
+        """Show the epoch; the bar begins at the position of a resume."""
         if self.bar is None and self.shown and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -124,17 +118,19 @@ class Progress:
         if self.bar is not None:
             self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
 
-    def stepped(self, loss: float) -> None:
+    def add_update(self, loss: float) -> None:
         """Count an update."""
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             self.bar.update()
 
-    def ended(self, epoch: int, rows: Mapping[int | None, Row]) -> None:
-        """Report the end of an epoch."""
+    def end_epoch(self, epoch: int, rows: Mapping[int | None, Row]) -> None:
+        """Log the losses at the end of an epoch."""
         if not self.shown or self.bar is not None:
             return
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
             losses = ", ".join(f"{name} {row[f'{name}_loss']:.6g}" for name in SETS if f"{name}_loss" in row)
-            _log.info("epoch %d/%d%s: loss %s (%.1f s)", epoch + 1, self.epochs, network, losses, row["time"])
+            _LOGGER.info(
+                "epoch %d/%d%s: loss %s (%.1f s)", epoch + 1, self.epochs, network, losses, row["time"]
+            )

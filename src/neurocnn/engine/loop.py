@@ -1,101 +1,39 @@
 """The training loop.
 
-Networks are trained side by side; each batch's rows go to the network of their part. A single network is
-the case of one. The states from which a killed training goes on are written between two updates, never
-inside: `train_epoch` begins at any update, and an evaluation that was due there and has not been done comes
-first.
+Networks are trained side by side; the rows of each batch are passed to the network of their part. A single network is
+the case of one. The states for a resume are written between two updates: `train_epoch` can begin at any update, and an
+evaluation that is due there and has not been done comes first.
 """
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from neurocnn.engine.batch import Batch, Network, part_rows
+from neurocnn.engine.batch import Batch, Dataset, Network, part_rows, seeded_dataset
 from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.faults import translate_errors
+from neurocnn.engine.fingerprint import fingerprint
 from neurocnn.engine.inference import Computation, network_batches, network_tables
-from neurocnn.engine.inputs import check_classes, check_sets, fingerprint, unit_classes
+from neurocnn.engine.inputs import check_classes, check_sets, unit_classes
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loggers import Progress
+from neurocnn.engine.network_files import NetworkFiles
 from neurocnn.engine.ranks import find_ranks
-from neurocnn.engine.records import NetworkFiles
 from neurocnn.engine.run import Row, Run
-from neurocnn.engine.runtime import determinism, find_device
+from neurocnn.engine.runtime import current_device, determinism, find_device
 from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
+from neurocnn.engine.settings import TrainingSettings
 from neurocnn.engine.task import Task
+from neurocnn.engine.training import Callback, Training, TrainingState
 from neurocnn.engine.workers import catch_worker_death, loader
 from neurocnn.errors import CheckpointError, SettingError, TableError, TrainingError
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training gave.
-
-    Attributes
-    ----------
-    history
-        A row an evaluation: ``epoch`` (from 0), ``iteration`` (updates since the beginning), ``time``
-        (seconds since then), ``train_loss``, ``train_…``, ``validation_loss``, …
-    best
-        The state dict (on the CPU) of the best epoch by each selection: ``best["best_loss"]``.
-    best_epochs
-        Which epochs these were.
-    stopped_at
-        The last epoch.
-    stopped_early
-        Whether early stopping ended it.
-    """
-
-    history: pd.DataFrame
-    best: Mapping[str, Mapping[str, Tensor]]
-    best_epochs: Mapping[str, int]
-    stopped_at: int
-    stopped_early: bool
-
-    def __repr__(self) -> str:
-        best = ", ".join(f"{name} in epoch {epoch}" for name, epoch in self.best_epochs.items())
-        early = ", stopped early" if self.stopped_early else ""
-        return f"<training of {self.stopped_at + 1} epochs{early}: {best or 'no best'}>"
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """What a callback gets after each evaluation.
-
-    Attributes
-    ----------
-    epoch, iteration
-        Where the training is: the epoch from 0, the updates since its beginning.
-    metrics
-        The new row of the history.
-    history
-        All rows.
-    epoch_ended
-        Whether the evaluation is that of an epoch's end.
-    model, optimizer
-        Those in training.
-    part_id
-        The network's part, where each part has its network.
-    """
-
-    epoch: int
-    iteration: int
-    metrics: Mapping[str, Any]
-    history: Sequence[Mapping[str, Any]]
-    epoch_ended: bool
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    part_id: int | None
-
-
-Callback = Callable[[TrainingState], object]
 
 
 class Loop:
@@ -104,18 +42,18 @@ class Loop:
     Parameters
     ----------
     trainer
-        The settings.
+        Settings.
     task, train, validation, folder, callbacks
-        As for `Trainer.fit`.
+        See `Trainer.fit`.
     """
 
     def __init__(
         self,
-        trainer: Any,
+        trainer: TrainingSettings,
         task: Task,
-        train: Any,
-        validation: Any,
-        folder: Any,
+        train: Dataset,
+        validation: Dataset | None,
+        folder: str | os.PathLike[str] | None,
         callbacks: Sequence[Callback],
     ) -> None:
         self.trainer, self.task, self.callbacks = trainer, task, callbacks
@@ -132,32 +70,44 @@ class Loop:
 
     def train(self, networks: Mapping[Network, nn.Module]) -> dict[Network, Training]:
         """Train networks until each has stopped."""
-        trainer = self.trainer
-        runs = [
-            Run(model, trainer, self.task, part, self.device, self.ranks) for part, model in networks.items()
-        ]
         with ExitStack() as stack:
+            stack.enter_context(current_device(self.device))
+            if self.ranks.world > 1:
+                # A weight with one input channel has two descriptions of one layout; torch warns that they differ.
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            runs = [
+                Run(model, self.trainer, self.task, part, self.device, self.ranks)
+                for part, model in networks.items()
+            ]
             for run in runs:
                 stack.callback(run.release)
-            self.records = self.open_records(runs, stack)
+            self.files = self.open_files(runs, stack)
             self.open_loader([run.part for run in runs])
-            stack.enter_context(determinism(trainer.deterministic))
-            stack.enter_context(translate_errors(self.device, trainer.batch_size, trainer.accumulation_steps))
-            stack.enter_context(self.interruption.catch_signals())
-            self.progress = stack.enter_context(Progress(trainer.epochs, self.ranks.rank == 0))
-            while active := [run for run in runs if not run.finished()]:
-                epoch = min(run.epoch for run in active)
-                self.train_epoch(epoch, [run for run in active if run.epoch == epoch])
-        # The best states are read from files that rank 0 may still be writing.
+            self.train_runs(runs, stack)
+        # Rank 0 may still be writing the files from which the best weights are read.
         self.ranks.barrier("at the end of the training")
         [self.interruption.signal] = self.ranks.all_reduce_max(self.interruption.signal)
         if self.interruption.signal:
-            # It came after the last batch. All is saved, but what comes after this training must not begin.
+            # The signal came after the last batch: everything is saved, and what follows the training must not start.
             self.interruption.leave()
         return {run.part: self.result(run) for run in runs}
 
+    def train_runs(self, runs: list[Run], stack: ExitStack) -> None:
+        """Train epoch by epoch until each network has stopped."""
+        trainer = self.trainer
+        stack.enter_context(determinism(trainer.deterministic))
+        stack.enter_context(translate_errors(self.device, trainer.batch_size, trainer.accumulation_steps))
+        stack.enter_context(self.interruption.catch_signals())
+        self.progress = stack.enter_context(Progress(trainer.epochs, self.ranks.rank == 0))
+        while active := [run for run in runs if not run.is_finished()]:
+            # The networks of one pass share the epoch and the way in which batches are cut.
+            first = min(active, key=lambda run: run.epoch)
+            position = first.epoch, first.join_last
+            self.train_epoch(first.epoch, [run for run in active if (run.epoch, run.join_last) == position])
+
     def train_epoch(self, epoch: int, runs: list[Run]) -> None:
-        """Train the networks that are in this epoch, each from the update that it has come to."""
+        """Train the networks of this epoch, each from its own update on."""
         self.active = runs
         plan = self.begin_epoch(epoch, min(run.updates for run in runs))
         with catch_worker_death(self.source) as source:
@@ -172,11 +122,11 @@ class Loop:
         better = {run.part: run.end_epoch() for run in runs}
         self.save()
         for run in runs:
-            self.records[run.part].save_best(better[run.part])
-        self.progress.ended(epoch, {run.part: run.history[-1] for run in runs})
+            self.files[run.part].write_best(better[run.part])
+        self.progress.end_epoch(epoch, {run.part: run.history[-1] for run in runs})
 
     def update(self, runs: list[Run], sizes: list[int], source: Iterator[Batch]) -> None:
-        """Go through the batches of a window, of these sizes, and update each network once."""
+        """Process the batches of an update, with these sizes, and update each network once."""
         for number, size in enumerate(sizes):
             batch = next(source)
             self.ranks.barrier("for a batch")
@@ -188,15 +138,15 @@ class Loop:
                     last=number == len(sizes) - 1,
                 )
         losses = [run.update() for run in runs]
-        self.progress.stepped(sum(losses) / max(1, len(losses)))
+        self.progress.add_update(sum(losses) / max(1, len(losses)))
 
     def is_due(self, update: int) -> bool:
-        """Whether an evaluation is to be made after this many updates of an epoch."""
-        every: int = self.trainer.evaluation_steps
+        """Return whether an evaluation is due after this many updates of an epoch."""
+        every = self.trainer.evaluation_steps
         return every > 0 and update > 0 and update % every == 0
 
     def evaluate(self, runs: list[Run], ended: bool) -> None:
-        """Add a row to the history of these networks: all samples of both sets, each once."""
+        """Add a row to the history of these networks, from all samples of both sets."""
         if not runs:
             return
         try:
@@ -205,22 +155,22 @@ class Loop:
                 run.check_selection(metrics[run.part])
         except (SettingError, TableError):
             for run in runs:
-                self.records[run.part].discard_checkpoint()
+                self.files[run.part].discard_checkpoint()
             raise
         if not self.has_saved:
-            # A table without a state could not be gone on with. Before it there is nothing worth keeping: a
-            # training that fails at once can be begun again there with other settings.
+            # A table without a state could not be resumed. No state is written earlier, so that a training that
+            # fails at once can be restarted in the folder with other settings.
             self.save()
         for run in runs:
             where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}
             run.history.append(where | metrics[run.part])
-            self.records[run.part].write_evaluation()
+            self.files[run.part].write_evaluation()
             self.call(run, ended)
 
     def scores(self, runs: list[Run]) -> dict[Network, dict[str, float]]:
-        """Measure these networks on both sets."""
+        """Return the metrics of these networks on both sets."""
         for run in runs:
-            run.share_buffers()
+            run.broadcast_buffers()
         models = {run.part: run.model for run in runs}
         measure = task_measure(self.task, self.computation)
         metrics: dict[Network, dict[str, float]] = {run.part: {} for run in runs}
@@ -237,7 +187,7 @@ class Loop:
         return metrics
 
     def call(self, run: Run, ended: bool) -> None:
-        """Tell the callbacks of an evaluation."""
+        """Call the callbacks after an evaluation."""
         state = TrainingState(
             run.epoch, run.iteration, run.history[-1], run.history, ended, run.model, run.optimizer, run.part
         )
@@ -245,9 +195,8 @@ class Loop:
             callback(state)
 
     def open_loader(self, parts: list[Network]) -> None:
-        """Make the loader of the training set; `begin_epoch` gives its batches their order."""
-        train = self.sets["train"]
-        dataset = train.with_seed(self.trainer.seed) if hasattr(train, "with_seed") else train
+        """Create the loader of the training set; `begin_epoch` sets the order of its batches."""
+        dataset = seeded_dataset(self.sets["train"], self.trainer.seed)
         self.batches = network_batches(dataset, parts, self.trainer.batch_size)
         self.batches.rank, self.batches.world = self.ranks.rank, self.ranks.world
         self.source = loader(
@@ -260,55 +209,56 @@ class Loop:
         )
 
     def begin_epoch(self, epoch: int, start: int) -> Plan:
-        """Put the samples, or images, of an epoch in order."""
+        """Set the order of the samples (or images) of an epoch, and return its plan."""
         trainer, batches = self.trainer, self.batches
         n_units = len(batches.order)
         if trainer.sampler == "weighted" and self.unit_weights is None:
             self.unit_weights = balancing_weights(unit_classes(self.task, self.sets["train"], n_units))
-        plan = Plan(n_units, trainer.batch_size, trainer.accumulation_steps, start)
+        join_last = self.active[0].join_last
+        plan = Plan(n_units, trainer.batch_size, trainer.accumulation_steps, start, join_last)
         batches.order = epoch_order(n_units, trainer.seed, epoch, self.unit_weights)
-        batches.epoch, batches.first = epoch, start * trainer.accumulation_steps
+        batches.epoch, batches.first, batches.join_last = epoch, start * trainer.accumulation_steps, join_last
         parts = [run.part for run in self.active]
         batches.positions = network_batches(self.sets["train"], parts, trainer.batch_size).positions
-        self.progress.at(epoch, start, plan.n_updates)
+        self.progress.set_position(epoch, start, plan.n_updates)
         return plan
 
-    def open_records(self, runs: list[Run], stack: ExitStack) -> dict[Network, NetworkFiles]:
-        """Take up the states that a training before this one has left."""
-        records = {}
+    def open_files(self, runs: list[Run], stack: ExitStack) -> dict[Network, NetworkFiles]:
+        """Open the files of the networks, and restore the states that an earlier training has written."""
+        files = {}
         for run in runs:
             settings = fingerprint(self.trainer, self.task, run.model, self.sets, run.part)
-            record = records[run.part] = NetworkFiles(self.folder, run, settings, writes=self.ranks.rank == 0)
-            stack.enter_context(record.held())
-            stack.callback(record.close)
-            record.read()
-        positions = self.ranks.gather([(run.epoch, run.updates) for run in runs], "to go on together")
+            own = files[run.part] = NetworkFiles(self.folder, run, settings, writes=self.ranks.rank == 0)
+            stack.enter_context(own.hold())
+            stack.callback(own.close)
+            own.restore()
+        positions = self.ranks.gather([(run.epoch, run.updates) for run in runs], "to compare states")
         if any(position != positions[0] for position in positions):
             raise CheckpointError(
-                f"{self.folder}: the ranks found different states there ({positions}, as epoch and update of each "
-                "network); all ranks must see the same folder"
+                f"{self.folder}: the ranks found different states (epoch and update of each network: {positions}); "
+                "expected a folder that all ranks share"
             )
-        for record in records.values():
-            record.begin()
+        for own in files.values():
+            own.open()
         self.saved, self.has_saved = time.monotonic(), False
-        return records
+        return files
 
     def gather_randoms(self, runs: list[Run]) -> dict[Network, list[dict[str, Any]]]:
-        """Give the random states of all ranks, for each network."""
+        """Return the random states of all ranks, by network."""
         ranks = self.ranks.gather([run.random.state() for run in runs], "to write a state")
         return {run.part: [states[k] for states in ranks] for k, run in enumerate(runs)}
 
     def save(self) -> None:
-        """Write the states of the networks in training."""
+        """Write the states of the networks of this epoch."""
         if self.folder is not None:
             randoms = self.gather_randoms(self.active)
             for run in self.active:
-                run.share_buffers()
-                self.records[run.part].save(randoms[run.part])
+                run.broadcast_buffers()
+                self.files[run.part].write_state(randoms[run.part])
         self.saved, self.has_saved = time.monotonic(), True
 
     def save_if_due(self) -> None:
-        """Write states where the last are old, or where this process is asked to end."""
+        """Write states if the last ones are old or this process received a signal, and exit in that case."""
         due = time.monotonic() - self.saved >= self.trainer.checkpoint_seconds
         due_anywhere, self.interruption.signal = self.ranks.all_reduce_max(due, self.interruption.signal)
         if self.interruption.signal:
@@ -318,28 +268,28 @@ class Loop:
             self.save()
 
     def exit_if_signalled(self) -> None:
-        """End the training inside an evaluation; ranks do so together, after their next update."""
+        """Exit within an evaluation after a signal; several ranks exit together, after their next update."""
         if self.interruption.signal and self.ranks.world == 1:
             self.save()
             self.interruption.leave()
 
     def result(self, run: Run) -> Training:
-        """Give what a network's training gave.
+        """Return the result of a network's training.
 
         Raises
         ------
         TrainingError
-            By one of the selections no epoch was the best.
+            If a selection has no best epoch.
         """
         absent = [name for name in self.task.selection if f"best_{name}" not in run.best_epochs]
         if absent:
             raise TrainingError(
-                f"no epoch is the best by {', '.join(absent)}: it was NaN or infinite at the end of each; look at "
-                "the images and labels of the validation set, or lower learning_rate"
+                f"no epoch is the best by {', '.join(absent)}: the metric was never finite; "
+                "check the images and labels of the validation set, or lower learning_rate"
             )
         return Training(
             history=pd.DataFrame(run.history),
-            best=self.records[run.part].best(),
+            best=self.files[run.part].best(),
             best_epochs=dict(run.best_epochs),
             stopped_at=run.epoch - 1,
             stopped_early=run.stopped,

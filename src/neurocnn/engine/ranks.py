@@ -1,6 +1,6 @@
-"""The processes that ``torchrun`` started, and what they say to each other.
+"""The processes of a job that ``torchrun`` started, and their communication.
 
-Each rank runs the same script. Ranks meet before they exchange anything; one that does not come is named.
+Each rank runs the same script. A barrier precedes every exchange, so that a rank that is missing is named.
 """
 
 import atexit
@@ -15,22 +15,22 @@ import torch.distributed as dist
 
 from neurocnn.errors import TrainingError
 
-#: The gloo group that control messages go through, whatever the gradients use.
+#: The gloo group for control messages; gradients may use another backend.
 _control: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among those of its job; alone it is rank 0 of 1.
+    """One process of a job; a single process is rank 0 of 1.
 
     Attributes
     ----------
     rank, world
-        The number of this process and how many there are.
+        Number of this process, and number of processes.
     local
-        Its number on its machine, which chooses the GPU.
+        Number of this process on its machine, which selects the GPU.
     seconds
-        How long the others wait for one that does not answer.
+        Time that the other ranks wait for one that does not answer.
     """
 
     rank: int = 0
@@ -44,7 +44,7 @@ class Ranks:
         Raises
         ------
         TrainingError
-            A rank has died or hangs; the message of rank 0 names it.
+            If a rank has died or hangs; the message of rank 0 names it.
         """
         if self.world == 1:
             return
@@ -54,23 +54,23 @@ class Ranks:
             )
         except RuntimeError as error:
             found = re.search(r"Ranks? ([\d, ]+) failed", str(error))
-            who = f"rank {found[1].strip()} did not come" if found else f"not all came ({error})"
+            who = f"rank {found[1].strip()} is missing" if found else f"not all arrived ({error})"
             raise TrainingError(
                 f"rank {self.rank} of {self.world} waited at most {self.seconds:g} s {where}, and {who}: it has died "
                 "or hangs; see its own output"
             ) from error
 
     def all_reduce_max(self, *numbers: int) -> list[int]:
-        """Give every rank the greatest of each number that any of them has."""
+        """Return the element-wise maximum over all ranks."""
         if self.world == 1:
             return list(numbers)
-        self.barrier("to agree on what comes next")
+        self.barrier("to reduce control values")
         values = torch.tensor(numbers)
         dist.all_reduce(values, dist.ReduceOp.MAX, group=_control["group"])
         return [int(value) for value in values]
 
     def gather(self, value: Any, where: str) -> list[Any]:
-        """Give every rank the values of all, in their order."""
+        """Return the values of all ranks, in the order of the ranks."""
         if self.world == 1:
             return [value]
         self.barrier(where)
@@ -80,12 +80,15 @@ class Ranks:
 
 
 def find_ranks(seconds: float | None = None) -> Ranks:
-    """Join the job that ``torchrun`` (or a launcher that sets the same variables) started, if there is one.
+    """Return this process's rank, after joining the job that ``torchrun`` started, if there is one.
+
+    Any launcher that sets the same environment variables works. Joining creates torch's default process group (if there
+    is none), which is destroyed when the process ends.
 
     Parameters
     ----------
     seconds
-        How long ranks wait for each other; None: as was said before, or half an hour.
+        Time that ranks wait for each other; None: the value of an earlier call, or 1800.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where and how torch computes: device, precision, memory format, determinism."""
+"""Device, precision, memory format and determinism of torch's computations."""
 
 import logging
 import os
@@ -12,29 +12,29 @@ from torch import Tensor, nn
 
 from neurocnn.errors import SettingError
 
-_log = logging.getLogger("neurocnn")
+_LOGGER = logging.getLogger("neurocnn")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @cache
 def _log_once(message: str) -> None:
-    _log.info(message)
+    _LOGGER.info(message)
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
-    """Give the device that a name stands for; ``"auto"`` is a CUDA GPU, else MPS, else the CPU.
+    """Return the device with a name; ``"auto"`` is a CUDA GPU if there is one, else MPS, else the CPU.
 
     Parameters
     ----------
     name
-        ``"auto"`` or a name of torch's, such as ``"cuda:1"``.
+        ``"auto"`` or a device name of torch, such as ``"cuda:1"``.
     local_rank
-        This process's number on its machine: the GPU that ``"auto"`` and ``"cuda"`` choose.
+        Number of this process on its machine: the GPU that ``"auto"`` and ``"cuda"`` select.
 
     Raises
     ------
     SettingError
-        There is no such device here.
+        If this machine has no such device.
 
     Examples
     --------
@@ -45,34 +45,38 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
         found = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
         name = found[0] if found else "cpu"
         if not found:
-            _log_once("no GPU was found: computing on the CPU")
+            _log_once("no GPU was found; computing on the CPU")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise SettingError(f"device {name!r} is unknown to torch ({error}); 'auto' finds one") from error
+        raise SettingError(f"device={name!r}; expected 'auto' or a device name of torch ({error})") from error
     if device.type == "cuda":
         n_gpus = torch.cuda.device_count()
         index = local_rank if device.index is None else device.index
         if index >= n_gpus:
             raise SettingError(
-                f"device {name!r}: GPU {index} is needed and there are {n_gpus}; 'cpu' always is"
+                f"device={name!r}; expected one of {n_gpus} GPUs, found no GPU {index}; use 'cpu' or 'auto'"
             )
-        torch.cuda.set_device(index)
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingError("device 'mps' is not available here; 'auto' finds one that is")
+        raise SettingError("device='mps'; expected a device of this machine; use 'auto'")
     return device
 
 
+def current_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which a GPU is torch's current device; afterwards the earlier one is."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Compute in half precision where that is safe; nothing for float32."""
+    """Return a context in which torch uses half precision where that is safe; none for float32."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=PRECISIONS[precision])
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Give the order of a model's tensors that convolutions are fastest with."""
+    """Return the memory format with which a model's convolutions are fastest."""
     kinds = [type(module) for module in model.modules()]
     if any(issubclass(kind, nn.Conv3d | nn.ConvTranspose3d) for kind in kinds):
         return torch.channels_last_3d
@@ -84,27 +88,27 @@ def memory_format(model: nn.Module) -> torch.memory_format:
 def to_model_format(
     image: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
 ) -> Tensor:
-    """Bring a batch of images to a model's device, type and memory format."""
+    """Return a batch of images on a model's device, in its dtype and memory format."""
     fits = image.dim() == {torch.channels_last_3d: 5, torch.channels_last: 4}.get(layout, -1)
     image = image.to(device, dtype, non_blocking=True)
     return image.contiguous(memory_format=layout if fits else torch.contiguous_format)
 
 
 def floating_type(model: nn.Module) -> torch.dtype:
-    """Give the type of a model's weights."""
+    """Return the dtype of a model's weights."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 @contextmanager
 def determinism(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic algorithms only, while the block runs.
+    """Use only deterministic algorithms of torch during the block, if `wanted`.
 
-    An operation that has none raises an error of torch that names it.
+    An operation without one raises an error of torch that names it.
     """
     if not wanted:
         yield
         return
-    # cuBLAS reads this once, when it is first used.
+    # cuBLAS reads this variable once, on its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -122,7 +126,7 @@ def determinism(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every module back into its mode."""
+    """Use evaluation mode during the block, and restore the mode of every module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -134,7 +138,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def use_memory_format(model: nn.Module, layout: torch.memory_format) -> Iterator[nn.Module]:
-    """Give a model's weights a memory format while the block runs."""
+    """Use a memory format for a model's weights during the block."""
     plain = all(parameter.is_contiguous() for parameter in model.parameters())
     model.to(memory_format=layout)
     try:

@@ -1,8 +1,8 @@
-"""Which samples come when.
+"""The order of samples, batches and updates in an epoch.
 
-The order of an epoch depends on the seed and the epoch alone, so that neither the number of workers nor a
-resume in its middle changes it. What is put in order are units: samples, or whole images where each part
-has its network; a unit stands for the indices of all its parts that are asked for.
+The order depends only on the seed and the epoch, so that neither the number of workers nor a resume changes it. What is
+ordered are units: samples, or complete images if each part has its own network. A unit represents the indices of all
+its parts that are required.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,16 @@ Index = tuple[int, int]
 
 
 def epoch_order(n: int, seed: int, epoch: int, weights: Sequence[float] | None = None) -> list[int]:
-    """Give the order of `n` units in an epoch.
+    """Return the order of `n` units in an epoch.
 
     Parameters
     ----------
     n
-        How many there are, and how many are given.
+        Number of units, and number of entries that are returned.
     seed, epoch
-        What the order depends on.
+        Numbers that determine the order.
     weights
-        Draw with replacement, each unit with a probability proportional to its weight; without them each
-        unit comes once.
+        Relative probability of each unit, drawn with replacement; None: each unit occurs once.
 
     Examples
     --------
@@ -41,7 +40,7 @@ def epoch_order(n: int, seed: int, epoch: int, weights: Sequence[float] | None =
 
 
 def balancing_weights(classes: Sequence[int]) -> list[float]:
-    """Give each unit one over the size of its class: all classes are drawn equally often.
+    """Return 1 / (size of its class) for each unit: all classes are drawn equally often.
 
     Examples
     --------
@@ -52,24 +51,48 @@ def balancing_weights(classes: Sequence[int]) -> list[float]:
     return [1 / int(counts[k]) for k in classes]
 
 
+def batch_sizes(n_units: int, batch_size: int, *, join_last: bool = False) -> list[int]:
+    """Return the number of units in each batch of a pass.
+
+    Parameters
+    ----------
+    n_units, batch_size
+        Units of the pass, and of a complete batch.
+    join_last
+        Add a last batch of one unit to the batch before it: batch normalisation needs more than one value.
+
+    Examples
+    --------
+    >>> batch_sizes(7, 3), batch_sizes(7, 3, join_last=True), batch_sizes(2, 1, join_last=True)
+    ([3, 3, 1], [3, 4], [1, 1])
+    """
+    sizes = [min(batch_size, n_units - first) for first in range(0, n_units, batch_size)]
+    if join_last and batch_size > 1 and len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
+
+
 @dataclass
 class Batches:
-    """The batches of one pass, as a data loader's ``batch_sampler``.
+    """The batches of one pass, as the ``batch_sampler`` of a data loader.
 
     Attributes
     ----------
     order
-        The units in order.
+        Units in order.
     batch_size
-        Units a batch, over all ranks.
+        Units per batch, over all ranks.
     stride, positions
-        Unit u stands for the indices u · stride + p for each p in positions.
+        Unit u represents the indices u · stride + p for each p in positions.
     epoch
-        Travels with each index, for the augmentation.
+        Epoch, passed on with each index for the augmentation.
     first
-        How many batches are left out at the beginning (they were done before a resume).
+        Number of batches that are skipped at the beginning, because they were done before a resume.
     rank, world
-        Each rank gets every world-th unit of each batch; where none is left for it, the batch's first.
+        Number of this rank and of all. Each rank gets every world-th unit of a batch, or the first unit of the batch if
+        none remains for it.
+    join_last
+        See `batch_sizes`.
 
     Examples
     --------
@@ -87,20 +110,27 @@ class Batches:
     first: int = 0
     rank: int = 0
     world: int = 1
+    join_last: bool = False
+
+    def _sizes(self) -> list[int]:
+        return batch_sizes(len(self.order), self.batch_size, join_last=self.join_last)
 
     def __len__(self) -> int:
-        return max(0, -(-len(self.order) // self.batch_size) - self.first)
+        return max(0, len(self._sizes()) - self.first)
 
     def __iter__(self) -> Iterator[list[Index]]:
-        for start in range(self.first * self.batch_size, len(self.order), self.batch_size):
-            units = self.order[start : start + self.batch_size]
-            mine = units[self.rank :: self.world] or units[:1]
-            yield [(self.epoch, unit * self.stride + p) for unit in mine for p in self.positions]
+        start = 0
+        for number, size in enumerate(self._sizes()):
+            units = self.order[start : start + size]
+            start += size
+            if number >= self.first:
+                own = units[self.rank :: self.world] or units[:1]
+                yield [(self.epoch, unit * self.stride + p) for unit in own for p in self.positions]
 
 
 @dataclass
 class RankBatches:
-    """The batches of an evaluation that are this rank's turn: each batch is done once, whole, by one rank.
+    """Batch sampler of the complete evaluation batches that are assigned to one rank.
 
     Examples
     --------
@@ -123,16 +153,18 @@ class RankBatches:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the units of an epoch make batches, and the batches updates.
+    """The batches and updates of an epoch.
 
     Attributes
     ----------
     n_units, batch_size
-        Units of the epoch, and of a batch.
+        Units per epoch, and per batch.
     steps
-        Batches an update.
+        Batches per update.
     start
-        The update to begin with.
+        Number of the first update.
+    join_last
+        See `batch_sizes`.
 
     Examples
     --------
@@ -145,14 +177,17 @@ class Plan:
     batch_size: int
     steps: int
     start: int = 0
+    join_last: bool = False
+
+    @property
+    def _sizes(self) -> list[int]:
+        return batch_sizes(self.n_units, self.batch_size, join_last=self.join_last)
 
     @property
     def n_updates(self) -> int:
-        """Updates an epoch; the last window may be shorter."""
-        return -(-self.n_units // (self.batch_size * self.steps))
+        """Number of updates per epoch; the last one may have fewer batches."""
+        return -(-len(self._sizes) // self.steps)
 
     def window(self, update: int) -> list[int]:
-        """Give the size of each batch of an update."""
-        first = update * self.steps * self.batch_size
-        last = min(first + self.steps * self.batch_size, self.n_units)
-        return [min(self.batch_size, last - unit) for unit in range(first, last, self.batch_size)]
+        """Return the size of each batch of an update."""
+        return self._sizes[update * self.steps : (update + 1) * self.steps]

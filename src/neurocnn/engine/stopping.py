@@ -1,4 +1,4 @@
-"""When a training stops, and which of its epochs is the best."""
+"""Early stopping, and the comparison that selects the best epoch."""
 
 import math
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from neurocnn.engine.metrics import smaller_is_better
 
 @dataclass
 class Stopper:
-    """Early stopping: no real improvement of the loss during `patience` epochs.
+    """Early stopping: no sufficient improvement of the loss during `patience` epochs.
 
-    An epoch improves when its loss is smaller than best × (1 − tolerance), best being the smallest loss of
-    all epochs before. NaN is no improvement.
+    An epoch is an improvement if its loss is smaller than best × (1 − tolerance), best being the smallest loss of all
+    earlier epochs. NaN is not an improvement.
 
     Attributes
     ----------
     patience
-        0: never stop.
+        Number of epochs; 0: never stop.
     tolerance
-        From 0 to 1.
+        Relative improvement that is required, in [0, 1).
 
     Examples
     --------
@@ -33,7 +33,7 @@ class Stopper:
     waited: int = 0
 
     def should_stop_after(self, loss: float) -> bool:
-        """Take the loss at the end of an epoch; say whether it was the last one."""
+        """Return whether the epoch that ended with this loss is the last one."""
         improved = loss < self.best * (1 - self.tolerance)
         self.waited = 0 if improved else self.waited + 1
         if loss < self.best:
@@ -42,7 +42,7 @@ class Stopper:
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Whether a value is strictly better than the best so far; NaN and infinite losses never are.
+    """Return whether a value is strictly better than the best one before; NaN and infinity never are.
 
     Examples
     --------

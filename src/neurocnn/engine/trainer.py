@@ -1,123 +1,82 @@
-"""How networks are trained: the settings, and `fit`. The loop itself is in `loop.py`."""
+"""Trainer: the settings of a training, and `fit`. The loop is in `loop`."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
-import numpy as np
-import torch
 from torch import nn
 
-from neurocnn.engine.batch import Network
-from neurocnn.engine.loop import Callback, Loop, Training
-from neurocnn.engine.runtime import PRECISIONS
+from neurocnn.engine.batch import Dataset, Network
+from neurocnn.engine.loop import Loop
+from neurocnn.engine.settings import TrainingSettings
 from neurocnn.engine.task import Task
-from neurocnn.errors import SettingError
-from neurocnn.storage.tensors import plain
+from neurocnn.engine.training import Callback, Training
+from neurocnn.errors.keywords import suggest_keywords
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """How networks are trained.
+@suggest_keywords
+@dataclass(frozen=True, kw_only=True)
+class Trainer(TrainingSettings):
+    """Settings of a training, and the training itself: `fit`.
 
     Parameters
     ----------
     epochs
-        At most this many passes over the training set.
+        Largest number of passes over the training set.
     batch_size
-        Samples of one forward pass, over all ranks; where each part has its network, images.
+        Samples per forward pass, over all ranks; images, if each part has its own network. A last batch of one sample
+        is added to the batch before it.
     learning_rate, weight_decay
-        Of Adam, the default optimizer.
+        Settings of Adam, the default optimizer.
     accumulation_steps
-        Batches an update: its gradient is that of the mean loss over all their samples.
+        Batches per update; the loss is the mean over all their samples.
     evaluation_steps
-        Updates between evaluations inside an epoch; 0: at its end only.
+        Updates between evaluations within an epoch; 0: only at its end.
     patience, tolerance
-        Stop when, during `patience` epochs, the loss at the end of an epoch never became smaller than
-        best × (1 − tolerance); patience 0: never.
+        Early stopping: training stops if, during `patience` epochs, the loss at the end of an epoch was never smaller
+        than best × (1 − tolerance). With ``patience=0`` it never stops early.
     sampler
         ``"random"``, or ``"weighted"``: drawn with replacement, all classes equally often.
     optimizer
-        ``optimizer(parameters)`` makes another one than Adam.
+        ``optimizer(parameters)`` returns another optimizer than Adam. A class such as `torch.optim.SGD` is called with
+        ``lr=learning_rate`` and ``weight_decay=weight_decay``.
     scheduler
-        ``scheduler(optimizer)`` makes what changes the learning rate after each epoch.
+        ``scheduler(optimizer)`` returns a scheduler, stepped after each epoch.
     clip_gradient
-        The greatest norm of an update's gradients.
+        Largest norm of the gradients of an update; None: not clipped.
     n_workers
-        Processes that read; 0: this one does.
+        Worker processes; 0 loads in this one.
     device
-        ``"auto"`` (a GPU where there is one) or a name of torch's.
+        ``"auto"`` (a GPU if there is one), or a device name of torch.
     precision
-        ``"float32"``, ``"bfloat16"`` or ``"float16"`` (mixed, the losses scaled).
+        ``"float32"``, ``"bfloat16"`` or ``"float16"`` (mixed precision; the loss is scaled for the latter).
     seed
-        Of the order of samples, of augmentation and of dropout.
+        Seed of the sample order, augmentation and dropout.
     deterministic
-        Use only algorithms that give the same numbers each time; where there is none, an error names it.
+        Whether only algorithms are used that give the same numbers in each run. An error names an operation that has
+        none.
     compile
-        Let torch compile the network.
+        Whether the network is compiled by `torch.compile`.
     checkpoint_seconds
-        How often a state to go on from is written inside an epoch, where there is a folder.
+        Seconds between checkpoints within an epoch, if a folder is given.
     rank_seconds
-        How long the ranks of a distributed training wait for one that does not answer.
+        Seconds that the ranks of a distributed training wait for one that does not answer.
 
     Raises
     ------
     SettingError
-        A setting makes no sense.
+        If a value cannot be used.
     """
-
-    epochs: int = 20
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-4
-    accumulation_steps: int = 1
-    evaluation_steps: int = 0
-    patience: int = 10
-    tolerance: float = 0.0
-    sampler: str = "random"
-    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None
-    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
-    clip_gradient: float | None = None
-    n_workers: int = 0
-    device: str = "auto"
-    precision: str = "float32"
-    seed: int = 0
-    deterministic: bool = False
-    compile: bool = False
-    checkpoint_seconds: float = 60
-    rank_seconds: float = 1800
-
-    def __post_init__(self) -> None:
-        for name, value in list(vars(self).items()):
-            # Numbers of numpy and torch are none that a state can keep.
-            single = isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0
-            object.__setattr__(self, name, value.item() if single else plain(value))
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not (_is_number(value) and isinstance(value, int) and value >= least):
-                raise SettingError(f"{name} is {value!r}; a whole number of at least {least} is expected")
-        for name in ("learning_rate", "weight_decay", "checkpoint_seconds", "rank_seconds"):
-            if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
-                raise SettingError(f"{name} is {getattr(self, name)!r}; a number of at least 0 is expected")
-        if not (_is_number(self.tolerance) and 0 <= self.tolerance < 1):
-            raise SettingError(f"tolerance is {self.tolerance!r}; a number from 0 to below 1 is expected")
-        clip = self.clip_gradient
-        if clip is not None and not (_is_number(clip) and clip > 0):
-            raise SettingError(f"clip_gradient is {clip!r}; a positive number or None is expected")
-        for name, known in {"sampler": ("random", "weighted"), "precision": tuple(PRECISIONS)}.items():
-            if getattr(self, name) not in known:
-                raise SettingError(
-                    f"{name} is {getattr(self, name)!r}; one of {', '.join(known)} is expected"
-                )
 
     @overload
     def fit(
         self,
         model: nn.Module,
         task: Task,
-        train: Any,
-        validation: Any = None,
-        folder: Any = None,
+        train: Dataset,
+        validation: Dataset | None = None,
+        folder: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> Training: ...
 
@@ -126,58 +85,65 @@ class Trainer:
         self,
         model: Mapping[int, nn.Module],
         task: Task,
-        train: Any,
-        validation: Any = None,
-        folder: Any = None,
+        train: Dataset,
+        validation: Dataset | None = None,
+        folder: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),
-    ) -> dict[int, Training]: ...
+    ) -> dict[Network, Training]: ...
 
     def fit(
         self,
         model: nn.Module | Mapping[int, nn.Module],
         task: Task,
-        train: Any,
-        validation: Any = None,
-        folder: Any = None,
+        train: Dataset,
+        validation: Dataset | None = None,
+        folder: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),
-    ) -> Any:
-        """Train a network, or one network for each part in one pass over the images.
+    ) -> Training | dict[Network, Training]:
+        """Train a network, or one network per part in one pass over the images.
 
         Parameters
         ----------
         model
-            The network, trained in place: afterwards it holds its last weights. A mapping from part_id to
-            network trains each on the rows of its part, and each ends as it would alone.
+            Network, trained in place: it has its last weights afterwards. A mapping from part_id to network trains each
+            on the rows of its part, with the same result as alone.
         task
-            What to train.
+            Task of the training.
         train, validation
-            Datasets whose items are dicts. Without `validation`, the training loss selects and stops.
+            Datasets whose items are dicts. Without `validation`, the training loss decides on selection and stopping.
         folder
-            Gets ``training.tsv``, ``models/``, ``tensorboard_logs/`` and ``state/``. If a training was begun
-            there, it goes on from its last state; if it was finished, its result is given again.
+            Folder for ``training.tsv``, ``models/``, ``tensorboard_logs/`` and ``state/``. A training that was stopped
+            there is resumed from its last state; one that has ended is returned again.
         callbacks
-            Each is called with a `TrainingState` after each evaluation.
+            Callables that are called with a `TrainingState` after each evaluation.
 
         Returns
         -------
         Training
-            For a mapping, one by part_id.
+            Result; a dict by part_id for a mapping.
 
         Raises
         ------
         TrainingError
-            The loss became NaN, memory ran out, a worker or a rank died.
+            If the loss is NaN, memory is exhausted, or a worker or rank has died.
         SettingError
-            What was begun in `folder` had other settings, networks or data.
+            If a state in `folder` has other settings, networks or data.
         InUseError
-            Another process trains in `folder`.
+            If another process trains in `folder`.
         LeakError
-            A participant is in both sets.
+            If a participant is in both sets.
         TableError
-            Labels are missing or unknown, or the training set has a single class.
+            If labels are missing or unknown, or the training set has a single class.
+
+        Notes
+        -----
+        Global effects end with the call: handlers of SIGINT and SIGTERM (in the main thread), torch's current GPU,
+        deterministic algorithms and warning filters. Two remain: under ``torchrun`` the default process group is
+        created, and ``deterministic=True`` sets the environment variable ``CUBLAS_WORKSPACE_CONFIG`` if it is not set.
 
         Examples
         --------
+        >>> import torch
         >>> from neurocnn.engine import classification
         >>> def item(i):
         ...     return {"image": torch.full((1, 4, 4), float(i % 2)), "label": ["CN", "AD"][i % 2],
@@ -191,21 +157,5 @@ class Trainer:
         networks: dict[Network, nn.Module] = (
             dict(model.items()) if isinstance(model, Mapping) else {None: model}
         )
-        loop = Loop(self, task, train, validation, folder, callbacks)
-        trainings = loop.train(networks)
+        trainings = Loop(self, task, train, validation, folder, callbacks).train(networks)
         return trainings if isinstance(model, Mapping) else trainings[None]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_LEAST = {
-    "epochs": 1,
-    "batch_size": 1,
-    "accumulation_steps": 1,
-    "evaluation_steps": 0,
-    "patience": 0,
-    "n_workers": 0,
-    "seed": 0,
-}

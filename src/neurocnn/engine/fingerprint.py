@@ -1,0 +1,231 @@
+"""The settings that a resumed training must find again, and the one comparison of settings.
+
+Whether a setting may change on resume is metadata of its dataclass field: ``field(metadata={"resume": rule})`` with one
+of the rules
+
+- ``"free"``: may change at any time, because it changes no number;
+- ``"grow"``: may become larger;
+- ``"until scored"``: may change until a split has its final tables.
+
+A field without a rule must stay as it was. ``field(metadata={"before": value})`` is the value that held in folders
+that were written before the field existed; without it, that is the field's default.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neurocnn.engine.batch import Dataset, Network, optional_part_ids, sessions_of
+from neurocnn.engine.task import Task
+from neurocnn.errors import SettingError
+from neurocnn.storage.identity import IMAGE, key_columns
+from neurocnn.storage.tensors import plain
+
+Settings = Mapping[str, Any]
+#: A setting that differs: its value in the folder, and its value now.
+Change = tuple[Any, Any]
+
+
+def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
+    """Return the rule of each field of a dataclass that has one, by its name with `prefix` in front.
+
+    Examples
+    --------
+    >>> @dataclasses.dataclass
+    ... class Trainer:
+    ...     epochs: int = dataclasses.field(default=20, metadata={"resume": "grow"})
+    ...     seed: int = 0
+    >>> resume_rules(Trainer, "trainer.")
+    {'trainer.epochs': 'grow'}
+    """
+    return {
+        f"{prefix}{field.name}": field.metadata["resume"]
+        for field in dataclasses.fields(kind)
+        if "resume" in field.metadata
+    }
+
+
+def earlier_values(kind: type) -> dict[str, Any]:
+    """Return the value of each field that holds for settings that were written before the field existed.
+
+    Examples
+    --------
+    >>> @dataclasses.dataclass
+    ... class Trainer:
+    ...     output: str = dataclasses.field(default="linear", metadata={"before": "mirror"})
+    ...     seed: int = 0
+    >>> earlier_values(Trainer)
+    {'output': 'mirror', 'seed': 0}
+    """
+    values = {}
+    for field in dataclasses.fields(kind):
+        if "before" in field.metadata:
+            values[field.name] = field.metadata["before"]
+        elif field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+    return values
+
+
+def differences(old: Settings, new: Settings, prefix: str = "") -> dict[str, Change]:
+    """Return the settings that differ, by dotted name, with their old and new value.
+
+    Settings of one type (``{"type": "Trainer", …}``) are compared field by field. A list equals a tuple of the same
+    items.
+
+    Examples
+    --------
+    >>> differences({"multi": True, "trainer": {"seed": 0}}, {"multi": True, "trainer": {"seed": 1}})
+    {'trainer.seed': (0, 1)}
+    """
+    found: dict[str, Change] = {}
+    for name in dict.fromkeys([*old, *new]):
+        before, now = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(now, Mapping) and before.get("type") == now.get("type"):
+            found |= differences(before, now, f"{prefix}{name}.")
+        elif _comparable(before) != _comparable(now):
+            found[f"{prefix}{name}"] = (before, now)
+    return found
+
+
+def forbidden_changes(
+    old: Settings, new: Settings, rules: Mapping[str, str], *, scored: bool = False
+) -> dict[str, Change]:
+    """Return the differences that the rules do not allow.
+
+    Parameters
+    ----------
+    old, new
+        Settings of the folder, and those of now.
+    rules
+        Rule by dotted name, see `resume_rules`.
+    scored
+        Whether there are final tables that cannot change any more.
+
+    Examples
+    --------
+    >>> forbidden_changes({"epochs": 5, "device": "cpu"}, {"epochs": 9, "device": "cuda"},
+    ...                   {"epochs": "grow", "device": "free"})
+    {}
+    >>> forbidden_changes({"epochs": 9}, {"epochs": 5}, {"epochs": "grow"})
+    {'epochs': (9, 5)}
+    """
+    found = differences(old, new)
+    return {
+        name: change for name, change in found.items() if not _is_allowed(rules.get(name), change, scored)
+    }
+
+
+def describe_changes(changes: Mapping[str, Change]) -> str:
+    """Return changes as text for a message, such as ``trainer.seed: 0 → 1``."""
+    return "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, (old, new) in changes.items())
+
+
+def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folder: Path) -> None:
+    """Check that a training state was written with the settings of now, as far as the rules require it.
+
+    Raises
+    ------
+    SettingError
+        If other settings differ; the message contains both values of each.
+
+    Examples
+    --------
+    >>> rules = {"epochs": "grow", "n_workers": "free"}
+    >>> check_settings({"epochs": 5, "n_workers": 0}, {"epochs": 9, "n_workers": 2}, rules, tmp)
+    """
+    changes = forbidden_changes(old, new, rules)
+    if changes:
+        raise SettingError(
+            f"{folder}: the training state has other settings (state → now): {describe_changes(changes)}; expected the "
+            "same settings; use those, or another folder"
+        )
+
+
+def fingerprint(
+    trainer: Any, task: Task, model: torch.nn.Module, sets: Mapping[str, Dataset], part: Network
+) -> dict[str, Any]:
+    """Return the settings that a resumed training must find again, as plain values by name.
+
+    Parameters
+    ----------
+    trainer
+        Dataclass of settings.
+    task
+        Task of the training.
+    model
+        Network: the names and shapes of its weights are part of the fingerprint.
+    sets
+        Training and validation set: their sessions and labels are part of the fingerprint.
+    part
+        Part that the network is for; None: all.
+    """
+    fields = {
+        field.name: plain_setting(getattr(trainer, field.name)) for field in dataclasses.fields(trainer)
+    }
+    arguments = {f"task.{name}": str(value) for name, value in task.arguments.items()}
+    data = {"train": "none", "validation": "none"} | {
+        name: _describe_dataset(dataset, task, part) for name, dataset in sets.items()
+    }
+    return (
+        fields
+        | {"task": task.name, "selection": ", ".join(task.selection)}
+        | arguments
+        | {"network": describe_network(model)}
+        | data
+    )
+
+
+def describe_network(model: torch.nn.Module) -> str:
+    """Return the class of a network, with the number and a digest of its weights' names and shapes."""
+    shapes = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
+    return f"{type(model).__name__}, {len(shapes)} tensors, {_digest(shapes)}"
+
+
+def plain_setting(value: Any) -> Any:
+    """Return a setting as a plain value: code is described by its name, a partial by its arguments too."""
+    value = plain(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, partial):
+        return f"{plain_setting(value.func)}{plain(value.args)}{plain(value.keywords)}"
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _describe_dataset(dataset: Dataset, task: Task, part: Network) -> str:
+    sessions = sessions_of(dataset)
+    parts = [part] if part is not None else optional_part_ids(dataset)
+    if sessions is None:
+        return f"{len(dataset)} samples"
+    names = [*key_columns(sessions.columns, IMAGE), *([task.label] if task.label in sessions.columns else [])]
+    lines = ["\t".join(map(str, row)) for row in sessions[names].itertuples(index=False)]
+    return f"{len(sessions)} images, parts {_short_list(parts)}, {_digest([*lines, str(parts)])}"
+
+
+def _is_allowed(rule: str | None, change: Change, scored: bool) -> bool:
+    old, new = change
+    if rule == "grow":
+        return isinstance(old, int) and isinstance(new, int) and new >= old
+    return rule == "free" or (rule == "until scored" and not scored)
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _short_list(parts: Sequence[int] | None) -> str:
+    return str(parts) if parts is None or len(parts) < 4 else f"{parts[0]} … {parts[-1]}"
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

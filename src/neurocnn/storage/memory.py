@@ -1,0 +1,37 @@
+"""Memory that is available for allocation, on any device."""
+
+import os
+
+import torch
+
+
+def available_memory(device: torch.device | None = None) -> int:
+    """Return the number of bytes that can be allocated on a device without swapping.
+
+    Parameters
+    ----------
+    device
+        Device that is asked about, such as ``torch.device("cuda", 1)``; None and devices that share the system's
+        memory: the CPU.
+
+    Examples
+    --------
+    >>> available_memory() > 0
+    True
+    """
+    if device is not None and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # Memory that torch has reserved and does not use is available to it.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + unused)
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 8 << 30  # The system provides no number: assume a small machine.

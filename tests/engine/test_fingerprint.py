@@ -1,0 +1,35 @@
+"""Which settings may change on resume, and how those that may not are named."""
+
+import dataclasses
+
+import pytest
+
+from neurocnn.engine.fingerprint import check_settings, differences, earlier_values, resume_rules
+from neurocnn.engine.settings import TrainingSettings
+from neurocnn.errors import SettingError
+
+
+def test_only_settings_that_change_no_number_are_free():
+    rules = resume_rules(TrainingSettings)
+    free = {name for name, rule in rules.items() if rule == "free"}
+    assert free == {"n_workers", "device", "checkpoint_seconds", "rank_seconds"}
+    assert {name for name, rule in rules.items() if rule == "grow"} == {"epochs"}
+
+
+def test_each_setting_without_a_rule_is_compared(tmp_path):
+    rules = resume_rules(TrainingSettings)
+    now = dataclasses.asdict(TrainingSettings())
+    for name in set(now) - set(rules):
+        with pytest.raises(SettingError, match=rf"{name}: "):
+            check_settings(now, now | {name: "other"}, rules, tmp_path)
+
+
+def test_fields_that_an_older_state_lacks_have_the_value_that_held_then():
+    @dataclasses.dataclass
+    class Newer:
+        old: int = 1
+        output: str = dataclasses.field(default="linear", metadata={"before": "mirror"})
+
+    saved = earlier_values(Newer) | {"old": 2}
+    assert saved == {"old": 2, "output": "mirror"}
+    assert differences(saved, {"old": 2, "output": "linear"}) == {"output": ("mirror", "linear")}
