@@ -324,7 +324,7 @@ def test_other_data_networks_and_tasks_are_named(tmp_path):
     trainer.fit(network(), TASK, train, validation, folder=tmp_path)
     with pytest.raises(SettingError, match='train: "10 images'):
         trainer.fit(network(), TASK, Toys(11, PARTS), validation, folder=tmp_path)
-    with pytest.raises(SettingError, match=r"validation: '6 images.*'none' now"):
+    with pytest.raises(SettingError, match=r'validation: "6 images.* → "none"'):
         trainer.fit(network(), TASK, train, folder=tmp_path)
     with pytest.raises(SettingError, match="network: 'Sequential"):
         trainer.fit(network(norm=False), TASK, train, validation, folder=tmp_path)
