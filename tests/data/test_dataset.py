@@ -290,7 +290,7 @@ def test_an_error_in_a_worker_names_the_image(caps: Caps, tmp_path: Path):
     dataset = CapsDataset(caps, rows())
     path = caps.path("sub-02", "ses-M00")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ImageError, match="sub-02, ses-M00"):
+    with pytest.raises(ImageError, match="sub-02 ses-M00"):
         list(DataLoader(dataset, 1, num_workers=1))
 
 

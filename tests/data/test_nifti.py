@@ -180,7 +180,7 @@ def test_a_negative_zero_or_other_than_3d_shape(tmp_path: Path, dim: list[int]):
 
 @pytest.mark.parametrize("code", [0, 1, 32, 128, 9999])
 def test_an_unknown_or_unreal_type(tmp_path: Path, code: int):
-    with pytest.raises(ImageError, match=r"type|makes no sense"):
+    with pytest.raises(ImageError, match=r"type|invalid"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", header_bytes(datatype=code)), "x")
 
 

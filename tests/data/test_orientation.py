@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_caps import voxels_of, write_t1
 
 from neurocnn.data import Caps
-from neurocnn.data.orientation import orientation_of, turn_between
+from neurocnn.data.orientation import Grid, orientation_of
 from neurocnn.errors import ImageError, SettingError
 
 ALL_48 = [
@@ -58,8 +58,12 @@ def test_all_48_orientations_agree_with_nibabel(tmp_path: Path, found: str):
 @given(st.sampled_from(ALL_48), st.sampled_from(ALL_48))
 def test_turning_there_and_back_changes_nothing(first: str, second: str):
     image = torch.arange(60.0).reshape(1, 3, 4, 5)
-    there = turn_between(first, second).image(image)
-    assert torch.equal(turn_between(second, first).image(there), image)
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(first), (3, 4, 5))
+    assert orientation_of(affine) == first
+    there = Grid((3, 4, 5), affine).reoriented(second)
+    back = Grid(there.shape, there.affine).reoriented(first)
+    assert torch.equal(back.reorient(there.reorient(image)), image)
+    assert np.allclose(back.affine, affine)
 
 
 def test_prepared_tensors_are_turned_too(tmp_path: Path):

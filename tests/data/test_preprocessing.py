@@ -15,7 +15,7 @@ from neurocnn.data import (
     T1Linear,
     T1Volume,
 )
-from neurocnn.data.preprocessing import Preprocessing, named
+from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
 from neurocnn.errors import ImageError, NotFoundError, SettingError
 
 # Folder and file after `<sub>_<ses>[_T1w]`, as the table of Clinica's outputs has them.
@@ -101,7 +101,9 @@ def test_a_custom_suffix_does_not_match_another_participants_file(tmp_path: Path
 
 
 def test_names_stand_for_the_defaults():
-    assert [named(name) for name in ("t1-linear", "t1-extensive", "t1-volume", "flair-linear")] == [
+    assert [
+        as_preprocessing(name) for name in ("t1-linear", "t1-extensive", "t1-volume", "flair-linear")
+    ] == [
         T1Linear(cropped=True),
         T1Extensive(),
         T1Volume(),
@@ -121,7 +123,7 @@ def test_names_stand_for_the_defaults():
 )
 def test_a_preprocessing_that_is_none_is_refused(given: object, message: str):
     with pytest.raises(SettingError, match=message):
-        named(given)
+        as_preprocessing(given)
 
 
 @pytest.mark.parametrize("suffix", ["*_T1w.nii.gz", "_T1w", "a/b.nii.gz", ""])

@@ -1,4 +1,4 @@
-"""A cache of images that is bounded in bytes."""
+"""A cache of images that is limited in bytes."""
 
 from collections import OrderedDict
 
@@ -9,14 +9,14 @@ from neurocnn.data.sources import Source
 
 
 class Cache:
-    """The images used last.
+    """The most recently used images.
 
     Parameters
     ----------
     n_bytes
-        At most so many bytes of them; the workers of a data loader share it out.
+        Largest total size, shared equally among the workers of a data loader.
     n_images
-        At most so many of them.
+        Largest number of images.
     """
 
     def __init__(self, n_bytes: int, n_images: int) -> None:
@@ -26,23 +26,23 @@ class Cache:
         self._images: OrderedDict[Source, Tensor] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many images are held."""
+        """Return the number of images."""
         return len(self._images)
 
     def get(self, source: Source) -> Tensor | None:
-        """The image, now the one used last; None if it is not held."""
+        """Return an image, from now on the most recently used one, or None if it is missing."""
         image = self._images.get(source)
         if image is not None:
             self._images.move_to_end(source)
         return image
 
     def put(self, source: Source, image: Tensor) -> None:
-        """Keep an image, and let go of those that were not used for longest."""
+        """Add an image and evict the least recently used ones."""
         info = get_worker_info()
         limit = self.n_bytes // (info.num_workers if info is not None else 1)
         if source in self._images:
             self.held -= self._images.pop(source).nbytes
-        # An image larger than the whole cache would only push the others out.
+        # An image larger than the cache is not added: it would evict all others.
         if image.nbytes <= limit:
             self._images[source] = image
             self.held += image.nbytes

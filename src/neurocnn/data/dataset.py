@@ -109,9 +109,9 @@ class CapsDataset(Dataset[dict[str, Any]]):
     def _shape(self) -> tuple[int, int, int]:
         """The shape that all images must have; the header of each cohort's first image is read."""
         shapes: dict[str | None, tuple[int, int, int]] = {}
-        for (participant, session), (_, cohort) in zip(self._keys, self._sources, strict=True):
-            if cohort not in shapes:
-                shapes[cohort] = self.caps.shape(participant, session, cohort)
+        for source in self._sources:
+            if source.cohort not in shapes:
+                shapes[source.cohort] = self.caps.images.grid(source).shape
         if len(set(shapes.values())) > 1:
             raise ImageError(f"the cohorts' images are of different shapes: {shapes}")
         return next(iter(shapes.values()))
@@ -131,8 +131,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     def _check_masks(self) -> None:
         """Say it when a mask's axes point elsewhere than the images': it would cover something else."""
-        source, cohort = self._sources[0]
-        affine = self.caps.images.header(source, cohort)[1]
+        affine = self.caps.images.grid(self._sources[0]).affine
         if affine is None or not isinstance(self.parts, Roi):
             return
         images = orientation_of(affine)
@@ -159,30 +158,32 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if self._labels is not None:
             item["label"] = self._labels[row]
         item |= {"participant_id": participant, "session_id": session, "part_id": part_id}
-        cohort = self._sources[row][1]
+        cohort = self._sources[row].cohort
         if cohort is not None:
             item["cohort"] = cohort
         return item
 
     def _item_image(self, row: int, part_id: int, epoch: int, augmented: bool) -> Tensor:
-        (participant, session), (source, cohort) = self._keys[row], self._sources[row]
+        source = self._sources[row]
         images = self.caps.images
         shift = getattr(self.parts, "random_shift", 0) if augmented else 0
         augmentation = self.augmentation if augmented else None
         if not shift and augmentation is None:
-            part = read_part(images, source, cohort, self.parts, part_id)
-            return _plain(self._transformed(part), images.held(source))
-        with seeded(self.seed, epoch, cohort, participant, session, part_id) as seed:
+            part = read_part(images, source, self.parts, part_id)
+            return _plain(self._transformed(part), images.cached(source))
+        with seeded(
+            self.seed, epoch, source.cohort, source.participant_id, source.session_id, part_id
+        ) as seed:
             if shift:
                 moved = torch.randint(-shift, shift + 1, (3,)).tolist()
-                part = self.parts.extract(images.image(source, cohort), part_id, moved)  # type: ignore[call-arg]
+                part = self.parts.extract(images.image(source), part_id, moved)  # type: ignore[call-arg]
             else:
-                part = read_part(images, source, cohort, self.parts, part_id)
+                part = read_part(images, source, self.parts, part_id)
             part = self._transformed(part)
             if augmentation is not None:
                 reseed(augmentation, seed)
                 part = augmentation(part)
-        return _plain(part, images.held(source))
+        return _plain(part, images.cached(source))
 
     def _transformed(self, part: Tensor) -> Tensor:
         return part if self.transform is None else self.transform(part)

@@ -1,11 +1,13 @@
-"""Reading one NIfTI file, every byte of it checked.
+"""One NIfTI file, of which every byte is checked.
 
-nibabel alone returns wrong voxels in silence when a bit of a gzip file has flipped, and allocates whatever a
-header claims. Here the header is judged first, the inflation is bounded by what the header says, and the
-checksum of the gzip stream is compared before a voxel is used.
+nibabel alone returns wrong voxels without an error if a bit of a gzip file is flipped, and allocates as much memory as
+a header claims. Therefore the header is checked first, the decompressed size is limited to what the header claims, and
+the checksum of the gzip stream is compared before a voxel is used.
 """
 
 import io
+import math
+import os
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -17,121 +19,123 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurocnn.data.orientation import Affine, Shape3
 from neurocnn.errors import ImageError, NotFoundError
 from neurocnn.storage.memory import available_memory
 
-# DEFLATE cannot compress better than this: a header that claims more is wrong.
+# The limit of DEFLATE's compression: a header that claims more is wrong.
 _BEST_RATIO = 1032
 _HEADER_BYTES = 4096
+_RESTORE = "restore the file or run Clinica again"
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What is known of an image before its voxels are read.
+    """Content of an image's header.
 
     Parameters
     ----------
     shape
-        Three positive numbers of voxels.
+        (D, H, W), voxels, each at least 1.
     affine
         (4, 4), from voxel to world in mm, finite and invertible.
     n_bytes
-        Of the whole inflated file.
+        Size of the decompressed file.
     layout
-        What nibabel's array proxy needs to know: shape, type, offset, slope and intercept.
+        Arguments of nibabel's array proxy: shape, type, offset, slope and intercept.
     """
 
-    shape: tuple[int, int, int]
-    affine: np.ndarray[Any, np.dtype[np.float64]]
+    shape: Shape3
+    affine: Affine
     n_bytes: int
-    layout: tuple[Any, ...]
+    layout: tuple[tuple[int, ...], np.dtype[Any], int, float, float]
 
 
-def read_header(path: Path, what: str, *, one_channel: bool = False) -> Header:
-    """Read and judge the header of a NIfTI file; only the first bytes are read.
+def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
+    """Return the header of a NIfTI file, checked. Only the first bytes are read.
 
     Parameters
     ----------
     path
         The file, ``.nii.gz`` or ``.nii``.
-    what
-        Which image it is, for messages.
+    name
+        Name of the image, for messages.
     one_channel
-        Allow a fourth axis of length 1, as masks have it.
+        Whether to allow a fourth axis of length 1, as masks have.
 
     Raises
     ------
     NotFoundError
-        There is no such file.
+        If the file is missing.
     ImageError
-        It is empty, truncated, no NIfTI, or its header claims what cannot be.
+        If it is empty, truncated, not NIfTI, or its header is invalid.
     """
     if not path.is_file():
-        raise NotFoundError(f"{what}: there is no file {path}")
+        raise NotFoundError(f"{name}: {path}: the file does not exist")
     with open(path, "rb") as file:
         start = file.read(_HEADER_BYTES)
     if not start:
-        raise ImageError(f"{what}: {path} is empty (zero bytes); run Clinica again for this image")
-    if _zipped(path):
-        start = _inflate_start(start, path, what)
-    return _judge(start, path, what, one_channel)
+        raise ImageError(f"{name}: {path}: the file is empty (zero bytes); {_RESTORE}")
+    if _is_gzip(path):
+        start = _decompress_start(start, path, name)
+    return _parse_header(start, path, name, one_channel)
 
 
-def read_voxels(path: Path, what: str, *, one_channel: bool = False) -> tuple[Tensor, Header]:
-    """Read a whole NIfTI file.
+def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Tensor, Header]:
+    """Return the voxels and the header of a NIfTI file.
 
     Parameters
     ----------
     path
         The file, ``.nii.gz`` or ``.nii``.
-    what, one_channel
-        As of `read_header`.
+    name, one_channel
+        See `read_header`.
 
     Returns
     -------
     image, header
-        (1, D, H, W) float32, scaled as the header says, in the file's order of voxels; non-finite voxels
-        are left as they are.
+        (1, D, H, W) float32, scaled as the header says, in the file's order of voxels. Non-finite voxels are not
+        changed.
 
     Raises
     ------
     ImageError
-        As `read_header`; also a wrong gzip checksum, or more or fewer bytes than the header says.
+        As `read_header`, and if the gzip checksum is wrong, or the size is not as the header says.
     """
-    header = read_header(path, what, one_channel=one_channel)
-    _refuse_too_large(header, path, what)
+    header = read_header(path, name, one_channel=one_channel)
+    _check_size(header, path, name)
     content = path.read_bytes()
-    if _zipped(path):
-        content = _inflate(content, header.n_bytes, path, what)
+    if _is_gzip(path):
+        content = _decompress(content, header.n_bytes, path, name)
     if len(content) != header.n_bytes:
         raise ImageError(
-            f"{what}: {path} holds {len(content)} bytes, expected {header.n_bytes} as its header says; "
-            "it is truncated or damaged: restore it or run Clinica again"
+            f"{name}: {path}: {len(content)} bytes; expected {header.n_bytes} as its header says: it is truncated or "
+            f"damaged; {_RESTORE}"
         )
     proxy: Any = nib.arrayproxy.ArrayProxy
-    # A value that float32 cannot hold becomes infinite, which the caller reports.
+    # A value that float32 cannot represent becomes infinite, which the caller reports.
     with np.errstate(all="ignore"):
-        # Scaled by nibabel, so that the numbers are those that every other program gets from it.
+        # nibabel scales, so that the numbers equal those of other programs.
         voxels = np.asanyarray(proxy(io.BytesIO(content), header.layout), dtype=np.float32)
     return torch.from_numpy(np.ascontiguousarray(voxels)).unsqueeze(0), header
 
 
-def _zipped(path: Path) -> bool:
+def _is_gzip(path: Path) -> bool:
     return path.name.endswith(".gz")
 
 
-def _inflate_start(start: bytes, path: Path, what: str) -> bytes:
+def _decompress_start(start: bytes, path: Path, name: str) -> bytes:
     if start[:2] != b"\x1f\x8b":
-        raise ImageError(f"{what}: {path} is not gzip, though its name says so; found {start[:2]!r}")
+        raise ImageError(f"{name}: {path} is not gzip; expected it by its name; found {start[:2]!r}")
     try:
         return zlib.decompressobj(wbits=31).decompress(start, _HEADER_BYTES)
     except zlib.error as error:
-        raise ImageError(f"{what}: {path} is damaged: {error}; restore it or run Clinica again") from None
+        raise ImageError(f"{name}: {path} is damaged ({error}); {_RESTORE}") from None
 
 
 @cache
 def _zlib() -> Any:
-    """The fast zlib of isal where it is installed, Python's otherwise."""
+    """Return isal's fast replacement of zlib if it is installed, else zlib."""
     try:
         from isal import isal_zlib
     except ImportError:
@@ -139,81 +143,78 @@ def _zlib() -> Any:
     return isal_zlib
 
 
-def _inflate(content: bytes, n_bytes: int, path: Path, what: str) -> bytes:
-    """Inflate gzip members up to `n_bytes` and check each one's checksum and length."""
+def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
+    """Return the content of gzip members, at most `n_bytes`, their checksums and lengths checked."""
     damage = (zlib.error, getattr(_zlib(), "error", zlib.error), getattr(_zlib(), "IsalError", zlib.error))
     members = []
-    left = n_bytes
+    remaining = n_bytes
     while content:
         stream = _zlib().decompressobj(wbits=31)
         try:
-            # One byte more than allowed is enough to see that there are more.
-            member = stream.decompress(content, left + 1)
+            # One byte more than allowed is enough to detect a larger member.
+            member = stream.decompress(content, remaining + 1)
         except damage as error:
             raise ImageError(
-                f"{what}: {path} is damaged, its compressed content or checksum is wrong ({error}); "
-                "restore it or run Clinica again"
+                f"{name}: {path} is damaged, its compressed content or checksum is wrong ({error}); {_RESTORE}"
             ) from None
-        left -= len(member)
-        if left < 0:
+        remaining -= len(member)
+        if remaining < 0:
             raise ImageError(
-                f"{what}: {path} is damaged, it inflates to more than the {n_bytes} bytes that its header says; "
-                "restore it or run Clinica again"
+                f"{name}: {path} is damaged, it inflates to more than the {n_bytes} bytes that its header says; "
+                f"{_RESTORE}"
             )
         if not stream.eof:
-            raise ImageError(f"{what}: {path} is truncated; restore it or run Clinica again")
+            raise ImageError(f"{name}: {path} is truncated; {_RESTORE}")
         members.append(member)
         content = stream.unused_data.lstrip(b"\0")  # gzip allows zeros as padding
     return members[0] if len(members) == 1 else b"".join(members)
 
 
-def _judge(start: bytes, path: Path, what: str, one_channel: bool) -> Header:
-    """Make a `Header` of a file's first bytes, or say what is wrong with them."""
+def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Header:
+    """Return the header in a file's first bytes, or raise an ImageError that says what is invalid."""
+    where = f"{name}: {path}"
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
-    version = 1 if 348 in sizes else 2 if 540 in sizes else 0
-    kind: Any = nib.Nifti2Header if version == 2 else nib.Nifti1Header
-    if version == 0 or len(start) < kind.sizeof_hdr:
-        raise ImageError(f"{what}: {path} is no NIfTI file, or truncated within its header")
+    kind: Any = nib.Nifti2Header if 540 in sizes and 348 not in sizes else nib.Nifti1Header
+    if not sizes & {348, 540} or len(start) < kind.sizeof_hdr:
+        raise ImageError(f"{where} is no NIfTI file, or truncated within its header; {_RESTORE}")
     try:
         with np.errstate(all="ignore"):
             header = kind(start[: kind.sizeof_hdr], check=False)
             dim = [int(n) for n in header["dim"]]
             dtype = header.get_data_dtype()
-            slope, inter = header.get_slope_inter()
+            slope, intercept = header.get_slope_inter()
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
             offset = int(header["vox_offset"])
     except KeyError as error:
-        raise ImageError(f"{what}: the type of the voxels of {path} is unknown (code {error})") from None
+        raise ImageError(f"{where}: datatype={error}; expected a type of voxels that NIfTI defines") from None
     except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, np.linalg.LinAlgError) as error:
-        raise ImageError(f"{what}: the header of {path} makes no sense: {error}") from None
+        raise ImageError(f"{where}: the header is invalid: {error}; {_RESTORE}") from None
     shape = tuple(dim[1 : 1 + dim[0]]) if 1 <= dim[0] <= 7 else tuple(dim)
     if one_channel and len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
     if len(shape) != 3 or min(shape) < 1:
-        raise ImageError(f"{what}: the shape in {path} is {shape}, expected three positive numbers of voxels")
+        raise ImageError(f"{where}: shape={shape}; expected three positive numbers of voxels")
     if dtype.names is not None or dtype.kind not in "iuf":
-        raise ImageError(f"{what}: the voxels of {path} are of type {dtype}, expected real numbers")
+        raise ImageError(f"{where}: voxels of type {dtype}; expected real numbers")
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise ImageError(f"{what}: the affine of {path} is not finite or singular: {affine.tolist()}")
+        raise ImageError(f"{where}: affine={affine.tolist()}; expected finite and invertible")
     if offset < kind.sizeof_hdr:
-        raise ImageError(f"{what}: the header of {path} says that the voxels begin at byte {offset}")
-    n_bytes = offset + int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    scale = (1.0 if slope is None else slope, 0.0 if inter is None else inter)
-    return Header(shape, affine, n_bytes, (shape, dtype, offset, *scale))
+        raise ImageError(f"{where}: vox_offset={offset}; expected at least {kind.sizeof_hdr}")
+    scale = (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
+    return Header(shape, affine, offset + math.prod(shape) * dtype.itemsize, (shape, dtype, offset, *scale))
 
 
-def _refuse_too_large(header: Header, path: Path, what: str) -> None:
+def _check_size(header: Header, path: Path, name: str) -> None:
+    """Check that the file can have as many voxels as its header says, and that they fit into memory."""
     size = path.stat().st_size
-    possible = size * _BEST_RATIO if _zipped(path) else size
-    needed = header.n_bytes + 8 * int(np.prod(header.shape, dtype=object))
-    available = available_memory()
-    if header.n_bytes > possible:
+    if header.n_bytes > (size * _BEST_RATIO if _is_gzip(path) else size):
         raise ImageError(
-            f"{what}: the header of {path} claims {header.n_bytes} bytes ({header.shape} voxels), but the "
-            f"file of {size} bytes cannot hold them; it is truncated or damaged"
+            f"{name}: {path}: the header says {header.n_bytes} bytes ({header.shape} voxels), but the file of {size} "
+            f"bytes cannot hold them: it is truncated or damaged; {_RESTORE}"
         )
+    needed, available = header.n_bytes + 8 * math.prod(header.shape), available_memory()
     if needed > available:
         raise ImageError(
-            f"{what}: reading {path} ({header.shape} voxels) takes {needed} bytes of memory, "
-            f"of which {available} are available"
+            f"{name}: {path}: reading {header.shape} voxels takes {needed} bytes of memory, of which {available} are "
+            "available; use a machine with more memory"
         )

@@ -1,90 +1,81 @@
-"""Turning volumes: which axis of the file becomes which, and which are flipped."""
+"""The voxel grid of an image: shape and affine, and how its axes are reordered."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
+import nibabel.orientations as nib_orientations
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from neurocnn.errors import SettingError
+from neurocnn.errors.arguments import argument_error
 
-_OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "I": "S", "S": "I"}
+Affine = npt.NDArray[np.float64]
+Shape3 = tuple[int, int, int]
+_nibabel: Any = nib_orientations  # nibabel has no types
 
 
-@dataclass(frozen=True)
-class Turn:
-    """A change of the order and direction of a volume's axes, without resampling.
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Voxel grid of an image.
 
     Parameters
     ----------
-    axes
-        Which axis of the file becomes the first, second and third.
-    flipped
-        Which of the *new* axes run backwards.
+    shape
+        (D, H, W), voxels.
+    affine
+        (4, 4), from voxel to world in mm; None if unknown: a prepared tensor has no affine.
+    reorientation
+        (3, 2), nibabel's description of the change from the file's order of axes; None if unchanged.
     """
 
-    axes: tuple[int, int, int] = (0, 1, 2)
-    flipped: tuple[bool, bool, bool] = (False, False, False)
+    shape: Shape3
+    affine: Affine | None = None
+    reorientation: npt.NDArray[np.float64] | None = None
 
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """The shape of a turned volume of `shape` (D, H, W)."""
-        first, second, third = (shape[axis] for axis in self.axes)
-        return (first, second, third)
+    def reoriented(self, orientation: str | None) -> "Grid":
+        """Return the grid with axes that point to `orientation`, without resampling; None changes nothing.
 
-    def image(self, image: Tensor) -> Tensor:
-        """The image (1, D, H, W) turned; a view of it where nothing is flipped."""
-        image = image.permute(0, *(axis + 1 for axis in self.axes))
-        flips = [axis + 1 for axis in range(3) if self.flipped[axis]]
-        return image.flip(flips) if flips else image
+        Examples
+        --------
+        >>> grid = Grid((5, 6, 7), np.diag([-1.0, -1.0, 1.0, 1.0])).reoriented("SRA")
+        >>> grid.shape, orientation_of(grid.affine)
+        ((7, 5, 6), 'SRA')
+        """
+        if self.affine is None or orientation in (None, orientation_of(self.affine)):
+            return self
+        change = _nibabel.ornt_transform(
+            _nibabel.io_orientation(self.affine), _nibabel.axcodes2ornt(orientation)
+        )
+        first, second, third = (self.shape[axis] for axis in np.argsort(change[:, 0]))
+        affine = self.affine @ _nibabel.inv_ornt_aff(change, self.shape)
+        return Grid((first, second, third), affine, change)
 
-    def affine(
-        self, affine: np.ndarray[Any, np.dtype[np.float64]], shape: tuple[int, ...]
-    ) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """The affine (4, 4) of the turned volume; `shape` is the one before."""
-        # A voxel v of the turned volume is the voxel back @ v of the file.
-        back = np.zeros((4, 4))
-        back[3, 3] = 1
-        for new, old in enumerate(self.axes):
-            back[old, new] = -1 if self.flipped[new] else 1
-            back[old, 3] = shape[old] - 1 if self.flipped[new] else 0
-        turned: np.ndarray[Any, np.dtype[np.float64]] = affine @ back
-        return turned
+    def reorient(self, image: Tensor) -> Tensor:
+        """Return an image (1, D, H, W) of the file with its axes reordered; the same object if unchanged."""
+        if self.reorientation is None:
+            return image
+        voxels = _nibabel.apply_orientation(image[0].numpy(), self.reorientation)
+        return torch.from_numpy(np.ascontiguousarray(voxels)).unsqueeze(0)
 
 
 def check_orientation(orientation: str) -> str:
-    """Check three letters such as ``"RAS"``: where the first, second and third axis point to.
+    """Return `orientation` if it is three letters such as ``"RAS"``: the directions of the three axes.
 
     Raises
     ------
     SettingError
-        They are no orientation.
+        If it is anything else.
     """
-    axes = ["LR", "PA", "IS"]
     letters = orientation if isinstance(orientation, str) else ""
-    if len(letters) != 3 or any(sum(letter in axis for letter in letters) != 1 for axis in axes):
-        raise SettingError(
-            f"orientation is {orientation!r}, expected three letters, one each of L/R, P/A and I/S: 'RAS'"
-        )
+    if len(letters) != 3 or any(
+        sum(letter in axis for letter in letters) != 1 for axis in ("LR", "PA", "IS")
+    ):
+        raise argument_error("orientation", orientation, "three letters, one each of L/R, P/A and I/S: 'RAS'")
     return orientation
 
 
-def turn_between(found: str, wanted: str) -> Turn:
-    """The turn that takes a volume of one orientation to another.
-
-    Examples
-    --------
-    >>> turn_between("LPS", "RAS")
-    Turn(axes=(0, 1, 2), flipped=(True, True, False))
-    >>> turn_between("RAS", "SRA").axes
-    (2, 0, 1)
-    """
-    axes = [found.index(letter) if letter in found else found.index(_OPPOSITE[letter]) for letter in wanted]
-    flipped = [found[axis] != letter for axis, letter in zip(axes, wanted, strict=True)]
-    return Turn((axes[0], axes[1], axes[2]), (flipped[0], flipped[1], flipped[2]))
-
-
-def orientation_of(affine: np.ndarray[Any, np.dtype[np.float64]]) -> str:
-    """Where each axis of a volume points to, such as ``"RAS"``, by the nearest axis of the world."""
-    axes: Any = nib.aff2axcodes  # nibabel leaves it untyped
-    return "".join(axes(affine))
+def orientation_of(affine: Affine) -> str:
+    """Return the directions of a volume's axes, such as ``"RAS"``, each the nearest axis of the world."""
+    return "".join(_nibabel.aff2axcodes(affine))

@@ -1,4 +1,4 @@
-"""Results of parts, back in the volume that they were cut from."""
+"""Values of parts, painted into the volume that the parts were cut from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neurocnn.data.parts import Place
+from neurocnn.data.parts import LocatedParts, Place
 
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def paint(parts: Any, shape: tuple[int, int, int], values: Mapping[int, float]) -> Floats:
-    """Give a volume in which each voxel has the mean of the values of the parts that it belongs to.
+def paint(parts: LocatedParts, shape: tuple[int, int, int], values: Mapping[int, float]) -> Floats:
+    """Return a volume in which each voxel has the mean of the values of the parts that it belongs to.
 
     Parameters
     ----------
     parts
-        Parts that know their `place`.
+        Parts with the method `place`.
     shape
         (D, H, W) of the volume, voxels.
     values
-        A value by part_id.
+        Value of each part_id.
 
     Returns
     -------
     ndarray
-        (D, H, W), float64; NaN where there is no part.
+        (D, H, W), float64; NaN outside all parts.
 
     Examples
     --------
@@ -44,14 +44,14 @@ def paint(parts: Any, shape: tuple[int, int, int], values: Mapping[int, float]) 
 
 
 def part_affine(affine: Floats, place: Place) -> Floats:
-    """Give the affine of a part: the volume's, moved to the part's first voxel.
+    """Return the affine of a part: that of the volume, with the origin at the part's first voxel.
 
     Parameters
     ----------
     affine
-        (4, 4), voxel to world in mm.
+        (4, 4) of the volume, voxel to world in mm.
     place
-        Where the part lies in the volume, as parts' `place` gives it.
+        Box of the part in the volume, as `LocatedParts.place` returns it.
 
     Examples
     --------

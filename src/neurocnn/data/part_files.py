@@ -1,7 +1,7 @@
-"""Parts that were extracted beforehand, each in a file of its own.
+"""Parts of images: cut from the image, or read from files that were written before, one per part.
 
-They are those of ``clinicadl prepare-data``; ours carry which voxels they hold, since a region's name alone
-does not say so.
+Names of files are those of ``clinicadl prepare-data``. A file of neurocnn records which voxels it has, because the name
+of a region does not determine them.
 """
 
 import zlib
@@ -12,65 +12,42 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from neurocnn.data import prepare as prepared
-from neurocnn.data.images import Images, decode, same_voxels
-from neurocnn.data.orientation import Turn
-from neurocnn.data.parts import Parts, Place, Shape
+from neurocnn.data.images import Images, decode, holds_voxels
+from neurocnn.data.parts import LocatedParts, Parts, Shape
 from neurocnn.data.sources import Source
+from neurocnn.data.tensor_files import Origin, fingerprint, part_stem, read_origin, write_prepared
 from neurocnn.errors import ImageError, SettingError
 
 
 @runtime_checkable
-class NamedParts(Protocol):
-    """Parts that can be kept in files: they know their names and places."""
-
-    name: str
-
-    def ids(self, shape: Shape) -> list[int]:
-        """As of `Parts`."""
-        ...
-
-    def extract(self, image: Tensor, part_id: int) -> Tensor:
-        """As of `Parts`."""
-        ...
-
-    def place(self, shape: Shape, part_id: int) -> Place:
-        """Where a part lies in the volume."""
-        ...
+class StorableParts(LocatedParts, Protocol):
+    """Parts that can be kept in files, since each has a name."""
 
     def descriptor(self, part_id: int) -> str:
-        """How file names call a part."""
+        """Return the part's name in file names."""
         ...
 
 
-def read_part(images: Images, source: Source, cohort: str | None, parts: Parts, part_id: int) -> Tensor:
-    """One part of an image, from wherever it comes fastest; a copy.
+def read_part(images: Images, source: Source, parts: Parts, part_id: int) -> Tensor:
+    """Return a copy of one part of an image, from the first of these that exists.
 
-    A prepared tensor of the whole image comes first, of which only the part's voxels are read, then the
-    part's own file, then the NIfTI.
+    The order is: the image in the cache, the prepared tensor of the complete image (only the part's voxels are read),
+    the part's own file, the NIfTI file.
     """
-    if images.held(source) is None and isinstance(parts, NamedParts) and not source.tensor.is_file():
-        shape, _, turn = images.header(source, cohort)
-        if turn == Turn():
-            part = images.checked(
-                source,
-                part_path(source, parts, part_id),
-                lambda tensor: _holds_the_part(tensor, images, source, cohort, parts, part_id, shape),
-                mmap=False,
-            )
-            if part is not None:
-                return images.finite(part, source)
-    return parts.extract(images.image(source, cohort), part_id)
+    if images.cached(source) is None and isinstance(parts, StorableParts) and not source.tensor.is_file():
+        part = open_part(images, source, parts, part_id)
+        if part is not None:
+            return images.finite(part, source)
+    return parts.extract(images.image(source), part_id)
 
 
-def part_path(source: Source, parts: NamedParts, part_id: int) -> Path:
-    """Where the tensor of a part is, or would be."""
-    stem = prepared.part_stem(source.stem, parts.descriptor(part_id))
-    return source.tensor_of(parts.name, stem)
+def part_path(source: Source, parts: StorableParts, part_id: int) -> Path:
+    """Return the path of a part's tensor. The file may be missing."""
+    return source.tensor_of(parts.name, part_stem(source.stem, parts.descriptor(part_id)))
 
 
-def part_signature(parts: NamedParts, shape: Shape, part_id: int) -> str:
-    """Which voxels a part holds: its box, and the checksum of its mask if it has one.
+def part_signature(parts: LocatedParts, shape: Shape, part_id: int) -> str:
+    """Return a text that identifies the voxels of a part: its box, and the checksum of its mask if it has one.
 
     Examples
     --------
@@ -83,93 +60,79 @@ def part_signature(parts: NamedParts, shape: Shape, part_id: int) -> str:
     return box if mask is None else f"{box} mask-{zlib.crc32(mask.numpy().tobytes()):08x}"
 
 
-def _holds_the_part(
-    part: Tensor,
-    images: Images,
-    source: Source,
-    cohort: str | None,
-    parts: NamedParts,
-    part_id: int,
-    shape: Shape,
-) -> bool:
-    # An image without memory is enough to learn a part's shape.
-    empty = torch.zeros(1).expand(1, *shape)
-    if part.shape != parts.extract(empty, part_id).shape:
-        return False
+def open_part(images: Images, source: Source, parts: StorableParts, part_id: int) -> Tensor | None:
+    """Return a part from its own file.
+
+    None if the file is missing or outdated, or if images are reoriented: files keep the order of the NIfTI.
+
+    Raises
+    ------
+    ImageError
+        If the file is damaged or unsafe.
+    """
+    grid = images.grid(source)
+    if grid.reorientation is not None:
+        return None
     path = part_path(source, parts, part_id)
-    origin = prepared.read_origin(path)
-    if origin is not None and origin.part != part_signature(parts, shape, part_id):
-        return False
-    if source.nifti is None:
-        return True
-    made = prepared.made_of(path, source.nifti)
-    if made is not None:
-        return made
-    return same_voxels(parts.extract(decode(source), part_id), part)
+
+    def is_current(part: Tensor) -> bool:
+        # An expanded scalar has the shape of an image and takes no memory.
+        if part.shape != parts.extract(torch.zeros(1).expand(1, *grid.shape), part_id).shape:
+            return False
+        origin = read_origin(path)
+        if origin is not None and origin.part != part_signature(parts, grid.shape, part_id):
+            return False
+        return holds_voxels(part, path, source, lambda source: parts.extract(decode(source), part_id))
+
+    return images.open_if_current(source, path, is_current, mmap=False)
 
 
-def check_extractable(
-    images: Images, sources: Sequence[tuple[Source, str | None]], parts: Parts
-) -> NamedParts:
-    """Refuse parts that cannot be kept in files.
+def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> StorableParts:
+    """Return `parts` if they can be kept in files.
 
     Raises
     ------
     SettingError
-        They have no names or places, or images are turned.
+        If they have no names or boxes, or images are reoriented.
     """
-    if not isinstance(parts, NamedParts):
+    if not isinstance(parts, StorableParts):
         raise SettingError(
-            f"{parts!r} have no `descriptor` and `place`, so that they cannot be prepared; "
-            "prepare whole images, which serve all parts: caps.prepare()"
+            f"prepare: parts={parts!r}; expected parts with the methods `descriptor` and `place`, or they "
+            "cannot be prepared; prepare complete images, which serve all parts: caps.prepare()"
         )
-    for source, cohort in sources:
+    for source in sources:
         try:
-            turn = images.header(source, cohort)[2]
+            reoriented = images.grid(source).reorientation is not None
         except ImageError:
-            continue  # said when its turn comes, after the others are prepared
-        if turn != Turn():
+            continue  # it is reported after the other images are prepared
+        if reoriented:
             raise SettingError(
-                f"{source.what} is turned to {images.orientation}, but prepared parts keep the order of the "
-                "file; prepare whole images, which serve all orientations: caps.prepare()"
+                f"{source.name}: orientation={images.orientation!r}, but prepared parts keep the order of the "
+                "file; prepare complete images, which serve all orientations: caps.prepare()"
             )
     return parts
 
 
-def missing_parts(images: Images, source: Source, cohort: str | None, parts: NamedParts) -> list[int]:
-    """The parts of an image whose files are missing, damaged or stale."""
-    shape = images.header(source, cohort)[0]
-    return [
-        part_id for part_id in parts.ids(shape) if not _usable(images, source, cohort, parts, part_id, shape)
-    ]
-
-
-def _usable(
-    images: Images, source: Source, cohort: str | None, parts: NamedParts, part_id: int, shape: Shape
-) -> bool:
-    path = part_path(source, parts, part_id)
-    try:
-        part = images.checked(
-            source,
-            path,
-            lambda tensor: _holds_the_part(tensor, images, source, cohort, parts, part_id, shape),
-            mmap=False,
-        )
-    except ImageError:
-        return False
-    return part is not None
-
-
-def extract_parts(images: Images, source: Source, cohort: str | None, parts: NamedParts) -> None:
-    """Write the files of an image's parts that are missing, damaged or stale."""
-    missing = missing_parts(images, source, cohort, parts)
+def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
+    """Write the files of an image's parts that are missing, damaged or outdated."""
+    shape = images.grid(source).shape
+    missing = [part_id for part_id in parts.ids(shape) if not _is_usable(images, source, parts, part_id)]
     if not missing:
         return
-    mapped = images.prepared(source)
-    image = mapped if mapped is not None else decode(source)
-    images.finite(image, source)  # an error now rather than in training
-    shape = tuple(image.shape[1:])
-    made_of = prepared.fingerprint(source.nifti) if source.nifti is not None else ""
+    prepared = images.prepared(source)
+    image = prepared if prepared is not None else decode(source)
+    images.finite(image, source)  # raises the error now rather than in training
+    origin = fingerprint(source.nifti) if source.nifti is not None else ""
     for part_id in missing:
-        origin = prepared.Origin(made_of, part_signature(parts, shape, part_id))
-        prepared.write_prepared(parts.extract(image, part_id), part_path(source, parts, part_id), origin)
+        write_prepared(
+            parts.extract(image, part_id),
+            part_path(source, parts, part_id),
+            Origin(origin, part_signature(parts, shape, part_id)),
+        )
+
+
+def _is_usable(images: Images, source: Source, parts: StorableParts, part_id: int) -> bool:
+    try:
+        return open_part(images, source, parts, part_id) is not None
+    except ImageError:
+        return False

@@ -36,6 +36,15 @@ class Parts(Protocol):
         ...
 
 
+@runtime_checkable
+class LocatedParts(Parts, Protocol):
+    """Parts that are boxes of voxels: only these voxels are read, and results can be painted into the volume."""
+
+    def place(self, shape: Shape, part_id: int) -> Place:
+        """Return the box of a part in a volume of `shape`, as a slice along each axis."""
+        ...
+
+
 @dataclass(frozen=True)
 class WholeImage:
     """The whole volume as one part, with id 0.

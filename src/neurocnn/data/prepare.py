@@ -1,142 +1,110 @@
-"""Prepared tensors: their names, and reading and writing one.
+"""`Caps.prepare`: writes the missing prepared tensors, in parallel."""
 
-They are those of ``clinicadl prepare-data``: a plain float32 tensor of the voxels in the file's order. Ours
-also carry, as one more record that torch does not look at, which NIfTI they were made of and which voxels
-they hold, so that a tensor of an image that has changed since is noticed.
-"""
-
-import contextlib
-import io
-import json
-import os
-import struct
-import zipfile
-from dataclasses import dataclass
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from errno import ENOSPC
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from neurocnn.data.images import Images, decode
+from neurocnn.data.part_files import StorableParts, check_storable, part_path, write_parts
+from neurocnn.data.parts import Parts
+from neurocnn.data.sources import Source
+from neurocnn.data.tensor_files import Origin, fingerprint, write_prepared
+from neurocnn.errors import ImageError, NeurocnnError, StorageError
+from neurocnn.errors.arguments import check_integer
 
-from neurocnn.errors import CheckpointError, ImageError
-from neurocnn.storage.files import write_whole
-from neurocnn.storage.tensors import load_tensors
+logger = logging.getLogger("neurocnn")
 
-_RECORD = "archive/neurocnn.json"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a prepared tensor was made of.
-
-    Parameters
-    ----------
-    source
-        The NIfTI's `fingerprint`.
-    part
-        Which voxels: empty for all of them.
-    """
-
-    source: str
-    part: str = ""
+_OVERHEAD = 2048  # bytes of a file in addition to its voxels
 
 
-def fingerprint(nifti: Path) -> str:
-    """A short text that changes when the voxels of a NIfTI file change; takes one small read.
+def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_workers: int) -> None:
+    """Write the prepared tensors of images; see `Caps.prepare`."""
+    from tqdm import tqdm
 
-    For gzip it is made of the checksum and length that stand at the end of the file, otherwise of the time
-    of its last change.
-    """
-    status = nifti.stat()
-    if not nifti.name.endswith(".gz"):
-        return f"nii-{status.st_size}-{status.st_mtime_ns}"
-    with open(nifti, "rb") as file:
-        file.seek(-min(8, status.st_size), os.SEEK_END)
-        end = file.read(8).rjust(8, b"\0")
-    checksum, length = struct.unpack("<II", end)
-    return f"gz-{status.st_size}-{checksum:08x}-{length}"
-
-
-def part_stem(stem: str, descriptor: str) -> str:
-    """The name of a part's tensor: the part's descriptor goes before the last ``_``.
-
-    Examples
-    --------
-    >>> part_stem("sub-1_ses-M00_space-X_desc-Crop_T1w", "roi-hippocampus")
-    'sub-1_ses-M00_space-X_desc-CropRoi_roi-hippocampus_T1w'
-    """
-    if descriptor.startswith("roi-"):
-        stem = stem.replace("_desc-Crop_", "_desc-CropRoi_")
-    before, _, last = stem.rpartition("_")
-    return f"{before}_{descriptor}_{last}"
-
-
-def write_prepared(image: Tensor, path: Path, origin: Origin | None) -> None:
-    """Write a prepared tensor, whole or not at all.
-
-    Parameters
-    ----------
-    image
-        (1, D, H, W) or a part of it, float32.
-    path
-        The ``.pt`` file.
-    origin
-        What it was made of; None: an image without a NIfTI.
-    """
-    buffer = io.BytesIO()
-    torch.save(image.contiguous(), buffer)
-    if origin is not None:
-        with zipfile.ZipFile(buffer, "a") as archive:
-            archive.writestr(_RECORD, json.dumps({"source": origin.source, "part": origin.part}))
-    with write_whole(path) as file:
-        file.write(buffer.getbuffer())
-
-
-def read_origin(path: Path) -> Origin | None:
-    """What a prepared tensor was made of; None if it does not say (another program wrote it)."""
-    with contextlib.suppress(zipfile.BadZipFile, KeyError, ValueError, OSError, NotImplementedError):
-        with zipfile.ZipFile(path) as archive:
-            found = json.loads(archive.read(_RECORD))
-        return Origin(str(found["source"]), str(found["part"]))
-    return None
-
-
-def made_of(path: Path, nifti: Path) -> bool | None:
-    """Whether a prepared tensor was made of a NIfTI file as it is now; None if only its voxels can tell."""
-    origin = read_origin(path)
-    if origin is not None:
-        return True if origin.source == fingerprint(nifti) else None
-    # Another program's says nothing of its origin; made after the NIfTI, it is used as it is.
-    return True if path.stat().st_mtime_ns >= nifti.stat().st_mtime_ns else None
-
-
-def open_prepared(path: Path, what: str, *, verify: bool, mmap: bool = True) -> Tensor:
-    """The tensor of a file, its bytes left on the disk until they are used.
-
-    Parameters
-    ----------
-    path
-        The ``.pt`` file.
-    what
-        Which image it is, for messages.
-    verify
-        Compare the file's checksums.
-    mmap
-        Leave the bytes in the file until they are used.
-
-    Raises
-    ------
-    ImageError
-        It is damaged, unsafe, or no float32 tensor.
-    """
+    check_integer("n_workers", n_workers, minimum=0, where="prepare")
+    storable = None if parts.name == "image" else check_storable(images, sources, parts)
+    _check_disk(images, sources, storable)
+    failed: list[str] = []
+    # Threads are enough: decompressing, copying and writing release Python's lock.
+    pool = ThreadPoolExecutor(max(1, n_workers))
     try:
-        image = load_tensors(path, mmap=mmap, verify=verify)
-    except CheckpointError as error:
+        futures = [pool.submit(_prepare_image, images, source, storable) for source in sources]
+        for future in tqdm(as_completed(futures), total=len(futures), desc="prepare", disable=None):
+            try:
+                future.result()
+            except StorageError:
+                raise  # the disk is at fault, not this image: the next one would fail too
+            except NeurocnnError as error:
+                failed.append(str(error))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failed:
         raise ImageError(
-            f"{what}: the prepared tensor cannot be used: {error}; caps.prepare() makes it anew"
-        ) from error
-    if not isinstance(image, Tensor) or image.dtype != torch.float32:
-        found = f"a tensor of {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
-        raise ImageError(
-            f"{what}: {path} holds {found}, expected a float32 tensor; caps.prepare() makes it anew"
+            f"{len(failed)} of {len(sources)} images could not be prepared; the others are prepared:\n"
+            + "\n".join(sorted(failed))
         )
-    return image
+
+
+def _prepare_image(images: Images, source: Source, parts: StorableParts | None) -> None:
+    images.grid(source)
+    if parts is not None:
+        write_parts(images, source, parts)
+        return
+    try:
+        if images.prepared(source) is not None:
+            return
+    except ImageError:
+        if source.nifti is None:
+            raise
+        logger.warning("%s: the prepared tensor %s is damaged and written again", source.name, source.tensor)
+    assert source.nifti is not None
+    image = decode(source)
+    images.finite(image, source)  # raises the error now rather than in training
+    write_prepared(image, source.tensor, Origin(fingerprint(source.nifti)))
+
+
+def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts | None) -> None:
+    """Log how much disk space is needed, and raise a StorageError before anything is written if there is less."""
+    needed: dict[int, int] = {}
+    folders: dict[int, Path] = {}
+    n_files = 0
+    for source in sources:
+        try:
+            sizes = [size for path, size in _files(images, source, parts).items() if not path.is_file()]
+        except ImageError:
+            continue  # it is reported after the other images are prepared
+        device = source.session_folder.stat().st_dev
+        folders.setdefault(device, source.session_folder)
+        needed[device] = needed.get(device, 0) + sum(sizes)
+        n_files += len(sizes)
+    for device, n_bytes in needed.items():
+        free = shutil.disk_usage(folders[device]).free
+        logger.info(
+            "preparing %d images: %d files are missing and will take %.2f GB; %.2f GB are free",
+            len(sources), n_files, n_bytes / 1e9, free / 1e9,
+        )  # fmt: skip
+        if n_bytes > free:
+            message = f"preparing takes {n_bytes} bytes; expected at most the {free} free bytes of the disk"
+            raise StorageError(ENOSPC, message, str(folders[device]))
+
+
+def _files(images: Images, source: Source, parts: StorableParts | None) -> dict[Path, int]:
+    """Return the files that preparing an image writes, and their sizes in bytes."""
+    if parts is None:
+        if source.nifti is None:
+            return {}
+        # All images of a cohort have one shape: only the first header is read.
+        grid = images.first[source.cohort][0] if source.cohort in images.first else images.grid(source)
+        return {source.tensor: 4 * math.prod(grid.shape) + _OVERHEAD}
+    shape, channels = images.grid(source).shape, getattr(parts, "channels", 1)
+    n_voxels = {
+        part_id: math.prod(axis.stop - axis.start for axis in parts.place(shape, part_id))
+        for part_id in parts.ids(shape)
+    }
+    return {
+        part_path(source, parts, part_id): 4 * n * channels + _OVERHEAD for part_id, n in n_voxels.items()
+    }

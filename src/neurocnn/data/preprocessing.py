@@ -1,7 +1,7 @@
-"""How each Clinica pipeline names its files.
+"""File names of each Clinica pipeline.
 
-Names are computed, never searched for, except for `Custom`. Two generations of Clinica write
-``<participant>_<session>_T1w_space-…`` and ``<participant>_<session>_space-…``: both are candidates.
+Two generations of Clinica write ``<participant>_<session>_T1w_space-…`` and ``<participant>_<session>_space-…``: both
+are candidates.
 """
 
 from collections.abc import Mapping
@@ -9,36 +9,32 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
-from neurocnn.errors import SettingError, suggestion
+from neurocnn.errors.arguments import argument_error, check_choice, check_flag
 
 
 @runtime_checkable
 class Preprocessing(Protocol):
-    """What `Caps` asks of a preprocessing; a frozen dataclass with these four members is one."""
+    """Names of a pipeline's files; any frozen dataclass with these four members can be used."""
 
     @property
     def name(self) -> str:
-        """As Clinica calls it: ``"t1-linear"``."""
+        """Clinica's name of the pipeline: ``"t1-linear"``."""
         ...
 
     @property
     def folder(self) -> str:
-        """Where its files lie below a session's folder; empty: anywhere."""
+        """Folder of the images, relative to a session's folder; empty if any folder below it is allowed."""
         ...
 
     @property
     def prepared_folder(self) -> str:
-        """Where its tensors lie below ``deeplearning_prepare_data/image_based``."""
+        """Folder of the tensors, relative to ``deeplearning_prepare_data/image_based``."""
         ...
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """What may follow ``<participant>_<session>`` in a file's name; exactly one of them exists."""
+        """Possible ends of a file name after ``<participant>_<session>``; exactly one of the files exists."""
         ...
-
-
-def _crop(cropped: bool) -> str:
-    return "_desc-Crop" if cropped else ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class T1Linear:
     Parameters
     ----------
     cropped
-        169×208×179 voxels without the margins (the default), or all 193×229×193.
+        True for 169×208×179 voxels without the margins, False for all 193×229×193.
 
     Examples
     --------
@@ -62,11 +58,14 @@ class T1Linear:
     folder = "t1_linear"
     prepared_folder = "t1_linear"
 
+    def __post_init__(self) -> None:
+        check_flag("cropped", self.cropped, where="T1Linear")
+
     @property
     def endings(self) -> tuple[str, ...]:
-        """What may follow ``<participant>_<session>`` in a file's name."""
-        rest = f"_space-MNI152NLin2009cSym{_crop(self.cropped)}_res-1x1x1_T1w.nii.gz"
-        return (f"_T1w{rest}", rest)
+        """Possible ends of a file name after ``<participant>_<session>``."""
+        end = f"{_mni_space(self.cropped)}_T1w.nii.gz"
+        return (f"_T1w{end}", end)
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ class T1Extensive:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """What may follow ``<participant>_<session>`` in a file's name: both spellings."""
-        rests = [f"_space-Ixi549Space_desc-{word}_T1w.nii.gz" for word in ("SkullStripped", "skullstripped")]
-        return tuple(f"{start}{rest}" for start in ("_T1w", "") for rest in rests)
+        """Possible ends of a file name after ``<participant>_<session>``, in both spellings."""
+        ends = [f"_space-Ixi549Space_desc-{word}_T1w.nii.gz" for word in ("SkullStripped", "skullstripped")]
+        return tuple(f"{source}{end}" for source in ("_T1w", "") for end in ends)
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,9 @@ class T1Volume:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """What may follow ``<participant>_<session>`` in a file's name."""
-        rest = "_segm-graymatter_space-Ixi549Space_modulated-off_probability.nii.gz"
-        return (f"_T1w{rest}", rest)
+        """Possible ends of a file name after ``<participant>_<session>``."""
+        end = "_segm-graymatter_space-Ixi549Space_modulated-off_probability.nii.gz"
+        return (f"_T1w{end}", end)
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class FlairLinear:
     Parameters
     ----------
     cropped
-        169×208×179 voxels without the margins (the default), or all.
+        True for 169×208×179 voxels without the margins, False for all voxels.
 
     Examples
     --------
@@ -132,11 +131,14 @@ class FlairLinear:
     folder = "flair_linear"
     prepared_folder = "flair_linear"
 
+    def __post_init__(self) -> None:
+        check_flag("cropped", self.cropped, where="FlairLinear")
+
     @property
     def endings(self) -> tuple[str, ...]:
-        """What may follow ``<participant>_<session>`` in a file's name."""
-        rest = f"_space-MNI152NLin2009cSym{_crop(self.cropped)}_res-1x1x1_flair.nii.gz"
-        return (f"_FLAIR{rest}", f"_T1w{rest}", rest)
+        """Possible ends of a file name after ``<participant>_<session>``."""
+        end = f"{_mni_space(self.cropped)}_flair.nii.gz"
+        return (f"_FLAIR{end}", f"_T1w{end}", end)
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,11 @@ class PetLinear:
     Parameters
     ----------
     tracer
-        ``"18FFDG"``, ``"18FAV45"``, … as in the file's name.
+        Tracer as in the file names: ``"18FFDG"``, ``"18FAV45"``, ….
     region
-        The region of reference: ``"cerebellumPons2"``, ``"pons"``, ….
+        Reference region as in the file names: ``"cerebellumPons2"``, ``"pons"``, ….
     cropped
-        169×208×179 voxels without the margins (the default), or all.
+        True for 169×208×179 voxels without the margins, False for all voxels.
 
     Examples
     --------
@@ -167,19 +169,18 @@ class PetLinear:
     prepared_folder = "pet_linear"
 
     def __post_init__(self) -> None:
-        for what, value in (("tracer", self.tracer), ("region", self.region)):
+        for name, value in (("tracer", self.tracer), ("region", self.region)):
             if not isinstance(value, str) or not value.isalnum():
-                raise SettingError(
-                    f"PetLinear: {what} is {value!r}, expected letters and digits as in the files' names"
+                raise argument_error(
+                    name, value, "letters and digits as in the file names", where="PetLinear"
                 )
+        check_flag("cropped", self.cropped, where="PetLinear")
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """What may follow ``<participant>_<session>`` in a file's name."""
-        crop = _crop(self.cropped)
-        rest = f"_space-MNI152NLin2009cSym{crop}_res-1x1x1_suvr-{self.region}_pet.nii.gz"
-        trace = f"_trc-{self.tracer}"
-        return (f"{trace}_pet{rest}", f"_T1w{trace}{rest}", f"{trace}{rest}")
+        """Possible ends of a file name after ``<participant>_<session>``."""
+        tracer, end = f"_trc-{self.tracer}", f"{_mni_space(self.cropped)}_suvr-{self.region}_pet.nii.gz"
+        return (f"{tracer}_pet{end}", f"_T1w{tracer}{end}", f"{tracer}{end}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class Custom:
     Parameters
     ----------
     suffix
-        How the name ends, ``.nii.gz`` or ``.nii`` included:
+        End of the file name, with ``.nii.gz`` or ``.nii``:
         ``"graymatter_space-Ixi549Space_modulated-off_probability.nii.gz"``.
 
     Examples
@@ -205,56 +206,53 @@ class Custom:
     prepared_folder = "custom"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.suffix, str) or not self.suffix.endswith((".nii.gz", ".nii")):
-            raise SettingError(
-                f"Custom: suffix is {self.suffix!r}, expected text that ends in .nii.gz or .nii"
-            )
-        if any(sign in self.suffix for sign in "*?/\\"):
-            raise SettingError(
-                f"Custom: suffix is {self.suffix!r}, expected the plain end of a file's name, no * ? or /"
-            )
+        is_plain = isinstance(self.suffix, str) and not any(sign in self.suffix for sign in "*?/\\")
+        if not is_plain or not self.suffix.endswith((".nii.gz", ".nii")):
+            expected = "the end of a file name, with .nii.gz or .nii and without * ? / or \\"
+            raise argument_error("suffix", self.suffix, expected, where="Custom")
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """How the file's name ends."""
+        """End of the file name."""
         return (self.suffix,)
 
 
-NAMES: Mapping[str, type[T1Linear | T1Extensive | T1Volume | FlairLinear]] = MappingProxyType(
-    {kind.name: kind for kind in (T1Linear, T1Extensive, T1Volume, FlairLinear)}
+DEFAULTS: Mapping[str, Preprocessing] = MappingProxyType(
+    {kind.name: kind for kind in (T1Linear(), T1Extensive(), T1Volume(), FlairLinear())}
 )
+_WITH_ARGUMENTS = {
+    "pet-linear": 'PetLinear(tracer="18FFDG", region="pons")',
+    "custom": 'Custom(suffix="_probability.nii.gz")',
+}
 
 
-def named(preprocessing: str | Preprocessing) -> Preprocessing:
-    """The preprocessing that a name stands for, with its defaults.
+def as_preprocessing(preprocessing: str | Preprocessing) -> Preprocessing:
+    """Return the preprocessing of a name, with its default settings.
 
     Parameters
     ----------
     preprocessing
-        A name such as ``"t1-linear"``, or a preprocessing, which comes back as it is.
+        A name such as ``"t1-linear"``, or a preprocessing, which is returned unchanged.
 
     Raises
     ------
     SettingError
-        No preprocessing has this name, or it needs arguments.
+        If no preprocessing has this name, or it has arguments without defaults.
 
     Examples
     --------
-    >>> named("t1-linear")
+    >>> as_preprocessing("t1-linear")
     T1Linear(cropped=True)
     """
-    if not isinstance(preprocessing, str):
-        if isinstance(preprocessing, type) or not isinstance(preprocessing, Preprocessing):
-            raise SettingError(
-                f"preprocessing is {preprocessing!r}, expected a name or an object such as T1Linear()"
-            )
-        return preprocessing
-    if preprocessing == "pet-linear":
-        raise SettingError(
-            'preprocessing "pet-linear" needs arguments: PetLinear(tracer="18FFDG", region="pons")'
-        )
-    if preprocessing == "custom":
-        raise SettingError('preprocessing "custom" needs an argument: Custom(suffix="_probability.nii.gz")')
-    if preprocessing not in NAMES:
-        raise SettingError(f"there is no preprocessing {preprocessing!r}; {suggestion(preprocessing, NAMES)}")
-    return NAMES[preprocessing]()
+    if isinstance(preprocessing, str):
+        if preprocessing in _WITH_ARGUMENTS:
+            remedy = f"use {_WITH_ARGUMENTS[preprocessing]}"
+            raise argument_error("preprocessing", preprocessing, "an object with arguments", remedy=remedy)
+        return DEFAULTS[check_choice("preprocessing", preprocessing, DEFAULTS)]
+    if isinstance(preprocessing, type) or not isinstance(preprocessing, Preprocessing):
+        raise argument_error("preprocessing", preprocessing, "a name or an object such as T1Linear()")
+    return preprocessing
+
+
+def _mni_space(cropped: bool) -> str:
+    return f"_space-MNI152NLin2009cSym{'_desc-Crop' if cropped else ''}_res-1x1x1"

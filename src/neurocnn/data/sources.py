@@ -1,4 +1,4 @@
-"""Where the files of a CAPS folder are: computed from ids, searched for only where a pipeline has no rule."""
+"""Locations of images: paths in CAPS folders, computed from ids."""
 
 import os
 from collections.abc import Mapping
@@ -6,166 +6,174 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurocnn.data.preprocessing import Preprocessing
-from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError
+from neurocnn.errors import ImageError, NotFoundError, TableError
+from neurocnn.errors.arguments import argument_error
+from neurocnn.storage.identity import describe_row
 from neurocnn.storage.tables import read_table
 
 PREPARED = "deeplearning_prepare_data"
-Root = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
+Path_ = str | os.PathLike[str]
+Root = Path_ | Mapping[str, Path_]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one image is.
+    """Location of one image.
 
     Parameters
     ----------
-    what
-        Participant, session and cohort, for messages.
-    session
-        The session's folder.
+    participant_id, session_id, cohort
+        Identity of the image; the cohort is None if there is a single CAPS folder.
+    session_folder
+        Folder of the session.
     stem
-        The name of the image's file without ``.nii.gz``.
+        Name of the image's file without ``.nii`` or ``.nii.gz``.
     nifti
-        None where there is only a prepared tensor.
+        Path of the NIfTI file; None if only a prepared tensor exists.
+    prepared_folder
+        See `Preprocessing`.
     """
 
-    what: str
-    session: Path
+    participant_id: str
+    session_id: str
+    cohort: str | None
+    session_folder: Path
     stem: str
     nifti: Path | None
     prepared_folder: str
 
     @property
+    def name(self) -> str:
+        """Cohort, participant and session, for messages."""
+        ids = {"cohort": self.cohort, "participant_id": self.participant_id, "session_id": self.session_id}
+        return describe_row(ids)
+
+    @property
     def tensor(self) -> Path:
-        """Where the prepared tensor of the whole image is, or would be."""
+        """Path of the prepared tensor of the complete image. The file may be missing."""
         return self.tensor_of("image", self.stem)
 
     def tensor_of(self, parts: str, stem: str) -> Path:
-        """Where a prepared tensor of a kind of parts is, or would be."""
-        return self.session / PREPARED / f"{parts}_based" / self.prepared_folder / f"{stem}.pt"
+        """Return the path of a prepared tensor of a kind of parts. The file may be missing."""
+        return self.session_folder / PREPARED / f"{parts}_based" / self.prepared_folder / f"{stem}.pt"
 
 
-def cohorts(root: Root) -> dict[str | None, Path]:
-    """The CAPS folders that `root` names, by cohort; one folder alone has the cohort None.
+def cohort_folders(root: Root) -> dict[str | None, Path]:
+    """Return the CAPS folders of `root` by cohort. The cohort of a single folder is None.
 
     Parameters
     ----------
     root
-        A CAPS folder, a mapping from cohorts to such, or a TSV with the columns `cohort` and `path`. A
-        relative path in a TSV starts at the TSV's folder, or where that is none, at the working directory.
+        A CAPS folder, a mapping from cohorts to CAPS folders, or a TSV with the columns `cohort` and `path`. A relative
+        path in a TSV is relative to the TSV's folder or, if it does not exist there, to the working directory.
 
     Raises
     ------
     NotFoundError
-        A folder, or `subjects` in it, is missing.
+        If a folder, or `subjects` in it, is missing.
+    SettingError
+        If `root` is of another kind.
     TableError
-        The TSV is none.
+        If the TSV cannot be used.
     """
-    found: dict[str | None, Path]
+    folders: dict[str | None, Path]
+    expected = "a CAPS folder, a mapping from cohorts to CAPS folders, or a multi-cohort TSV"
     if isinstance(root, Mapping):
         if not root or not all(isinstance(name, str) and name for name in root):
-            raise SettingError(f"root is {root!r}, expected a mapping from names of cohorts to CAPS folders")
-        found = {name: Path(folder) for name, folder in root.items()}
+            raise argument_error("root", root, expected, where="Caps")
+        folders = {name: Path(folder) for name, folder in root.items()}
     elif not isinstance(root, str | os.PathLike):
-        raise SettingError(
-            f"root is {root!r}, expected a CAPS folder, a mapping such as {{'ADNI': folder}}, or a multi-cohort TSV"
-        )
+        raise argument_error("root", root, expected, where="Caps")
     elif Path(root).is_file():
-        found = dict(cohort_paths(Path(root)).items())
+        folders = dict(cohort_paths(root).items())
     else:
-        found = {None: Path(root)}
-    for cohort, folder in found.items():
-        which = "the CAPS folder" if cohort is None else f"the CAPS folder of cohort {cohort!r}"
+        folders = {None: Path(root)}
+    for cohort, folder in folders.items():
+        where = f"{folder}{'' if cohort is None else f' (cohort {cohort!r})'}"
         if not folder.is_dir():
-            raise NotFoundError(f"{which}, {folder}, does not exist")
+            raise NotFoundError(f"{where}: the CAPS folder does not exist")
         if not (folder / "subjects").is_dir():
-            raise NotFoundError(
-                f"{which}, {folder}, holds no folder 'subjects'; is it the output of Clinica?"
-            )
-    return found
+            raise NotFoundError(f"{where}: no folder 'subjects'; expected an output folder of Clinica")
+    return folders
 
 
-def cohort_paths(table: Path) -> dict[str, Path]:
-    """The `path` of each `cohort` of a multi-cohort TSV."""
+def cohort_paths(table: Path_) -> dict[str, Path]:
+    """Return the `path` of each `cohort` of a multi-cohort TSV."""
     frame = read_table(table, required=("cohort", "path"))
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for cohort, given in zip(frame["cohort"], frame["path"], strict=True):
         if not isinstance(cohort, str) or not isinstance(given, str):
-            raise TableError(f"{table}: a cohort or path is missing; each row needs both")
-        if cohort in found:
-            raise TableError(f"{table}: the cohort {cohort!r} is there twice")
-        beside = table.parent / given
-        found[cohort] = beside if beside.exists() or not Path(given).exists() else Path(given)
-    return found
+            raise TableError(f"{table}: cohort={cohort!r}, path={given!r}; expected both in each row")
+        if cohort in paths:
+            raise TableError(f"{table}: cohort={cohort!r} occurs twice; expected one row per cohort")
+        relative_to_table = Path(table).parent / given
+        use_table = relative_to_table.exists() or not Path(given).exists()
+        paths[cohort] = relative_to_table if use_table else Path(given)
+    return paths
 
 
-def find(
-    folder: Path, participant: str, session: str, preprocessing: Preprocessing, what: str
+def find_source(
+    folder: Path, participant_id: str, session_id: str, cohort: str | None, preprocessing: Preprocessing
 ) -> Source | None:
-    """Find the image of a session.
+    """Return the location of a session's image, or None if the image is missing.
 
     Parameters
     ----------
     folder
-        The CAPS folder.
-    participant, session
-        As in the folders' names.
+        CAPS folder.
+    participant_id, session_id, cohort
+        Identity of the image.
     preprocessing
-        Which of the session's images.
-    what
-        Which image it is, for messages.
-
-    Returns
-    -------
-    source
-        None if there is none.
+        Pipeline that wrote the image.
 
     Raises
     ------
     ImageError
-        There are several.
+        If several files match.
     """
-    session_folder = folder / "subjects" / participant / session
-    start = f"{participant}_{session}"
-    images = _niftis(session_folder, start, preprocessing)
-    if len(images) > 1:
-        raise ImageError(f"{what}: {len(images)} files match, expected one: {', '.join(map(str, images))}")
-    if images:
-        name = images[0].name
-        stem = name.removesuffix(".gz").removesuffix(".nii")
-        return Source(what, session_folder, stem, images[0], preprocessing.prepared_folder)
-    stems = _prepared(session_folder, start, preprocessing)
-    if len(stems) > 1:
-        raise ImageError(f"{what}: {len(stems)} prepared tensors match, expected one: {', '.join(stems)}")
-    return Source(what, session_folder, stems[0], None, preprocessing.prepared_folder) if stems else None
+    session = folder / "subjects" / participant_id / session_id
+    start = f"{participant_id}_{session_id}"
+    found = _niftis(session, start, preprocessing) or _tensors(session, start, preprocessing)
+    if not found:
+        return None
+    stem = found[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix(".pt")
+    nifti = found[0] if found[0].suffix != ".pt" else None
+    source = Source(participant_id, session_id, cohort, session, stem, nifti, preprocessing.prepared_folder)
+    if len(found) > 1:
+        raise ImageError(
+            f"{source.name}: {len(found)} files match; expected one of {', '.join(map(str, found))}"
+        )
+    return source
 
 
-def _niftis(session_folder: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
+def _niftis(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
     if preprocessing.folder:
-        folder = session_folder / preprocessing.folder
-        names = _names(folder)
+        folder = session / preprocessing.folder
+        names = list_names(folder)
         return [folder / f"{start}{end}" for end in preprocessing.endings if f"{start}{end}" in names]
     found = []
-    for place, folders, files in os.walk(session_folder):
+    for place, folders, files in os.walk(session):
         folders[:] = sorted(name for name in folders if name != PREPARED)
         found += [Path(place, name) for name in sorted(files) if _matches(name, start, preprocessing.endings)]
     return found
 
 
-def _prepared(session_folder: Path, start: str, preprocessing: Preprocessing) -> list[str]:
-    names = _names(session_folder / PREPARED / "image_based" / preprocessing.prepared_folder)
-    ends = [f"{end.removesuffix('.gz').removesuffix('.nii')}.pt" for end in preprocessing.endings]
+def _tensors(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
+    folder = session / PREPARED / "image_based" / preprocessing.prepared_folder
+    ends = tuple(f"{end.removesuffix('.gz').removesuffix('.nii')}.pt" for end in preprocessing.endings)
+    names = list_names(folder)
     if preprocessing.folder:
-        return [f"{start}{end}"[:-3] for end in ends if f"{start}{end}" in names]
-    return [name[:-3] for name in sorted(names) if _matches(name, start, tuple(ends))]
+        return [folder / f"{start}{end}" for end in ends if f"{start}{end}" in names]
+    return [folder / name for name in sorted(names) if _matches(name, start, ends)]
 
 
 def _matches(name: str, start: str, endings: tuple[str, ...]) -> bool:
     return name.startswith(f"{start}_") and name.endswith(endings)
 
 
-def _names(folder: Path) -> set[str]:
-    # One listing answers for all candidates, and tells files whose names differ only in case apart.
+def list_names(folder: Path) -> set[str]:
+    """Return the names in a folder, or an empty set if it does not exist."""
+    # One listing answers for all candidates, and distinguishes names that differ only in case.
     try:
         return set(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from neurocnn.data.preprocessing import named
+from neurocnn.data.preprocessing import as_preprocessing
 from neurocnn.data.synthetic.person import Floats, Person, draw_person
 from neurocnn.data.synthetic.phantom import Contrast, scan
 from neurocnn.errors import SettingError, suggestion
@@ -170,7 +170,7 @@ def _in_threads(make: Callable[[int], None], indices: Sequence[int], n_workers: 
 
 def image_path(participant_id: str, preprocessing: str) -> Path:
     """Where a participant's image lies below the CAPS root."""
-    kind = named(preprocessing)
+    kind = as_preprocessing(preprocessing)
     name = f"{participant_id}_{SESSION}{kind.endings[0]}"
     return Path("subjects", participant_id, SESSION, kind.folder, name)
 

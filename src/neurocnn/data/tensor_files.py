@@ -1,0 +1,127 @@
+"""The file of one prepared tensor: its name, its content, and the NIfTI file that it was made from.
+
+Names and content are those of ``clinicadl prepare-data``: a plain float32 tensor of the voxels in the file's order. A
+tensor of neurocnn has one more record, which torch ignores: which NIfTI and which voxels it was made from, so that a
+tensor of an image that has changed since is recognised.
+"""
+
+import contextlib
+import io
+import json
+import os
+import struct
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neurocnn.errors import CheckpointError, ImageError
+from neurocnn.storage.files import write_whole
+from neurocnn.storage.tensors import load_tensors
+
+_RECORD = "archive/neurocnn.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Voxels that a prepared tensor was made from.
+
+    Parameters
+    ----------
+    source
+        `fingerprint` of the NIfTI file; empty if there was none.
+    part
+        Box and mask of the part; empty for the complete image.
+    """
+
+    source: str
+    part: str = ""
+
+
+def fingerprint(nifti: Path) -> str:
+    """Return a short text that changes if the voxels of a NIfTI file change, after one small read.
+
+    It consists of the checksum and length at the end of a gzip file, or of the modification time of another file.
+    """
+    status = nifti.stat()
+    if not nifti.name.endswith(".gz"):
+        return f"nii-{status.st_size}-{status.st_mtime_ns}"
+    with open(nifti, "rb") as file:
+        file.seek(-min(8, status.st_size), os.SEEK_END)
+        trailer = file.read(8).rjust(8, b"\0")
+    checksum, length = struct.unpack("<II", trailer)
+    return f"gz-{status.st_size}-{checksum:08x}-{length}"
+
+
+def part_stem(stem: str, descriptor: str) -> str:
+    """Return the name of a part's tensor: the part's descriptor is inserted before the last ``_``.
+
+    Examples
+    --------
+    >>> part_stem("sub-1_ses-M00_space-X_desc-Crop_T1w", "roi-hippocampus")
+    'sub-1_ses-M00_space-X_desc-CropRoi_roi-hippocampus_T1w'
+    """
+    if descriptor.startswith("roi-"):
+        stem = stem.replace("_desc-Crop_", "_desc-CropRoi_")
+    before, _, last = stem.rpartition("_")
+    return f"{before}_{descriptor}_{last}"
+
+
+def write_prepared(voxels: Tensor, path: Path, origin: Origin) -> None:
+    """Write a prepared tensor (1, D, H, W), or a part of it, completely or not at all."""
+    buffer = io.BytesIO()
+    torch.save(voxels.contiguous(), buffer)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(_RECORD, json.dumps(asdict(origin)))
+    with write_whole(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def read_origin(path: Path) -> Origin | None:
+    """Return the origin of a prepared tensor, or None if another program wrote it."""
+    with contextlib.suppress(zipfile.BadZipFile, KeyError, ValueError, OSError, NotImplementedError):
+        with zipfile.ZipFile(path) as archive:
+            record = json.loads(archive.read(_RECORD))
+        return Origin(str(record["source"]), str(record["part"]))
+    return None
+
+
+def is_made_from(path: Path, nifti: Path) -> bool | None:
+    """Return True if a prepared tensor was made from the present content of a NIfTI file, None if unknown."""
+    origin = read_origin(path)
+    if origin is not None:
+        return True if origin.source == fingerprint(nifti) else None
+    # Tensors of other programs have no record of their origin: a later modification time has to do.
+    return True if path.stat().st_mtime_ns >= nifti.stat().st_mtime_ns else None
+
+
+def open_prepared(path: Path, name: str, *, verify: bool, mmap: bool = True) -> Tensor:
+    """Return the tensor of a file.
+
+    Parameters
+    ----------
+    path
+        The ``.pt`` file.
+    name
+        Name of the image, for messages.
+    verify
+        Whether to compare the file's checksums.
+    mmap
+        Whether to map the file into memory instead of reading it.
+
+    Raises
+    ------
+    ImageError
+        If it is damaged, unsafe, or not a float32 tensor.
+    """
+    remedy = "delete it, or write it again with caps.prepare()"
+    try:
+        voxels = load_tensors(path, mmap=mmap, verify=verify)
+    except CheckpointError as error:
+        raise ImageError(f"{name}: the prepared tensor cannot be used: {error}; {remedy}") from error
+    if not isinstance(voxels, Tensor) or voxels.dtype != torch.float32:
+        found = f"a tensor of {voxels.dtype}" if isinstance(voxels, Tensor) else f"a {type(voxels).__name__}"
+        raise ImageError(f"{name}: {path}: found {found}; expected a float32 tensor; {remedy}")
+    return voxels
