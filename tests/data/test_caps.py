@@ -141,7 +141,7 @@ def test_cohorts_that_differ_between_two_tables_are_refused(tmp_path: Path):
     ("text", "message"),
     [
         ("cohort\tpath\nA\tx\nA\ty\n", "twice"),
-        ("cohort\tpath\nA\tn/a\n", "needs both"),
+        ("cohort\tpath\nA\tn/a\n", "expected both"),
         ("cohort\tfolder\nA\tx\n", "'path' is missing"),
         ("cohort\tpath\nA\tnowhere\n", "cohort 'A'"),
     ],
@@ -207,7 +207,7 @@ def test_a_setting_that_makes_no_sense_is_refused(tmp_path: Path):
         Caps(root, nan_voxels="ignore")
     with pytest.raises(SettingError, match="cache_bytes"):
         Caps(root, cache_bytes=-1)
-    with pytest.raises(SettingError, match="mapping from names"):
+    with pytest.raises(SettingError, match="mapping from cohorts"):
         Caps({})
 
 

@@ -34,9 +34,9 @@ from neurocnn.data import (
     T1Linear,
     WholeImage,
 )
-from neurocnn.data import prepare as prepare_module
 from neurocnn.data import images as images_module
 from neurocnn.data import nifti as nifti_module
+from neurocnn.data import prepare as prepare_module
 from neurocnn.errors import ImageError, SettingError
 
 BOX = ((1, 4), (2, 6), (0, 3))

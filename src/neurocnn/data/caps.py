@@ -16,8 +16,7 @@ from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
 from neurocnn.data.sources import Root, Source, cohort_folders, find_source
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
 from neurocnn.errors.arguments import check_choice, check_integer
-from neurocnn.storage.identity import COHORT, REQUIRED
-from neurocnn.storage.tables import check_ids
+from neurocnn.storage.identity import COHORT, REQUIRED, check_ids
 
 
 @dataclass(frozen=True, eq=False)

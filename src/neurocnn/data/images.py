@@ -201,8 +201,8 @@ class Images:
         first, example = self.first.setdefault(source.cohort, (grid, source.name))
         if grid.shape != first.shape:
             raise ImageError(
-                f"{source.name}: shape={grid.shape}; expected {first.shape}, as {example}: unlike the rest of "
-                "its cohort; use images of the same preprocessing only"
+                f"{source.name}: shape={grid.shape}, unlike the rest of the cohort: {example} has {first.shape}; "
+                "use only images of one preprocessing"
             )
         if grid.affine is None:
             return
@@ -212,7 +212,7 @@ class Images:
         found, expected = orientation_of(grid.affine), orientation_of(first.affine)
         if found != expected:
             raise ImageError(
-                f"{source.name}: orientation={found}; expected {expected}, as {example}; "
+                f"{source.name}: orientation={found}, unlike the rest of the cohort: {example} has {expected}; "
                 'reorient all images with Caps(..., orientation="RAS")'
             )
 
