@@ -12,8 +12,8 @@ from neurocnn.storage.identity import describe_row
 from neurocnn.storage.tables import read_table
 
 PREPARED = "deeplearning_prepare_data"
-Path_ = str | os.PathLike[str]
-Root = Path_ | Mapping[str, Path_]
+PathLike = str | os.PathLike[str]
+Root = PathLike | Mapping[str, PathLike]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def cohort_folders(root: Root) -> dict[str | None, Path]:
     return folders
 
 
-def cohort_paths(table: Path_) -> dict[str, Path]:
+def cohort_paths(table: PathLike) -> dict[str, Path]:
     """Return the `path` of each `cohort` of a multi-cohort TSV."""
     frame = read_table(table, required=("cohort", "path"))
     paths: dict[str, Path] = {}
