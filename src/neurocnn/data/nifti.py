@@ -7,7 +7,6 @@ the checksum of the gzip stream is compared before a voxel is used.
 
 import io
 import math
-import os
 import zlib
 from dataclasses import dataclass
 from functools import cache
