@@ -55,7 +55,7 @@ def test_a_missing_file_names_the_near_ones(tmp_path: Path):
     with pytest.raises(NotFoundError, match=r"did you mean 'labels\.tsv'") as caught:
         read_table(tmp_path / "label.tsv")
     assert isinstance(caught.value, FileNotFoundError)
-    with pytest.raises(NotFoundError, match="no TSV files"):
+    with pytest.raises(NotFoundError, match="contains no TSV files"):
         read_table(tmp_path / "nowhere" / "label.tsv")
     with pytest.raises(TableError, match="this is a folder"):
         read_table(tmp_path)
@@ -70,10 +70,10 @@ FAULTS = {
         "'session_id' is missing; did you mean 'session'",
     ),
     "comma-separated": ((HEADER + ROW).replace("\t", ","), "line 1: columns seem to be separated by commas"),
-    "ragged: too many": (HEADER + ROW + "sub-002\tses-M00\tCN\t70\t29\n", "line 3: 5 cells, expected 4"),
-    "ragged: too few": (HEADER + ROW + "sub-002\tses-M00\tCN\n", "line 3: 3 cells, expected 4"),
-    "blank line within": (HEADER + "\n" + ROW, "line 2: 0 cells, expected 4"),
-    "column twice": (HEADER.replace("age", "diagnosis") + ROW, "'diagnosis' is there twice"),
+    "ragged: too many": (HEADER + ROW + "sub-002\tses-M00\tCN\t70\t29\n", "line 3: 5 cells; expected 4"),
+    "ragged: too few": (HEADER + ROW + "sub-002\tses-M00\tCN\n", "line 3: 3 cells; expected 4"),
+    "blank line within": (HEADER + "\n" + ROW, "line 2: 0 cells; expected 4"),
+    "column twice": (HEADER.replace("age", "diagnosis") + ROW, "'diagnosis' occurs twice"),
     "same image twice": (
         HEADER + ROW + "sub-002\tses-M00\tCN\t70\n" + ROW,
         "line 2 and line 4 are both sub-001 ses-M00",
@@ -86,9 +86,9 @@ FAULTS = {
     "id missing": (HEADER + "n/a\tses-M00\tAD\t70\n", "line 2: participant_id=nan"),
     "not UTF-8": (
         (HEADER + ROW).encode() + "sub-002\tses-M00\tdément\t70\n".encode("latin-1"),
-        "line 3: byte 0xe9 is not UTF-8",
+        "line 3: byte 0xe9 found; expected UTF-8",
     ),
-    "NUL": (HEADER + ROW + "sub-002\tses-M00\tA\0D\t70\n", "line 3: there is a NUL"),
+    "NUL": (HEADER + ROW + "sub-002\tses-M00\tA\0D\t70\n", "line 3: NUL byte"),
     "unclosed quote": (HEADER + ROW + 'sub-002\tses-M00\t"AD\t70\n', "line 3: a quote is"),
     "quote closed on another line": (
         HEADER + 'sub-001\tses-M00\t"AD\t70\nsub-002\tses-M00\tAD"\t70\n',
@@ -96,11 +96,11 @@ FAULTS = {
     ),
     "spaces around a value": (
         HEADER + ROW.replace("AD", "AD "),
-        "line 2: there are spaces around the diagnosis 'AD '",
+        "line 2: spaces around the diagnosis 'AD '",
     ),
     "spaces around a name": (
         HEADER.replace("age", " age") + ROW,
-        "line 1: there are spaces around the column name ' age'",
+        "line 1: spaces around the column name ' age'",
     ),
     "slash in an id": (HEADER + ROW.replace("001", "0/1"), "line 2: participant_id='sub-0/1'"),
     "dots in an id": (HEADER + ROW.replace("M00", ".."), "line 2: session_id='ses-..'"),
@@ -197,7 +197,7 @@ def test_missing_values_are_written_as_n_a(tmp_path: Path):
 
 @pytest.mark.parametrize("value", ["a\nb", " a", "a ", "a\r"])
 def test_a_value_that_could_not_be_read_back_is_not_written(tmp_path: Path, value: str):
-    with pytest.raises(TableError, match="cannot write"):
+    with pytest.raises(TableError, match="which a TSV file cannot keep"):
         write_table(pd.DataFrame({"x": [value]}), tmp_path / "t.tsv")
     assert os.listdir(tmp_path) == []
 

@@ -1,9 +1,9 @@
-"""What can go wrong, by kind.
+"""Kinds of errors.
 
-Every error of neurocnn is a `NeurocnnError` and the fitting builtin too, so that both
-``except nc.NeurocnnError`` and ``except ValueError`` work. Its one argument is the whole message: what is
-wrong, where, what was found and expected, and what to do. Nothing but the message is stored, so that every
-error survives pickling on its way out of a worker process.
+Every error of neurocnn is a `NeurocnnError` and also of the builtin kind that fits, so that both
+``except nc.NeurocnnError`` and ``except ValueError`` work. Its one argument is the complete message: where, what was
+found, what was expected, and what to do. Only the message is stored, so that every error survives pickling when a
+worker process raises it.
 """
 
 from collections.abc import Iterable
@@ -11,18 +11,18 @@ from difflib import get_close_matches
 
 
 class NeurocnnError(Exception):
-    """Any error that neurocnn raises on purpose."""
+    """Base class of all errors that neurocnn raises on purpose."""
 
 
 class SettingError(NeurocnnError, ValueError):
-    """An argument that makes no sense."""
+    """An argument that cannot be used."""
 
 
 class NotFoundError(NeurocnnError, FileNotFoundError):
-    """A file or folder that should be there is not."""
+    """A missing file or folder."""
 
     def __str__(self) -> str:
-        # OSError would show its arguments as a tuple once there are several.
+        # OSError shows its arguments as a tuple if it has several.
         return str(self.args[0])
 
 
@@ -35,7 +35,7 @@ class ImageError(NeurocnnError, ValueError):
 
 
 class LeakError(NeurocnnError, ValueError):
-    """A participant stands in two sets that must be apart."""
+    """A participant who is in two sets that must not share participants."""
 
 
 class ModelError(NeurocnnError, ValueError):
@@ -47,23 +47,23 @@ class CheckpointError(NeurocnnError, ValueError):
 
 
 class StorageError(NeurocnnError, OSError):
-    """A file that cannot be written: full disk, read-only folder; its arguments are those of `OSError`."""
+    """A file that cannot be read, written or locked. Its arguments are those of `OSError`."""
 
 
 class TrainingError(NeurocnnError, RuntimeError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""
 
 
 class InUseError(NeurocnnError, RuntimeError):
-    """Another process works on the same split and network."""
+    """Another process that works on the same split and network."""
 
 
 class MissingExtraError(NeurocnnError, ImportError):
-    """An optional package that an extra of neurocnn would bring is not installed."""
+    """An optional package, part of an extra of neurocnn, that is not installed."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the near ones, and all there are.
+    """Return the end of an error message about an unknown name: similar names, and all known ones.
 
     >>> suggestion("Conv4_FC", ["Conv4_FC3", "resnet18"])
     "did you mean 'Conv4_FC3'? There are: Conv4_FC3, resnet18"

@@ -108,7 +108,10 @@ def check_number(
     neurocnn.errors.SettingError: tolerance=1; expected a finite number ≥ 0 and < 1
     """
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # 10**400
+            number = math.inf
         if (
             math.isfinite(number)
             and (minimum is None or number >= minimum)

@@ -1,4 +1,7 @@
-"""Files that are written completely and read strictly. The lowest layer: it imports only `errors`."""
+"""Files that are written completely and read strictly. The lowest layer: it imports only `errors`.
+
+Its import has one global effect, see `locks`: functions that run in forked children.
+"""
 
 from neurocnn.storage.files import remove_leftovers, write_whole
 from neurocnn.storage.locks import hold

@@ -17,20 +17,20 @@ from neurocnn.errors import StorageError
 
 @contextlib.contextmanager
 def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file that takes its name only when all of it is on the disk.
+    """Open a file that gets its name only after all of it is on the disk.
 
     Parameters
     ----------
     path
-        The final name; its folder is made where there is none. What stood there stays until the block ends
-        well, and for good if it does not.
+        The final path. Its folder is created if missing. An existing file is replaced when the block ends, and kept
+        if the block raises.
     mode
         ``"wb"`` or ``"w"`` (UTF-8 with plain line feeds).
 
     Raises
     ------
     StorageError
-        With `path` in it: full disk, read-only folder.
+        If the file cannot be written (full disk, read-only folder). The message contains `path`.
 
     Examples
     --------
@@ -41,13 +41,13 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
-        # Not tempfile: its files are private, whatever the user's umask says of shared results.
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        temporary = str(beside)
+        name = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+        # tempfile would make the file private, against the user's umask for shared results.
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        temporary = name
         with os.fdopen(descriptor, mode, **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
@@ -56,16 +56,16 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
     except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
         if isinstance(error, OSError) and error.errno is not None:
             raise StorageError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
         raise
 
 
 def remove_leftovers(*paths: Path) -> None:
-    """Remove what `write_whole` left beside these files when it was killed.
+    """Remove the temporary files of killed processes that were writing these files.
 
-    Nobody may be writing them, which a lock that the caller holds tells.
+    The caller must hold a lock under which alone the files are written.
 
     Examples
     --------

@@ -1,66 +1,89 @@
-"""Locks that are released when their process ends."""
+"""Locks that the system releases when their process ends, however it ends.
+
+They come from filelock, which uses ``flock`` (on Windows ``msvcrt``). Two properties are needed that it has since
+version 4: a process that finds the lock taken leaves the note of the holder in the file, and a forked child closes the
+file, so that a worker that outlives its killed parent does not keep the lock. filelock registers functions with
+`os.register_at_fork` for that when it is imported.
+
+Without ``fcntl`` (some builds of Python for small systems) filelock can only create a marker file. Two runs are kept
+apart there too, but the marker of a run that was killed on another machine may have to be deleted by hand.
+"""
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-from neurocnn.errors import InUseError
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from neurocnn.errors import InUseError, StorageError
 
 
 @contextlib.contextmanager
-def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock for as long as the block runs; the kernel lets go of it if the process dies.
+def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iterator[BaseFileLock]:
+    """Hold a lock while the block runs. The system releases it if the process dies.
 
     Parameters
     ----------
     path
-        The lock's file, made where there is none. It stays: removing it would let two processes lock
-        two files of one name.
+        Path of the lock file, created if missing. It is kept: after a removal two processes could lock two files of
+        one name.
     what
-        What is held, for the message to the second process.
+        Name of the protected files, for the message to a second process.
     wait
-        Wait until the other process lets go instead of raising.
+        Wait until the other process releases the lock, instead of raising.
+
+    Yields
+    ------
+    lock
+        The lock, which `remove_leftovers` requires.
 
     Raises
     ------
     InUseError
-        Another process holds it; the message says which.
+        If another process holds the lock. The message contains its host and process id.
+    StorageError
+        If the file cannot be locked: read-only folder, another user's file, a link, a disk without locks.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            raise InUseError(
-                f"{what} is held by another process ({file.read().strip() or 'unknown'}, lock {path}); "
-                "wait until it has ended, or choose another folder"
-            ) from None
-        file.truncate(0)
-        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-        file.flush()
-        _held.add(file)
-        try:
-            yield
-        finally:
-            _held.discard(file)
-            if not file.closed:
-                file.truncate(0)
+    # A marker file has a note of its own.
+    note: dict[str, Any] = {} if issubclass(FileLock, SoftFileLock) else {"on_acquired": _write_note}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, -1 if wait else 0, thread_local=False, fallback_to_soft=False, **note)
+        lock.acquire()
+    except Timeout:
+        raise InUseError(
+            f"{what}: held by another process ({_read_note(path)}, lock {path}); wait until it has ended, or choose "
+            "another folder"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            error.errno,
+            f"{what} cannot be locked: {error.strerror or error}; choose a folder that you may write, on a disk with "
+            "file locks",
+            str(path),
+        ) from error
+    try:
+        yield lock
+    finally:
+        lock.release()
 
 
-_held: set[IO[str]] = set()
+def _write_note(descriptor: int) -> None:
+    # A second name would be a link to a file of somebody else, which the note must not replace.
+    if os.fstat(descriptor).st_nlink > 1:
+        raise OSError(errno.EMLINK, "the lock file has several names (hard links)")
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
 
 
-def _let_go() -> None:
-    # A forked worker would keep the lock for as long as it outlives its killed parent.
-    for file in _held:
-        file.close()
-
-
-os.register_at_fork(after_in_child=_let_go)
+def _read_note(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", errors="replace")[:200].strip() or "unknown"
+    except OSError:  # Windows denies access to locked bytes
+        return "unknown"

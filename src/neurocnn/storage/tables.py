@@ -1,8 +1,8 @@
 """Reading and writing TSV tables strictly.
 
-A table that is read wrongly trains a network on wrong labels and says nothing. Therefore nothing is guessed:
-a ragged line, a double row, a stray space or an id that is none is an error with its line, and only ``n/a``
-and the empty cell are missing values. Ids stay the text that they are.
+A network would be trained on wrong labels without notice if a table were read wrongly. Therefore nothing is guessed: a
+ragged line, a repeated row, a stray space or a malformed id is an error that names the line, and only ``n/a`` and the
+empty cell are missing values. Ids are never converted to numbers.
 """
 
 import csv
@@ -27,28 +27,28 @@ _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
 def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED) -> pd.DataFrame:
-    """Read a tab-separated table, or say exactly what is wrong with it.
+    """Read a tab-separated table.
 
     Parameters
     ----------
     path
         A TSV file in UTF-8 with one line of column names.
     required
-        Columns that must be there. Where `participant_id` and `session_id` are among them, they are checked
-        (``sub-…``, ``ses-…``) and no two rows may be of the same cohort, participant, session and part.
+        Required columns. If `participant_id` and `session_id` are among them, their values are checked (``sub-…``,
+        ``ses-…``), and no two rows may have the same cohort, participant, session and part.
 
     Returns
     -------
     frame
-        One row a line. A column of numbers alone is numeric, any other is text; ids and `cohort` are text
-        always, and so is a column with leading zeros. ``n/a`` and empty cells are missing; "NA" is text.
+        One row per line. A column is numeric if all its values are numbers without leading zeros, otherwise text;
+        ids and `cohort` are always text. ``n/a`` and empty cells are missing values; "NA" is text.
 
     Raises
     ------
     NotFoundError
-        There is no such file; the message names the near ones.
+        If the file does not exist. The message lists similar names.
     TableError
-        With the line, what was found and what was expected.
+        If the content is not such a table. The message names the line.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
     header, rows, lines = _cells(path)
     check_columns(header, required, path)
     if not rows:
-        raise TableError(f"{path}: the table has a header and no rows")
+        raise TableError(f"{path}: the table has a header and no rows; expected at least one row")
     columns = {name: _column([row[i] for row in rows], text=name in IMAGE) for i, name in enumerate(header)}
     frame = pd.DataFrame(columns, columns=header)
     if set(REQUIRED) <= set(required):
@@ -70,21 +70,21 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table so that `read_table` gives it back: whole or not at all, floats to their last bit.
+    """Write a table completely or not at all, with floats that `read_table` returns to the last bit.
 
     Parameters
     ----------
     frame
-        Its index is not written. Missing values become ``n/a``.
+        The table. Its index is not written. Missing values become ``n/a``.
     path
-        The TSV file; its folder is made where there is none.
+        Path of the TSV file. Its folder is created if missing.
 
     Raises
     ------
     TableError
-        A value that could not be read back: a line break, or spaces around it.
-    OSError
-        With the path: full disk, read-only folder.
+        If a value could not be read back: it contains a line break, or starts or ends with a space.
+    StorageError
+        If the file cannot be written (full disk, read-only folder). The message contains `path`.
 
     Examples
     --------
@@ -98,11 +98,11 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 
 def format_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> str:
-    """The text that `write_table` writes to `path`."""
+    """Return the text that `write_table` writes to `path`."""
     names = [str(name) for name in frame.columns]
     for name in names:
         if names.count(name) > 1:
-            raise TableError(f"{path}: cannot be written, its column {name!r} is there twice")
+            raise TableError(f"{path}: the column {name!r} occurs twice; rename or remove one")
     columns = [_texts(frame.iloc[:, i], name, path) for i, name in enumerate(names)]
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
@@ -112,8 +112,8 @@ def format_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> str:
 
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """The header, the rows as text, and the line that each row stands on."""
-    # Not `splitlines`: it would break lines at characters that are part of a text.
+    """Return the header, the rows as text, and the line number of each row."""
+    # `splitlines` would also break lines at characters that are part of a text.
     reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter="\t", strict=True)
     header: list[str] = []
     rows: list[list[str]] = []
@@ -123,7 +123,9 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         for cells in reader:
             line, started = started, reader.line_num + 1
             if reader.line_num > line or any("\n" in cell or "\r" in cell for cell in cells):
-                raise TableError(f"{path}, line {line}: a quote is opened and not closed on the line")
+                raise TableError(
+                    f"{path}, line {line}: a quote is opened and not closed on the line; close it"
+                )
             if not header:
                 header = cells
                 _check_header(header, path)
@@ -131,73 +133,73 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             if not cells:
                 blank = blank or line
                 continue
-            if blank:  # blank lines may only end the file
+            if blank:  # Blank lines are allowed at the end of the file only.
                 _check_cells([], header, path, blank)
             _check_cells(cells, header, path, line)
             rows.append(cells)
             lines.append(line)
     except csv.Error as error:
-        raise TableError(f"{path}, line {started}: a quote is not closed ({error})") from None
+        raise TableError(f"{path}, line {started}: a quote is not closed ({error}); close it") from None
     if not header:
-        raise TableError(f"{path}: the table is empty; expected a line of column names")
+        raise TableError(f"{path}: the table is empty; expected a line of column names and at least one row")
     return header, rows, lines
 
 
 def _text(path: Path) -> str:
     if path.is_dir():
-        raise TableError(f"{path}: this is a folder, expected a TSV file")
+        raise TableError(f"{path}: this is a folder; expected a TSV file")
     if not path.is_file():
         near = sorted(entry.name for entry in path.parent.glob("*.tsv")) if path.parent.is_dir() else []
-        hint = suggestion(path.name, near) if near else f"{path.parent} holds no TSV files"
-        raise NotFoundError(f"{path}: there is no such table; {hint}")
+        hint = suggestion(path.name, near) if near else f"{path.parent} contains no TSV files"
+        raise NotFoundError(f"{path}: the table does not exist; {hint}")
     content = path.read_bytes()
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise TableError(f"{path}, line {line}: there is a NUL byte; the file is damaged or no text")
+        raise TableError(f"{path}, line {line}: NUL byte found; expected text; restore the file from a copy")
     try:
         # "utf-8-sig" drops the byte-order mark that spreadsheets write.
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise TableError(
-            f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8; save the table as UTF-8"
+            f"{path}, line {line}: byte {content[error.start]:#04x} found; expected UTF-8; save the table as UTF-8"
         ) from None
 
 
 def _check_header(header: list[str], path: Path) -> None:
     if not header or not any(name.strip() for name in header):
-        raise TableError(f"{path}: the table is empty; expected a line of column names")
+        raise TableError(f"{path}: the table is empty; expected a line of column names and at least one row")
     if len(header) == 1:
         for sign, name in ((",", "commas"), (";", "semicolons")):
             if sign in header[0]:
                 raise TableError(
-                    f"{path}, line 1: columns seem to be separated by {name}, expected tabs: {header[0]!r}"
+                    f"{path}, line 1: columns seem to be separated by {name}; expected tabs; found {header[0]!r}"
                 )
     for name in header:
         if name != name.strip():
-            raise TableError(f"{path}, line 1: there are spaces around the column name {name!r}; remove them")
+            raise TableError(f"{path}, line 1: spaces around the column name {name!r}; remove them")
         if not name and header.index(name) > 0:
-            raise TableError(f"{path}, line 1: column {header.index(name) + 1} has no name")
+            raise TableError(f"{path}, line 1: column {header.index(name) + 1} has no name; add one")
         if header.count(name) > 1:
-            raise TableError(f"{path}, line 1: the column {name!r} is there twice")
+            raise TableError(f"{path}, line 1: the column {name!r} occurs twice; rename or remove one")
 
 
 def _check_cells(cells: list[str], header: list[str], path: Path, line: int) -> None:
     if len(cells) != len(header):
         raise TableError(
-            f"{path}, line {line}: {len(cells)} cells, expected {len(header)} as in the header "
+            f"{path}, line {line}: {len(cells)} cells; expected {len(header)} as in the header "
             f"({', '.join(header)}); found {cells!r}"
         )
     for name, cell in zip(header, cells, strict=True):
         if cell != cell.strip():
-            raise TableError(f"{path}, line {line}: there are spaces around the {name} {cell!r}; remove them")
+            raise TableError(f"{path}, line {line}: spaces around the {name} {cell!r}; remove them")
 
 
 def _column(cells: list[str], text: bool) -> pd.Series:
-    """The cells of one column, as numbers where all of them are."""
+    """Return one column: numbers if all its cells are numbers, otherwise text."""
     filled = [cell for cell in cells if cell not in MISSING]
     if text or not all(_is_number(cell) for cell in filled):
-        # pandas 3 has a dtype for text; in pandas 2 text is objects.
+        # pandas 3 has a dtype for text; pandas 2 stores text as objects.
         dtype = pd.Series(filled or ["text"]).dtype
         return pd.Series([math.nan if cell in MISSING else cell for cell in cells], dtype=dtype)
     if len(filled) == len(cells) and all(_INTEGER.fullmatch(cell) for cell in cells):
@@ -206,21 +208,22 @@ def _column(cells: list[str], text: bool) -> pd.Series:
 
 
 def _is_number(cell: str) -> bool:
-    # With leading zeros, or more digits than the machine's whole numbers have, it is a name: "001".
+    # A cell with leading zeros, or with more digits than int64 holds, is a name such as "001".
     if not _NUMBER.fullmatch(cell) or _LEADING_ZERO.match(cell):
         return False
     return bool(_INTEGER.fullmatch(cell)) or not cell.lstrip("+-").isdigit()
 
 
 def _texts(column: pd.Series, name: str, path: object) -> list[str]:
-    """The cells of one column as they are written."""
+    """Return the cells of one column as text."""
     texts = []
     for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True):
         # repr is the shortest text from which the same float is read.
         text = "n/a" if missing else repr(float(value)) if isinstance(value, float) else str(value)
         if text != text.strip() or "\n" in text or "\r" in text or "\0" in text:
             raise TableError(
-                f"{path}: cannot write {text!r} in {name}: spaces around it, or a line break, are lost"
+                f"{path}: {name}={text!r}; expected a value without line breaks and without spaces around it, "
+                "which a TSV file cannot keep; replace it"
             )
         texts.append(text)
     return texts

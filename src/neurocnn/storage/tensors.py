@@ -1,4 +1,4 @@
-"""Files of tensors: written completely or not at all, every checksum verified, nothing unpickled."""
+"""Files of tensors: written completely or not at all, all checksums verified, no code unpickled."""
 
 import copy
 import io
@@ -17,42 +17,40 @@ from neurocnn.storage.files import write_whole
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
-    """`torch.save` that appears whole or not at all.
+    """Write tensors with `torch.save`, completely or not at all.
 
     Parameters
     ----------
     content
-        Tensors and plain values (numbers, text, lists, dicts): what `load_tensors` will read. Numpy's numbers
-        become plain ones.
+        Tensors and plain values (numbers, text, lists, dicts). Scalars of numpy are stored as plain numbers.
     path
-        The file.
+        Path of the file.
 
     Raises
     ------
     CheckpointError
-        There is something else in it, which could never be read back; nothing is written.
+        If `content` has any other object, which `load_tensors` would refuse. Nothing is written.
     StorageError
-        The disk is full or the folder read-only.
+        If the file cannot be written (full disk, read-only folder).
     """
-    # torch's own writer reports a full disk as a RuntimeError without a path; bytes written by us do not.
+    # torch's own writer reports a full disk as a RuntimeError without a path; `write_whole` names the path.
     buffer = io.BytesIO()
     torch.save(plain(content), buffer)
     buffer.seek(0)
     unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
     if unsafe:
         raise CheckpointError(
-            f"{path}: is not written, for it could not be read again: {', '.join(sorted(unsafe))} are in it; keep "
-            "tensors, numbers, text, lists and dicts alone in states of networks, optimizers and schedulers"
+            f"{path}: not saved; found {', '.join(sorted(unsafe))}; expected only tensors, numbers, text, lists and "
+            "dicts in states of networks, optimizers and schedulers"
         )
     with write_whole(path) as file:
         file.write(buffer.getbuffer())
 
 
 def plain(content: Any) -> Any:
-    """Give content with Python's numbers and text in place of numpy's, in dicts, lists and tuples too.
+    """Return `content` with Python's numbers and text in place of numpy scalars, also inside dicts, lists and tuples.
 
-    Numpy's are subclasses of Python's or behave as they do, so that nobody sees them in a configuration; but they
-    are pickled as objects of numpy, which `load_tensors` refuses.
+    A numpy scalar behaves like a plain number, but it is pickled as an object of numpy, which `load_tensors` refuses.
 
     Examples
     --------
@@ -63,7 +61,8 @@ def plain(content: Any) -> Any:
         return content.item()
     if isinstance(content, dict):
         changed = {plain(key): plain(value) for key, value in content.items()}
-        new = copy.copy(content)  # with what a state dict has beside its entries
+        # A copy keeps the attributes of a state dict, such as its metadata.
+        new = copy.copy(content)
         new.clear()
         for key, value in changed.items():
             new[key] = value
@@ -80,45 +79,44 @@ def load_tensors(
     verify: bool = True,
     safe: Sequence[Callable[..., Any] | tuple[Callable[..., Any], str]] = (),
 ) -> Any:
-    """Read what `torch.save` wrote, on the CPU, checked and without unpickling code.
+    """Return the content of a file that `torch.save` wrote, on the CPU, without unpickling code.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     mmap
-        Leave the tensors' bytes in the file until they are used.
+        Read the tensors' bytes from the file only when they are used.
     verify
-        Compare each record's CRC-32 (torch writes it but does not check it). Files of torch
-        before 1.6 have none.
+        Compare each record's CRC-32, which torch writes but does not check. Files of torch before 1.6 have none.
     safe
-        Globals that ``weights_only`` shall allow besides its own.
+        Globals that ``weights_only`` allows in addition to its own.
 
     Raises
     ------
     NotFoundError
-        There is no such file.
+        If the file does not exist.
     CheckpointError
-        It is empty, truncated, damaged, no file of tensors, or would run code.
+        If the file is empty, truncated, damaged, not a file of tensors, or would run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise NotFoundError(f"{path}: there is no such file")
+        raise NotFoundError(f"{path}: the file does not exist")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path}: the file is empty; delete it and write it anew")
+        raise CheckpointError(f"{path}: the file is empty; delete it and write it again")
     with open(path, "rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
     if verify and zipped:
         damaged = _damaged_record(path)
         if damaged is not None:
             raise CheckpointError(
-                f"{path}: the checksum of {damaged} is wrong: the file is damaged; "
-                "restore it from a copy or write it anew"
+                f"{path}: the checksum of {damaged} is wrong: the file is damaged; restore it from a copy or write it "
+                "again"
             )
     if verify and _foreign_pickle(path, zipped):
         raise CheckpointError(
-            f"{path}: this is no file of tensors and plain values, and nothing else is loaded (a pickle that "
-            "torch.save has not written as it does by default)"
+            f"{path}: found a pickle that torch.save does not write by default; expected tensors and plain values; "
+            "nothing else is loaded"
         )
     try:
         with torch.serialization.safe_globals(list(safe)):
@@ -126,17 +124,18 @@ def load_tensors(
     except pickle.UnpicklingError as error:
         unsafe = [line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
         raise CheckpointError(
-            f"{path}: this is no file of tensors and plain values, and nothing else is loaded"
-            + (f" ({unsafe[0].strip()})" if unsafe else "")
+            f"{path}: found {unsafe[0].strip() if unsafe else 'another pickle'}; expected tensors and plain values; "
+            "nothing else is loaded"
         ) from error
-    except Exception as error:  # what an unpickler may raise on any bytes has no common kind
+    except Exception as error:  # An unpickler raises errors of any kind on damaged bytes.
         raise CheckpointError(
-            f"{path}: cannot be read as a file of tensors ({type(error).__name__}: {error}); "
-            "it is truncated, damaged or something else"
+            f"{path}: {type(error).__name__}: {error}; expected a file of tensors; it is truncated, damaged or of "
+            "another kind; restore it from a copy or write it again"
         ) from error
 
 
 def _damaged_record(path: Path) -> str | None:
+    """Return the name of the first record whose checksum is wrong, None if all are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip()
@@ -145,7 +144,7 @@ def _damaged_record(path: Path) -> str | None:
 
 
 def _foreign_pickle(path: Path, zipped: bool) -> bool:
-    """Whether the pickle in a file begins otherwise than torch's, in protocol 2; torch would only warn."""
+    """Return whether the pickle in a file is not of protocol 2, which torch.save writes. torch would only warn."""
     try:
         if not zipped:
             with open(path, "rb") as file:
@@ -155,5 +154,5 @@ def _foreign_pickle(path: Path, zipped: bool) -> bool:
                 names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
                 start = archive.open(names[0]).read(2) if names else b"\x80\x02"
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
-        return False  # damaged in another way, which torch will say
+        return False  # torch raises an error for other damage.
     return start[:1] == b"\x80" and start != b"\x80\x02"

@@ -1,0 +1,91 @@
+"""Rows are named and compared by their identity columns."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neurocnn.errors import TableError
+from neurocnn.storage.identity import (
+    IMAGE,
+    PART,
+    check_columns,
+    check_ids,
+    describe_row,
+    describe_rows,
+    key_columns,
+    person_columns,
+    shared_participants,
+)
+
+people = st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 5)), min_size=1, max_size=12)
+
+
+def table(rows: list[tuple[str, int]]) -> pd.DataFrame:
+    return pd.DataFrame({"cohort": [c for c, _ in rows], "participant_id": [f"sub-{i}" for _, i in rows]})
+
+
+@given(people, people)
+def test_shared_participants_are_the_intersection_of_cohort_and_participant(first, second):
+    both = {f"{c} sub-{i}" for c, i in first} & {f"{c} sub-{i}" for c, i in second}
+    assert shared_participants(table(first), table(second)) == sorted(both)
+
+
+@given(people, people)
+def test_without_a_cohort_on_both_sides_the_participant_decides(first, second):
+    both = {f"sub-{i}" for _, i in first} & {f"sub-{i}" for _, i in second}
+    one = table(first)
+    for other in (table(second).drop(columns="cohort"), table(second).assign(cohort=None)):
+        assert shared_participants(one, other) == sorted(both)
+        assert shared_participants(other, one) == sorted(both)
+
+
+def test_one_empty_cell_makes_the_cohort_not_count():
+    frame = table([("A", 1), ("A", 2)])
+    assert person_columns(frame) == ["cohort", "participant_id"]
+    frame.loc[1, "cohort"] = np.nan
+    assert person_columns(frame) == ["participant_id"]
+
+
+@given(st.permutations([*PART, "age"]))
+def test_keys_have_one_order(columns: list[str]):
+    assert key_columns(columns) == list(IMAGE)
+    assert key_columns(columns, PART) == list(PART)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA])
+def test_a_missing_id_is_left_out_of_a_name(missing: object):
+    row = {"cohort": missing, "participant_id": "sub-1", "session_id": "ses-1", "part_id": np.int64(2)}
+    assert describe_row(row) == "sub-1 ses-1 part 2"
+    assert describe_row(pd.Series(row)) == "sub-1 ses-1 part 2"
+
+
+def test_a_table_and_its_records_have_the_same_names():
+    frame = table([("A", i) for i in range(7)]).assign(session_id="ses-1", part_id=range(7), age=1)
+    expected = "A sub-0 ses-1 part 0, A sub-1 ses-1 part 1 and 5 more"
+    assert describe_rows(frame, most=2) == expected
+    assert describe_rows(frame.to_dict("records"), most=2) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["1", "sub-", "sub-a/b", "sub-a\\b", "sub-..", "sub-a b", "sub-a\n", "sub-\x07", 3, None]
+)
+def test_a_malformed_id_is_refused_with_its_row(value: object):
+    frame = pd.DataFrame({"participant_id": ["sub-1", value], "session_id": "ses-1"})
+    with pytest.raises(TableError, match=r"^sessions, row 1: participant_id="):
+        check_ids(frame, "sessions")
+
+
+def test_two_rows_of_one_part_are_both_named():
+    frame = pd.DataFrame({"participant_id": "sub-1", "session_id": "ses-1", "part_id": [0, 1, 0]})
+    with pytest.raises(
+        TableError, match="t: row 0 and row 2 are both sub-1 ses-1 part 0; expected one row each"
+    ):
+        check_ids(frame, "t")
+    check_ids(frame.iloc[:2], "t")
+
+
+def test_a_missing_column_is_named_with_similar_names():
+    with pytest.raises(TableError, match="t: the column 'session_id' is missing; did you mean 'session'"):
+        check_columns(pd.DataFrame({"session": ["x"]}), ["session_id"], "t")
