@@ -50,7 +50,7 @@ class NetworkFiles:
         self.state_folder = folder / "state" / network
         self.states = StateFiles(self.state_folder)
 
-    def hold(self) -> AbstractContextManager[None]:
+    def hold(self) -> AbstractContextManager[object]:
         """Return a context that prevents other processes from training the same network here."""
         if not self.writes:
             return nullcontext()
