@@ -1,4 +1,4 @@
-"""Votes against a loop that reads each image by itself, and what must not change them."""
+"""Votes equal a loop over single images and do not depend on the order of rows."""
 
 import time
 
@@ -101,7 +101,7 @@ def test_weights_join_by_part_id_and_not_by_position(table, weights):
 
 
 @given(predictions(), weights_of_six, st.integers(0, 5))
-def test_a_part_that_weighs_nothing_votes_like_one_that_is_not_there(table, weights, part_id):
+def test_a_part_of_weight_zero_votes_like_a_missing_part(table, weights, part_id):
     weights[part_id] = 0
     without = table[table["part_id"] != part_id]
     keys = keys_of(table)
@@ -200,7 +200,7 @@ def test_one_participant_of_two_cohorts_is_two_images():
     assert soft_vote(both)[["cohort", "predicted_label"]].values.tolist() == [["A", 1], ["B", 0]]
 
 
-def test_an_average_leaves_the_loss_and_text_out_and_takes_every_measure():
+def test_an_average_omits_loss_and_text_and_includes_every_metric():
     rows = {("sub-1", "ses-M00", j): [1.0] for j in (0, 1)}
     table = table_of(rows, mse=[0.1, 0.3], psnr=[20.0, 30.0], loss=[1.0, 2.0], scanner="x")
     table = table.drop(columns=["proba0", "predicted_label"])
@@ -209,14 +209,14 @@ def test_an_average_leaves_the_loss_and_text_out_and_takes_every_measure():
     ]
 
 
-def test_weights_that_are_all_zero_count_the_same_and_the_user_is_told():
+def test_weights_that_are_all_zero_become_equal_with_a_warning():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 1): [0.2, 0.8]})
     with pytest.warns(UserWarning, match="all weights are zero.*sub-1 ses-M00 part 0"):
         voted = soft_vote(table, {0: 0.0, 1: 0.0})
     pd.testing.assert_frame_equal(voted, soft_vote(table))
 
 
-def test_an_image_that_has_only_parts_of_weight_zero_is_named_and_the_others_vote_as_ever():
+def test_an_image_with_parts_of_weight_zero_only_is_named_and_the_others_vote_as_before():
     table = table_of(
         {
             ("sub-1", "ses-M00", 0): [0.9, 0.1],
@@ -224,21 +224,23 @@ def test_an_image_that_has_only_parts_of_weight_zero_is_named_and_the_others_vot
             ("sub-2", "ses-M00", 0): [0.7, 0.3],
         }
     )
-    with pytest.warns(UserWarning, match="count the same: sub-2 ses-M00 part 0$"):
+    with pytest.warns(UserWarning, match="get the same weight: sub-2 ses-M00 part 0$"):
         voted = soft_vote(table, {0: 0.0, 1: 1.0})
     assert voted["proba0"].tolist() == [0.2, 0.7]
 
 
-def test_a_part_without_a_weight_is_left_out_and_named():
+def test_a_part_without_a_weight_is_omitted_and_named():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 5): [0.2, 0.8]})
-    with pytest.warns(UserWarning, match=r"without a weight are left out of the vote: \[5\]"):
+    with pytest.warns(UserWarning, match=r"without a weight are omitted from the vote: \[5\]"):
         voted = soft_vote(table, {0: 0.25})
     assert voted["proba0"].tolist() == [0.9]
 
 
-def test_an_image_none_of_whose_parts_has_a_weight_is_refused_by_name():
+def test_an_image_without_any_weighted_part_is_refused_by_name():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M06", 5): [0.2, 0.8]})
-    with pytest.raises(TableError, match=r"no part has a weight .*\[0\]\): sub-2 ses-M06 part 5"):
+    with pytest.raises(
+        TableError, match=r"none of an image's parts has a weight .*\[0\]\): sub-2 ses-M06 part 5"
+    ):
         soft_vote(table, {0: 1.0})
 
 
@@ -246,20 +248,20 @@ def test_an_image_none_of_whose_parts_has_a_weight_is_refused_by_name():
     ("weights", "message"),
     [
         (pd.Series([0.5, 0.5], index=[3, 3]), r"parts \[3\] have two weights"),
-        ({0: -0.5, 1: 1.0}, r"not negative, found \{0: -0.5\}"),
-        ({0: np.nan}, "must be finite"),
-        ({0: np.inf}, "must be finite"),
-        ({}, "no weights"),
+        ({0: -0.5, 1: 1.0}, r"weights=\{0: -0.5\}; expected finite numbers ≥ 0"),
+        ({0: np.nan}, "expected finite numbers"),
+        ({0: np.inf}, "expected finite numbers"),
+        ({}, "at least one weight"),
     ],
 )
-def test_senseless_weights_are_refused(weights, message):
+def test_unusable_weights_are_refused(weights, message):
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]})
     with pytest.raises(SettingError, match=message):
         soft_vote(table, weights)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1, 1.1])
-def test_a_probability_that_is_none_is_refused_with_its_image(bad):
+def test_an_impossible_probability_is_refused_with_its_image(bad):
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M06", 3): [0.2, bad]})
     with pytest.raises(TableError, match="sub-2 ses-M06 part 3;"):
         soft_vote(table)
@@ -274,7 +276,7 @@ def test_two_true_labels_for_one_image_are_refused_and_shown():
             vote(table)
 
 
-def test_a_part_that_stands_twice_is_refused():
+def test_a_repeated_part_is_refused():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]}, cohort="A")
     with pytest.raises(TableError, match="twice: A sub-1 ses-M00 part 0"):
         soft_vote(pd.concat([table, table]))
@@ -287,12 +289,12 @@ def test_of_many_wrong_rows_five_are_named_and_the_others_counted():
 
 
 @pytest.mark.parametrize("column", ["participant_id", "session_id", "part_id"])
-def test_an_absent_or_missing_id_is_refused(column):
+def test_a_missing_id_is_refused(column):
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M00", 0): [0.9, 0.1]})
-    with pytest.raises(TableError, match=f"no column {column}; there are: "):
+    with pytest.raises(TableError, match=f"the column '{column}' is missing"):
         soft_vote(table.drop(columns=column))
     table[column] = table[column].astype(object).where(table.index != 1, None)
-    with pytest.raises(TableError, match=r"row 1 .* lacks one of"):
+    with pytest.raises(TableError, match=r"row 1 lacks a value of one of"):
         soft_vote(table)
 
 
@@ -300,7 +302,7 @@ def test_tables_of_another_kind_are_refused():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]})
     with pytest.raises(TableError, match=r"values are averaged by `average`"):
         soft_vote(table.drop(columns=["proba0", "proba1"]))
-    with pytest.raises(TableError, match="must be proba0; found proba1"):
+    with pytest.raises(TableError, match="found the columns proba1; expected proba0"):
         soft_vote(table.drop(columns="proba0"))
     with pytest.raises(TableError, match="use soft_vote or hard_vote"):
         average(table)
@@ -308,9 +310,9 @@ def test_tables_of_another_kind_are_refused():
         average(table[["participant_id", "session_id", "part_id"]])
     with pytest.raises(TableError, match="no row"):
         soft_vote(table.iloc[:0])
-    with pytest.raises(TableError, match="part_id must be whole numbers"):
+    with pytest.raises(TableError, match="'part_id' is of kind float64; expected integers"):
         soft_vote(table.assign(part_id=0.5))
-    with pytest.raises(TableError, match=r"no index of a class.*sub-1"):
+    with pytest.raises(TableError, match=r"not the index of a class.*sub-1"):
         hard_vote(table.assign(predicted_label=0.5))
 
 

@@ -1,4 +1,4 @@
-"""The weights of a vote are validation balanced accuracies, whatever the order and the kind of the table."""
+"""The weights of a vote are validation balanced accuracies, in any order of rows."""
 
 import pickle
 
@@ -66,19 +66,19 @@ def test_a_threshold_keeps_only_parts_that_are_strictly_better():
     assert weights.to_dict() == pytest.approx({2: 0.75 / 1.75, 4: 0, 7: 1 / 1.75})
 
 
-def test_a_threshold_that_leaves_no_part_tells_the_highest_accuracy():
+def test_a_threshold_that_no_part_exceeds_is_refused_with_the_highest_accuracy():
     poor = THREE_PARTS[THREE_PARTS["part_id"] != 7]
-    with pytest.raises(SettingError, match=r"0\.8 leaves no part.* is 0\.75 \(part 2\)"):
+    with pytest.raises(SettingError, match=r"0\.8: no part exceeds it.* is 0\.75 \(part 2\)"):
         part_weights(poor, selection_threshold=0.8)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
 def test_a_threshold_outside_0_to_1_is_refused(threshold):
-    with pytest.raises(SettingError, match="between 0 and 1"):
+    with pytest.raises(SettingError, match="expected a finite number ≥ 0 and ≤ 1"):
         part_weights(THREE_PARTS, selection_threshold=threshold)
 
 
-def test_parts_that_are_always_wrong_weigh_the_same_and_the_user_is_told():
+def test_parts_that_are_always_wrong_get_equal_weights_with_a_warning():
     wrong = THREE_PARTS.assign(predicted_label=1 - THREE_PARTS["true_label"])
     with pytest.warns(UserWarning, match="all 3 parts have a validation balanced accuracy of 0"):
         weights = part_weights(wrong)
@@ -92,8 +92,10 @@ def test_accuracies_without_labels_are_refused_with_the_part_s_name(missing):
         part_weights(THREE_PARTS.assign(true_label=labels))
 
 
-def test_an_absent_column_and_an_empty_table_are_refused():
-    with pytest.raises(TableError, match="no column predicted_label; there are: participant_id"):
+def test_a_missing_column_and_an_empty_table_are_refused():
+    with pytest.raises(
+        TableError, match="the column 'predicted_label' is missing.*There are: part_id, participant_id"
+    ):
         part_weights(THREE_PARTS.drop(columns="predicted_label"))
     with pytest.raises(TableError, match="no row"):
         part_weights(THREE_PARTS.iloc[:0])

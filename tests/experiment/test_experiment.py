@@ -117,7 +117,7 @@ def test_a_threshold_that_leaves_no_part_can_be_lowered_without_training_again(s
     still = dataclasses.replace(TRAINER, learning_rate=0.0)
     common = {"architecture": build, "trainer": still}
     # a network that gives one answer to all has a balanced accuracy of a half
-    with pytest.raises(SettingError, match="leaves no part"):
+    with pytest.raises(SettingError, match="no part exceeds it"):
         experiment(study, selection_threshold=0.9, **common).run(tmp_path, splits=[0])
     before = (tmp_path / "fold-0/training.tsv").read_bytes()
     results = experiment(study, selection_threshold=0.4, **common).run(tmp_path, splits=[0])

@@ -1,4 +1,4 @@
-"""Votes: one prediction for an image from those for its parts."""
+"""Votes: one prediction per image from those for its parts."""
 
 from neurocnn.ensemble.voting import average, hard_vote, soft_vote
 from neurocnn.ensemble.weights import part_balanced_accuracy, part_weights

@@ -1,7 +1,7 @@
-"""Rows of parts brought together by image, and checked.
+"""Rows of parts, checked and grouped by image.
 
-An image is a participant, a session and, where there are several, a cohort. Rows come in any order: several
-networks, workers and ranks deliver them.
+An image is a participant, a session and, if there are several, a cohort. Rows may be in any order, because several
+networks, workers and ranks write them.
 """
 
 from dataclasses import dataclass
@@ -12,27 +12,30 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurocnn.errors import TableError
+from neurocnn.errors.arguments import check_table
+from neurocnn.storage.identity import COHORT, REQUIRED, check_columns, describe_rows, key_columns
 
-KEYS = ("participant_id", "session_id", "cohort")
+#: Name of a table of predictions in messages.
+WHERE = "predictions"
 
 
 @dataclass(frozen=True, eq=False)
 class PartsOfImages:
-    """Rows of parts brought together by image."""
+    """Rows of parts grouped by image."""
 
     rows: pd.DataFrame
     """The table, ordered by image and part id."""
     images: pd.DataFrame
-    """One row an image: its keys and, where the table has it, `true_label`."""
+    """One row per image: its identity columns and, if the table has it, `true_label`."""
     image: npt.NDArray[np.integer[Any]]
-    """For each of `rows` its row in `images`."""
+    """Row number in `images` of each of `rows`."""
     starts: npt.NDArray[np.integer[Any]]
-    """For each image its first row in `rows`."""
+    """Number of each image's first row in `rows`."""
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: list[str]) -> "PartsOfImages":
-        """Check the ids and labels of a table and order it by image (as first seen) and part."""
-        keys = [key for key in KEYS if key in table or key != "cohort"]
+        """Return the rows ordered by image (as first seen) and part, after a check of ids, labels and `columns`."""
+        keys = key_columns(table.columns, (*REQUIRED, COHORT))
         _check_ids(table, [*keys, "part_id"], columns)
         first_seen = table.groupby(keys, sort=False).ngroup().to_numpy()
         part_ids = table["part_id"].to_numpy()
@@ -40,9 +43,10 @@ class PartsOfImages:
         image = first_seen[order]
         starts = np.flatnonzero(np.diff(image, prepend=-1))
         rows = table.iloc[order].reset_index(drop=True)
-        parts = cls(rows, rows.loc[starts, keys].reset_index(drop=True), image, starts)
-        twice = (np.diff(image, prepend=-1) == 0) & (np.diff(part_ids[order], prepend=-1) == 0)
-        parts.refuse(twice, "a part of an image stands in the table twice")
+        images = rows.loc[starts, keys].reset_index(drop=True)
+        parts = cls(rows, images, image, starts)
+        repeated = (np.diff(image, prepend=-1) == 0) & (np.diff(part_ids[order], prepend=-1) == 0)
+        parts.refuse(repeated, "a part of an image is in the table twice")
         if "true_label" in rows:
             parts.images["true_label"] = parts._true_labels()
         return parts
@@ -52,13 +56,12 @@ class PartsOfImages:
         several = labels.nunique() > 1
         if several.any():
             found = labels.unique()[several].iloc[0].tolist()
-            self.refuse(
-                several.to_numpy()[self.image], f"an image has two true labels ({found} for the first)"
-            )
+            why = f"an image has two true labels ({found} for the first)"
+            self.refuse(several.to_numpy()[self.image], why)
         return labels.first()
 
     def numbers(self, columns: list[str]) -> npt.NDArray[np.float64]:
-        """The columns as a finite float64 array (rows, columns)."""
+        """Return the columns as a finite float64 array (rows, columns)."""
         values: npt.NDArray[np.float64] = np.empty((len(self.rows), len(columns)))
         for index, column in enumerate(columns):
             numeric = pd.to_numeric(self.rows[column], errors="coerce")
@@ -67,40 +70,30 @@ class PartsOfImages:
         return values
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Sum an array (rows, columns) over each image's parts, in the order of their ids."""
+        """Return the sums of an array (rows, columns) over each image's parts, added in the order of their ids."""
         return cast(npt.NDArray[np.float64], np.add.reduceat(values, self.starts, axis=0))
 
     def refuse(self, wrong: npt.NDArray[np.bool_], why: str) -> None:
-        """Raise a TableError that names the rows that are wrong, if there are any."""
+        """Raise a TableError that names the wrong rows, if there are any."""
         lines = np.flatnonzero(wrong.reshape(len(self.rows), -1).any(axis=1))
         if len(lines):
-            where = named(self.rows.iloc[lines])
-            raise TableError(f"predictions: {why}: {where}; predict these images anew or mend the table")
+            rows = describe_rows(self.rows.iloc[lines])
+            raise TableError(f"{WHERE}: {why}: {rows}; predict these images again or correct the table")
+
+
+def check_predictions(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return a table that has the columns and at least one row, else raise a TableError or SettingError."""
+    check_columns(check_table(WHERE, table), columns, WHERE)
+    if table.empty:
+        raise TableError(f"{WHERE}: the table has no row; expected at least one part of an image")
+    return table
 
 
 def _check_ids(table: pd.DataFrame, ids: list[str], columns: list[str]) -> None:
-    absent = [column for column in [*ids, *columns] if column not in table]
-    if absent:
-        raise TableError(
-            f"predictions have no column {', '.join(absent)}; "
-            f"there are: {', '.join(map(str, table.columns)) or 'none'}"
-        )
-    if table.empty:
-        raise TableError("predictions have no row: there is nothing to vote on")
+    check_predictions(table, [*REQUIRED, *ids, *columns])
     missing = table[ids].isna().any(axis=1).to_numpy()
     if missing.any():
-        raise TableError(
-            f"predictions: row {int(np.argmax(missing))} (counted from 0) lacks one of {', '.join(ids)}"
-        )
-    if not pd.api.types.is_integer_dtype(table["part_id"].dtype):
-        raise TableError(f"predictions: part_id must be whole numbers, found {table['part_id'].dtype}")
-
-
-def named(rows: pd.DataFrame, at_most: int = 5) -> str:
-    """The first rows' images and parts in words, and how many more there are."""
-    columns = [column for column in ("cohort", "participant_id", "session_id") if column in rows]
-    names = [
-        f"{' '.join(map(str, row[:-1]))} part {row[-1]}"
-        for row in rows[[*columns, "part_id"]].head(at_most).itertuples(index=False, name=None)
-    ]
-    return ", ".join(names) + (f" and {len(rows) - at_most} more" if len(rows) > at_most else "")
+        raise TableError(f"{WHERE}: row {int(np.argmax(missing))} lacks a value of one of {', '.join(ids)}")
+    kind = table["part_id"].dtype
+    if not pd.api.types.is_integer_dtype(kind):
+        raise TableError(f"{WHERE}: the column 'part_id' is of kind {kind}; expected integers")

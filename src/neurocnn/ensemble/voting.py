@@ -1,8 +1,8 @@
 """From predictions of parts to predictions of images.
 
-A vote joins rows by image (participant, session and, where there is one, cohort) and part, never by their
-position: networks of several parts, workers and ranks deliver rows in any order. Sums run in the order of
-the part ids, so that the order of the rows changes no bit of the result.
+A vote joins rows by image (participant, session and, if there are several, cohort) and part, never by position,
+because several networks, workers and ranks write rows in any order. Sums run in the order of the part ids, so that the
+order of the rows changes no bit of the result.
 """
 
 import re
@@ -13,46 +13,48 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neurocnn.ensemble.grouping import KEYS, PartsOfImages, named
-from neurocnn.ensemble.weights import Weights, checked_weights
+from neurocnn.ensemble.grouping import WHERE, PartsOfImages
+from neurocnn.ensemble.weights import Weights, check_weights
 from neurocnn.errors import TableError
+from neurocnn.errors.arguments import check_table
+from neurocnn.storage.identity import PART, describe_rows
 
-# Probabilities of classes whose exact sums are equal may differ by rounding; this decides that they tie.
+# Probabilities whose exact sums are equal may differ by rounding. Differences up to this limit count as a tie.
 _ROUNDING = 1e-12
 
 
 def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.DataFrame:
-    """The weighted mean of the parts' probabilities: p_c = Σ_i w_i p_i,c / Σ_i w_i.
+    """Return the weighted mean of the parts' probabilities: p_c = Σ_i w_i p_i,c / Σ_i w_i.
 
-    The sums run over the parts that an image has: a missing part is left out and the weights of the others
-    are scaled up. The class of the largest probability is predicted, the lower one of several.
+    The sums run over the parts that an image has: a missing part is omitted and the weights of the others are scaled
+    up. The class of the largest probability is predicted, the first one of a tie.
 
     Parameters
     ----------
     predictions
-        One row a part: ``participant_id, session_id, [cohort,] part_id, [true_label,] proba0, proba1, …``
+        One row per part: ``participant_id, session_id, [cohort,] part_id, [true_label,] proba0, proba1, …``
     weights
-        A weight for each part id, on any scale: what `part_weights` makes of the predictions for the
-        validation set of the same split and selection. None: all parts count the same.
+        Weight of each part id, on any scale, as `part_weights` returns it for the validation set of the same split
+        and selection. With None, all parts have the same weight.
 
     Returns
     -------
     DataFrame
-        One row an image, in the order of their first rows: the same columns without ``part_id`` and with
-        ``predicted_label``. A true label that is missing stays missing.
+        One row per image, in the order of their first rows: the same columns without ``part_id`` and with
+        ``predicted_label``. A missing true label stays missing.
 
     Warns
     -----
     UserWarning
-        A part has no weight (it is left out), or all parts of an image weigh zero (they count the same).
+        If a part has no weight (it is omitted), or all parts of an image have weight zero (they then have the same).
 
     Raises
     ------
     TableError
-        A column or id is missing, a part of an image stands there twice, an image has two true labels, a
-        probability is no number from 0 to 1, or an image has no part that has a weight.
+        If a column or id is missing, a part of an image is there twice, an image has two true labels, a probability
+        is not a number from 0 to 1, or none of an image's parts has a weight.
     SettingError
-        A weight is negative or no number.
+        If a weight is negative or not a number.
 
     References
     ----------
@@ -71,12 +73,11 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     columns = _probability_columns(predictions)
     if not columns:
         raise TableError(
-            "a soft vote needs the columns proba0, proba1, …; "
-            f"there are: {', '.join(map(str, predictions.columns))} (values are averaged by `average`)"
+            f"{WHERE}: the columns proba0, proba1, … are missing; values are averaged by `average`"
         )
     parts = PartsOfImages.of(predictions, columns)
     probabilities = parts.numbers(columns)
-    parts.refuse((probabilities < 0) | (probabilities > 1 + 1e-6), "a probability is not between 0 and 1")
+    parts.refuse((probabilities < 0) | (probabilities > 1 + 1e-6), "a probability is outside 0 … 1")
     row_weights = _row_weights(parts, weights)[:, None]
     means = parts.total(row_weights * probabilities) / parts.total(row_weights)
     return parts.images.assign(
@@ -85,25 +86,25 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
 
 
 def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The class that most parts predict, the lower one of several.
+    """Return the class that most parts predict, the first one of a tie.
 
     Parameters
     ----------
     predictions
-        One row a part: ``participant_id, session_id, [cohort,] part_id, [true_label,] predicted_label``;
-        columns ``proba0, …`` say how many classes there are. Without them the largest label says it.
+        One row per part: ``participant_id, session_id, [cohort,] part_id, [true_label,] predicted_label``. The
+        number of classes is that of the columns ``proba0, …``; without them it follows from the largest label.
 
     Returns
     -------
     DataFrame
-        One row an image, in the order of their first rows, as `soft_vote` gives it; ``proba0, …`` are the
+        One row per image, in the order of their first rows, with the columns of `soft_vote`; ``proba0, …`` are the
         fractions of its parts that predict each class.
 
     Raises
     ------
     TableError
-        A column or id is missing, a part of an image stands there twice, an image has two true labels, or a
-        predicted label is no index of a class.
+        If a column or id is missing, a part of an image is there twice, an image has two true labels, or a predicted
+        label is not the index of a class.
 
     Examples
     --------
@@ -117,7 +118,7 @@ def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     parts = PartsOfImages.of(predictions, ["predicted_label"])
     labels = parts.numbers(["predicted_label"])
-    parts.refuse((labels < 0) | (labels % 1 != 0), "a predicted label is no index of a class (0, 1, …)")
+    parts.refuse((labels < 0) | (labels % 1 != 0), "a predicted label is not the index of a class (0, 1, …)")
     known = [labels.max(), len(_probability_columns(predictions)) - 1]
     if "true_label" in parts.images:
         known.extend(parts.images["true_label"].dropna())
@@ -130,24 +131,24 @@ def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def average(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The plain mean over parts of values: the vote of a regression, or the measures of a reconstruction.
+    """Return the mean over parts of values: the vote of a regression, or the metrics of a reconstruction.
 
     Parameters
     ----------
     predictions
-        One row a part: ``participant_id, session_id, [cohort,] part_id, [true_label,]`` and the columns of
-        numbers to average. ``loss`` is left out: an image's loss is not the mean of its parts' losses.
+        One row per part: ``participant_id, session_id, [cohort,] part_id, [true_label,]`` and the columns of numbers
+        to average. ``loss`` is omitted: an image's loss is not the mean of its parts' losses.
 
     Returns
     -------
     DataFrame
-        One row an image, in the order of their first rows, with the same columns without ``part_id``.
+        One row per image, in the order of their first rows, with the same columns without ``part_id``.
 
     Raises
     ------
     TableError
-        A column or id is missing, a part of an image stands there twice, an image has two true labels, a
-        value is no finite number, or the table has classes' probabilities.
+        If a column or id is missing, a part of an image is there twice, an image has two true labels, a value is not
+        a finite number, or the table has probabilities of classes.
 
     Examples
     --------
@@ -161,16 +162,13 @@ def average(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     if _probability_columns(predictions):
         raise TableError(
-            "this table holds classes and their probabilities, whose mean label means nothing: "
-            "use soft_vote or hard_vote"
+            f"{WHERE}: probabilities of classes found; expected values; use soft_vote or hard_vote"
         )
-    left_out = {*KEYS, "part_id", "true_label", "loss"}
-    numeric = predictions.select_dtypes("number").columns
-    columns = [str(column) for column in numeric if column not in left_out]
+    omitted = {*PART, "true_label", "loss"}
+    columns = [str(name) for name in predictions.select_dtypes("number").columns if name not in omitted]
     if not columns:
         raise TableError(
-            "there is no column of numbers to average, such as predicted_label; "
-            f"there are: {', '.join(map(str, predictions.columns))}"
+            f"{WHERE}: there is no column of numbers to average; expected one such as predicted_label"
         )
     parts = PartsOfImages.of(predictions, columns)
     means = parts.total(parts.numbers(columns)) / parts.total(np.ones((len(parts.rows), 1)))
@@ -178,37 +176,39 @@ def average(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _probability_columns(table: pd.DataFrame) -> list[str]:
-    found = {str(column) for column in table.columns if re.fullmatch(r"proba\d+", str(column))}
+    names = check_table(WHERE, table).columns
+    found = {str(name) for name in names if re.fullmatch(r"proba\d+", str(name))}
     columns = [f"proba{index}" for index in range(len(found))]
     if found != set(columns):
-        raise TableError(f"the probabilities must be {', '.join(columns)}; found {', '.join(sorted(found))}")
+        raise TableError(
+            f"{WHERE}: found the columns {', '.join(sorted(found))}; expected {', '.join(columns)}"
+        )
     return columns
 
 
 def _row_weights(parts: PartsOfImages, weights: Weights | None) -> npt.NDArray[np.float64]:
-    """The weight of each row; zero for rows left out, at least one above zero for each image."""
+    """Return the weight of each row: zero for omitted rows, at least one above zero for each image."""
     if weights is None:
         return np.ones(len(parts.rows))
-    series = checked_weights(weights)
+    series = check_weights(weights)
     row_weights = series.reindex(parts.rows["part_id"]).to_numpy(float)
     unknown = np.isnan(row_weights)
     if unknown.any():
         nothing = parts.total(~unknown[:, None] * 1.0)[:, 0] == 0
+        known = list(series.index)
         parts.refuse(
-            nothing[parts.image], f"no part has a weight (there are weights for {list(series.index)})"
+            nothing[parts.image], f"none of an image's parts has a weight (weights exist for {known})"
         )
-        left_out = sorted(parts.rows.loc[unknown, "part_id"].unique().tolist())
-        warnings.warn(f"parts without a weight are left out of the vote: {left_out}", stacklevel=3)
+        omitted = sorted(parts.rows.loc[unknown, "part_id"].unique().tolist())
+        warnings.warn(f"parts without a weight are omitted from the vote: {omitted}", stacklevel=3)
     row_weights = np.where(unknown, 0.0, row_weights)
     zero = (parts.total(row_weights[:, None])[:, 0] == 0)[parts.image]
     if zero.any():
-        found = named(parts.rows[zero])
-        warnings.warn(f"all weights are zero, so that all parts count the same: {found}", stacklevel=3)
+        rows = describe_rows(parts.rows[zero])
+        warnings.warn(f"all weights are zero, so all parts get the same weight: {rows}", stacklevel=3)
         row_weights = np.where(zero & ~unknown, 1.0, row_weights)
     return row_weights
 
 
-def _first_largest(
-    values: npt.NDArray[np.float64],
-) -> npt.NDArray[np.integer[Any]]:
+def _first_largest(values: npt.NDArray[np.float64]) -> npt.NDArray[np.integer[Any]]:
     return np.asarray(np.argmax(values >= values.max(axis=1, keepdims=True) - _ROUNDING, axis=1))

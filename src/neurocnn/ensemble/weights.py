@@ -1,7 +1,7 @@
-"""How much each part of an image counts in a vote.
+"""Weight of each part of an image in a vote.
 
-Patches in the corners of an image hold background and skull; those within the brain know more. What a part
-knows is measured on the validation set of its own split and selection, never on the set that votes.
+Patches in the corners of an image show background and skull, and predict worse than those within the brain. The
+accuracy of a part is measured on the validation set of its own split and selection, never on the set that votes.
 """
 
 import warnings
@@ -11,19 +11,21 @@ from typing import Any, TypeAlias, Union
 import numpy as np
 import pandas as pd
 
+from neurocnn.ensemble.grouping import WHERE, check_predictions
 from neurocnn.errors import SettingError, TableError
+from neurocnn.errors.arguments import argument_error, check_number
 
-# Quoted and in a Union, for pandas is generic to type checkers only.
+# Quoted and in a Union, because pandas is generic for type checkers only.
 Weights: TypeAlias = Union["pd.Series[Any]", Mapping[int, float]]
 
 
 def part_balanced_accuracy(predictions: pd.DataFrame) -> "pd.Series[Any]":
-    """The balanced accuracy of each part: the mean over the classes that occur of the fraction found.
+    """Return the balanced accuracy of each part: the mean recall over the classes that occur.
 
     Parameters
     ----------
     predictions
-        One row a part: ``part_id, true_label, predicted_label`` and any other columns.
+        One row per part: ``part_id, true_label, predicted_label`` and any other columns.
 
     Returns
     -------
@@ -33,7 +35,7 @@ def part_balanced_accuracy(predictions: pd.DataFrame) -> "pd.Series[Any]":
     Raises
     ------
     TableError
-        There is no row, a column is absent, or a label is missing.
+        If there is no row, or a column or label is missing.
 
     Examples
     --------
@@ -45,20 +47,13 @@ def part_balanced_accuracy(predictions: pd.DataFrame) -> "pd.Series[Any]":
     {0: 0.75, 1: 0.5}
     """
     columns = ["part_id", "true_label", "predicted_label"]
-    absent = [column for column in columns if column not in predictions]
-    if absent:
-        raise TableError(
-            f"predictions have no column {', '.join(absent)}; "
-            f"there are: {', '.join(map(str, predictions.columns)) or 'none'}"
-        )
-    if predictions.empty:
-        raise TableError("predictions have no row: a part's accuracy is measured on validation images")
+    check_predictions(predictions, columns)
     missing = predictions[columns].isna().any(axis=1)
     if missing.any():
         parts = sorted(predictions.loc[missing, "part_id"].dropna().unique().tolist())
         raise TableError(
-            f"predictions: {int(missing.sum())} of {len(predictions)} rows lack a label or part_id "
-            f"(parts {parts}): accuracies need labelled images"
+            f"{WHERE}: {int(missing.sum())} of {len(predictions)} rows lack a label or part_id (parts {parts}); "
+            "expected labelled images"
         )
     right = predictions["predicted_label"] == predictions["true_label"]
     found = right.groupby([predictions["part_id"], predictions["true_label"]]).mean()
@@ -68,7 +63,7 @@ def part_balanced_accuracy(predictions: pd.DataFrame) -> "pd.Series[Any]":
 def part_weights(
     validation_predictions: pd.DataFrame, selection_threshold: float | None = None
 ) -> "pd.Series[Any]":
-    """The weights of a soft vote: the parts' validation balanced accuracies, scaled to sum to 1.
+    """Return the weights of a soft vote: the parts' validation balanced accuracies, scaled to sum to 1.
 
     Parameters
     ----------
@@ -76,7 +71,7 @@ def part_weights(
         Predictions for the parts of the validation images of the same split and selection, see
         `part_balanced_accuracy`.
     selection_threshold
-        Only parts whose balanced accuracy is greater than this count; the others weigh 0. None: all count.
+        Limit that a part's balanced accuracy must exceed; other parts get weight 0. With None, all parts are kept.
 
     Returns
     -------
@@ -86,14 +81,14 @@ def part_weights(
     Warns
     -----
     UserWarning
-        All accuracies are zero: all parts weigh the same.
+        If all accuracies are zero; all parts then have the same weight.
 
     Raises
     ------
     TableError
         See `part_balanced_accuracy`.
     SettingError
-        The threshold is not between 0 and 1, or no part is above it.
+        If the threshold is not between 0 and 1, or no part exceeds it.
 
     Examples
     --------
@@ -108,44 +103,44 @@ def part_weights(
     """
     accuracies = part_balanced_accuracy(validation_predictions)
     if selection_threshold is not None:
-        accuracies = _selected(accuracies, selection_threshold)
+        accuracies = _above(accuracies, selection_threshold)
     elif not accuracies.any():
         warnings.warn(
-            f"all {len(accuracies)} parts have a validation balanced accuracy of 0: "
-            "they get the same weight; look at their trainings",
+            f"all {len(accuracies)} parts have a validation balanced accuracy of 0 and get the same weight; check "
+            "their trainings",
             stacklevel=2,
         )
         accuracies = accuracies + 1.0
     return (accuracies / accuracies.sum()).rename("weight")
 
 
-def _selected(accuracies: "pd.Series[Any]", threshold: float) -> "pd.Series[Any]":
-    if not 0 <= threshold <= 1:
-        raise SettingError(f"selection_threshold must be between 0 and 1, found {threshold}")
-    selected = accuracies.where(accuracies > threshold, 0.0)
+def _above(accuracies: "pd.Series[Any]", threshold: float) -> "pd.Series[Any]":
+    limit = check_number("selection_threshold", threshold, minimum=0, maximum=1)
+    selected = accuracies.where(accuracies > limit, 0.0)
     if not selected.any():
+        highest = f"{accuracies.max():.6g} (part {accuracies.idxmax()})"
         raise SettingError(
-            f"selection_threshold={threshold} leaves no part: the highest validation balanced accuracy "
-            f"is {accuracies.max():.6g} (part {accuracies.idxmax()}); choose a lower threshold or None"
+            f"selection_threshold={threshold}: no part exceeds it; the highest validation balanced accuracy is "
+            f"{highest}; choose a lower threshold or None"
         )
     return selected
 
 
-def checked_weights(weights: Weights) -> "pd.Series[Any]":
-    """Weights as a Series of float64 by part id.
+def check_weights(weights: Weights) -> "pd.Series[Any]":
+    """Return the weights as a Series of float64 by part id.
 
     Raises
     ------
     SettingError
-        There are none, a part has two, or one is negative, infinite or missing.
+        If there are none, a part has two, or one is negative, infinite or missing.
     """
     series = pd.Series(weights, dtype=float)
     if series.empty:
-        raise SettingError("there are no weights; give None for a vote in which all parts count the same")
+        raise argument_error("weights", weights, "at least one weight, or None for equal weights")
     if series.index.has_duplicates:
-        twice = sorted(series.index[series.index.duplicated()].unique().tolist())
-        raise SettingError(f"weights: parts {twice} have two weights; give each part one")
+        repeated = sorted(series.index[series.index.duplicated()].unique().tolist())
+        raise SettingError(f"weights: parts {repeated} have two weights; expected one per part")
     wrong = series[~(np.isfinite(series) & (series >= 0))]
     if len(wrong):
-        raise SettingError(f"weights must be finite and not negative, found {wrong.head(5).to_dict()}")
+        raise argument_error("weights", wrong.head(5).to_dict(), "finite numbers ≥ 0")
     return series
