@@ -1,4 +1,4 @@
-"""One dataset for all parts: its batches, and augmentation that depends on who and where alone."""
+"""One dataset for all parts: its batches, and augmentation that depends only on the identity of the part."""
 
 import pickle
 import random
@@ -19,12 +19,12 @@ ROI = Roi({"a": ((1, 4), (2, 5), (1, 4)), "b": ((2, 5), (3, 6), (3, 6))}, random
 
 
 def noise(part: Tensor) -> Tensor:
-    """Draws from all three global generators."""
+    """Draw from all three global generators."""
     return part + random.random() + np.random.random() + torch.rand(part.shape)
 
 
 class Epochs(Sampler):
-    """Pairs of epoch and index, as training asks for them; the epoch changes between iterations."""
+    """Pairs of epoch and index, as in training; the epoch changes between iterations."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -43,7 +43,7 @@ def caps(tmp_path: Path) -> Caps:
 
 
 @pytest.mark.parametrize("parts", [WholeImage(), Patch(3, 2), Slice(1, 2, 3), Roi(ROI.regions)], ids=repr)
-def test_items_go_image_by_image_and_part_by_part(caps: Caps, parts: Parts):
+def test_items_are_ordered_by_image_then_part(caps: Caps, parts: Parts):
     dataset = CapsDataset(caps, rows(), parts, label="diagnosis")
     ids = parts.ids((6, 8, 7))
     assert dataset.part_ids == ids
@@ -64,7 +64,7 @@ def test_items_go_image_by_image_and_part_by_part(caps: Caps, parts: Parts):
             dataset[index]
 
 
-def test_a_batch_is_what_the_design_says(tmp_path: Path):
+def test_a_batch_has_the_documented_entries(tmp_path: Path):
     caps = Caps({name: small_caps(tmp_path / name, 2) for name in ("A", "B")})
     sessions = caps.sessions().assign(diagnosis="AD", age=[60.5, 61.5, 62.0, 63.0], visits=[1, 2, 3, 4])
     batch = next(iter(DataLoader(CapsDataset(caps, sessions, Patch(3, 3), label="diagnosis"), 4)))
@@ -83,20 +83,20 @@ def test_a_batch_is_what_the_design_says(tmp_path: Path):
     assert visits.dtype == torch.int64
 
 
-def test_there_is_no_label_where_none_is_asked_for(caps: Caps):
+def test_items_have_no_label_if_none_is_requested(caps: Caps):
     assert "label" not in CapsDataset(caps, rows())[0]
 
 
-def test_missing_labels_are_listed_by_row(caps: Caps):
+def test_missing_labels_are_listed_by_image(caps: Caps):
     frame = rows()
     frame["diagnosis"] = ["AD", None, None]
-    with pytest.raises(TableError, match=r"row 1 \(sub-01, ses-M00\), row 2 \(sub-02, ses-M00\)"):
+    with pytest.raises(TableError, match="2 rows: sub-01 ses-M00, sub-02 ses-M00;"):
         CapsDataset(caps, frame, label="diagnosis")
-    with pytest.raises(TableError, match="no column 'diagnose'; did you mean 'diagnosis'"):
+    with pytest.raises(TableError, match="column 'diagnose' is missing; did you mean 'diagnosis'"):
         CapsDataset(caps, frame, label="diagnose")
 
 
-def test_rows_that_name_no_images_are_refused(caps: Caps):
+def test_rows_that_do_not_identify_images_are_refused(caps: Caps):
     with pytest.raises(TableError, match="no rows"):
         CapsDataset(caps, rows(0))
     with pytest.raises(TableError, match="row 0 and row 1 are both sub-00"):
@@ -105,7 +105,7 @@ def test_rows_that_name_no_images_are_refused(caps: Caps):
         CapsDataset(caps, rows().drop(columns="participant_id"))
 
 
-def test_raw_voxels_and_z_scores_on_request(caps: Caps):
+def test_raw_voxels_and_z_scores_can_be_requested(caps: Caps):
     raw = torch.from_numpy(voxels_of(0))[None]
     assert torch.equal(CapsDataset(caps, rows(), transform=None)[0]["image"], raw)
     assert torch.allclose(
@@ -122,7 +122,7 @@ def test_an_item_may_be_written_to(caps: Caps):
 
 
 class Corners:
-    """Parts of somebody else's: no place, no descriptor, and views of the image."""
+    """Parts of a user: no place, no descriptor, and views of the image."""
 
     name = "corner"
 
@@ -134,7 +134,7 @@ class Corners:
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_anything_with_ids_and_extract_is_parts(caps: Caps, prepared: bool):
+def test_any_object_with_ids_and_extract_serves_as_parts(caps: Caps, prepared: bool):
     if prepared:
         caps.prepare()
     dataset = CapsDataset(caps, rows(), Corners(), transform=None)
@@ -157,7 +157,7 @@ def test_only_part_is_the_same_items_of_one_part(caps: Caps):
         dataset.only_part(99)
 
 
-def test_regions_of_different_sizes_serve_one_at_a_time(caps: Caps):
+def test_regions_of_different_sizes_need_one_dataset_each(caps: Caps):
     roi = Roi({"a": ((1, 4), (2, 5), (1, 4)), "b": ((1, 5), (2, 5), (1, 4))})
     with pytest.raises(SettingError, match="different shapes"):
         CapsDataset(caps, rows(), roi)
@@ -165,7 +165,7 @@ def test_regions_of_different_sizes_serve_one_at_a_time(caps: Caps):
     assert both == [(1, 3, 3, 3), (1, 4, 3, 3)]
 
 
-def test_augmentation_depends_on_seed_epoch_who_and_which_part(caps: Caps):
+def test_augmentation_depends_on_seed_epoch_participant_and_part(caps: Caps):
     dataset = CapsDataset(caps, rows(), Patch(3, 3), transform=None, augmentation=noise)
     drawn = lambda d, i: d[i]["image"] - d.without_augmentation()[i]["image"]  # noqa: E731
     first = drawn(dataset, (1, 4))
@@ -206,7 +206,7 @@ def test_the_transform_comes_before_the_augmentation(caps: Caps):
     assert seen == [(0, 1)]
 
 
-def test_a_random_shift_is_uniform_both_ends_included_and_never_in_evaluation(caps: Caps):
+def test_a_random_shift_is_uniform_and_absent_in_evaluation(caps: Caps):
     dataset = CapsDataset(caps, rows(), ROI, transform=None)
     image = torch.from_numpy(voxels_of(0))[None]
     places = {shift: ROI.extract(image, 0, shift) for shift in np.ndindex(3, 3, 3)}
@@ -244,8 +244,8 @@ def test_0_1_and_2_workers_give_the_same_tensors(caps: Caps, prepare: Parts | No
     assert not torch.equal(found[0][:6], found[0][6:])  # another epoch, another draw
 
 
-def test_evaluation_in_the_middle_of_an_epoch_with_persistent_workers_is_never_augmented(caps: Caps):
-    """A flag on a shared dataset would reach the workers too late; a second value does not."""
+def test_evaluation_within_an_epoch_with_persistent_workers_is_not_augmented(caps: Caps):
+    """A flag on a shared dataset would reach the workers too late; a second dataset does not."""
     train = CapsDataset(caps, rows(), ROI, transform=None, augmentation=noise)
     evaluation = train.without_augmentation()
     loaders = [DataLoader(d, 2, num_workers=2, persistent_workers=True) for d in (train, evaluation)]
@@ -261,7 +261,7 @@ def test_evaluation_in_the_middle_of_an_epoch_with_persistent_workers_is_never_a
     assert torch.equal(torch.cat([first, second]), torch.stack([train[i]["image"] for i in range(4)]))
 
 
-def test_a_dataset_travels_to_a_spawned_worker(caps: Caps):
+def test_a_dataset_can_be_sent_to_a_spawned_worker(caps: Caps):
     dataset = CapsDataset(caps, rows(), ROI, label="age", augmentation=ZScore())
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(again[3, 2]["image"], dataset[3, 2]["image"])
@@ -270,14 +270,14 @@ def test_a_dataset_travels_to_a_spawned_worker(caps: Caps):
 
 
 class HeldBytes(CapsDataset):
-    """Items that say how much the worker's cache holds."""
+    """Items are the number of bytes in the worker's cache."""
 
     def __getitem__(self, index):
         super().__getitem__(index)
         return self.caps.images._decoded.held
 
 
-def test_workers_share_the_memory_of_the_cache_out(tmp_path: Path):
+def test_workers_divide_the_memory_of_the_cache(tmp_path: Path):
     n_bytes = 4 * 6 * 8 * 7
     caps = Caps(small_caps(tmp_path, 8), cache_bytes=4 * n_bytes)
     dataset = HeldBytes(caps, rows(8))
@@ -294,7 +294,7 @@ def test_an_error_in_a_worker_names_the_image(caps: Caps, tmp_path: Path):
         list(DataLoader(dataset, 1, num_workers=1))
 
 
-def test_a_transform_that_gives_no_tensor_is_refused(caps: Caps):
+def test_a_transform_that_returns_no_tensor_is_refused(caps: Caps):
     with pytest.raises(SettingError, match="transform"):
         CapsDataset(caps, rows(), transform=lambda part: None)
 

@@ -1,4 +1,4 @@
-"""Parts are those of naive loops, and know their places."""
+"""Parts equal those of naive loops, and `place` is where they were cut."""
 
 import itertools
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_a_patch_is_the_naive_crop(shape: tuple[int, int, int], size: int, strid
     image, parts = image_of(shape), Patch(size, stride)
     expected = naive_patches(image, size, stride)
     if not expected:
-        with pytest.raises(SettingError, match="do not fit"):
+        with pytest.raises(SettingError, match="expected at most"):
             parts.ids(shape)
         return
     assert parts.ids(shape) == list(range(len(expected)))
@@ -84,7 +84,7 @@ def test_a_slice_is_the_naive_plane(
         assert all(np.array_equal(channel.numpy(), plane) for channel in part)
 
 
-def test_one_number_of_discarded_slices_serves_both_ends():
+def test_one_number_of_discarded_slices_applies_to_both_ends():
     assert Slice(2, 3).ids((9, 9, 9)) == Slice(2, [3, 3]).ids((9, 9, 9)) == [3, 4, 5]
 
 
@@ -103,7 +103,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("parts", ALL, ids=repr)
-def test_a_part_lies_where_its_place_says(parts: Parts):
+def test_place_is_the_box_of_the_extracted_part(parts: Parts):
     image = image_of((5, 6, 7))
     for part_id in parts.ids((5, 6, 7)):
         part = parts.extract(image, part_id)
@@ -121,7 +121,7 @@ def test_an_extracted_part_is_a_copy(parts: Parts):
 
 
 @pytest.mark.parametrize("parts", ALL, ids=repr)
-def test_a_part_that_is_not_there_is_refused(parts: Parts):
+def test_a_missing_part_is_refused(parts: Parts):
     for part_id in (-1, 10**6):
         with pytest.raises(SettingError, match=r"does not exist"):
             parts.extract(image_of((5, 6, 7)), part_id)
@@ -129,8 +129,8 @@ def test_a_part_that_is_not_there_is_refused(parts: Parts):
 
 @pytest.mark.parametrize("field", ["size", "stride"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, "3", True, None])
-def test_size_and_stride_are_positive_numbers(field: str, value: object):
-    with pytest.raises(SettingError, match=f"{field} is"):
+def test_size_and_stride_must_be_positive_integers(field: str, value: object):
+    with pytest.raises(SettingError, match=f"{field}="):
         Patch(**{field: value})
 
 
@@ -146,7 +146,7 @@ def test_size_and_stride_are_positive_numbers(field: str, value: object):
         ({"discarded_slices": None}, "discarded_slices"),
     ],
 )
-def test_a_slice_setting_that_makes_no_sense_is_refused(settings: dict[str, object], message: str):
+def test_an_invalid_slice_setting_is_refused(settings: dict[str, object], message: str):
     with pytest.raises(SettingError, match=message):
         Slice(**settings)
 
@@ -180,7 +180,7 @@ def test_a_region_outside_the_image_is_refused_with_box_and_shape():
     # As far as the shift can move it.
     Roi({"a": ((2, 3), (2, 4), (2, 5))}, random_shift=2).ids((5, 6, 7))
     for box in (((1, 3), (2, 4), (2, 5)), ((2, 4), (2, 4), (2, 5))):
-        with pytest.raises(SettingError, match="moved by up to 2 voxels"):
+        with pytest.raises(SettingError, match="shifted by up to 2 voxels"):
             Roi({"a": box}, random_shift=2).ids((5, 6, 7))
 
 
@@ -198,19 +198,19 @@ def test_a_region_outside_the_image_is_refused_with_box_and_shape():
         [((0, 3), (0, 3), (0, 3))],
     ],
 )
-def test_a_region_that_makes_no_sense_is_refused(regions: object):
+def test_an_invalid_region_is_refused(regions: object):
     with pytest.raises(SettingError, match="Roi"):
         Roi(regions)
 
 
 @pytest.mark.parametrize("shift", [-1, 1.5, True])
-def test_a_shift_is_a_number_of_voxels(shift: object):
+def test_a_shift_must_be_a_number_of_voxels(shift: object):
     with pytest.raises(SettingError, match="random_shift"):
         Roi.hippocampi(random_shift=shift)
 
 
 def mask_of(shape: tuple[int, ...] = (6, 8, 7)) -> np.ndarray:
-    """A ball that is no box."""
+    """A ball, which differs from its bounding box."""
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
     return (((grid - np.reshape((2, 4, 3), (3, 1, 1, 1))) ** 2).sum(0) <= 4).astype(np.uint8)
 
@@ -230,7 +230,7 @@ def test_a_mask_is_multiplied_and_cropped_to_its_bounding_box(tmp_path: Path):
     assert (roi.extract(image, 0) == 0).any()
 
 
-def test_a_moved_mask_region_is_the_moved_image_times_the_mask(tmp_path: Path):
+def test_a_shifted_mask_region_is_the_shifted_image_times_the_mask(tmp_path: Path):
     mask = mask_of()
     roi = Roi.from_masks(write_nifti(tmp_path / "roi-ball_mask.nii", mask), random_shift=0)
     image = image_of((6, 8, 7)) + 1
@@ -239,7 +239,7 @@ def test_a_moved_mask_region_is_the_moved_image_times_the_mask(tmp_path: Path):
     assert torch.equal(roi.extract(image, 0, (1, -1, 0)), expected)
 
 
-def test_a_mask_with_one_channel_is_a_mask(tmp_path: Path):
+def test_a_mask_may_have_a_channel_axis(tmp_path: Path):
     path = write_nifti(tmp_path / "roi-a_mask.nii.gz", mask_of()[..., None])
     assert torch.equal(
         Roi.from_masks(path).extract(image_of((6, 8, 7)), 0),
@@ -253,9 +253,9 @@ def test_a_mask_with_one_channel_is_a_mask(tmp_path: Path):
     ("change", "message"),
     [
         (lambda mask: mask * 0, "is empty"),
-        (lambda mask: mask * 2, "holds 2.0, expected only 0 and 1"),
-        (lambda mask: mask - 0.5 * mask, "holds 0.5"),
-        (lambda mask: np.where(mask, np.nan, 0), "holds nan"),
+        (lambda mask: mask * 2, "contains 2.0; expected only 0 and 1"),
+        (lambda mask: mask - 0.5 * mask, "contains 0.5"),
+        (lambda mask: np.where(mask, np.nan, 0), "contains nan"),
         (lambda mask: np.stack([mask, mask], axis=-1), "shape"),
     ],
 )
@@ -269,13 +269,11 @@ def test_a_mask_that_is_empty_or_not_0_and_1_is_refused(tmp_path: Path, change, 
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path):
     root = small_caps(tmp_path / "caps", 1)
     path = write_nifti(tmp_path / "roi-a_mask.nii.gz", mask_of((7, 8, 7)))
-    with pytest.raises(ImageError, match=r"shape \(7, 8, 7\), expected that of the images, \(6, 8, 7\)"):
+    with pytest.raises(ImageError, match=r"shape \(7, 8, 7\); expected that of the images, \(6, 8, 7\)"):
         CapsDataset(Caps(root), rows(1), Roi.from_masks(path))
 
 
-def test_a_mask_that_points_elsewhere_than_the_images_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_mask_of_another_orientation_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     root = small_caps(tmp_path / "caps", 1)
     same = write_nifti(tmp_path / "roi-a_mask.nii.gz", mask_of())
     CapsDataset(Caps(root), rows(1), Roi.from_masks(same))
@@ -287,14 +285,14 @@ def test_a_mask_that_points_elsewhere_than_the_images_is_said(
     assert "axes of the mask" in caplog.text
 
 
-def test_two_masks_of_one_name_are_refused(tmp_path: Path):
+def test_two_masks_with_one_name_are_refused(tmp_path: Path):
     paths = [write_nifti(tmp_path / folder / "roi-a_mask.nii.gz", mask_of()) for folder in "xy"]
     with pytest.raises(SettingError, match="two masks are called 'a'"):
         Roi.from_masks(paths)
 
 
 @pytest.mark.parametrize("parts", [*ALL, Roi.hippocampi(random_shift=3)], ids=repr)
-def test_settings_are_plain_values_that_rebuild_the_parts(parts: Parts):
+def test_parts_can_be_rebuilt_from_their_settings(parts: Parts):
     import dataclasses
     import json
 
@@ -305,13 +303,13 @@ def test_settings_are_plain_values_that_rebuild_the_parts(parts: Parts):
     assert boxes_of(again, shape) == boxes_of(parts, shape)
 
 
-def test_a_mask_regions_settings_are_its_path(tmp_path: Path):
+def test_the_setting_of_a_mask_region_is_its_path(tmp_path: Path):
     path = write_nifti(tmp_path / "roi-a_mask.nii.gz", mask_of())
     assert Roi.from_masks(path) == Roi({"a": str(path)})
 
 
-def test_places_cover_what_they_should_and_no_more():
-    """Every voxel of the grid is in exactly as many patches as a count says."""
+def test_places_cover_each_voxel_the_expected_number_of_times():
+    """Compare the patches that contain each voxel with a count along each axis."""
     shape, parts = (7, 6, 8), Patch(3, 2)
     count = np.zeros(shape, dtype=int)
     for place in boxes_of(parts, shape):

@@ -1,4 +1,4 @@
-"""The table of a population is the lab's."""
+"""The population table equals the lab's."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from neurocnn.errors import TableError
 
 
 def oasis(n: int = 40, seed: int = 0) -> pd.DataFrame:
-    """A table with the lab's columns, with gaps where the lab's has gaps."""
+    """A table with the lab's columns, with missing values in the same columns."""
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
@@ -63,37 +63,37 @@ def test_the_table_has_the_labs_rows_columns_and_formulas():
             assert row[f"CDR={score}"] == sum(v == float(score) for v in group["cdr_global"])
 
 
-def test_other_names_of_columns_are_given():
+def test_columns_with_other_names_can_be_passed():
     frame = oasis().rename(columns={"age_bl": "age", "cdr_global": "CDR", "diagnosis": "group"})
     table = population(frame, by="group", columns={"age": "age", "CDR": "CDR"})
     expected = population(oasis())
     assert table.equals(expected)
 
 
-def test_what_the_table_does_not_have_is_left_out_and_what_was_asked_for_is_not():
+def test_missing_columns_are_omitted_unless_requested():
     frame = oasis()[["participant_id", "diagnosis", "sex"]]
     assert list(population(frame).columns) == ["N", "%sexF"]
-    with pytest.raises(TableError, match="no column 'age'"):
+    with pytest.raises(TableError, match="column 'age' is missing"):
         population(frame, columns={"age": "age"})
     with pytest.raises(TableError, match="no characteristic 'educ'; did you mean 'education'"):
         population(oasis(), columns={"educ": "MMS"})
-    with pytest.raises(TableError, match="no column 'diagnose'; did you mean 'diagnosis'"):
+    with pytest.raises(TableError, match="column 'diagnose' is missing; did you mean 'diagnosis'"):
         population(frame, by="diagnose")
 
 
-def test_a_group_without_a_value_is_n_a_and_warns_of_nothing():
+def test_a_group_without_values_is_n_a_without_warnings():
     frame = oasis().assign(MMS=lambda f: f["MMS"].where(f["diagnosis"] == "AD"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert population(frame).loc["CN", "MMS"] == "n/a"
 
 
-def test_text_where_numbers_were_expected_is_refused():
-    with pytest.raises(TableError, match="'MMS' holds text"):
+def test_text_instead_of_numbers_is_refused():
+    with pytest.raises(TableError, match="'MMS' contains 'NA'; expected numbers"):
         population(oasis().assign(MMS="NA"))
 
 
-def test_a_column_may_be_called_like_its_characteristic():
+def test_a_column_may_have_the_name_of_its_characteristic():
     frame = oasis()
     plain = frame.rename(columns={"age_bl": "age", "education_level": "education", "cdr_global": "CDR"})
     pd.testing.assert_frame_equal(population(plain), population(frame))

@@ -1,4 +1,4 @@
-"""Split trees of both generations of ClinicaDL are read, and one is written that it reads."""
+"""Split trees of both generations of ClinicaDL can be read, and ClinicaDL can read the written ones."""
 
 from pathlib import Path
 
@@ -58,12 +58,12 @@ def test_the_k_fold_tree_of_0_2_1(tmp_path: Path, label: bool):
     check(read_splits(tmp_path, n_splits=2))
     with pytest.raises(
         NotFoundError,
-        match=r"no split tree of 5 splits; looked for train_splits-5.*5_fold.*found .*train_splits-2",
+        match=r"no split tree of 5 splits; searched for train_splits-5.*5_fold.*found .*train_splits-2",
     ):
         read_splits(tmp_path, n_splits=5)
 
 
-def test_the_single_tree_of_0_2_1_beside_its_folds(tmp_path: Path):
+def test_the_single_tree_of_0_2_1_next_to_its_folds(tmp_path: Path):
     write_old(tmp_path / "train", people("t0"))
     write_old(tmp_path / "validation", people("v0"))
     check(read_splits(tmp_path), 1)
@@ -96,7 +96,7 @@ def test_the_single_tree_of_1_x(tmp_path: Path):
     check(read_splits(tmp_path / "split"), 1)
 
 
-def test_two_trees_are_never_chosen_from(tmp_path: Path):
+def test_several_trees_are_refused(tmp_path: Path):
     for name in ("split", "split_1"):
         write_new(tmp_path / name, people("t0"), people("v0"))
     with pytest.raises(TableError, match=r"several split trees.*split.*split_1"):
@@ -113,7 +113,7 @@ def test_training_on_baseline_sessions_only(tmp_path: Path):
 
 
 @pytest.mark.parametrize("generation", ["old", "new"])
-def test_only_some_diagnoses(tmp_path: Path, generation: str):
+def test_diagnoses_can_be_selected(tmp_path: Path, generation: str):
     if generation == "old":
         write_old(tmp_path / "train", people("t0"))
         write_old(tmp_path / "validation", people("v0"))
@@ -126,37 +126,37 @@ def test_only_some_diagnoses(tmp_path: Path, generation: str):
         read_splits(tmp_path, diagnoses=["MCI"])
 
 
-def test_labels_that_lack_a_row_are_refused(tmp_path: Path):
+def test_labels_without_a_row_of_the_split_are_refused(tmp_path: Path):
     write_new(tmp_path / "split", people("t0"), people("v0"), label=False)
     write_table(people("t0"), tmp_path / "labels.tsv")
     with pytest.raises(TableError, match=r"4 rows are not in .*labels\.tsv: sub-v0000"):
         read_splits(tmp_path)
 
 
-def test_no_labels_at_all_is_an_error_only_if_they_are_needed(tmp_path: Path):
+def test_missing_labels_are_an_error_only_if_needed(tmp_path: Path):
     write_new(tmp_path / "split", people("t0"), people("v0"), label=False)
     assert "diagnosis" not in read_splits(tmp_path)[0].train.columns
-    with pytest.raises(TableError, match=r"no column 'diagnosis', and no labels\.tsv"):
+    with pytest.raises(TableError, match=r"labels\.tsv in its parent folders.*column 'diagnosis' is missing"):
         read_splits(tmp_path, diagnoses=["AD"])
 
 
-def test_no_split_tree_says_what_was_looked_for(tmp_path: Path):
-    with pytest.raises(NotFoundError, match="no such folder"):
+def test_a_missing_split_tree_lists_the_searched_folders(tmp_path: Path):
+    with pytest.raises(NotFoundError, match="folder does not exist"):
         read_splits(tmp_path / "nowhere")
     with pytest.raises(
-        NotFoundError, match=r"no split tree; looked for train_splits-<n>/split-<i>.*<n>_fold"
+        NotFoundError, match=r"no split tree; searched for train_splits-<n>/split-<i>.*<n>_fold"
     ):
         read_splits(tmp_path)
 
 
-def test_a_fold_that_is_missing_is_named(tmp_path: Path):
+def test_a_missing_fold_is_named(tmp_path: Path):
     for i in (0, 2):
         write_new(tmp_path / "3_fold" / f"split-{i}", people(f"t{i}"), people(f"v{i}"))
     with pytest.raises(NotFoundError, match="found split-0, split-2; expected split-0 to split-2"):
         read_splits(tmp_path)
 
 
-def test_a_table_that_is_missing_is_named(tmp_path: Path):
+def test_a_missing_table_is_named(tmp_path: Path):
     write_new(tmp_path / "2_fold" / "split-0", people("t0"), people("v0"))
     write_new(tmp_path / "2_fold" / "split-1", people("t1"), people("v1"))
     (tmp_path / "2_fold" / "split-1" / "validation_baseline.tsv").unlink()
@@ -170,14 +170,14 @@ def test_a_leak_in_a_tree_is_refused(tmp_path: Path):
         read_splits(tmp_path)
 
 
-def test_a_tsv_where_a_folder_was_expected_and_the_reverse(tmp_path: Path):
+def test_a_tsv_instead_of_a_folder_and_the_reverse(tmp_path: Path):
     write_table(people("t0"), tmp_path / "train.tsv")
     with pytest.raises(TableError, match="expected the folder of a split tree, or a multi-cohort TSV"):
         read_splits(tmp_path / "train.tsv")
     write_table(
         pd.DataFrame({"cohort": ["A"], "path": ["train.tsv"], "diagnoses": ["AD"]}), tmp_path / "cohorts.tsv"
     )
-    with pytest.raises(TableError, match="this is a file, expected the folder"):
+    with pytest.raises(TableError, match="found a file; expected the folder"):
         read_splits(tmp_path / "cohorts.tsv")
 
 
@@ -205,7 +205,7 @@ def test_a_multi_cohort_tsv_joins_the_cohorts_split_by_split(tmp_path: Path):
                 same(found[found["cohort"] == cohort], expected[expected["diagnosis"].isin(names)])
 
 
-def test_diagnoses_of_a_multi_cohort_tsv_are_narrowed(tmp_path: Path):
+def test_diagnoses_of_a_multi_cohort_tsv_can_be_restricted(tmp_path: Path):
     (split, _) = read_splits(cohorts(tmp_path), diagnoses=["CN", "pMCI"])
     assert set(split.train[["cohort", "diagnosis"]].itertuples(index=False, name=None)) == {
         ("A", "CN"),
@@ -230,7 +230,7 @@ def test_a_cohort_without_diagnoses_is_refused(tmp_path: Path):
         read_splits(cohorts(tmp_path, ("AD", "n/a")))
 
 
-def test_what_is_written_is_read_back(tmp_path: Path):
+def test_written_splits_are_read_back(tmp_path: Path):
     frame = people("x", 12)
     splits = kfold(frame, 3, ["diagnosis", "age"])
     write_splits(splits, tmp_path)
@@ -241,8 +241,8 @@ def test_what_is_written_is_read_back(tmp_path: Path):
         same(read_splits(tmp_path, baseline=True)[new.index].train, first(old.train))
 
 
-def test_what_is_written_is_what_clinicadl_opens(tmp_path: Path):
-    """The files that its 1.x split managers ask for, below the folder that they are given."""
+def test_written_files_are_those_that_clinicadl_opens(tmp_path: Path):
+    """Compare with the files that the split managers of 1.x open below their folder."""
     splits = kfold(people("x", 12), 3)
     write_splits(splits, tmp_path)
     for split in splits:
@@ -265,12 +265,12 @@ def test_an_existing_tree_is_never_overwritten(tmp_path: Path):
     write_splits(splits, tmp_path)
     write_splits(splits, tmp_path)  # the same again
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
-    with pytest.raises(SettingError, match="is there already and differs"):
+    with pytest.raises(SettingError, match="exists and differs"):
         write_splits(kfold(people("x", 12), 3, seed=2), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")} == before
 
 
-def test_splits_that_do_not_belong_together_are_not_written(tmp_path: Path):
+def test_inconsistent_splits_are_not_written(tmp_path: Path):
     splits = kfold(people("x", 12), 3)
     for wrong in ([], splits[1:], [splits[0], splits[0]]):
         with pytest.raises(SettingError, match="indices"):
@@ -278,7 +278,7 @@ def test_splits_that_do_not_belong_together_are_not_written(tmp_path: Path):
 
 
 @pytest.mark.parametrize("n_splits", [1, 0, "5", 2.0])
-def test_n_splits_is_none_or_two_or_more(tmp_path: Path, n_splits: object):
+def test_n_splits_must_be_none_or_at_least_2(tmp_path: Path, n_splits: object):
     with pytest.raises(SettingError, match="n_splits"):
         read_splits(tmp_path, n_splits=n_splits)
 

@@ -1,4 +1,4 @@
-"""Splits by participant: no leak, no empty set, alike in what was asked for."""
+"""Splits by participant: no leak, no empty set, similar sets in the stratified columns."""
 
 import random
 from collections import Counter
@@ -75,8 +75,8 @@ def test_a_rare_class_is_never_refused():
 @pytest.mark.parametrize(
     "stratify", [["diagnosis", "sex", "age"], ["age", "sex", "diagnosis"], ["diagnosis", "age", "MMS"]]
 )
-def test_numbers_are_distributed_more_alike_than_by_chance(stratify: list[str]):
-    """The spread of the folds' means against that of splits that know nothing of the columns."""
+def test_numbers_are_distributed_more_evenly_than_by_chance(stratify: list[str]):
+    """Compare the spread of the folds' means with that of splits without stratification."""
     numbers = [name for name in stratify if name in ("age", "MMS")]
     spread = {name: ([], []) for name in numbers}
     for seed in range(20):
@@ -90,8 +90,8 @@ def test_numbers_are_distributed_more_alike_than_by_chance(stratify: list[str]):
         assert stratified < 0.5 * by_chance
 
 
-def test_no_fold_is_always_the_one_with_the_lowest_numbers():
-    """Dealing sorted people out in turn would give the first fold the youngest of each five."""
+def test_no_fold_always_has_the_lowest_numbers():
+    """Assigning sorted participants in turn would put the youngest of each five into the first fold."""
     ages = np.zeros(5)
     for seed in range(200):
         frame = people(25, seed)
@@ -101,7 +101,7 @@ def test_no_fold_is_always_the_one_with_the_lowest_numbers():
 
 
 @given(st.floats(0.05, 0.95), st.integers(2, 50), st.integers(0, 9))
-def test_a_holdout_has_the_size_that_was_asked_for(fraction: float, n: int, seed: int):
+def test_a_holdout_has_the_requested_size(fraction: float, n: int, seed: int):
     frame = people(n, seed, sessions=2)
     rest, test = holdout(frame, fraction, ["diagnosis", "sex", "age"], seed)
     assert len(test) == min(max(1, round(fraction * n)), n - 1)
@@ -114,7 +114,7 @@ def test_a_holdout_has_the_size_that_was_asked_for(fraction: float, n: int, seed
         assert abs(share - len(group) * len(test) / n) < 1
 
 
-def test_a_holdout_is_alike_in_numbers_too():
+def test_a_holdout_is_stratified_by_numbers_too():
     gaps: tuple[list[float], list[float]] = ([], [])
     for seed in range(30):
         frame = people(150, seed)
@@ -124,7 +124,7 @@ def test_a_holdout_is_alike_in_numbers_too():
     assert np.mean(gaps[0]) < 0.6 * np.mean(gaps[1])
 
 
-def test_the_seed_decides_and_the_order_of_the_rows_does_not():
+def test_the_assignment_depends_on_the_seed_and_not_on_the_order_of_rows():
     frame = people(40, sessions=2)
     stratify = ["diagnosis", "sex", "age"]
     first = [ids(split.validation) for split in kfold(frame, 4, stratify, seed=1)]
@@ -135,7 +135,7 @@ def test_the_seed_decides_and_the_order_of_the_rows_does_not():
     assert ids(holdout(frame, 0.3, stratify, 1)[1]) != ids(holdout(frame, 0.3, stratify, 2)[1])
 
 
-def test_missing_values_are_a_class_of_their_own():
+def test_missing_values_are_a_separate_class():
     frame = people(40)
     frame.loc[:9, "diagnosis"] = None
     frame.loc[5:14, "age"] = np.nan
@@ -145,42 +145,42 @@ def test_missing_values_are_a_class_of_their_own():
 
 
 def test_fewer_participants_than_splits_are_refused():
-    with pytest.raises(TableError, match="4 participants cannot be dealt out into 5 splits"):
+    with pytest.raises(TableError, match="n_splits=5; expected at most the number of participants, 4"):
         kfold(people(4, sessions=3), 5)
-    with pytest.raises(TableError, match="1 participants"):
+    with pytest.raises(TableError, match="has 1 participants; expected at least 2"):
         holdout(people(1, sessions=3), 0.5)
 
 
 @pytest.mark.parametrize("n_splits", [1, 0, -2, 2.0, "5", True])
-def test_n_splits_is_two_or_more(n_splits: object):
+def test_n_splits_must_be_at_least_2(n_splits: object):
     with pytest.raises(SettingError, match="n_splits"):
         kfold(people(9), n_splits)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 2, "a", None])
-def test_a_fraction_is_between_0_and_1(fraction: object):
+def test_a_fraction_must_be_between_0_and_1(fraction: object):
     with pytest.raises(SettingError, match="fraction"):
         holdout(people(9), fraction)
 
 
-def test_a_column_that_is_not_there_is_refused():
+def test_a_missing_column_is_refused():
     for split in (lambda: kfold(people(9), 3, "diagnose"), lambda: holdout(people(9), 0.3, ["diagnose"])):
         with pytest.raises(TableError, match="did you mean 'diagnosis'"):
             split()
 
 
-def test_the_same_id_in_two_cohorts_means_two_persons():
+def test_the_same_id_in_two_cohorts_is_two_participants():
     frame = pd.concat([people(6).assign(cohort="A"), people(6).assign(cohort="B")], ignore_index=True)
     splits = kfold(frame, 3, "cohort")
     assert [split.validation["cohort"].tolist() for split in splits] == [["A", "A", "B", "B"]] * 3
     Split(0, frame[:6], frame[6:])
-    with pytest.raises(LeakError, match="A/sub-0005"):
+    with pytest.raises(LeakError, match="A sub-0005"):
         Split(0, frame[:6], frame[5:])
 
 
-def test_a_participant_in_two_sets_is_named():
+def test_a_participant_in_two_sets_is_refused_by_name():
     frame = people(4, sessions=2)
-    with pytest.raises(LeakError, match="share 2 participants, expected none: sub-0001, sub-0003") as caught:
+    with pytest.raises(LeakError, match="share 2 participants: sub-0001, sub-0003; expected none") as caught:
         Split(3, frame[:4], frame.iloc[[5, 7]])
     assert isinstance(caught.value, ValueError)
     assert "split 3" in str(caught.value)
@@ -221,7 +221,7 @@ Rows = list[tuple[str, str, str, float]]
 
 
 def random_rows(draw: random.Random) -> Rows:
-    """Participants with some sessions each; now and then a row that comes twice."""
+    """Participants with some sessions each, and sometimes a duplicate row."""
     rows = [
         (f"sub-{person}", f"ses-M{6 * visit:02}", draw.choice(["AD", "CN"]), draw.gauss(70, 9))
         for person in draw.sample(range(30), draw.randint(1, 11))
@@ -238,7 +238,7 @@ def double(rows: Rows) -> bool:
 
 
 def test_of_10_000_random_tables_no_leak_is_accepted_and_no_clean_one_refused():
-    """Each table is cut at random into two sets; a plain set intersection says whether that leaks."""
+    """Each table is divided at random into two sets. A set intersection tests for leaks."""
     draw = random.Random(0)
     outcomes: Counter[str] = Counter()
     for _ in range(10_000):
@@ -262,7 +262,7 @@ def test_of_10_000_random_tables_no_leak_is_accepted_and_no_clean_one_refused():
     assert min(outcomes.values()) > 500
 
 
-def test_of_random_tables_every_kfold_is_clean_or_rightly_refused():
+def test_kfold_of_random_tables_is_clean_or_correctly_refused():
     draw = random.Random(1)
     for _ in range(300):
         rows = random_rows(draw)

@@ -1,4 +1,4 @@
-"""Normalisation is the formula's, and randomness is decided by its key alone."""
+"""Normalisation follows its formula, and random numbers depend on their key only."""
 
 import random
 
@@ -50,7 +50,7 @@ def draws() -> tuple[float, float, float]:
     return random.random(), float(np.random.random()), float(torch.rand(()))
 
 
-def test_a_key_decides_the_random_numbers_and_leaves_the_global_states_alone():
+def test_random_numbers_depend_on_the_key_and_the_global_states_are_kept():
     random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)
@@ -80,7 +80,7 @@ def test_the_states_are_restored_after_an_error():
 
 
 class OwnGenerator:
-    """A transform with a generator of its own, as MONAI's have."""
+    """A transform with its own generator, like those of MONAI."""
 
     def __init__(self) -> None:
         self.R = np.random.RandomState()
@@ -105,7 +105,7 @@ class Chain:
         return part
 
 
-def test_transforms_with_a_generator_of_their_own_are_seeded_in_compositions_too():
+def test_transforms_with_their_own_generator_are_seeded_in_compositions_too():
     chain = Chain(OwnGenerator(), Chain(OwnGenerator()))
     found = []
     for seed in (5, 5, 6):

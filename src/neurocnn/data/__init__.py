@@ -8,7 +8,7 @@ from neurocnn.data.population import population
 from neurocnn.data.preprocessing import Custom, FlairLinear, PetLinear, T1Extensive, T1Linear, T1Volume
 from neurocnn.data.roi import Roi
 from neurocnn.data.split_trees import read_splits, write_splits
-from neurocnn.data.splits import Split, baseline, check_apart, holdout, kfold
+from neurocnn.data.splits import Split, baseline, holdout, kfold
 from neurocnn.data.synthetic import make_caps
 from neurocnn.data.transforms import MinMax, ZScore
 
@@ -30,7 +30,6 @@ __all__ = [
     "WholeImage",
     "ZScore",
     "baseline",
-    "check_apart",
     "holdout",
     "kfold",
     "make_caps",

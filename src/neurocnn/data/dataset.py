@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -14,51 +13,49 @@ from torch.utils.data import Dataset
 from neurocnn.data.caps import Caps
 from neurocnn.data.orientation import orientation_of
 from neurocnn.data.part_files import read_part
-from neurocnn.data.parts import Parts, WholeImage
+from neurocnn.data.parts import Parts, ShiftedParts, WholeImage
 from neurocnn.data.roi import Roi
-from neurocnn.data.transforms import MinMax
+from neurocnn.data.transforms import MinMax, Transform
 from neurocnn.errors import ImageError, SettingError, TableError, suggestion
 from neurocnn.randomness import reseed, seeded
-from neurocnn.storage.identity import REQUIRED
+from neurocnn.storage.identity import check_columns, describe_rows
 
 logger = logging.getLogger("neurocnn")
 
-Transform = Callable[[Tensor], Tensor]
-
 
 class CapsDataset(Dataset[dict[str, Any]]):
-    """The parts of some images of a `Caps`, image after image.
+    """The parts of the images of a `Caps`, image by image.
 
-    An item is a dict: `image` (C, …) float32, `label` as the table has it (if a label is asked for),
-    `participant_id`, `session_id`, `part_id` and, where the CAPS has cohorts, `cohort`. The image is cut into
+    An item is a dict: `image` (C, …) float32, `label` as in the table (if a label is requested),
+    `participant_id`, `session_id`, `part_id` and, if the CAPS has cohorts, `cohort`. The image is cut into
     parts, then transformed, then augmented. An index is a number, or a pair of epoch and number: augmentation
-    depends on the seed, the epoch, and whose part it is, never on the order of reading or on the worker.
+    depends on the seed, the epoch and the identity of the part, never on the order of reading or on the worker.
 
     Parameters
     ----------
     caps
-        Where the images are.
+        Source of the images.
     sessions
-        One row an image: `participant_id`, `session_id`, with cohorts `cohort`, and the label's column.
+        One row per image: `participant_id`, `session_id`, `cohort` if the CAPS has cohorts, and the label's column.
     parts
-        What images are cut into.
+        Parts of each image.
     label
-        A column of `sessions`; None: items have no label.
+        Column of `sessions`; None for items without a label.
     transform
-        From tensor to tensor, for each part: `MinMax`, `ZScore`, a composition; None: raw voxels.
+        Function from tensor to tensor, applied to each part: `MinMax`, `ZScore`, a composition; None for raw voxels.
     augmentation
-        From tensor to tensor, at random; only in training.
+        Random function from tensor to tensor, applied in training only.
     seed
-        Of the augmentation and of the parts' random shift.
+        Seed of the augmentation and of the parts' random shift.
 
     Raises
     ------
     NotFoundError
-        Listing all images that are missing.
+        If images are missing; the message lists all of them.
     TableError
-        Ids or labels are missing.
+        If ids or labels are missing.
     SettingError
-        The images cannot be cut into these parts.
+        If the images cannot be cut into these parts.
 
     Examples
     --------
@@ -94,30 +91,31 @@ class CapsDataset(Dataset[dict[str, Any]]):
         self.augmented = True
         self.sessions = sessions.reset_index(drop=True)
         if not len(sessions):
-            raise TableError("sessions: there are no rows, so that the dataset would be empty")
+            raise TableError("CapsDataset: sessions has no rows; expected one row per image")
         self._labels = _labels(self.sessions, label)
         self._sources = caps.sources(self.sessions)
-        self._keys = list(zip(*(self.sessions[name].tolist() for name in REQUIRED), strict=True))
         shape = self._shape()
         self._check_masks()
         self.part_ids: list[int] = self.parts.ids(shape)
         if not self.part_ids:
-            raise SettingError(f"an image of shape {shape} has no parts of {self.parts!r}")
-        self._check_sizes(shape)
+            raise SettingError(
+                f"CapsDataset: parts={self.parts!r}; an image of shape {shape} has none of them"
+            )
+        self._check_equal_sizes(shape)
         self.input_shape: tuple[int, ...] = tuple(self._item_image(0, self.part_ids[0], 0, False).shape)
 
     def _shape(self) -> tuple[int, int, int]:
-        """The shape that all images must have; the header of each cohort's first image is read."""
+        """Return the shape that all images must have, from the header of each cohort's first image."""
         shapes: dict[str | None, tuple[int, int, int]] = {}
         for source in self._sources:
             if source.cohort not in shapes:
                 shapes[source.cohort] = self.caps.images.grid(source).shape
         if len(set(shapes.values())) > 1:
-            raise ImageError(f"the cohorts' images are of different shapes: {shapes}")
+            raise ImageError(f"the shapes of the cohorts' images differ: {shapes}; expected one shape")
         return next(iter(shapes.values()))
 
-    def _check_sizes(self, shape: tuple[int, int, int]) -> None:
-        """Refuse regions of different sizes, which fit into no batch."""
+    def _check_equal_sizes(self, shape: tuple[int, int, int]) -> None:
+        """Refuse regions of different sizes, which cannot form a batch."""
         if isinstance(self.parts, Roi):
             sizes = {
                 name: tuple(axis.stop - axis.start for axis in self.parts.place(shape, part_id))
@@ -125,106 +123,101 @@ class CapsDataset(Dataset[dict[str, Any]]):
             }
             if len(set(sizes.values())) > 1:
                 raise SettingError(
-                    f"the regions are of different shapes, {sizes}, and cannot stand in one batch; "
-                    "make a dataset for each"
+                    f"Roi: the regions have different shapes, {sizes}; expected one shape for all; "
+                    "make a dataset for each region"
                 )
 
     def _check_masks(self) -> None:
-        """Say it when a mask's axes point elsewhere than the images': it would cover something else."""
+        """Warn if the axes of a mask and of the images differ: the mask would cover other structures."""
         affine = self.caps.images.grid(self._sources[0]).affine
         if affine is None or not isinstance(self.parts, Roi):
             return
-        images = orientation_of(affine)
-        for name, mask in self.parts.mask_orientations().items():
-            if mask != images:
+        expected = orientation_of(affine)
+        for name, header in self.parts.mask_headers().items():
+            found = orientation_of(header.affine)
+            if found != expected:
                 logger.warning(
-                    "the axes of the mask of region %r point to %s, those of the images to %s: is it the right mask?",
-                    name, mask, images,
+                    "the axes of the mask of region %r point to %s; expected %s as in the images; check the mask",
+                    name, found, expected,
                 )  # fmt: skip
 
     def __len__(self) -> int:
-        """Images times parts."""
+        """Return the number of images times the number of parts."""
         return len(self._sources) * len(self.part_ids)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        """The item of an index, or of a pair of epoch and index."""
+        """Return the item at an index, or at a pair of epoch and index."""
         epoch, number = index if isinstance(index, tuple) else (0, index)
         if not -len(self) <= number < len(self):
             raise IndexError(f"item {number} of a dataset of {len(self)}")
         row, position = divmod(number % len(self), len(self.part_ids))
         part_id = self.part_ids[position]
-        participant, session = self._keys[row]
+        source = self._sources[row]
         item: dict[str, Any] = {"image": self._item_image(row, part_id, epoch, self.augmented)}
         if self._labels is not None:
             item["label"] = self._labels[row]
-        item |= {"participant_id": participant, "session_id": session, "part_id": part_id}
-        cohort = self._sources[row].cohort
-        if cohort is not None:
-            item["cohort"] = cohort
+        item |= {"participant_id": source.participant_id, "session_id": source.session_id, "part_id": part_id}
+        if source.cohort is not None:
+            item["cohort"] = source.cohort
         return item
 
     def _item_image(self, row: int, part_id: int, epoch: int, augmented: bool) -> Tensor:
         source = self._sources[row]
-        images = self.caps.images
-        shift = getattr(self.parts, "random_shift", 0) if augmented else 0
+        images, parts = self.caps.images, self.parts
+        shifted = parts if augmented and isinstance(parts, ShiftedParts) and parts.random_shift else None
         augmentation = self.augmentation if augmented else None
-        if not shift and augmentation is None:
-            part = read_part(images, source, self.parts, part_id)
-            return _plain(self._transformed(part), images.cached(source))
-        with seeded(
-            self.seed, epoch, source.cohort, source.participant_id, source.session_id, part_id
-        ) as seed:
-            if shift:
-                moved = torch.randint(-shift, shift + 1, (3,)).tolist()
-                part = self.parts.extract(images.image(source), part_id, moved)  # type: ignore[call-arg]
+        if shifted is None and augmentation is None:
+            part = self._transformed(read_part(images, source, parts, part_id))
+            return _plain_tensor(part, images.cached(source))
+        identity = source.cohort, source.participant_id, source.session_id, part_id
+        with seeded(self.seed, epoch, *identity) as seed:
+            if shifted is None:
+                part = read_part(images, source, parts, part_id)
             else:
-                part = read_part(images, source, self.parts, part_id)
+                shift = torch.randint(-shifted.random_shift, shifted.random_shift + 1, (3,)).tolist()
+                part = shifted.extract(images.image(source), part_id, shift)
             part = self._transformed(part)
             if augmentation is not None:
                 reseed(augmentation, seed)
                 part = augmentation(part)
-        return _plain(part, images.cached(source))
+        return _plain_tensor(part, images.cached(source))
 
     def _transformed(self, part: Tensor) -> Tensor:
         return part if self.transform is None else self.transform(part)
 
-    def _copy(self) -> Self:
-        return copy.copy(self)
-
     def only_part(self, part_id: int) -> Self:
-        """The same images with one of their parts.
+        """Return a dataset of the same images with one of their parts.
 
         Raises
         ------
         SettingError
-            There is no such part.
+            If the part does not exist.
         """
         if part_id not in self.part_ids:
-            raise SettingError(
-                f"there is no part {part_id}; {suggestion(str(part_id), map(str, self.part_ids))}"
-            )
-        dataset = self._copy()
+            known = suggestion(str(part_id), map(str, self.part_ids))
+            raise SettingError(f"only_part: there is no part {part_id}; {known}")
+        dataset = copy.copy(self)
         dataset.part_ids = [part_id]
         dataset.input_shape = tuple(dataset._item_image(0, part_id, 0, False).shape)
         return dataset
 
     def without_augmentation(self) -> Self:
-        """The same parts as evaluation sees them: no augmentation, no random shift."""
-        dataset = self._copy()
+        """Return the dataset for evaluation: no augmentation, no random shift."""
+        dataset = copy.copy(self)
         dataset.augmented = False
         return dataset
 
     def with_seed(self, seed: int) -> Self:
-        """The same parts with another seed of the augmentation."""
-        dataset = self._copy()
+        """Return the dataset with another seed of the augmentation."""
+        dataset = copy.copy(self)
         dataset.seed = seed
         return dataset
 
 
-def _plain(part: Tensor, image: Tensor | None) -> Tensor:
-    """A plain float32 tensor that shares no memory with the image."""
+def _plain_tensor(part: Tensor, image: Tensor | None) -> Tensor:
+    """Return a plain float32 tensor that shares no memory with the image."""
     if not isinstance(part, Tensor | np.ndarray):
-        raise SettingError(f"the transform or augmentation gave a {type(part).__name__}, expected a tensor")
+        raise SettingError(f"the transform or augmentation returned {type(part).__name__}; expected a tensor")
     part = torch.as_tensor(part, dtype=torch.float32)
     if type(part) is not Tensor:
         part = part.as_subclass(Tensor)
@@ -236,15 +229,9 @@ def _plain(part: Tensor, image: Tensor | None) -> Tensor:
 def _labels(sessions: pd.DataFrame, label: str | None) -> list[Any] | None:
     if label is None:
         return None
-    if label not in sessions.columns:
-        raise TableError(
-            f"sessions: there is no column {label!r}; {suggestion(label, map(str, sessions.columns))}"
-        )
+    check_columns(sessions, [label], "sessions")
     missing = sessions[sessions[label].isna()]
     if len(missing):
-        rows = ", ".join(
-            f"row {i} ({p}, {s})"
-            for i, p, s in zip(missing.index, *(missing[n] for n in REQUIRED), strict=True)
-        )
+        rows = describe_rows(missing, most=len(missing))
         raise TableError(f"sessions: {label!r} is missing in {len(missing)} rows: {rows}; fill or drop them")
     return list(sessions[label].tolist())

@@ -1,8 +1,4 @@
-"""The parts that an image is cut into: all of it, patches, or slices (regions of interest: `roi`).
-
-Parts are any object with `name`, `ids` and `extract`. Those here also know the `place` of a part in the
-volume, so that only its voxels need to be read and its result can be painted back.
-"""
+"""Parts of an image: the complete volume, patches, or slices (regions of interest are in `roi`)."""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neurocnn.errors import SettingError
+from neurocnn.errors.arguments import argument_error, check_choice, check_each, check_integer
 
 Shape = tuple[int, ...]
 Place = tuple[slice, slice, slice]
@@ -20,19 +17,45 @@ Place = tuple[slice, slice, slice]
 
 @runtime_checkable
 class Parts(Protocol):
-    """What a dataset asks of parts."""
+    """A way to divide an image into parts.
+
+    Any object with these three members can be used. All parts of this package are `LocatedParts` too.
+    """
 
     @property
     def name(self) -> str:
-        """One of "image", "patch", "slice" and "roi", or a name of your own."""
+        """Kind of part: "image", "patch", "slice", "roi" or another name."""
         ...
 
     def ids(self, shape: Shape) -> list[int]:
-        """The ids of the parts of a volume of `shape` (D, H, W), in order."""
+        """Return the ids of the parts of a volume of `shape` (D, H, W), in order."""
         ...
 
     def extract(self, image: Tensor, part_id: int) -> Tensor:
-        """One part of an image (1, D, H, W)."""
+        """Return a part (C, …) of an image (1, D, H, W)."""
+        ...
+
+
+@runtime_checkable
+class LocatedParts(Parts, Protocol):
+    """Parts that are boxes of voxels: only these voxels are read, and results can be painted into the volume."""
+
+    def place(self, shape: Shape, part_id: int) -> Place:
+        """Return the box of a part in a volume of `shape`, as a slice along each axis."""
+        ...
+
+
+@runtime_checkable
+class ShiftedParts(Parts, Protocol):
+    """Parts that are moved at random in training."""
+
+    @property
+    def random_shift(self) -> int:
+        """Largest shift along each axis, in voxels."""
+        ...
+
+    def extract(self, image: Tensor, part_id: int, shift: Sequence[int] = (0, 0, 0)) -> Tensor:
+        """Return a part of an image, its box moved by `shift` voxels along each axis."""
         ...
 
 
@@ -47,7 +70,7 @@ class LocatedParts(Parts, Protocol):
 
 @dataclass(frozen=True)
 class WholeImage:
-    """The whole volume as one part, with id 0.
+    """The complete volume as one part, with id 0.
 
     Examples
     --------
@@ -58,16 +81,16 @@ class WholeImage:
     name = "image"
 
     def ids(self, shape: Shape) -> list[int]:
-        """The one id, 0."""
+        """Return the only id, 0."""
         return [0]
 
     def place(self, shape: Shape, part_id: int) -> Place:
-        """All of the volume."""
+        """Return the box of the complete volume."""
         check_part(self.name, range(1), shape, part_id)
         return (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
 
     def extract(self, image: Tensor, part_id: int) -> Tensor:
-        """The image (1, D, H, W), copied."""
+        """Return a copy of the image (1, D, H, W)."""
         check_part(self.name, range(1), image.shape[1:], part_id)
         return image.clone()
 
@@ -82,9 +105,9 @@ class Patch:
     Parameters
     ----------
     size
-        Of the cube's edge, in voxels.
+        Edge length, in voxels.
     stride
-        From one cube to the next, in voxels.
+        Distance between the starts of neighbouring cubes, in voxels.
 
     Examples
     --------
@@ -98,31 +121,30 @@ class Patch:
     name = "patch"
 
     def __post_init__(self) -> None:
-        for what, value in (("size", self.size), ("stride", self.stride)):
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-                raise SettingError(f"Patch: {what} is {value!r}, expected a positive whole number of voxels")
+        for name in ("size", "stride"):
+            value = check_integer(name, getattr(self, name), minimum=1, where="Patch")
+            object.__setattr__(self, name, value)
 
     def grid(self, shape: Shape) -> tuple[int, int, int]:
-        """How many patches there are along each axis.
+        """Return the number of patches along each axis.
 
         Raises
         ------
         SettingError
-            The volume is smaller than one patch.
+            If the volume is smaller than one patch.
         """
         if min(shape) < self.size:
-            raise SettingError(
-                f"patches of {self.size} voxels do not fit into an image of shape {tuple(shape)}"
-            )
+            expected = f"at most {min(shape)} for an image of shape {tuple(shape)}"
+            raise argument_error("size", self.size, expected, where="Patch")
         first, second, third = ((n - self.size) // self.stride + 1 for n in shape)
         return (first, second, third)
 
     def ids(self, shape: Shape) -> list[int]:
-        """0, 1, … over the grid."""
+        """Return 0, 1, … for each patch of the grid."""
         return list(range(math.prod(self.grid(shape))))
 
     def place(self, shape: Shape, part_id: int) -> Place:
-        """The patch's cube."""
+        """Return the patch's cube."""
         _, second, third = grid = self.grid(shape)
         check_part(self.name, range(math.prod(grid)), shape, part_id)
         starts = (part_id // (second * third), part_id // third % second, part_id % third)
@@ -130,26 +152,26 @@ class Patch:
         return (first, middle, last)
 
     def extract(self, image: Tensor, part_id: int) -> Tensor:
-        """The patch (1, size, size, size), copied."""
+        """Return a copy of the patch (1, size, size, size)."""
         return image[(slice(None), *self.place(image.shape[1:], part_id))].clone()
 
     def descriptor(self, part_id: int) -> str:
-        """How file names call the part."""
+        """Return the part's name in file names."""
         return f"patchsize-{self.size}_stride-{self.stride}_patch-{part_id}"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Planes across one axis; a slice's id is its index in the volume.
+    """Planes across one axis. The id of a slice is its index in the volume.
 
     Parameters
     ----------
     direction
-        0, 1 or 2: sagittal, coronal or axial, that is across the first, second or third axis.
+        Axis that the planes cross: 0, 1 or 2 for sagittal, coronal or axial slices.
     discarded_slices
-        How many planes are left out at the beginning and at the end; one number serves both.
+        Number of planes left out at the beginning and at the end, or one number for both.
     channels
-        1, or 3 equal ones for networks that were made for colours.
+        1, or 3 for networks made for colours; the three channels are equal.
 
     Examples
     --------
@@ -164,79 +186,76 @@ class Slice:
     name = "slice"
 
     def __post_init__(self) -> None:
-        if self.direction not in (0, 1, 2) or isinstance(self.direction, bool):
-            raise SettingError(f"Slice: direction is {self.direction!r}, expected 0, 1 or 2")
-        if self.channels not in (1, 3) or isinstance(self.channels, bool):
-            raise SettingError(f"Slice: channels is {self.channels!r}, expected 1 or 3")
+        check_choice("direction", self.direction, (0, 1, 2), where="Slice")
+        check_choice("channels", self.channels, (1, 3), where="Slice")
         self._discarded()
 
     def _discarded(self) -> tuple[int, int]:
-        given = self.discarded_slices
-        numbers = list(given) if isinstance(given, Sequence) else [given, given]
-        if len(numbers) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
-            raise SettingError(
-                f"Slice: discarded_slices is {given!r}, expected one or two whole numbers, 0 or more"
-            )
-        return numbers[0], numbers[1]
+        value = self.discarded_slices
+        numbers = list(value) if isinstance(value, Sequence) else [value, value]
+        if len(numbers) != 2:
+            raise argument_error("discarded_slices", value, "one or two integers ≥ 0", where="Slice")
+        first, last = check_each("discarded_slices", numbers, check_integer, minimum=0, where="Slice")
+        return first, last
 
     def ids(self, shape: Shape) -> list[int]:
-        """The indices of the planes that are left.
+        """Return the indices of the planes that are not discarded.
 
         Raises
         ------
         SettingError
-            None is left.
+            If all are discarded.
         """
         return list(self._range(shape))
 
     def _range(self, shape: Shape) -> range:
-        begin, end = self._discarded()
+        first, last = self._discarded()
         n = shape[self.direction]
-        if begin + end >= n:
-            raise SettingError(
-                f"{begin} + {end} slices are discarded of the {n} that an image of shape {tuple(shape)} has "
-                f"in direction {self.direction}; discard less"
+        if first + last >= n:
+            expected = f"less than {n} together for direction {self.direction} of shape {tuple(shape)}"
+            raise argument_error(
+                "discarded_slices", (first, last), expected, where="Slice", remedy="discard less"
             )
-        return range(begin, n - end)
+        return range(first, n - last)
 
     def place(self, shape: Shape, part_id: int) -> Place:
-        """The plane, one voxel thick."""
+        """Return the box of the plane, one voxel thick."""
         check_part(self.name, self._range(shape), shape, part_id)
         place = [slice(0, n) for n in shape]
         place[self.direction] = slice(part_id, part_id + 1)
         return (place[0], place[1], place[2])
 
     def extract(self, image: Tensor, part_id: int) -> Tensor:
-        """The slice (channels, H, W) of the two axes that are left, copied."""
+        """Return a copy of the slice (channels, H, W), where H and W are the two other axes."""
         check_part(self.name, self._range(image.shape[1:]), image.shape[1:], part_id)
         plane = image.select(self.direction + 1, part_id)
         return plane.expand(self.channels, *plane.shape[1:]).clone(memory_format=torch.contiguous_format)
 
     def descriptor(self, part_id: int) -> str:
-        """How file names call the part."""
+        """Return the part's name in file names."""
         axis = ("sag", "cor", "axi")[self.direction]
         return f"axis-{axis}_channel-{'rgb' if self.channels == 3 else 'single'}_slice-{part_id}"
 
 
 def check_part(name: str, ids: range, shape: Shape, part_id: int) -> None:
-    """Refuse a part that a volume of `shape` does not have.
+    """Check that a volume of `shape` has a part.
 
     Parameters
     ----------
     name
-        What the parts are called.
+        Kind of part.
     ids
-        Those that there are.
+        Ids of the parts of the volume.
     shape, part_id
-        Of the volume and of the part asked for.
+        Shape of the volume and id of the part.
 
     Raises
     ------
     SettingError
-        With the ids that there are.
+        If the part does not exist; the message has the range of ids.
     """
     if part_id not in ids:
         raise SettingError(
-            f"{name} {part_id} does not exist in an image of shape {tuple(shape)}: "
-            f"there are {len(ids)}, from {ids[0]} to {ids[-1]}"
+            f"{name} {part_id} does not exist in an image of shape {tuple(shape)}; "
+            f"expected one of {len(ids)} ids, {ids[0]} to {ids[-1]}"
         )

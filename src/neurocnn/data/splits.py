@@ -1,104 +1,85 @@
-"""Splits by participant: kfold and holdout, alike in all the columns that are asked for."""
+"""Splits by participant, with similar sets in all the columns that are stratified."""
 
 import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from neurocnn.errors import LeakError, SettingError, TableError, suggestion
-from neurocnn.storage.identity import check_ids
+from neurocnn.errors import LeakError, TableError
+from neurocnn.errors.arguments import check_integer, check_list, check_number
+from neurocnn.storage.identity import check_columns, check_ids, person_columns, shared_participants
 
-_MOST_CLASSES = 6  # numbers with more values than a CDR has are no classes
+_MOST_CLASSES = 6  # a column of more numbers than CDR scores does not encode classes
 
-Integers = np.ndarray[Any, np.dtype[np.int64]]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A training set and a validation set that share no participant.
+    """A training set and a validation set without common participants.
 
     Parameters
     ----------
     index
-        The number of the split; its results go to ``fold-<index>``.
+        Number of the split. Its results are stored in ``fold-<index>``.
     train, validation
-        One row an image: `participant_id`, `session_id`, [`cohort`,] and any others.
+        One row per image: `participant_id`, `session_id`, optionally `cohort`, and any other columns.
 
     Raises
     ------
     TableError
-        A set is empty, or its rows do not name images.
+        If a set is empty, or its rows do not identify images.
     LeakError
-        A participant is in both sets.
+        If a participant is in both sets.
 
     Examples
     --------
     >>> frame = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "session_id": "ses-M00"})
     >>> Split(0, frame[:1], frame[:1])
     Traceback (most recent call last):
-    neurocnn.errors.LeakError: split 0: train and validation share 1 participants, expected none: sub-1
-    """
+    neurocnn.errors.LeakError: split 0: train and validation share 1 participants: sub-1; expected none; move all sessions of a participant to one set
+    """  # noqa: E501 (a message is one line)
 
     index: int
     train: pd.DataFrame
     validation: pd.DataFrame
 
     def __post_init__(self) -> None:
-        if not isinstance(self.index, int) or isinstance(self.index, bool) or self.index < 0:
-            raise SettingError(f"the split's index is {self.index!r}, expected a whole number, 0 or more")
-        for what in ("train", "validation"):
-            frame = getattr(self, what).reset_index(drop=True)
-            check_ids(frame, f"split {self.index}, {what}")
+        object.__setattr__(self, "index", check_integer("index", self.index, minimum=0, where="Split"))
+        for name in ("train", "validation"):
+            frame = getattr(self, name).reset_index(drop=True)
+            check_ids(frame, f"split {self.index}, {name}")
             if not len(frame):
-                raise TableError(f"split {self.index}: the {what} set is empty")
-            object.__setattr__(self, what, frame)
-        check_apart(self.train, self.validation, f"split {self.index}: train and validation")
+                raise TableError(f"split {self.index}: the {name} set is empty")
+            object.__setattr__(self, name, frame)
+        shared = shared_participants(self.train, self.validation)
+        if shared:
+            raise LeakError(
+                f"split {self.index}: train and validation share {len(shared)} participants: {', '.join(shared)}; "
+                "expected none; move all sessions of a participant to one set"
+            )
 
     def __repr__(self) -> str:
         sets = (f"{name}: {len(getattr(self, name))} images" for name in ("train", "validation"))
         return f"Split({self.index}, {', '.join(sets)})"
 
 
-def check_apart(first: pd.DataFrame, second: pd.DataFrame, what: str) -> None:
-    """Refuse two sets that share a participant.
-
-    Parameters
-    ----------
-    first, second
-        Tables with `participant_id`; `cohort` counts where both have it.
-    what
-        The two sets, for the message.
-
-    Raises
-    ------
-    LeakError
-        With the participants.
-    """
-    columns = ["participant_id"]
-    if "cohort" in first.columns and "cohort" in second.columns:
-        columns = ["cohort", "participant_id"]
-    people = [set(zip(*(frame[name].tolist() for name in columns), strict=True)) for frame in (first, second)]
-    both = sorted("/".join(map(str, key)) for key in people[0] & people[1])
-    if both:
-        raise LeakError(f"{what} share {len(both)} participants, expected none: {', '.join(both)}")
-
-
 def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
-    """The first session of each participant, by the sessions' numbers (months).
+    """Return the first session of each participant, by the sessions' numbers (months).
 
     Parameters
     ----------
     sessions
-        One row an image.
+        One row per image.
 
     Raises
     ------
     TableError
-        A participant's sessions cannot be ordered: one has no number, or two have the same.
+        If a participant's sessions cannot be ordered: one has no number, or two have the same.
 
     Examples
     --------
@@ -109,14 +90,14 @@ def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
     frame = sessions.reset_index(drop=True)
     first: dict[str, tuple[int, int]] = {}
     seen: dict[tuple[str, int], str] = {}
-    for row, (person, session) in enumerate(zip(_people(frame), frame["session_id"].tolist(), strict=True)):
+    for row, (person, session) in enumerate(zip(_persons(frame), frame["session_id"].tolist(), strict=True)):
         found = re.search(r"\d+", session)
         month = int(found.group()) if found else -1
         other = seen.setdefault((person, month), session)
         if other != session:
             raise TableError(
-                f"sessions {other} and {session} of {person} cannot be ordered; expected numbers as in ses-M00, "
-                "each once"
+                f"sessions {other} and {session} of {person} cannot be ordered; expected a different number in each, "
+                "as in ses-M00"
             )
         first[person] = min(first.get(person, (month, row)), (month, row))
     _check_numbered(seen)
@@ -124,55 +105,52 @@ def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
-    """A session without a number is the first of a participant only if it is the only one."""
+    """Check that a session without a number is the only one of its participant."""
     several = {person for person, month in seen if month >= 0}
     for (person, month), session in seen.items():
         if month < 0 and person in several:
             raise TableError(
-                f"session {session} of {person} has no number, so that the participant's sessions cannot be ordered"
+                f"sessions of {person} cannot be ordered: {session} has no number; expected one, as in ses-M00"
             )
 
 
-def _people(frame: pd.DataFrame) -> list[str]:
-    """One text for each row's participant: the same id in two cohorts means two persons."""
-    ids: list[str] = frame["participant_id"].tolist()
-    if "cohort" not in frame.columns:
-        return ids
-    return [f"{cohort}/{person}" for cohort, person in zip(frame["cohort"].tolist(), ids, strict=True)]
+def _persons(frame: pd.DataFrame) -> list[str]:
+    """Return a name of each row's participant, with the cohort if every row has one."""
+    return ["/".join(row) for row in frame[person_columns(frame)].itertuples(index=False, name=None)]
 
 
 def kfold(
     sessions: pd.DataFrame, n_splits: int = 5, stratify: str | Sequence[str] = (), seed: int = 0
 ) -> list[Split]:
-    """Deal participants out into validation sets; each participant is in exactly one.
+    """Return the splits of a cross-validation; each participant is in exactly one validation set.
 
     Parameters
     ----------
     sessions
-        One row an image.
+        One row per image.
     n_splits
-        2 or more.
+        Number of splits, at least 2.
     stratify
-        Columns of classes or of numbers, or one of them, in which the sets shall be alike; a participant
-        counts with the baseline session's values. Columns that come first weigh more.
+        Column or columns of classes or numbers in which the sets should be similar, most important first. The values
+        are those of each participant's baseline session.
     seed
-        The order of the rows does not matter, the seed does.
+        Seed of the assignment, which does not depend on the order of the rows.
 
     Returns
     -------
     splits
-        Training sets hold all sessions, validation sets baseline ones.
+        Training sets contain all sessions, validation sets the baseline ones.
 
     Raises
     ------
     TableError
-        A column is missing, or there are fewer participants than splits.
+        If a column is missing, or there are fewer participants than splits.
 
     Notes
     -----
-    Participants are sorted by the columns and dealt out in turn. In each class of the first column, and in
-    each combination of the first two, three, …, sets differ by one participant at most; no class is too rare.
-    Numbers are sorted within classes, and any `n_splits` neighbours are dealt to different sets at random.
+    Participants are sorted by the columns and assigned to the sets in turn. In each class of the first column, and in
+    each combination of the first two, three, …, the sets' sizes differ by at most one participant; no class is too
+    rare. Numbers are sorted within classes, and any `n_splits` neighbours are assigned to different sets at random.
 
     Examples
     --------
@@ -181,44 +159,43 @@ def kfold(
     >>> [split.validation["diagnosis"].tolist() for split in kfold(frame, 3, "diagnosis")]
     [['AD', 'CN'], ['AD', 'CN'], ['AD', 'CN']]
     """
-    if not isinstance(n_splits, int) or isinstance(n_splits, bool) or n_splits < 2:
-        raise SettingError(f"n_splits is {n_splits!r}, expected a whole number, 2 or more")
-    people = _sorted_people(sessions)
+    n_splits = check_integer("n_splits", n_splits, minimum=2, where="kfold")
+    people, columns = _people(sessions), _stratified_columns(sessions, stratify)
     if len(people) < n_splits:
         raise TableError(
-            f"{len(people)} participants cannot be dealt out into {n_splits} splits; ask for fewer splits"
+            f"kfold: n_splits={n_splits}; expected at most the number of participants, {len(people)}"
         )
-    rng = np.random.default_rng(seed)
-    order = _alike(people, stratify, n_splits, rng)
+    rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="kfold"))
+    order = _stratified_order(people, columns, n_splits, rng)
     folds = np.empty(len(people), dtype=np.int64)
-    # Which set begins is drawn, so that no split is always the larger one.
+    # The sets get random numbers, otherwise the first splits would always be the larger ones.
     folds[order] = rng.permutation(n_splits)[np.arange(len(people)) % n_splits]
-    return [_apart(sessions, people, folds == index, index) for index in range(n_splits)]
+    return [_split(sessions, people[folds == index], index) for index in range(n_splits)]
 
 
 def holdout(
     sessions: pd.DataFrame, fraction: float = 0.2, stratify: str | Sequence[str] = (), seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Set participants apart, for a test.
+    """Separate a test set of participants from the others.
 
     Parameters
     ----------
     sessions
-        One row an image.
+        One row per image.
     fraction
-        Of the participants, between 0 and 1; at least one is set apart and one is left.
+        Fraction of the participants in the test set, between 0 and 1; at least one participant is in each set.
     stratify, seed
-        As of `kfold`.
+        See `kfold`.
 
     Returns
     -------
     rest, held_out
-        All sessions of those who are left, and the baseline sessions of those set apart.
+        All sessions of the remaining participants, and the baseline sessions of the test set.
 
     Raises
     ------
     TableError
-        A column is missing, or there is only one participant.
+        If a column is missing, or there is only one participant.
 
     Examples
     --------
@@ -228,97 +205,97 @@ def holdout(
     >>> len(rest), sorted(test["diagnosis"])
     (8, ['AD', 'CN'])
     """
-    if not isinstance(fraction, float | int) or not 0 < fraction < 1:
-        raise SettingError(f"fraction is {fraction!r}, expected a number between 0 and 1")
-    people = _sorted_people(sessions)
+    fraction = check_number("fraction", fraction, above=0, below=1, where="holdout")
+    people, columns = _people(sessions), _stratified_columns(sessions, stratify)
     n = len(people)
     if n < 2:
-        raise TableError(f"there are {n} participants, of whom none can be set apart")
+        raise TableError(f"holdout: sessions has {n} participants; expected at least 2")
     n_out = min(max(1, round(fraction * n)), n - 1)
-    rng = np.random.default_rng(seed)
-    order = _alike(people, stratify, max(2, round(n / min(n_out, n - n_out))), rng)
-    # Equal steps through the sorted participants: each run of them gives its share, rounded up or down.
+    rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="holdout"))
+    order = _stratified_order(people, columns, max(2, round(n / min(n_out, n - n_out))), rng)
+    # Equal steps through the sorted participants: each run of them has its share, rounded up or down.
     steps = np.floor(np.arange(n + 1) * n_out / n + rng.random())
     held_out = np.empty(n, dtype=bool)
     held_out[order] = np.diff(steps) > 0
-    split = _apart(sessions, people, held_out, 0)
+    split = _split(sessions, people[held_out], 0)
     return split.train, split.validation
 
 
-def _sorted_people(sessions: pd.DataFrame) -> pd.DataFrame:
-    """The baseline session of each participant, in the order of their ids."""
+def _people(sessions: pd.DataFrame) -> pd.DataFrame:
+    """Return the baseline session of each participant, sorted by id."""
     check_ids(sessions, "sessions")
     people = baseline(sessions)
-    order = np.argsort(np.array(_people(people), dtype=object), kind="stable")
+    order = np.argsort(np.array(_persons(people), dtype=object), kind="stable")
     return people.iloc[order].reset_index(drop=True)
 
 
-def _apart(
-    sessions: pd.DataFrame, people: pd.DataFrame, held_out: np.ndarray[Any, np.dtype[np.bool_]], index: int
-) -> Split:
-    """A split whose validation set holds some participants; making it verifies it."""
-    out = {person for person, held in zip(_people(people), held_out, strict=True) if held}
-    train = sessions[[person not in out for person in _people(sessions)]]
-    return Split(index, train, people[held_out])
+def _split(sessions: pd.DataFrame, validation: pd.DataFrame, index: int) -> Split:
+    """Return the split with this validation set; its training set has all sessions of the other participants."""
+    held_out = set(_persons(validation))
+    return Split(index, sessions[[person not in held_out for person in _persons(sessions)]], validation)
 
 
-def _alike(
-    people: pd.DataFrame, stratify: str | Sequence[str], block: int, rng: np.random.Generator
+def _stratified_columns(sessions: pd.DataFrame, stratify: str | Sequence[str]) -> list[str]:
+    expected = "a column name or a list of them"
+    columns = [stratify] if isinstance(stratify, str) else check_list("stratify", stratify, expected)
+    check_columns(sessions, columns, "stratify")
+    return columns
+
+
+def _stratified_order(
+    people: pd.DataFrame, columns: list[str], block: int, rng: np.random.Generator
 ) -> Integers:
-    """An order of participants in which any `block` neighbours are as alike as they can be.
+    """Return an order of participants in which any `block` neighbours are as similar as possible.
 
-    Sorted by classes first; within a combination of classes by numbers; within `block` neighbours at random.
+    Participants are sorted by classes first, within a combination of classes by numbers, and within `block`
+    neighbours at random.
     """
-    columns = [stratify] if isinstance(stratify, str) else list(stratify)
-    for column in columns:
-        if column not in people.columns:
-            raise TableError(
-                f"stratify: there is no column {column!r}; {suggestion(column, map(str, people.columns))}"
-            )
     numbers = [name for name in columns if _is_continuous(people[name], block)]
     classes = [_codes(people[name]) for name in columns if name not in numbers]
     values = [_codes(people[name]) for name in numbers]
     rows = rng.permutation(len(people))
     for group in _groups(rows, classes):
-        group[:] = _by_numbers(group, values, block, rng)
+        group[:] = _order_by_numbers(group, values, block, rng)
     return rows
 
 
 def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
-    """Sort `rows` by the classes in place; views of the rows of each combination."""
+    """Sort `rows` by the classes, in place, and yield views of the rows of each combination."""
     if not classes:
         yield rows
         return
     rows[:] = rows[np.lexsort([codes[rows] for codes in reversed(classes)])]
     keys = np.stack([codes[rows] for codes in classes])
     starts = [0, *(np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1), len(rows)]
-    for begin, end in itertools.pairwise(starts):
-        yield rows[begin:end]
+    for first, after_last in itertools.pairwise(starts):
+        yield rows[first:after_last]
 
 
-def _by_numbers(rows: Integers, values: list[Integers], block: int, rng: np.random.Generator) -> Integers:
+def _order_by_numbers(
+    rows: Integers, values: list[Integers], block: int, rng: np.random.Generator
+) -> Integers:
     """Sort by the first number, runs of that by the next one, and so on; then shuffle within blocks."""
     if not values:
         return rows
     if len(rows) <= block:
         return rng.permutation(rows)
     rows = rows[np.argsort(values[0][rows], kind="stable")]
-    # With several numbers, a run spans so many blocks that each number gets an equal say.
+    # With several numbers, a run spans so many blocks that each number has the same weight.
     run = block * max(1, round((len(rows) / block) ** (1 - 1 / len(values))))
     runs = [rows[i : i + run] for i in range(0, len(rows), run)]
     if len(values) == 1:
         return np.concatenate([rng.permutation(part) for part in runs])
-    return np.concatenate([_by_numbers(part, values[1:], block, rng) for part in runs])
+    return np.concatenate([_order_by_numbers(part, values[1:], block, rng) for part in runs])
 
 
 def _codes(column: pd.Series) -> Integers:
-    """Whole numbers that sort as the values do; missing ones come first."""
+    """Return integers that sort as the values do; missing values come first."""
     values = column if pd.api.types.is_numeric_dtype(column) else column.astype(str).where(column.notna())
     return np.asarray(values.rank(method="dense").fillna(0), dtype=np.int64)
 
 
 def _is_continuous(column: pd.Series, block: int) -> bool:
-    """Whether a column's values are numbers rather than classes that are written as numbers (a CDR, a sex)."""
+    """Return whether a column contains numbers rather than classes encoded as numbers (CDR, sex)."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
     n_values = column.nunique()

@@ -1,14 +1,19 @@
 """Normalisation of a part."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+#: A transform or augmentation: any callable that takes a part (C, …) and returns one, such as those of torchvision,
+#: MONAI and TorchIO.
+Transform = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class MinMax:
-    """Stretch the values of a part to [0, 1]: (x − min) / (max − min); a constant part becomes 0.
+    """Scale the values of a part to [0, 1]: (x − min) / (max − min); a constant part becomes 0.
 
     Examples
     --------
@@ -17,7 +22,7 @@ class MinMax:
     """
 
     def __call__(self, part: Tensor) -> Tensor:
-        """The part, of any shape, normalised; the one given stays as it is."""
+        """Return the normalised part, of any shape. The input is not changed."""
         low, high = torch.aminmax(part)
         span = high - low
         if not span > 0:
@@ -27,7 +32,7 @@ class MinMax:
 
 @dataclass(frozen=True)
 class ZScore:
-    """Give a part mean 0 and standard deviation 1 (dividing by N); a constant part becomes 0.
+    """Scale a part to mean 0 and standard deviation 1 (dividing by N); a constant part becomes 0.
 
     Examples
     --------
@@ -36,7 +41,7 @@ class ZScore:
     """
 
     def __call__(self, part: Tensor) -> Tensor:
-        """The part, of any shape, normalised; the one given stays as it is."""
+        """Return the normalised part, of any shape. The input is not changed."""
         low, high = torch.aminmax(part)
         if low == high:
             return torch.zeros_like(part)
