@@ -59,15 +59,6 @@ class ShiftedParts(Parts, Protocol):
         ...
 
 
-@runtime_checkable
-class LocatedParts(Parts, Protocol):
-    """Parts that are boxes of voxels: only these voxels are read, and results can be painted into the volume."""
-
-    def place(self, shape: Shape, part_id: int) -> Place:
-        """Return the box of a part in a volume of `shape`, as a slice along each axis."""
-        ...
-
-
 @dataclass(frozen=True)
 class WholeImage:
     """The complete volume as one part, with id 0.
