@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from neurocnn.engine.records import Record
 from old_folders.networks import tiny
 
 import neurocnn as nc
-from neurocnn.engine.records import Record
 
 HERE = Path(__file__).parent
 SLICES = nc.Slice(direction=2, discarded_slices=8)  # two slices of each image
@@ -32,7 +32,12 @@ STUDIES = {
         "architecture": tiny,
         "multi": True,
         "trainer": nc.Trainer(
-            epochs=3, batch_size=7, learning_rate=1e-2, accumulation_steps=1, checkpoint_seconds=0, device="cpu"
+            epochs=3,
+            batch_size=7,
+            learning_rate=1e-2,
+            accumulation_steps=1,
+            checkpoint_seconds=0,
+            device="cpu",
         ),
     },
 }
