@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from studies import Study, experiment
 
 import neurocnn as nc
+from neurocnn import errors
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -42,7 +45,7 @@ def test_links_lead_to_files_that_exist(page: Path):
 @each_page
 def test_code_uses_public_names_only(page: Path):
     code = "\n".join([blocks(page, "python"), *inline(page)])
-    assert set(re.findall(r"\bnc\.(\w+)", code)) <= {*nc.__all__, "__version__"}
+    assert set(re.findall(r"\bnc\.(\w+)", code)) <= {*dir(nc), "__version__"}
 
 
 CLASSES = {"experiment": nc.Experiment, "results": nc.Results, "trainer": nc.Trainer, "caps": nc.Caps}
@@ -114,3 +117,38 @@ def test_every_public_name_has_a_docstring():
     missing = [name for name in nc.__all__ if not (getattr(nc, name).__doc__ or "").strip()]
     assert nc.__all__ == sorted(nc.__all__)
     assert not missing
+
+
+def test_the_packages_docstring_lists_every_public_name_on_one_screen():
+    text = nc.__doc__.partition("by the step of a study:")[2].partition("``help")[0]  # type: ignore[union-attr]
+    named = set(re.findall(r"\b\w+\b", text))
+    assert set(nc.__all__) <= named
+    assert len(nc.__doc__.splitlines()) <= 40  # type: ignore[union-attr]
+    # and no name of code that does not exist, except a method and an extra
+    code_like = {name for name in named if "_" in name or re.search(r"[a-z\d][A-Z]", name)}
+    assert code_like <= set(nc.__all__)
+
+
+def test_the_package_shows_public_names_and_plotting_only():
+    assert dir(nc) == sorted([*nc.__all__, "plotting"])
+
+
+def test_pictures_load_on_first_use_without_an_import():
+    code = (
+        "import sys, neurocnn as nc\n"
+        "assert not {'matplotlib', 'neurocnn.plotting'} & set(sys.modules)\n"
+        "print(nc.plotting.roc.__name__)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "roc\n"
+
+
+def test_an_unknown_name_of_the_package_suggests_a_near_one():
+    with pytest.raises(AttributeError, match="'Cap'; did you mean 'Caps'"):
+        _ = nc.Cap
+
+
+def test_every_kind_of_error_is_public():
+    kinds = {
+        name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, Exception)
+    }
+    assert kinds <= set(nc.__all__)

@@ -8,7 +8,6 @@ train it, the two regions vote, and the answer is measured on a third of the par
 import logging
 
 import neurocnn as nc
-from neurocnn import plotting
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -44,7 +43,7 @@ if __name__ == "__main__":
     print(metrics[["balanced_accuracy", "sensitivity", "specificity", "roc_auc"]].round(3).to_string())
 
     first = caps.read(test["participant_id"].iloc[0], test["session_id"].iloc[0])[0]
-    figure = plotting.overview(
+    figure = nc.plotting.overview(
         results.history(),
         results.predictions(dataset="test"),
         ["CN", "AD"],

@@ -1,11 +1,31 @@
 """Train 2-D and 3-D CNNs on MRI and PET that Clinica has preprocessed.
 
-The script in the README uses nothing but the names below, in the order of a study: find the images (`Caps`), split the
-participants (`holdout`, `kfold`), choose how an image enters (`WholeImage`, `Patch`, `Slice`, `Roi`), what is learnt
-(`classification`, `regression`, `reconstruction`) and how (`Trainer`), run it (`Experiment`), and read it (`Results`).
+All public names, by the step of a study:
+
+Images          Caps, and the names of its pipelines: T1Linear, T1Extensive, T1Volume, FlairLinear, PetLinear,
+                Custom; make_caps writes a synthetic CAPS
+Participants    read_table, write_table, population, holdout, kfold, Split, read_splits, write_splits
+Parts           WholeImage, Patch, Slice, Roi; the voxels of each: MinMax, ZScore; as a dataset: CapsDataset
+Task            classification, regression, reconstruction; any other: Task
+Network         create_model, list_models, describe, CNN; pooling: PadMaxPool2d, PadMaxPool3d, CropMaxUnpool2d,
+                CropMaxUnpool3d; autoencoder: CNN_Transformer; weights: transfer_weights, read_weights;
+                own architectures in a package: hookimpl
+Training        Trainer, whose `fit` returns a Training and passes a TrainingState to callbacks
+Study           Experiment, which trains splits × networks into one result folder
+Results         Results, which reads that folder; by hand: predict, encode
+Votes           part_weights, soft_vote, hard_vote, average
+Pictures        plotting, a module that needs the extra ``plot``
+Errors          NeurocnnError, the base of all; SettingError (arguments), TableError, ImageError, ModelError
+                (networks, plugins), CheckpointError (files of tensors), NotFoundError, StorageError (disks),
+                LeakError (a participant in two sets), TrainingError, InUseError (another process works there),
+                MissingExtraError (an optional package)
+
+``help(neurocnn.Caps)`` and so on show shapes, units, errors and an example.
 """
 
+import importlib
 from importlib.metadata import version
+from typing import Any
 
 from neurocnn.data import (
     Caps,
@@ -30,9 +50,33 @@ from neurocnn.data import (
     read_splits,
     write_splits,
 )
-from neurocnn.engine import Task, Trainer, classification, encode, predict, reconstruction, regression
+from neurocnn.engine import (
+    Task,
+    Trainer,
+    Training,
+    TrainingState,
+    classification,
+    encode,
+    predict,
+    reconstruction,
+    regression,
+)
 from neurocnn.ensemble import average, hard_vote, part_weights, soft_vote
-from neurocnn.errors import NeurocnnError
+from neurocnn.errors import (
+    CheckpointError,
+    ImageError,
+    InUseError,
+    LeakError,
+    MissingExtraError,
+    ModelError,
+    NeurocnnError,
+    NotFoundError,
+    SettingError,
+    StorageError,
+    TableError,
+    TrainingError,
+    suggestion,
+)
 from neurocnn.experiment import Experiment
 from neurocnn.nn import (
     CNN,
@@ -59,26 +103,39 @@ __all__ = [
     "CNN_Transformer",
     "Caps",
     "CapsDataset",
+    "CheckpointError",
     "CropMaxUnpool2d",
     "CropMaxUnpool3d",
     "Custom",
     "Experiment",
     "FlairLinear",
+    "ImageError",
+    "InUseError",
+    "LeakError",
     "MinMax",
+    "MissingExtraError",
+    "ModelError",
     "NeurocnnError",
+    "NotFoundError",
     "PadMaxPool2d",
     "PadMaxPool3d",
     "Patch",
     "PetLinear",
     "Results",
     "Roi",
+    "SettingError",
     "Slice",
     "Split",
+    "StorageError",
     "T1Extensive",
     "T1Linear",
     "T1Volume",
+    "TableError",
     "Task",
     "Trainer",
+    "Training",
+    "TrainingError",
+    "TrainingState",
     "WholeImage",
     "ZScore",
     "average",
@@ -105,3 +162,15 @@ __all__ = [
     "write_splits",
     "write_table",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Pictures are optional: matplotlib is imported by those who draw only.
+    if name == "plotting":
+        return importlib.import_module("neurocnn.plotting")
+    raise AttributeError(f"module 'neurocnn' has no attribute {name!r}; {suggestion(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    # Without the modules that imports of public names have made attributes.
+    return [*__all__, "plotting"]
