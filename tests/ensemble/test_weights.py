@@ -94,7 +94,7 @@ def test_accuracies_without_labels_are_refused_with_the_part_s_name(missing):
 
 def test_a_missing_column_and_an_empty_table_are_refused():
     with pytest.raises(
-        TableError, match="the column 'predicted_label' is missing.*There are: part_id, participant_id"
+        TableError, match=r"the column 'predicted_label' is missing.*There are: part_id, participant_id"
     ):
         part_weights(THREE_PARTS.drop(columns="predicted_label"))
     with pytest.raises(TableError, match="no row"):
