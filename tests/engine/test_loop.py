@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -235,14 +236,25 @@ def test_optimizer_and_scheduler_are_callables():
     assert rates == pytest.approx([1.0, 0.1, 0.01])
 
 
-def test_a_scheduler_may_wait_for_the_loss():
-    trainer = Trainer(
-        epochs=4,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0),
-        **FAST,
+@pytest.mark.parametrize("rate", [1e-30, 0.01], ids=["a loss that stays", "a loss that falls"])
+def test_a_scheduler_may_wait_for_the_loss(rate):
+    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, eps=0.0)
+    rates = []
+    training = Trainer(
+        epochs=5, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate), scheduler=plateau, **FAST
+    ).fit(
+        network(norm=False),
+        TASK,
+        Toys(4),
+        callbacks=[lambda state: rates.append(state.optimizer.param_groups[0]["lr"])],
     )
-    trainer.fit(network(norm=False), TASK, Toys(4))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+    scheduler, expected = plateau(optimizer), []
+    for loss in training.history.train_loss:
+        expected.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(loss)
+    assert rates == expected
+    assert (rates[-1] < rate) == (rate == 1e-30), "the rate is reduced only if the loss does not fall"
 
 
 def test_gradients_are_clipped():

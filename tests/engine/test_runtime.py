@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 from torch import nn
-from toys import Toys, network
+from toys import Toys, network, same_weights
 
 from neurocnn.engine import Trainer, classification
 from neurocnn.engine.runtime import determinism, find_device, memory_format, to_model_format
@@ -96,5 +96,17 @@ def test_a_compiled_network_ends_near_the_eager_one(tmp_path):
     network(norm=False).load_state_dict(training.best["best_loss"])
 
 
-def test_deterministic_training_works_on_the_cpu():
-    Trainer(epochs=1, device="cpu", deterministic=True).fit(network(), TASK, Toys(4))
+def test_deterministic_training_uses_only_deterministic_algorithms_and_ends_with_the_same_bits():
+    enabled, weights = [], []
+    for _ in range(2):
+        model = network(dropout=0.5)
+        Trainer(epochs=2, device="cpu", deterministic=True).fit(
+            model,
+            TASK,
+            Toys(4),
+            callbacks=[lambda state: enabled.append(torch.are_deterministic_algorithms_enabled())],
+        )
+        weights.append(model.state_dict())
+    assert enabled == [True] * 4
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert same_weights(*weights)

@@ -1,7 +1,6 @@
 """CapsDataset: one dataset for every kind of part."""
 
 import copy
-import logging
 from typing import Any, Self
 
 import numpy as np
@@ -17,10 +16,9 @@ from neurocnn.data.parts import Parts, ShiftedParts, WholeImage
 from neurocnn.data.roi import Roi
 from neurocnn.data.transforms import MinMax, Transform
 from neurocnn.errors import ImageError, SettingError, TableError, suggestion
+from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import reseed, seeded
 from neurocnn.storage.identity import check_columns, describe_rows
-
-logger = logging.getLogger("neurocnn")
 
 
 class CapsDataset(Dataset[dict[str, Any]]):
@@ -136,7 +134,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         for name, header in self.parts.mask_headers().items():
             found = orientation_of(header.affine)
             if found != expected:
-                logger.warning(
+                LOGGER.warning(
                     "the axes of the mask of region %r point to %s; expected %s as in the images; check the mask",
                     name, found, expected,
                 )  # fmt: skip

@@ -5,7 +5,6 @@ limited in bytes. Returned images are shared and must not be written to. A copy 
 loader) starts with empty caches.
 """
 
-import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +19,7 @@ from neurocnn.data.orientation import Grid, orientation_of
 from neurocnn.data.sources import Source
 from neurocnn.data.tensor_files import is_made_from, open_prepared
 from neurocnn.errors import ImageError
-
-logger = logging.getLogger("neurocnn")
+from neurocnn.errors.logger import LOGGER
 
 _MAPPED_FILES = 4096  # far below the kernel's limit of mapped areas
 
@@ -154,7 +152,7 @@ class Images:
         usable = is_current(tensor)
         self._usable[path] = (stamp, usable)
         if not usable:
-            logger.warning(
+            LOGGER.warning(
                 "%s: the prepared tensor %s is ignored: it differs from the image, which has changed; "
                 "write it again with caps.prepare()",
                 source.name,
@@ -183,7 +181,7 @@ class Images:
         low, high = torch.aminmax(image)
         if low == high and source not in self._reported:
             self._reported.add(source)
-            logger.warning("%s: all voxels are %s; min-max returns zeros", source.name, low.item())
+            LOGGER.warning("%s: all voxels are %s; min-max returns zeros", source.name, low.item())
 
     def _tensor_shape(self, source: Source) -> tuple[int, int, int]:
         if self.orientation is not None:

@@ -1,6 +1,5 @@
 """`Caps.prepare`: writes the missing prepared tensors, in parallel."""
 
-import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ from neurocnn.data.sources import Source
 from neurocnn.data.tensor_files import Origin, fingerprint, write_prepared
 from neurocnn.errors import ImageError, NeurocnnError, StorageError
 from neurocnn.errors.arguments import check_integer
-
-logger = logging.getLogger("neurocnn")
+from neurocnn.errors.logger import LOGGER
 
 _OVERHEAD = 2048  # bytes of a file in addition to its voxels
 
@@ -60,7 +58,7 @@ def _prepare_image(images: Images, source: Source, parts: StorableParts | None) 
     except ImageError:
         if source.nifti is None:
             raise
-        logger.warning("%s: the prepared tensor %s is damaged and written again", source.name, source.tensor)
+        LOGGER.warning("%s: the prepared tensor %s is damaged and written again", source.name, source.tensor)
     assert source.nifti is not None
     image = decode(source)
     images.finite(image, source)  # raises the error now rather than in training
@@ -83,7 +81,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
         n_files += len(sizes)
     for device, n_bytes in needed.items():
         free = shutil.disk_usage(folders[device]).free
-        logger.info(
+        LOGGER.info(
             "preparing %d images: %d files are missing and will take %.2f GB; %.2f GB are free",
             len(sources), n_files, n_bytes / 1e9, free / 1e9,
         )  # fmt: skip

@@ -1,6 +1,5 @@
 """What must hold of the data sets before the first epoch, and what a resumed training must find again."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,8 +11,8 @@ from torch.utils.data import DataLoader
 from neurocnn.engine.batch import label_list
 from neurocnn.engine.task import Task
 from neurocnn.errors import LeakError, SettingError, TableError
+from neurocnn.errors.logger import LOGGER
 
-_log = logging.getLogger("neurocnn")
 _PEOPLE = ("cohort", "participant_id")
 #: What a dataset may tell of itself beside its samples.
 _TOLD = ("sessions", "part_ids", "takes_epoch", "with_seed", "without_augmentation")
@@ -97,7 +96,7 @@ def check_classes(task: Task, targets: Iterable[int]) -> None:
     counts = Counter(int(target) for target in targets)
     found = ", ".join(f"{name}: {counts[k]}" for k, name in enumerate(task.classes))
     if 1 < len(counts) < len(task.classes):
-        _log.warning("the training set lacks a class (%s): it will never be learnt", found)
+        LOGGER.warning("the training set lacks a class (%s): it will never be learnt", found)
     if len(counts) < 2:
         raise TableError(
             f"the training set has a single class ({found}); a classification needs samples of two at least"

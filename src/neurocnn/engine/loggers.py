@@ -1,6 +1,5 @@
 """What a training writes for people: a table, tensorboard's events, a progress bar or log lines."""
 
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from neurocnn.errors import StorageError
+from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import write_whole
 
 Row = dict[str, Any]
-_LOGGER = logging.getLogger("neurocnn")
 SETS = ("train", "validation")
 
 
@@ -81,7 +80,7 @@ class Events:
             try:
                 writer.close()
             except OSError as error:
-                _LOGGER.warning("%s: closing the tensorboard logs failed: %s", self.folder, error)
+                LOGGER.warning("%s: closing the tensorboard logs failed: %s", self.folder, error)
 
 
 class Progress:
@@ -131,6 +130,6 @@ class Progress:
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
             losses = ", ".join(f"{name} {row[f'{name}_loss']:.6g}" for name in SETS if f"{name}_loss" in row)
-            _LOGGER.info(
+            LOGGER.info(
                 "epoch %d/%d%s: loss %s (%.1f s)", epoch + 1, self.epochs, network, losses, row["time"]
             )

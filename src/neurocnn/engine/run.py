@@ -20,6 +20,9 @@ from neurocnn.randomness import RandomState
 from neurocnn.storage.tensors import plain
 
 Row = dict[str, Any]
+# Fields of a run that a state contains as they are.
+_COUNTERS = ("epoch", "updates", "iteration", "started")
+_PLAIN_FIELDS = (*_COUNTERS, "history", "best", "best_epochs", "stopped", "join_last")
 
 
 class Run:
@@ -234,7 +237,7 @@ class Run:
 
     def state(self, randoms: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what `restore` needs; `randoms` are the random states of all ranks."""
-        plain_fields = {name: getattr(self, name) for name in self._PLAIN_FIELDS}
+        plain_fields = {name: getattr(self, name) for name in _PLAIN_FIELDS}
         return plain_fields | {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -244,18 +247,6 @@ class Run:
             "stopper": {"best": self.stopper.best, "waited": self.stopper.waited},
             "seconds": self.seconds(),
         }
-
-    _PLAIN_FIELDS = (
-        "epoch",
-        "updates",
-        "iteration",
-        "started",
-        "history",
-        "best",
-        "best_epochs",
-        "stopped",
-        "join_last",
-    )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the training from a state.
@@ -277,7 +268,7 @@ class Run:
             if self.ranks.rank < len(state["random"]):
                 self.random.restore(state["random"][self.ranks.rank])
             self.stopper.best, self.stopper.waited = state["stopper"]["best"], state["stopper"]["waited"]
-            for name in self._PLAIN_FIELDS:
+            for name in _PLAIN_FIELDS:
                 setattr(self, name, state[name])
             self._clock = time.monotonic() - state["seconds"]
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:

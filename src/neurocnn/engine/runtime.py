@@ -1,6 +1,5 @@
 """Device, precision, memory format and determinism of torch's computations."""
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from neurocnn.errors import SettingError
+from neurocnn.errors.logger import LOGGER
 
-_LOGGER = logging.getLogger("neurocnn")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @cache
 def _log_once(message: str) -> None:
-    _LOGGER.info(message)
+    LOGGER.info(message)
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
