@@ -1,4 +1,4 @@
-"""Learning curves carry the numbers of the history, and mark what the trainer chose."""
+"""Learning curves show the numbers of the history, and mark the epochs that the trainer chose."""
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def test_best_epochs_are_the_first_lowest_loss_and_the_first_highest_accuracy():
     assert marks(accuracy, "best") == [(2, 0.8)]
 
 
-def test_given_best_epochs_and_the_end_are_marked_where_they_are():
+def test_given_best_epochs_and_the_end_are_marked_at_their_values():
     history = history_of(6)
     loss, accuracy = learning_curves(history, {"best_loss": 3}, stopped=4).axes
     assert marks(loss, "best") == [(3, history["validation_loss"][3])]
@@ -56,7 +56,7 @@ def test_given_best_epochs_and_the_end_are_marked_where_they_are():
     assert marks(accuracy, "best") == []
 
 
-def test_without_being_told_a_training_ends_with_its_last_epoch():
+def test_by_default_a_training_ends_with_its_last_epoch():
     history = history_of(6)
     for axes, metric in zip(learning_curves(history).axes, ("loss", "balanced_accuracy"), strict=True):
         assert marks(axes, "end") == [(5, history[f"validation_{metric}"][5])]
@@ -75,7 +75,7 @@ def test_of_several_trainings_each_is_drawn_and_their_mean_while_all_train():
     assert sorted(x for x, _ in marks(loss, "end")) == [4, 5, 6]
 
 
-def test_one_table_of_all_splits_and_networks_is_as_good_as_a_mapping():
+def test_one_table_of_all_splits_and_networks_equals_a_mapping():
     parts = {(s, n): history_of(4 + s + n, seed=10 * s + n) for s in range(2) for n in range(2)}
     together = pd.concat([table.assign(split=s, network=n) for (s, n), table in parts.items()])
     first, second = (learning_curves(history).axes[1] for history in (parts, together))
@@ -84,7 +84,7 @@ def test_one_table_of_all_splits_and_networks_is_as_good_as_a_mapping():
         np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
 
 
-def test_several_trainings_have_best_epochs_and_ends_of_their_own():
+def test_each_of_several_trainings_has_its_own_best_epochs_and_end():
     tables = {0: history_of(5), 1: history_of(6, 1)}
     best = {0: {"best_loss": 1}, 1: {"best_loss": 2}}
     loss, accuracy = learning_curves(tables, best, stopped={0: 3, 1: 4}).axes
@@ -95,7 +95,7 @@ def test_several_trainings_have_best_epochs_and_ends_of_their_own():
 
 
 @pytest.mark.parametrize("iterations", [[2, 4, 6, 8, 10, 12, 14], [2, 4, 6, 2, 4, 6, 2]])
-def test_evaluations_inside_an_epoch_stand_at_the_fraction_of_its_updates(iterations):
+def test_evaluations_inside_an_epoch_are_drawn_at_the_fraction_of_its_updates(iterations):
     history = history_of(7, epoch=[0, 0, 0, 1, 1, 1, 2], iteration=iterations)
     x = line(learning_curves(history).axes[0], "train").get_xdata()
     np.testing.assert_allclose(x, [-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1, 4 / 3], atol=1e-12)
@@ -109,12 +109,12 @@ def test_the_metrics_to_draw_can_be_chosen_and_a_training_may_have_no_validation
     assert marks(axes, "best") == []
 
 
-def test_senseless_histories_are_refused():
-    with pytest.raises(TableError, match=r"of mae; there are metrics: balanced_accuracy, loss"):
+def test_unusable_histories_are_refused():
+    with pytest.raises(TableError, match=r"of mae are missing; there are metrics: balanced_accuracy, loss"):
         learning_curves(history_of(3), metrics=["mae"])
-    with pytest.raises(TableError, match="expected rows with a column epoch, found 0 rows"):
+    with pytest.raises(TableError, match="a training has no row"):
         learning_curves(history_of(3).iloc[:0])
-    with pytest.raises(TableError, match="no history"):
+    with pytest.raises(TableError, match="a training has no row"):
         learning_curves({})
-    with pytest.raises(TableError, match="of loss; there are metrics: none"):
+    with pytest.raises(TableError, match="of loss are missing; there are metrics: none"):
         learning_curves(pd.DataFrame({"epoch": [0]}))

@@ -1,4 +1,4 @@
-"""One picture of all, and what every picture keeps: no pyplot, no display, no leak."""
+"""The overview, and properties of every figure: no pyplot, no display, no leak."""
 
 import gc
 import pickle
@@ -64,7 +64,7 @@ def test_an_overview_without_a_map_has_four_panels(tmp_path):
 
 
 def overlaps(figure) -> list[tuple[str, str]]:
-    """Pairs of drawn texts that lie over each other."""
+    """Return pairs of drawn texts that overlap."""
     figure.draw_without_rendering()
     texts = []
     for axes in figure.axes:
@@ -79,7 +79,7 @@ def overlaps(figure) -> list[tuple[str, str]]:
     ]
 
 
-def test_no_text_lies_over_another_and_nothing_is_cut_off():
+def test_no_text_overlaps_another_and_nothing_is_cut_off():
     classes = ["Cognitively normal", "Alzheimer's disease"]
     figure = overview(HISTORY, PREDICTIONS, classes, VALUES, title="Two splits")
     assert overlaps(figure) == []
@@ -91,7 +91,7 @@ def test_no_text_lies_over_another_and_nothing_is_cut_off():
     assert box.y1 <= height
 
 
-def test_importing_pictures_does_not_import_matplotlib_and_drawing_not_pyplot(tmp_path):
+def test_importing_plotting_does_not_import_matplotlib_and_drawing_not_pyplot(tmp_path):
     code = (
         "import sys, numpy as np\n"
         "from neurocnn import plotting\n"
@@ -111,11 +111,11 @@ def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_a_notebook_shows_a_picture_as_png():
+def test_a_notebook_shows_a_figure_as_png():
     assert planes(np.ones((4, 5, 6)))._repr_png_().startswith(b"\x89PNG")
 
 
-def test_a_picture_is_gone_when_nobody_holds_it():
+def test_a_figure_is_freed_with_its_last_reference():
     figure = weakref.ref(planes(np.ones((4, 5, 6))))
     gc.collect()
     assert figure() is None

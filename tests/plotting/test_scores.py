@@ -1,4 +1,4 @@
-"""The numbers in pictures of scores are those of scikit-learn."""
+"""The numbers in figures of scores are those of scikit-learn."""
 
 import itertools
 
@@ -45,7 +45,7 @@ def test_the_tiles_hold_scikit_learn_s_counts_and_percentages_of_the_true_class(
     assert [label.get_text() for label in axes.get_yticklabels()] == rows
 
 
-def test_counts_of_splits_are_summed_however_they_are_given():
+def test_counts_of_splits_are_summed_for_every_form_of_input():
     tables = [predictions_of(n, seed=n) for n in (11, 14, 9)]
     together = pd.concat([table.assign(split=i) for i, table in enumerate(tables)])
     every = pd.concat(tables)
@@ -124,13 +124,13 @@ def test_of_three_classes_each_is_drawn_against_the_others():
 @pytest.mark.parametrize("picture", [confusion_matrix, roc])
 def test_tables_that_cannot_be_drawn_are_refused(picture):
     table = predictions_of(10)
-    with pytest.raises(TableError, match="no predictions"):
+    with pytest.raises(TableError, match="no row to draw"):
         picture([], ["CN", "AD"])
-    with pytest.raises(TableError, match="split 0 lack true_label; there are: participant_id"):
+    with pytest.raises(TableError, match="split 0: the column 'true_label' is missing"):
         picture(table.drop(columns="true_label"), ["CN", "AD"])
-    with pytest.raises(TableError, match=r"split 'x': true_label must be 0 to 1 .*found \[2\]"):
+    with pytest.raises(TableError, match=r"split 'x': true_label=\[2\]; expected 0 to 1"):
         picture({"x": table.replace({"true_label": {1: 2}})}, ["CN", "AD"])
-    with pytest.raises(TableError, match=r"found \[nan\]"):
+    with pytest.raises(TableError, match=r"true_label=\[nan\]"):
         picture(table.assign(true_label=table["true_label"].where(table.index != 3)), ["CN", "AD"])
 
 
@@ -138,5 +138,5 @@ def test_a_curve_needs_both_classes_and_all_probabilities():
     table = predictions_of(10)
     with pytest.raises(TableError, match=r"0 of 10 images have class 1"):
         roc(table.assign(true_label=0), ["CN", "AD"])
-    with pytest.raises(TableError, match="proba1 is absent or has missing values"):
+    with pytest.raises(TableError, match="proba1 is missing or has missing values"):
         roc(table.assign(proba1=table["proba1"].where(table.index != 3)), ["CN", "AD"])

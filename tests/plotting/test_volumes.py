@@ -1,4 +1,4 @@
-"""Pictures of volumes show the voxels that they say, the right way round."""
+"""Figures of volumes show the voxels of their titles, in the right orientation."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def shown(axes, layer: int = 0) -> np.ndarray:
     return image.get_array().filled(np.nan)
 
 
-def test_planes_meet_in_the_voxel_asked_for():
+def test_planes_cross_in_the_given_voxel():
     axes = planes(VOLUME, at=(1, 5, 2)).axes
     for panel, expected in zip(axes, naive_planes(VOLUME, 1, 5, 2), strict=True):
         np.testing.assert_array_equal(shown(panel), expected)
     assert [panel.get_title() for panel in axes] == ["sagittal, x = 1", "coronal, y = 5", "axial, z = 2"]
 
 
-def test_planes_meet_by_default_in_the_middle_or_in_the_first_named_box():
+def test_planes_cross_by_default_in_the_centre_or_in_the_first_named_box():
     assert [a.get_title()[-1] for a in planes(VOLUME).axes] == ["2", "3", "3"]
     assert [a.get_title()[-1] for a in planes(VOLUME, boxes=list(BOXES.values())).axes] == ["2", "3", "3"]
     assert [a.get_title()[-1] for a in planes(VOLUME, boxes=BOXES).axes] == ["4", "2", "4"]
@@ -62,7 +62,7 @@ def test_voxels_keep_their_proportions():
     assert [panel.get_aspect() for panel in figure.axes] == [3 / 2, 3, 2]
 
 
-def test_a_map_lies_over_its_template_and_leaves_it_bare_where_there_is_no_value():
+def test_a_map_covers_its_template_except_where_it_has_no_value():
     values = np.full(SHAPE, np.nan)
     values[BOXES["right"]] = 0.8
     values[BOXES["left"]] = 0.6
@@ -121,18 +121,18 @@ def test_a_constant_volume_is_drawn(draw, tmp_path):
     draw(np.zeros(SHAPE)).savefig(tmp_path / "constant.png")
 
 
-def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(SettingError, match=r"at=\(5, 0, 0\) is no voxel \(x, y, z\) .*\(5, 7, 6\)"):
+def test_an_array_that_cannot_be_drawn_is_refused():
+    with pytest.raises(SettingError, match=r"at=\(5, 0, 0\); expected a voxel \(x, y, z\) .*\(5, 7, 6\)"):
         planes(VOLUME, at=(5, 0, 0))
-    with pytest.raises(SettingError, match="no voxel"):
+    with pytest.raises(SettingError, match="expected a voxel"):
         planes(VOLUME, at=(0, 0))
-    with pytest.raises(ImageError, match=r"found \(2, 5, 7, 6\)"):
+    with pytest.raises(ImageError, match=r"shape=\(2, 5, 7, 6\)"):
         planes(np.stack([VOLUME, VOLUME]))
-    with pytest.raises(ImageError, match=r"template \(5, 7, 5\) must have the same shape"):
+    with pytest.raises(ImageError, match=r"template: shape=\(5, 7, 5\); expected that of the map"):
         part_map(VOLUME, VOLUME[..., 1:])
-    with pytest.raises(ImageError, match="no value"):
+    with pytest.raises(ImageError, match="expected at least one value"):
         part_map(np.full(SHAPE, np.nan))
-    with pytest.raises(ImageError, match="must have the same shape"):
+    with pytest.raises(ImageError, match="expected that of the image"):
         reconstruction(VOLUME, VOLUME[1:])
-    with pytest.raises(ImageError, match=r"found \(7,\)"):
+    with pytest.raises(ImageError, match=r"shape=\(7,\)"):
         reconstruction(VOLUME[0, :, 0], VOLUME[0, :, 0])

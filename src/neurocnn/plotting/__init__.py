@@ -1,7 +1,7 @@
-"""Pictures (extra ``plot``): how trainings went, how good networks are, and where in the brain.
+"""Figures (extra ``plot``): learning curves, scores, and maps of the brain.
 
-Every function takes plain tables or arrays and gives a matplotlib Figure, which a notebook shows and
-``figure.savefig(path)`` writes.
+Every function takes plain tables or arrays and returns a matplotlib Figure, which a notebook shows and
+``figure.savefig(path)`` writes. matplotlib is imported when the first figure is made.
 """
 
 from neurocnn.plotting.curves import learning_curves

@@ -1,4 +1,4 @@
-"""How a training went: loss and metrics by epoch."""
+"""Learning curves: loss and metrics by epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -8,19 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurocnn.errors import TableError
-from neurocnn.plotting.canvas import (
-    BLUE,
-    INK,
-    VERMILLION,
-    integers,
-    label,
-    legend,
-    listed,
-    new_figure,
-    quiet,
-    readable,
-    title,
-)
+from neurocnn.plotting import canvas
+from neurocnn.storage.identity import check_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +17,8 @@ if TYPE_CHECKING:
 
 History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame]
 BestEpochs: TypeAlias = Mapping[Any, Any]
-_FEW = 8  # trainings whose marks do not hide each other
-_SETS = {"train": BLUE, "validation": VERMILLION}
+_FEW = 8  # number of trainings whose marks do not hide each other
+_SETS = {"train": canvas.BLUE, "validation": canvas.VERMILLION}
 
 
 def learning_curves(
@@ -41,28 +30,28 @@ def learning_curves(
 ) -> "Figure":
     """Draw train and validation metrics by epoch, with the epochs of the best models and the end of training.
 
-    Of several trainings each is a thin line, and a thick one is their mean for as long as all of them train.
+    Several trainings are thin lines each; a thick line is their mean over the epochs that all of them have.
 
     Parameters
     ----------
     history
-        ``epoch, iteration, train_loss, …, validation_loss, …`` (a line for each evaluation) of one training;
-        of several: a mapping from a name to such a table, or one table with a column ``split`` or
-        ``network`` (what `Results.history` gives).
+        Table with ``epoch, iteration, train_loss, …, validation_loss, …``, one row per evaluation. For several
+        trainings: a mapping from name to such a table, or one table with a column ``split`` or ``network``, as
+        `Results.history` returns it.
     best_epochs
-        The epoch of each selection, ``{"best_loss": 7, …}``, or of several trainings a mapping from their
-        names to such mappings. None: found in the history (at the end of an epoch, the first of equal ones).
+        Epoch of each selection, ``{"best_loss": 7, …}``; for several trainings a mapping from their names to such
+        mappings. With None, it is found in the history (at the end of an epoch, the first of equal ones).
     stopped
-        The epoch at which the training was stopped, or a mapping from names to epochs. None: its last one.
+        Epoch at which the training was stopped, or a mapping from names to epochs. With None, its last one.
     metrics
-        Which to draw, a panel each. None: the loss, and the balanced accuracy where there is one.
+        Metrics to draw, one panel each. With None, the loss and, if the history has it, the balanced accuracy.
 
     Raises
     ------
     TableError
-        A column is absent, or there is no row.
+        If a column is missing, or there is no row.
     MissingExtraError
-        matplotlib is not installed.
+        If matplotlib is not installed.
 
     Examples
     --------
@@ -74,61 +63,56 @@ def learning_curves(
     """
     trainings = by_training(history)
     shown = panel_metrics(trainings, metrics)
-    figure = new_figure(1.2 + 4.4 * len(shown), 3.8)
+    figure = canvas.new_figure(1.2 + 4.4 * len(shown), 3.8)
     panels = [figure.add_subplot(1, len(shown), index + 1) for index in range(len(shown))]
     draw_curves(panels, trainings, shown, best_epochs, stopped)
     return figure
 
 
 def by_training(history: History) -> dict[Any, pd.DataFrame]:
-    """The history of each training by its name, with a column `position` on the axis of epochs."""
+    """Return the history of each training by its name, with a column `position` on the axis of epochs."""
     tables: dict[Any, pd.DataFrame] = {}
     if isinstance(history, pd.DataFrame):
         keys = [key for key in ("split", "network", "part_id") if key in history]
-        if not keys:
-            tables[""] = history
-        elif len(keys) == 1:
-            tables.update(iter(history.groupby(keys[0])))
-        else:
-            tables.update(iter(history.groupby(keys)))
+        grouped = history.groupby(keys[0] if len(keys) == 1 else keys) if keys else [("", history)]
+        tables.update(iter(grouped))
     else:
         tables.update(history)
     for name, table in tables.items():
-        if "epoch" not in table or table.empty:
-            raise TableError(
-                f"history {name!r}: expected rows with a column epoch, found {len(table)} rows with "
-                f"{listed(table.columns)}"
-            )
-    if not tables:
-        raise TableError("there is no history to draw")
+        check_columns(table, ["epoch"], f"history {name!r}")
+    if not tables or any(table.empty for table in tables.values()):
+        raise TableError("history: a training has no row; expected at least one epoch of each training")
     return {name: table.assign(position=_positions(table)) for name, table in tables.items()}
 
 
 def _positions(table: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """The end of epoch e stands at e, an evaluation after a third of its updates at e − 2/3."""
+    """Return e for the end of epoch e, and e − 2/3 for an evaluation after a third of its updates."""
     epoch = table["epoch"].to_numpy(float)
     if "iteration" not in table or not table["epoch"].duplicated().any():
         return epoch
     ends = table.groupby("epoch")["iteration"].max()
-    # Iterations count on over the epochs, or begin anew in each.
-    counts_on = bool(ends.is_monotonic_increasing and ends.is_unique)
-    starts = ends.shift(fill_value=0) if counts_on else ends * 0
-    updates = float((ends - starts).median())  # an epoch that still runs has fewer
+    # Iterations continue over the epochs in some histories, and restart in each epoch in others.
+    continues = bool(ends.is_monotonic_increasing and ends.is_unique)
+    starts = ends.shift(fill_value=0) if continues else ends * 0
+    updates = float((ends - starts).median())  # An unfinished epoch has fewer.
     done = table["iteration"].to_numpy(float) - table["epoch"].map(starts).to_numpy(float)
     return np.asarray(epoch - 1 + np.minimum(done / max(updates, 1), 1), dtype=np.float64)
 
 
 def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] | None) -> list[str]:
-    """The metrics to draw, each of them in some set of every training."""
+    """Return the metrics to draw. Every training has each of them for at least one set."""
     columns = set.intersection(*(set(table.columns) for table in trainings.values()))
-    there = sorted({name.partition("_")[2] for name in columns if name.partition("_")[0] in _SETS})
-    usual: tuple[str, ...] = ("loss", "balanced_accuracy")
-    wanted = [metric for metric in usual if metric in there] if metrics is None else list(metrics)
-    absent = [metric for metric in wanted if metric not in there]
+    found = sorted({name.partition("_")[2] for name in columns if name.partition("_")[0] in _SETS})
+    wanted = (
+        [metric for metric in ("loss", "balanced_accuracy") if metric in found]
+        if metrics is None
+        else list(metrics)
+    )
+    absent = [metric for metric in wanted if metric not in found]
     if absent or not wanted:
         raise TableError(
-            f"history has no columns train_… or validation_… of {listed(absent or ['loss'])}; "
-            f"there are metrics: {listed(there)}"
+            f"history: columns train_… or validation_… of {', '.join(absent) or 'loss'} are missing; there are "
+            f"metrics: {', '.join(found) or 'none'}"
         )
     return wanted
 
@@ -140,7 +124,7 @@ def draw_curves(
     best_epochs: BestEpochs | None,
     stopped: int | Mapping[Any, int] | None,
 ) -> None:
-    """Draw one metric into each of the axes."""
+    """Draw one metric in each of the axes."""
     for axes, metric in zip(panels, metrics, strict=True):
         for index, (name, table) in enumerate(trainings.items()):
             _draw_training(axes, table, metric, len(trainings))
@@ -150,11 +134,11 @@ def draw_curves(
             _mark(axes, table, metric, marks, 1.0 if len(trainings) <= _FEW else 0.2, labelled=index == 0)
         if len(trainings) > 1:
             _draw_mean(axes, list(trainings.values()), metric)
-        _dress(axes, metric)
+        _finish(axes, metric)
 
 
 def _of(value: Any, name: Any) -> Any:
-    """What belongs to one training of several."""
+    """Return the value of one training, if `value` is a mapping by training, else `value`."""
     if isinstance(value, Mapping) and (name in value or any(isinstance(v, Mapping) for v in value.values())):
         return value.get(name)
     return value
@@ -176,24 +160,26 @@ def _draw_mean(axes: "Axes", tables: list[pd.DataFrame], metric: str) -> None:
     for which, colour in _SETS.items():
         column = f"{which}_{metric}"
         if column in tables[0]:
-            ends = [
-                table.drop_duplicates("epoch", keep="last").set_index("epoch")[column] for table in tables
-            ]
+            ends = [_epoch_ends(table, column) for table in tables]
             mean = pd.concat(ends, axis=1, join="inner").mean(axis=1)
-            (line,) = axes.plot(
-                mean.index, mean, color=colour, linewidth=2.2, label=f"{which}, mean of {len(tables)}"
-            )
+            text = f"{which}, mean of {len(tables)}"
+            (line,) = axes.plot(mean.index, mean, color=colour, linewidth=2.2, label=text)
             line.set_path_effects([withStroke(linewidth=4, foreground="white")])
 
 
+def _epoch_ends(table: pd.DataFrame, column: str) -> "pd.Series[Any]":
+    """Return the last value of each epoch, by epoch."""
+    return table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
+
+
 def _best_epoch(table: pd.DataFrame, metric: str, best: Any) -> int | None:
-    """The epoch that a selection by this metric chose; None where there is no such selection."""
+    """Return the epoch that a selection by this metric chose, or None without such a selection."""
     if best is not None:
         return int(best[f"best_{metric}"]) if f"best_{metric}" in best else None
     column = f"validation_{metric}"
     if metric not in {"loss", "balanced_accuracy"} or column not in table or table[column].isna().all():
         return None
-    ends = table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
+    ends = _epoch_ends(table, column)
     at = np.nanargmin(ends) if metric == "loss" else np.nanargmax(ends)
     return int(ends.index[int(at)])
 
@@ -208,24 +194,23 @@ def _mark(
     labelled: bool,
 ) -> None:
     column = f"validation_{metric}" if f"validation_{metric}" in table else f"train_{metric}"
-    ends = table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
+    ends = _epoch_ends(table, column)
     shapes: tuple[dict[str, Any], ...] = (
         {"marker": "*", "s": 130 * size, "edgecolor": "white", "linewidth": 0.8 * size, "zorder": 5},
         {"marker": "|", "s": 170 * size, "linewidth": 2.2, "zorder": 4},
     )
     for (name, at), shape in zip(marks.items(), shapes, strict=True):
         if at is not None and at in ends.index:
-            axes.scatter([at], [ends[at]], color=INK, label=name if labelled else None, **shape)
+            axes.scatter([at], [ends[at]], color=canvas.INK, label=name if labelled else None, **shape)
 
 
-def _dress(axes: "Axes", metric: str) -> None:
-    quiet(axes)
-    title(axes, readable(metric))
-    label(axes, "Epoch", "")
-    integers(axes.xaxis)
+def _finish(axes: "Axes", metric: str) -> None:
+    canvas.set_style(axes)
+    canvas.set_labels(axes, canvas.readable(metric), "Epoch", "")
+    canvas.set_integer_ticks(axes.xaxis)
     if metric == "balanced_accuracy":
         axes.set_ylim(top=1.02)
     handles, names = axes.get_legend_handles_labels()
-    # Lines before marks, whatever was drawn first.
+    # Lines come before marks in the legend, in any order of drawing.
     order = sorted(range(len(names)), key=lambda index: names[index].partition(",")[0] not in _SETS)
-    legend(axes, [handles[i] for i in order], [names[i] for i in order])
+    canvas.add_legend(axes, [handles[i] for i in order], [names[i] for i in order])

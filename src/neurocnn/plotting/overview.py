@@ -1,11 +1,10 @@
-"""An experiment in one picture."""
+"""Overview of an experiment in one figure."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from neurocnn.plotting import curves, scores
+from neurocnn.plotting import curves, scores, sections
 from neurocnn.plotting.canvas import new_figure
-from neurocnn.plotting.sections import as_volume, extent, plane_axes, suptitle
 from neurocnn.plotting.volumes import draw_map
 
 if TYPE_CHECKING:
@@ -36,14 +35,14 @@ def overview(
     predictions, classes
         Image-level predictions, see `roc` and `confusion_matrix`.
     part_values, template, at, vmin, vmax
-        See `part_map`; without values there is no map.
+        See `part_map`. Without values, no map is drawn.
     title
-        The heading.
+        Title of the figure.
 
     Raises
     ------
     NeurocnnError
-        See the functions above.
+        If one of these functions raises it.
 
     Examples
     --------
@@ -58,31 +57,29 @@ def overview(
     trainings = curves.by_training(history)
     metrics = curves.panel_metrics(trainings, None)
     splits = scores.by_split(predictions, classes)
-    figure, axes = _panels(
-        len(metrics), None if part_values is None else as_volume(part_values, "map"), title
-    )
+    values = None if part_values is None else sections.as_volume(part_values, "map")
+    figure, axes = _panels(len(metrics), values, title)
     curves.draw_curves(axes["curves"], trainings, metrics, best_epochs, stopped)
     scores.draw_roc(axes["roc"][0], splits, classes)
     scores.draw_confusion(axes["confusion"][0], splits, classes)
     axes["confusion"][0].set_anchor("N")
-    if part_values is not None:
-        values = as_volume(part_values, "map")
+    if values is not None:
         draw_map(axes["map"], values, template, at, "Balanced accuracy", (vmin, vmax), 0.65, (1, 1, 1))
-    suptitle(figure, title)
+    sections.set_figure_title(figure, title)
     return figure
 
 
 def _panels(n_curves: int, values: Any, title: str | None) -> "tuple[Figure, dict[str, list[Axes]]]":
-    """Axes: of a map three planes below, beside the confusion matrix; without one a square of panels."""
+    """Return axes in a square or, with a map, its three planes in a second row next to the confusion matrix."""
     heading = 0.4 * bool(title)
     if values is None:
         figure = new_figure(4.6 * 2, 8.2 + heading)
         flat = [figure.add_subplot(2, 2, index + 1) for index in range(n_curves + 2)]
         return figure, {"curves": flat[:-2], "roc": flat[-2:-1], "confusion": flat[-1:]}
-    planes, height = extent(values.shape, (1, 1, 1), 8.4)
+    planes, height = sections.extent(values.shape, (1, 1, 1), 8.4)
     figure = new_figure(13, 4.2 + height + 0.7 + heading)
     upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=[4.2, height + 0.7]))
     left, right = lower.subfigures(1, 2, width_ratios=[13 - planes - 1, planes + 1])
     flat = [upper.add_subplot(1, n_curves + 1, index + 1) for index in range(n_curves + 1)]
     axes = {"curves": flat[:-1], "roc": flat[-1:], "confusion": [left.add_subplot()]}
-    return figure, axes | {"map": plane_axes(right, values.shape, (1, 1, 1))[0]}
+    return figure, axes | {"map": sections.plane_axes(right, values.shape, (1, 1, 1))[0]}

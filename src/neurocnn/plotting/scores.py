@@ -1,4 +1,4 @@
-"""How good classes are told apart: confusion matrix and ROC curves, over the splits."""
+"""Scores of a classification over the splits: confusion matrix and ROC curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -8,18 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurocnn.errors import TableError
-from neurocnn.plotting.canvas import (
-    CYCLE,
-    INK,
-    LABEL,
-    MUTED,
-    label,
-    legend,
-    listed,
-    new_figure,
-    quiet,
-    title,
-)
+from neurocnn.plotting import canvas
+from neurocnn.storage.identity import check_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,22 +20,22 @@ _GRID = np.linspace(0, 1, 201)
 
 
 def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> "Figure":
-    """Draw how many images of each class were given each class, with the percentage of the true class.
+    """Draw the number of images of each true and predicted class, with the percentage of the true class.
 
     Parameters
     ----------
     predictions
-        Labelled predictions (``true_label``, ``predicted_label``) of one set; of several splits, whose counts
-        are summed: a list, a mapping, or a table with a column ``split`` (what `Results.predictions` gives).
+        Labelled predictions (``true_label``, ``predicted_label``) of one set. For several splits, whose counts are
+        added: a list, a mapping, or a table with a column ``split``, as `Results.predictions` returns it.
     classes
-        The classes' names, in the order of their indices.
+        Names of the classes, in the order of their indices.
 
     Raises
     ------
     TableError
-        A label is missing or is no index of a class.
+        If a label is missing or is not the index of a class.
     MissingExtraError
-        matplotlib is not installed.
+        If matplotlib is not installed.
 
     Examples
     --------
@@ -54,7 +44,7 @@ def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> "Figur
     """
     tables = by_split(predictions, classes)
     side = 2.6 + 0.9 * len(classes)
-    figure = new_figure(side, side * 0.92)
+    figure = canvas.new_figure(side, side * 0.92)
     draw_confusion(figure.add_subplot(), tables, classes)
     return figure
 
@@ -64,21 +54,21 @@ def roc(predictions: Predictions, classes: Sequence[str]) -> "Figure":
 
     The mean curve averages the sensitivities at each false-positive rate (threshold-free "vertical"
     averaging, Fawcett 2006); the AUC is the mean of the splits' AUCs ± their standard deviation (over n − 1).
-    Of two classes the second one is the positive one; of more, each is drawn against all the others.
+    With two classes, the second one is positive; with more, each is drawn against all others.
 
     Parameters
     ----------
     predictions
-        Labelled predictions with ``true_label, proba0, proba1, …``; of several splits see `confusion_matrix`.
+        Labelled predictions with ``true_label, proba0, proba1, …``. For several splits see `confusion_matrix`.
     classes
-        The classes' names, in the order of their indices.
+        Names of the classes, in the order of their indices.
 
     Raises
     ------
     TableError
-        A label or probability is missing, or a split has no image with, or none without, a class.
+        If a label or probability is missing, or a class has all images of a split, or none.
     MissingExtraError
-        matplotlib is not installed.
+        If matplotlib is not installed.
 
     Examples
     --------
@@ -87,13 +77,13 @@ def roc(predictions: Predictions, classes: Sequence[str]) -> "Figure":
     >>> roc(table, ["CN", "AD"]).savefig(tmp / "roc.png")
     """
     splits = by_split(predictions, classes)
-    figure = new_figure(4.6, 4.4)
+    figure = canvas.new_figure(4.6, 4.4)
     draw_roc(figure.add_subplot(), splits, classes)
     return figure
 
 
 def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.DataFrame]:
-    """The table of each split, checked."""
+    """Return the table of each split after a check of its labels."""
     if isinstance(predictions, pd.DataFrame):
         tables = dict(iter(predictions.groupby("split"))) if "split" in predictions else {0: predictions}
     elif isinstance(predictions, Mapping):
@@ -101,24 +91,21 @@ def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.D
     else:
         tables = dict(enumerate(predictions))
     if not any(len(table) for table in tables.values()):
-        raise TableError("there are no predictions to draw")
+        raise TableError("predictions: there is no row to draw; expected at least one")
     for name, table in tables.items():
+        where = f"predictions of split {name!r}"
+        check_columns(table, ["true_label", "predicted_label"], where)
         for column in ("true_label", "predicted_label"):
-            if column not in table:
-                raise TableError(
-                    f"predictions of split {name!r} lack {column}; there are: {listed(table.columns)}"
-                )
-            if not table[column].isin(range(len(classes))).all():
-                found = table.loc[~table[column].isin(range(len(classes))), column].unique().tolist()
-                raise TableError(
-                    f"predictions of split {name!r}: {column} must be 0 to {len(classes) - 1} (the index in "
-                    f"{list(classes)}), found {found}"
-                )
+            wrong = ~table[column].isin(range(len(classes)))
+            if wrong.any():
+                found = table.loc[wrong, column].unique().tolist()
+                allowed = f"0 to {len(classes) - 1} (the index in {list(classes)})"
+                raise TableError(f"{where}: {column}={found}; expected {allowed}")
     return tables
 
 
 def count(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The confusion matrix summed over splits: a row a true class, a column a predicted one."""
+    """Return the confusion matrix summed over splits: one row per true class, one column per predicted class."""
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for table in tables.values():
         pairs = table["true_label"].to_numpy(int), table["predicted_label"].to_numpy(int)
@@ -127,42 +114,40 @@ def count(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDA
 
 
 def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
-    """Draw counts as a square of tiles, the darker the larger their share of the true class."""
+    """Draw counts as tiles that are darker the larger their share of the true class."""
     counts = count(tables, classes)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
     for (row, column), number in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > 0.6 else INK
+        colour = "white" if shares[row, column] > 0.6 else canvas.INK
         text = f"{number}\n{100 * shares[row, column]:.1f} %"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=LABEL + 1)
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=canvas.LABEL + 1)
     ticks = range(len(classes))
-    turned = max(map(len, classes)) * len(classes) > 24
-    axes.set_xticks(ticks, classes, rotation=30 if turned else 0, ha="right" if turned else "center")
-    axes.set_yticks(
-        ticks, [f"{name}\n(n = {total})" for name, total in zip(classes, totals[:, 0], strict=True)]
-    )
-    quiet(axes, grid=False)
+    is_rotated = max(map(len, classes)) * len(classes) > 24
+    axes.set_xticks(ticks, classes, rotation=30 * is_rotated, ha="right" if is_rotated else "center")
+    names = [f"{name}\n(n = {total})" for name, total in zip(classes, totals[:, 0], strict=True)]
+    axes.set_yticks(ticks, names)
+    canvas.set_style(axes, grid=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    title(axes, "Confusion matrix")
-    label(
-        axes, "Predicted class" + (f"\nsum of {len(tables)} splits" if len(tables) > 1 else ""), "True class"
-    )
+    sums = f"\nsum of {len(tables)} splits" if len(tables) > 1 else ""
+    canvas.set_labels(axes, "Confusion matrix", f"Predicted class{sums}", "True class")
 
 
 def draw_roc(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
     """Draw the curves of all splits, their means and the line of chance."""
     positives = [1] if len(classes) == 2 else list(range(len(classes)))
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
+    axes.plot([0, 1], [0, 1], color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
     for index, positive in enumerate(positives):
         _draw_class(axes, tables, positive, classes[positive], index, 0.4 if len(positives) == 1 else 0.25)
-    quiet(axes)
+    canvas.set_style(axes)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    title(axes, "ROC")
-    label(axes, "False-positive rate (1 − specificity)", "True-positive rate (sensitivity)")
+    canvas.set_labels(
+        axes, "ROC", "False-positive rate (1 − specificity)", "True-positive rate (sensitivity)"
+    )
     heading = f"mean ± SD of {len(tables)} splits" if len(tables) > 1 else None
-    legend(axes, loc="lower right", title=heading)
+    canvas.add_legend(axes, loc="lower right", title=heading)
 
 
 def _draw_class(
@@ -172,14 +157,14 @@ def _draw_class(
 
     curves = [_curve(table, positive, split) for split, table in tables.items()]
     areas = [auc(fpr, tpr) for fpr, tpr in curves]
-    colour = CYCLE[index % len(CYCLE)]
+    colour = canvas.CYCLE[index % len(canvas.CYCLE)]
     text = f"{name}: AUC {np.mean(areas):.2f}"
     if len(curves) == 1:
         axes.plot(*curves[0], color=colour, linewidth=2.2, label=text)
         return
     for fpr, tpr in curves:
         axes.plot(fpr, tpr, color=colour, linewidth=0.9, alpha=opacity)
-    # Where a curve rises straight up, interp takes its upper end; from the origin on all begin at 0.
+    # At a vertical rise, interp returns its upper end; therefore the origin is added below.
     mean = np.mean([np.interp(_GRID, fpr, tpr) for fpr, tpr in curves], axis=0)
     text = f"{text} ± {np.std(areas, ddof=1):.2f}"
     axes.plot([0, *_GRID], [0, *mean], color=colour, linewidth=2.2, label=text)
@@ -192,12 +177,12 @@ def _curve(
 
     column = f"proba{positive}"
     if column not in table or table[column].isna().any():
-        raise TableError(f"predictions of split {split!r}: {column} is absent or has missing values")
+        raise TableError(f"predictions of split {split!r}: {column} is missing or has missing values")
     truth = table["true_label"].to_numpy(int) == positive
     if truth.all() or not truth.any():
         raise TableError(
             f"predictions of split {split!r}: {int(truth.sum())} of {len(truth)} images have class "
-            f"{positive}; a ROC curve needs images with it and without it"
+            f"{positive}; expected images with it and without it"
         )
     fpr, tpr, _ = roc_curve(truth, table[column].to_numpy(float))
     return fpr, tpr
