@@ -1,7 +1,7 @@
-"""How fast parts come, one at a time in random order, from each place that they can come from.
+"""Speed of reading parts, one at a time in random order, from each kind of source.
 
-Run with ``pytest benchmarks/test_data.py``. Images have the size of t1-linear's, 169×208×179 voxels. Beside each
-kind of part stands the naive way: load the whole tensor, cut all parts out of it, take one.
+Run with ``pytest benchmarks/test_data.py``. Images have the size of t1-linear, 169×208×179 voxels. Each
+kind of part is compared with the naive way: load the complete tensor, cut all parts out of it, take one.
 """
 
 import time
@@ -25,7 +25,7 @@ END = "_space-MNI152NLin2009cSym_desc-Crop_res-1x1x1_T1w"
 
 
 def head(seed: int) -> np.ndarray:
-    """A smooth ball with noise in it on an empty background: it compresses about as a head does."""
+    """Return a smooth ball with noise on an empty background, which compresses about like a head."""
     rng = np.random.default_rng(seed)
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in SHAPE]
     inside = sum(x**2 for x in np.meshgrid(*axes, indexing="ij")) < 0.8
@@ -70,7 +70,7 @@ def in_random_order(dataset: CapsDataset, n: int) -> list[int]:
 
 
 def naive(folder: Path, kind: str) -> Callable[[int], Tensor]:
-    """Load the whole tensor, cut all of its parts, take one."""
+    """Return a function that loads the complete tensor, cuts all of its parts and returns one."""
     paths = sorted((folder / "prepared").rglob("image_based/**/*.pt"))
     parts = KINDS[kind]
     ids = parts.ids(SHAPE)
@@ -97,7 +97,7 @@ def test_parts_per_second(benchmark, folder: Path, source: str, kind: str, n_wor
     order = in_random_order(dataset, n)
     loader = DataLoader(dataset, 1, sampler=order, num_workers=n_workers, persistent_workers=n_workers > 0)
     if source != "nifti cold":
-        list(loader)  # caches and checksums are those of a training after its first epoch
+        list(loader)  # fill the caches and check the checksums, as the first epoch does
     benchmark.pedantic(lambda: list(loader), rounds=3)
     benchmark.extra_info["parts_per_second"] = round(n / benchmark.stats.stats.min, 1)
 
@@ -123,7 +123,7 @@ def test_a_patch_from_prepared_images_comes_10_times_faster_than_the_naive_way(f
     order = in_random_order(dataset, 40)
     assert torch.equal(dataset[order[0]]["image"], slow(order[0]))
     ours, theirs = [], []
-    for _ in range(3):  # in turn, so that a busy moment of the machine meets both
+    for _ in range(3):  # alternate, so that other load on the machine affects both
         ours.append(seconds(dataset.__getitem__, order))
         theirs.append(seconds(slow, order))
     ratio = min(theirs) / min(ours)
@@ -159,15 +159,17 @@ def test_10_000_sessions_are_indexed_and_checked_in_3_seconds(tmp_path: Path):
 
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_preparing_images(benchmark, folder: Path, tmp_path: Path, n_workers: int):
-    """Decoding, and writing the tensors to the disk for good."""
+    """Decode the images and write the tensors to the disk."""
     import shutil
 
-    def anew() -> tuple[tuple[()], dict[str, object]]:
+    def remove_prepared() -> tuple[tuple[()], dict[str, object]]:
         shutil.rmtree(tmp_path / "caps", ignore_errors=True)
         shutil.copytree(folder / "nifti", tmp_path / "caps")
         return (), {}
 
     benchmark.pedantic(
-        lambda: Caps(tmp_path / "caps").prepare(parts=WholeImage(), n_workers=n_workers), setup=anew, rounds=2
+        lambda: Caps(tmp_path / "caps").prepare(parts=WholeImage(), n_workers=n_workers),
+        setup=remove_prepared,
+        rounds=2,
     )
     benchmark.extra_info["images_per_second"] = round(N_IMAGES / benchmark.stats.stats.min, 2)

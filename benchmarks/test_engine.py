@@ -1,4 +1,4 @@
-"""What the engine costs, and what its defaults gain, each against plain torch in the same run.
+"""Overhead of the engine, and gain by its defaults, each relative to plain torch in the same run.
 
 Run with ``pytest benchmarks/test_engine.py -s``, on a machine that does nothing else. Both sides take turns, and
 medians are compared.
@@ -26,7 +26,7 @@ TASK = nc.classification("diagnosis", classes=["CN", "AD"])
 
 
 def in_turn(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """The median seconds of two functions that take turns, after a round to warm up."""
+    """Return the median seconds of two alternating functions, after a round to warm up."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
         for function, times in zip((one, other), seconds, strict=True):
@@ -40,7 +40,7 @@ def in_turn(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tu
 
 
 class Parts(Dataset):
-    """10,000 parts that cost nothing to read."""
+    """10,000 parts without a cost to read them."""
 
     part_ids = tuple(range(100))
 
@@ -76,7 +76,7 @@ def test_tables_cost_little_more_than_a_bare_loop(batch_size: int) -> None:
 
 
 class PadThenPool(nn.Module):
-    """Pooling as the documents write it: pad in front with zeros, then pool."""
+    """Pooling by its definition: pad with zeros in front, then pool."""
 
     def forward(self, image: Tensor) -> Tensor:
         pad = [side for n in reversed(image.shape[2:]) for side in (n % 2, 0)]
@@ -87,7 +87,7 @@ SHAPE = (1, 169, 208, 179)
 
 
 def stepper(run: Run, image: Tensor) -> Callable[[], None]:
-    """A step of a training with one image."""
+    """Return a function that does one training step with one image."""
     identity = {"participant_id": ["sub-1"], "session_id": ["ses-M00"], "part_id": torch.tensor([0])}
 
     def step() -> None:
@@ -121,7 +121,7 @@ def test_a_step_of_conv5_fc3_is_faster_than_the_plain_one() -> None:
 
 
 @pytest.mark.parametrize("default", ["fused Adam", "channels_last_3d"])
-def test_what_a_default_gains_in_a_step_of_conv5_fc3(default: str) -> None:
+def test_gain_of_a_default_in_a_step_of_conv5_fc3(default: str) -> None:
     network, image = nc.create_model("Conv5_FC3", SHAPE, n_outputs=2), torch.rand(1, *SHAPE)
     other = copy.deepcopy(network)
     adam = partial(torch.optim.Adam, lr=1e-4, weight_decay=1e-4)

@@ -1,4 +1,4 @@
-"""One network a part: all of them in one pass over the images, against one run after another.
+"""One network per part: all of them in one pass over the images, or in one run after another.
 
 The runs one after another do what a user of one network at a time does: each has its own data set, and reads every
 volume again for its own patch. Both sides train the same 36 networks to the same weights, from NIfTI files of which the

@@ -1,6 +1,6 @@
-"""Pooling and unpooling, each against the documents' way: zeros padded in front, torch's pooling, and back.
+"""Pooling and unpooling, each relative to zeros padded in front, torch's pooling, and its inverse.
 
-Both ways run in turn in one process, so that whatever else the machine does falls on both; the ratio is that of the
+Both ways run in turn in one process, so that other load on the machine affects both; the ratio is that of the
 medians. On a GPU the same file runs there.
 """
 

@@ -1,4 +1,4 @@
-"""What every test stands on."""
+"""Fixtures and settings of all tests."""
 
 import pandas as pd
 import pytest
@@ -7,7 +7,7 @@ from studies import SHAPE, Study
 
 import neurocnn as nc
 
-# How long an example takes says something about the machine, not about the promise that is tested.
+# The duration of an example depends on the machine, not on the tested code.
 settings.register_profile("any_machine", deadline=None)
 settings.load_profile("any_machine")
 
@@ -23,7 +23,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="session")
 def cohort_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The same in two cohorts, whose participants have the same names."""
+    """A small study of two cohorts, whose participants have the same ids."""
     folder = tmp_path_factory.mktemp("cohorts")
     rows, tables = [], []
     for seed, name in enumerate(("ADNI", "AIBL")):

@@ -1,4 +1,4 @@
-"""What the documents show exists: links, public names and their arguments, files. `test_pages.py` runs their code."""
+"""Links, public names, arguments and files in the documents exist. `test_pages.py` runs their code."""
 
 import ast
 import inspect
@@ -25,18 +25,18 @@ def read(page: Path) -> str:
 
 
 def blocks(page: Path, kinds: str) -> str:
-    """The fenced blocks of some kinds, one after the other."""
+    """Return the fenced blocks of some kinds, joined."""
     return "\n".join(re.findall(rf"```(?:{kinds})\b[^\n]*\n(.*?)```", read(page), re.DOTALL))
 
 
 def inline(page: Path) -> list[str]:
-    """The code within the text."""
+    """Return the code within the text."""
     text = re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
 
 
 @each_page
-def test_links_lead_to_files_that_exist(page: Path):
+def test_targets_of_links_exist(page: Path):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", read(page))
     missing = [name for name in targets if "://" not in name and not (page.parent / name).exists()]
     assert not missing
@@ -52,7 +52,7 @@ CLASSES = {"experiment": nc.Experiment, "results": nc.Results, "trainer": nc.Tra
 
 
 def _called(function: ast.expr) -> object:
-    """The public function that a call in the text means, None for those of others."""
+    """Return the public function that a call in the text names, None for functions of other libraries."""
     match function:
         case ast.Name(id=name):
             return getattr(nc, name, getattr(nc.Experiment, name, None))
@@ -92,7 +92,7 @@ def test_calls_in_the_text_are_found():
 
 @each_page
 def test_files_in_commands_and_python_files_in_the_text_exist(page: Path):
-    """The readers' scripts count: those with whose names a block of code begins."""
+    """Scripts of the reader count as existing if a block of code begins with their name."""
     own = {name for each in PAGES for name in re.findall(r"(?m)^# (\w+\.py)", blocks(each, "python"))}
     named = set(re.findall(FILE, blocks(page, "sh|bash|toml")))
     named |= {name for code in inline(page) for name in re.findall(r"[\w/]+\.py\b", code)}
@@ -108,7 +108,7 @@ def test_the_result_folder_is_the_one_that_the_page_draws(study: Study, tmp_path
     experiment(study).run(tmp_path / "results", splits=[0])
     there = {path.name for path in (tmp_path / "results").rglob("*") if path.is_file()}
     assert drawn <= there
-    # and what is not drawn is the same of the training set, or written by tensorboard
+    # All other files are those of the training set, or written by tensorboard.
     rest = {name for name in there - drawn if not name.startswith("events.out.tfevents.")}
     assert rest == {name.replace("validation_", "train_") for name in drawn if name.startswith("validation_")}
 
@@ -124,7 +124,7 @@ def test_the_packages_docstring_lists_every_public_name_on_one_screen():
     named = set(re.findall(r"\b\w+\b", text))
     assert set(nc.__all__) <= named
     assert len(nc.__doc__.splitlines()) <= 40  # type: ignore[union-attr]
-    # and no name of code that does not exist, except a method and an extra
+    # All names that look like code are public.
     code_like = {name for name in named if "_" in name or re.search(r"[a-z\d][A-Z]", name)}
     assert code_like <= set(nc.__all__)
 

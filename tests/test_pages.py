@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[1]
 SHAPE = (50, 50, 50)  # one patch of the pages' size
 SKIPPED = "python skip"
 
-#: Every block that is not run, by its first line.
+#: First lines of the blocks that are not run, by page.
 NOT_RUN: dict[str, list[str]] = {}
 
 
 def blocks(page: Path, kind: str) -> list[str]:
-    """The fenced blocks of a page whose info string is this."""
+    """Return the fenced blocks of a page with this info string."""
     return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
@@ -45,7 +45,7 @@ PAGES = [
 
 @pytest.fixture(scope="module")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages find in their working directory: images, and their labels."""
+    """The files that the pages expect in their working directory: images and labels."""
     folder = tmp_path_factory.mktemp("pages")
     labels = nc.make_caps(folder / "caps", n_participants=10, shape=SHAPE)
     nc.write_table(labels, folder / "labels.tsv")
@@ -54,7 +54,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, in which the page runs."""
+    """A copy of `study_folder`, in which a page runs."""
     shutil.copytree(study_folder, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
@@ -62,7 +62,7 @@ def folder(study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="module")
 def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of full size, for pages whose regions are those of full-size images."""
+    """Images of full size, for pages with regions of full-size images."""
     caps = tmp_path_factory.mktemp("large") / "caps"
     nc.make_caps(caps, n_participants=12, preprocessing="t1-volume", seed=0)
     return caps
@@ -70,7 +70,7 @@ def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One epoch, whatever the page says, on the CPU and without processes that read; intervals of few draws."""
+    """Train for one epoch on the CPU without workers, for any setting in a page; use few draws for intervals."""
     check = nc.Trainer.__post_init__
 
     def shorten(trainer: nc.Trainer) -> None:
@@ -83,7 +83,7 @@ def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(page: str, names: dict[str, object] | None = None) -> dict[str, object]:
-    """Run the blocks of a page one after the other, as a script; what they have defined comes back."""
+    """Run the blocks of a page one after the other, as a script; return the names that they define."""
     names = {"__name__": "__main__"} | (names or {})
     for block in blocks(ROOT / page, "python"):
         exec(compile(block, page, "exec"), names)
@@ -91,7 +91,7 @@ def run(page: str, names: dict[str, object] | None = None) -> dict[str, object]:
 
 
 def tables(splits: list[nc.Split]) -> list[list[str]]:
-    """The validation sets of splits."""
+    """Return the participants of each validation set."""
     return [sorted(split.validation["participant_id"]) for split in splits]
 
 
@@ -102,7 +102,7 @@ def add_an_architecture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results.splits == [0, 1, 2]
     with pytest.raises(nc.NeurocnnError, match="architecture=…"):
         nc.Results(folder / "results").load_model(split=0)
-    # The package: the page's own function and hook in the module that its pyproject.toml names.
+    # The package contains the function and hook of the page, in the module that its pyproject.toml names.
     (toml,) = (tomllib.loads(block) for block in blocks(ROOT / page, "toml"))
     ((entry, module),) = toml["project"]["entry-points"]["neurocnn"].items()
     function, *_, hook = blocks(ROOT / page, "python")
@@ -148,13 +148,13 @@ def job_array(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for task in (last, first):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
         run("docs/how-to/job-array.md")
-    # one task a split, and none too many
+    # exactly one task per split
     assert nc.Results(folder / "results").splits == [first, last]
     assert nc.Results(folder / "results").settings["splits"] == list(range(first, last + 1))
 
 
 class FakeMlflow(ModuleType):
-    """What the page uses of MLflow: one run at a time, whose metrics are numbers."""
+    """The part of MLflow that the page uses: one run at a time, whose metrics are numbers."""
 
     def __init__(self) -> None:
         super().__init__("mlflow")
@@ -191,7 +191,7 @@ def log_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cnn, task = nc.create_model("Conv3_FC1", train.input_shape), nc.classification()
     names = {"trainer": nc.Trainer(), "cnn": cnn, "task": task, "train": train, "validation": validation}
     names = run("docs/how-to/log-elsewhere.md", names)
-    # The last block took up the run of the training before it.
+    # The last block continued the run of the training before it.
     assert mlflow.begun == [None, "run-0"]
     assert mlflow.steps == nc.read_table("results/fold-0/training.tsv", required=())["iteration"].tolist()
     assert len(names["callbacks"]) == 1  # type: ignore[arg-type]
@@ -242,7 +242,7 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         names = run("docs/how-to/start-from-clinicadl.md")
-    # the one of which the page speaks; of the order of classes nothing is to be said, for these are sorted too
+    # Only the warning that the page describes: these classes are sorted, so that their order is correct.
     assert {re.search("which participants it has seen|sorts its labels", str(w.message))[0] for w in caught} == {
         "which participants it has seen"
     }  # fmt: skip
@@ -317,7 +317,7 @@ def test_every_page_with_code_is_run():
     assert {name_of(page) for page in PAGES} == {*RUNS, "README.md"}
 
 
-def test_nothing_is_left_out_but_what_is_listed_here():
+def test_only_the_listed_blocks_are_not_run():
     everything = [
         page.read_text(encoding="utf-8") for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
     ]

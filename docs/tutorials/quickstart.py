@@ -1,8 +1,8 @@
-"""neurocnn's main job, from a folder of images to an answer about people whom no network has seen.
+"""A complete study, from a folder of images to predictions for participants that no network has seen.
 
-A synthetic CAPS stands in for a study: grey-matter maps in which patients (AD) have smaller hippocampi than controls
-(CN). An autoencoder learns the two hippocampal regions without labels, its encoder starts the classifier, three folds
-train it, the two regions vote, and the answer is measured on a third of the participants, held out from the start.
+The data are a synthetic CAPS: grey-matter maps in which patients (AD) have smaller hippocampi than controls (CN). An
+autoencoder is trained on the two hippocampal regions without labels, and its encoder initialises the classifier. It is
+trained on three folds, the two regions vote, and the result is evaluated on a third of the participants, held out first.
 """
 
 import logging
@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
     results.predict(caps, test, name="test")
     metrics = results.metrics(level="image", dataset="test")
-    print(f"\nBalanced accuracy on {len(test)} held-out participants, one answer an image:\n")
+    print(f"\nBalanced accuracy on {len(test)} held-out participants, one prediction per image:\n")
     print(metrics[["balanced_accuracy", "sensitivity", "specificity", "roc_auc"]].round(3).to_string())
 
     first = caps.read(test["participant_id"].iloc[0], test["session_id"].iloc[0])[0]
@@ -49,7 +49,7 @@ if __name__ == "__main__":
         ["CN", "AD"],
         results.part_map(),
         template=first,
-        title="Two hippocampal regions, three folds: curves of training, answers on held-out participants",
+        title="Two hippocampal regions, three folds: learning curves, predictions for held-out participants",
     )
     figure.savefig(f"{folder}/quickstart.png")
     print(f"\nThe tables, models and this picture are in {folder}/: {folder}/quickstart.png")
