@@ -162,14 +162,14 @@ def test_preparing_images(benchmark, folder: Path, tmp_path: Path, n_workers: in
     """Decode the images and write the tensors to the disk."""
     import shutil
 
-    def remove_prepared() -> tuple[tuple[()], dict[str, object]]:
+    def reset() -> tuple[tuple[()], dict[str, object]]:
         shutil.rmtree(tmp_path / "caps", ignore_errors=True)
         shutil.copytree(folder / "nifti", tmp_path / "caps")
         return (), {}
 
     benchmark.pedantic(
         lambda: Caps(tmp_path / "caps").prepare(parts=WholeImage(), n_workers=n_workers),
-        setup=remove_prepared,
+        setup=reset,
         rounds=2,
     )
     benchmark.extra_info["images_per_second"] = round(N_IMAGES / benchmark.stats.stats.min, 2)

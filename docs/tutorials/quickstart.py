@@ -2,7 +2,7 @@
 
 The data are a synthetic CAPS: grey-matter maps in which patients (AD) have smaller hippocampi than controls (CN). An
 autoencoder is trained on the two hippocampal regions without labels, and its encoder initialises the classifier. It is
-trained on three folds, the two regions vote, and the result is evaluated on a third of the participants, held out first.
+trained on three folds, the two regions vote, and a held-out third of the participants evaluates the result.
 """
 
 import logging
