@@ -21,14 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which differ for people of every colour vision (jfly.uni-koeln.de/color).
-CYCLE = BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-]  # blue first, as in the names
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = CYCLE
 INK, MUTED, FAINT = "#222222", "#666666", "#DDDDDD"
 TITLE, LABEL, SMALL = 11, 9.5, 8.5
 

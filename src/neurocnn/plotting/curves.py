@@ -103,11 +103,8 @@ def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] 
     """Return the metrics to draw. Every training has each of them for at least one set."""
     columns = set.intersection(*(set(table.columns) for table in trainings.values()))
     found = sorted({name.partition("_")[2] for name in columns if name.partition("_")[0] in _SETS})
-    wanted = (
-        [metric for metric in ("loss", "balanced_accuracy") if metric in found]
-        if metrics is None
-        else list(metrics)
-    )
+    usual: list[str] = [metric for metric in ("loss", "balanced_accuracy") if metric in found]
+    wanted = usual if metrics is None else list(metrics)
     absent = [metric for metric in wanted if metric not in found]
     if absent or not wanted:
         raise TableError(

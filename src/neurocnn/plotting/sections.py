@@ -34,11 +34,10 @@ def as_volume(values: Any, what: str) -> Volume:
     ImageError
         If it is not a volume.
     """
-    array = as_array(values)
-    array = array[0] if array.ndim == 4 and len(array) == 1 else array
+    full = as_array(values)
+    array = full[0] if full.ndim == 4 and len(full) == 1 else full
     if array.ndim != 3 or 0 in array.shape:
-        shape = as_array(values).shape
-        raise ImageError(f"{what}: shape={shape}; expected (D, H, W) or (1, D, H, W)")
+        raise ImageError(f"{what}: shape={full.shape}; expected (D, H, W) or (1, D, H, W)")
     return array
 
 
