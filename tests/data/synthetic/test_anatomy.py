@@ -25,7 +25,7 @@ REGIONS = {
 
 
 def draw(person, axes, **values):
-    """A drawing in the order x, y, z; axes in that order too."""
+    """Return an image and its axes in the order x, y, z."""
     axes = [np.asarray(axis, np.float32) for axis in axes[::-1]]
     return np.stack(list(planes(person, axes, values))).transpose(2, 1, 0)
 
@@ -35,7 +35,7 @@ def around_hippocampi(step):
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.4])
-def test_hippocampi_are_drawn_with_the_volume_that_is_known(loss):
+def test_drawn_hippocampi_have_the_known_volume(loss):
     for seed in range(3):
         person = draw_person(np.random.default_rng(seed)).atrophied(loss)
         axes = around_hippocampi(1.0)
@@ -54,7 +54,7 @@ def test_a_loss_is_the_fraction_of_the_volume():
 
 
 @pytest.mark.parametrize("space", REGIONS)
-def test_hippocampi_lie_inside_the_built_in_regions(space):
+def test_hippocampi_are_inside_the_built_in_regions(space):
     *regions, diagonal, offset, individuality = REGIONS[space]
     axes = around_hippocampi(2.0)
     for seed in range(40):
@@ -81,7 +81,7 @@ def test_tissues_fill_a_brain_between_them():
     assert 0.15 < litres["csf"] < 0.7
 
 
-def test_folding_is_more_alike_after_a_registration_that_warps():
+def test_folding_is_more_similar_after_a_nonlinear_registration():
     axes = np.arange(-72, 73, 4.0), np.arange(-104, 72, 4.0), np.arange(-40, 80, 4.0)
     alike = []
     for individuality in (1.0, 0.4):
@@ -108,7 +108,7 @@ def test_a_lattice_is_the_sum_of_its_splines():
     np.testing.assert_allclose(value.ravel(), expected, rtol=1e-5)
 
 
-def test_noise_has_the_deviation_that_was_asked_for_and_the_air_none():
+def test_noise_has_the_requested_deviation_and_air_has_none():
     person = draw_person(np.random.default_rng(4))
     axes = [np.arange(low, high, 4.0, dtype=np.float32) for low, high in ((-70, 88), (-110, 88), (-82, 82))]
     white = Contrast({"white": 0.5}, noise=0.04)

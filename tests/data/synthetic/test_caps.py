@@ -65,7 +65,7 @@ def groups(cohort, measure):
     return values[labels["diagnosis"] == "AD"], values[labels["diagnosis"] == "CN"]
 
 
-def test_same_seed_same_bytes_whatever_the_number_of_participants_and_workers(tmp_path):
+def test_the_same_seed_gives_the_same_bytes_with_other_numbers_of_participants_and_workers(tmp_path):
     make_caps(tmp_path / "few", 3, shape=TINY, n_workers=1)
     make_caps(tmp_path / "many", 8, shape=TINY, n_workers=4)
     few, many = files(tmp_path / "few"), files(tmp_path / "many")
@@ -116,7 +116,7 @@ def test_a_full_image_has_the_name_and_header_of_clinicas(tmp_path, preprocessin
     )
 
 
-def test_the_gzip_header_holds_no_time_and_no_name(tmp_path):
+def test_the_gzip_header_has_no_time_and_no_name(tmp_path):
     make_caps(tmp_path / "caps", 1, shape=TINY)
     (content,) = files(tmp_path / "caps").values()
     assert content[:4] == b"\x1f\x8b\x08\x00"
@@ -124,7 +124,7 @@ def test_the_gzip_header_holds_no_time_and_no_name(tmp_path):
 
 
 @pytest.mark.parametrize("preprocessing", ["t1-linear", "t1-volume"])
-def test_fewer_voxels_show_the_same_box_of_the_world(tmp_path, preprocessing):
+def test_fewer_voxels_cover_the_same_box_in_mm(tmp_path, preprocessing):
     full = {
         "t1-linear": ((169, 208, 179), (-84.5, -119.5, -78.5), 1.0),
         "t1-volume": ((121, 145, 121), (90.75, -126.75, -72.75), 1.5),
@@ -137,7 +137,7 @@ def test_fewer_voxels_show_the_same_box_of_the_world(tmp_path, preprocessing):
 
 
 @pytest.mark.parametrize("preprocessing", ["t1-linear", "flair-linear", "t1-extensive", "t1-volume"])
-def test_caps_reads_what_was_made(tmp_path, preprocessing):
+def test_caps_reads_the_created_images(tmp_path, preprocessing):
     labels = make_caps(tmp_path / "caps", 2, preprocessing, shape=TINY)
     caps = Caps(tmp_path / "caps", preprocessing)
     sessions = caps.sessions()
@@ -197,7 +197,7 @@ def test_without_atrophy_no_measure_differs(cohorts):
     assert smallest > 0.05 / len(measures)  # as Bonferroni has it for several tests
 
 
-def test_without_atrophy_an_image_is_the_same_whatever_the_diagnosis(tmp_path, monkeypatch):
+def test_without_atrophy_images_do_not_depend_on_the_diagnosis(tmp_path, monkeypatch):
     make_caps(tmp_path / "caps", 6, shape=TINY, atrophy=0)
     original = synthetic._diagnosis
     monkeypatch.setattr(synthetic, "_diagnosis", lambda *who: {"AD": "CN", "CN": "AD"}[original(*who)])
@@ -206,7 +206,7 @@ def test_without_atrophy_an_image_is_the_same_whatever_the_diagnosis(tmp_path, m
     assert files(tmp_path / "caps") == files(tmp_path / "exchanged")
 
 
-def test_atrophy_changes_those_who_have_ad_and_nobody_else(cohorts):
+def test_atrophy_changes_only_participants_with_ad(cohorts):
     labels, folder = cohorts["atrophied"]
     with_atrophy, without = files(folder), files(cohorts["healthy"][1])
     changed = {name.split("/")[1] for name in without if with_atrophy[name] != without[name]}
@@ -245,7 +245,7 @@ def test_a_linear_classifier_needs_the_atrophy(cohorts):
         assert low <= balanced <= high
 
 
-def test_making_again_makes_only_what_is_missing(tmp_path):
+def test_a_second_call_creates_only_missing_files(tmp_path):
     folder = tmp_path / "caps"
     first = make_caps(folder, 3, shape=TINY)
     before = files(folder)
@@ -268,7 +268,7 @@ def test_making_again_makes_only_what_is_missing(tmp_path):
         ("seed", 1),
     ],
 )
-def test_a_caps_of_other_settings_is_refused_and_untouched(tmp_path, name, value):
+def test_a_caps_of_other_settings_is_refused_and_not_changed(tmp_path, name, value):
     settings = {"n_participants": 2, "preprocessing": "t1-linear", "shape": TINY}
     make_caps(tmp_path / "caps", **settings)
     before = files(tmp_path / "caps")
@@ -277,9 +277,9 @@ def test_a_caps_of_other_settings_is_refused_and_untouched(tmp_path, name, value
     assert files(tmp_path / "caps") == before
 
 
-def test_a_folder_of_somebody_else_is_refused_and_untouched(tmp_path):
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path):
     (tmp_path / "labels.tsv").write_text("mine")
-    with pytest.raises(SettingError, match="no synthetic CAPS"):
+    with pytest.raises(SettingError, match="not a synthetic CAPS"):
         make_caps(tmp_path, 2, shape=TINY)
     assert [entry.name for entry in tmp_path.iterdir()] == ["labels.tsv"]
     assert (tmp_path / "labels.tsv").read_text() == "mine"
@@ -295,26 +295,26 @@ def test_damaged_settings_are_refused(tmp_path):
     ("wrong", "message"),
     [
         ({"preprocessing": "t1-linea"}, "did you mean 't1-linear'"),
-        ({"preprocessing": "pet-linear"}, "draws no 'pet-linear'.*t1-volume"),
-        ({"n_participants": 0}, "n_participants is 0"),
-        ({"n_participants": 2.0}, "n_participants is 2.0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"n_workers": 0}, "n_workers is 0"),
-        ({"atrophy": 0.9}, "atrophy is 0.9"),
-        ({"atrophy": float("nan")}, "atrophy is nan"),
-        ({"shape": (24, 24)}, "shape is"),
-        ({"shape": (7, 24, 24)}, "shape is"),
-        ({"shape": (170, 24, 24)}, "shape is"),
-        ({"shape": (24.5, 24, 24)}, "shape is"),
+        ({"preprocessing": "pet-linear"}, "preprocessing='pet-linear'.*t1-volume"),
+        ({"n_participants": 0}, "n_participants=0"),
+        ({"n_participants": 2.0}, "n_participants=2.0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"n_workers": 0}, "n_workers=0"),
+        ({"atrophy": 0.9}, "atrophy=0.9"),
+        ({"atrophy": float("nan")}, "atrophy=nan"),
+        ({"shape": (24, 24)}, "shape"),
+        ({"shape": (7, 24, 24)}, "shape"),
+        ({"shape": (170, 24, 24)}, "shape"),
+        ({"shape": (24.5, 24, 24)}, "shape"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_before_anything_is_written(tmp_path, wrong, message):
+def test_invalid_settings_are_refused_before_anything_is_written(tmp_path, wrong, message):
     with pytest.raises(SettingError, match=message):
         make_caps(tmp_path / "caps", **{"n_participants": 2, "shape": TINY, **wrong})
     assert not (tmp_path / "caps").exists()
 
 
-def test_the_settings_stand_beside_the_labels(tmp_path):
+def test_the_settings_are_stored_next_to_the_labels(tmp_path):
     make_caps(tmp_path, 2, "t1-volume", shape=TINY, atrophy=0.25, seed=3)
     recorded = json.loads(Path(tmp_path, "synthetic.json").read_text())
     assert recorded | {"format": 1} == {

@@ -1,4 +1,4 @@
-"""The surfaces of a person's head, each as a signed distance: a formula, negative inside.
+"""Surfaces of a person's head as signed distances: formulas that are negative inside.
 
 Coordinates are MNI's in mm: x to the right, y to the front, z up. All functions take axes in the order of a
 NIfTI file's bytes, slowest first: z, y, x. Ellipsoids and smooth unions are those of ray casting (I. Quilez,
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from neurocnn.data.synthetic.person import Floats, Person, Side
 
 TISSUES = ("soft", "scalp", "skull", "csf", "grey", "white", "nucleus", "hippocampus")
-"""What a head is made of; ``soft`` is muscle and skin of face and neck, ``grey`` the cortex."""
+"""Tissues of a head: ``soft`` is muscle and skin of face and neck, ``grey`` the cortex."""
 
 FOLD_WIDTH = 5.0
-"""Millimetres for each unit of the field of folds, near its zeros."""
+"""Millimetres per unit of the field of folds, near its zeros."""
 
 Point = tuple[float, float, float]
 Box = tuple[Point, Point]
@@ -63,13 +63,13 @@ class Structure:
     Parameters
     ----------
     tissue
-        What it is filled with, one of `TISSUES`.
+        Tissue inside the surface, one of `TISSUES`.
     box
-        Lowest and highest corner of a box that contains it.
+        Lowest and highest corner of a box that contains the surface.
     spacing
-        Coarsest lattice on which its distance may be evaluated.
+        Largest spacing of a lattice on which the distance may be evaluated, in mm.
     distance
-        From axes (z, y, x) to the signed distance.
+        Function that returns the signed distance at the nodes of axes (z, y, x).
     """
 
     tissue: str
@@ -79,7 +79,7 @@ class Structure:
 
 
 def structures(person: Person) -> list[Structure]:
-    """What lies inside the brain, in the order of painting."""
+    """Return the structures inside the brain, in the order of painting."""
     amygdala, hippocampus = ((8, -10, -34), (38, 18, -4)), ((10, -49, -32), (44, 0, 9))
     return [
         Structure("white", ((-22, -62, -90), (22, 4, 8)), 4.0, partial(_brainstem, person)),
@@ -98,15 +98,15 @@ def _mirrored(box: Box) -> Box:
 
 
 def head(person: Person, axes: Sequence[Floats]) -> Floats:
-    """The five smooth fields that give each voxel its layer, (5, len(z), len(y), len(x)).
+    """Return the five smooth fields that determine each voxel's layer, (5, len(z), len(y), len(x)).
 
-    Depth below the brain's surface; a distance that is added to that from the nearest sulcus, so that sulci
-    end; the field of folds; depth below the inside of the skull; depth below the skin.
+    They are: depth below the brain's surface; a distance that is added to the distance from the nearest sulcus, so
+    that sulci end; the field of folds; depth below the inside of the skull; depth below the skin.
     """
     x, y, z = _warped(person, axes)
     depth = -np.minimum(_cerebrum(x, y, z), _cerebellum(x, y, z))
     hull = _hull(x, y, z)
-    # The great fissures are sulci too: there the field of folds becomes the distance to a sheet.
+    # The large fissures are sulci too: in them the field of folds becomes the distance to a sheet.
     core = _ellipsoid(np.abs(x), y, z, (0, -8, 2), (30, 46, 27))
     middle = _step(-np.abs(x), -14, -7) * _step(core, 0, 5) * _step(_below_tentorium(x, y, z), -2, 3)
     lateral = z + 2.0 - 0.35 * (y + 10.0)
@@ -116,7 +116,7 @@ def head(person: Person, axes: Sequence[Floats]) -> Floats:
     folds = folds * (1 - middle) + x / FOLD_WIDTH * middle
     folds = folds * (1 - sylvian) + lateral / FOLD_WIDTH * sylvian
     ends = np.maximum(depth - 18.0 - 45.0 * np.maximum(middle, 0.5 * sylvian), 0)
-    # White matter surrounds the hippocampi: the sulci of the temporal lobe end before them.
+    # White matter surrounds the hippocampi, so the sulci of the temporal lobe must end before them.
     ends += 12 * _step(-_ellipsoid(np.abs(x), y, z, (26, -22, -13), (9, 19, 10)), -7, 0)
     vault = hull - person.skull - person.scalp
     skin = np.minimum(vault, _union(vault, _face(x, y, z), 10.0))
@@ -124,7 +124,7 @@ def head(person: Person, axes: Sequence[Floats]) -> Floats:
 
 
 def hippocampal_volumes(person: Person) -> tuple[float, float]:
-    """Volumes of the right and the left hippocampus in mm³."""
+    """Return the volumes of the right and the left hippocampus in mm³."""
     return _template_volume() * person.right.volume, _template_volume() * person.left.volume
 
 
@@ -138,13 +138,13 @@ def _template_volume() -> float:
 
 
 def _grid(axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
-    """Coordinates x, y, z of the nodes of the axes, ready to broadcast."""
+    """Return the coordinates x, y, z of the nodes of the axes, in shapes that broadcast."""
     z, y, x = axes
     return x[None, None, :], y[None, :, None], z[:, None, None]
 
 
 def _warped(person: Person, axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
-    """The place in the template of each node."""
+    """Return the position of each node in the template."""
     (x, y, z), (a, b, c), moved = _grid(axes), person.scale, person.warp(axes)
     return x / np.float32(a) + moved[0], y / np.float32(b) + moved[1], z / np.float32(c) + moved[2]
 
@@ -158,7 +158,7 @@ def _ellipsoid(x: Floats, y: Floats, z: Floats, centre: Point, radii: Point) -> 
 
 
 def _tube(x: Floats, y: Floats, z: Floats, line: Line, widen: float | Floats = 1.0) -> Floats:
-    """Distance to a tube around a broken line, its radius changing along it."""
+    """Return the distance to a tube around a polyline, with a radius that varies along the line."""
     pieces = []
     for (ax, ay, az, ar), (bx, by, bz, br) in pairwise(line):
         dx, dy, dz = bx - ax, by - ay, bz - az
@@ -177,21 +177,21 @@ def _union(a: Floats, b: Floats, smooth: float) -> Floats:
 
 
 def _step(value: Floats, low: float, high: float) -> Floats:
-    """A smooth step from 0 at `low` to 1 at `high`."""
+    """Return a smooth step from 0 at `low` to 1 at `high`."""
     t = np.clip((value - low) / (high - low), 0, 1)
     step: Floats = t * t * (3 - 2 * t)
     return step
 
 
 def _below_tentorium(x: Floats, y: Floats, z: Floats) -> Floats:
-    """The space of the cerebellum, under the back of the cerebrum."""
+    """Return the distance to the space of the cerebellum, below the back of the cerebrum."""
     distance: Floats = np.maximum(z + 8.0 - 0.3 * (y + 45.0), y + 31.0 + 0.4 * np.abs(x))
     return distance
 
 
 def _cerebrum(x: Floats, y: Floats, z: Floats) -> Floats:
     hemispheres = _ellipsoid(x, y, z, (0, -17, 14), (66, 86, 62))
-    # Its base is flat; the temporal lobes hang below it.
+    # The base of the hemispheres is flat, and the temporal lobes are below it.
     hemispheres = -_union(-hemispheres, z + 22.0, 10.0)
     temporal = _ellipsoid(np.abs(x), y, z, (41, -17, -20), (23, 46, 25))
     distance: Floats = np.maximum(_union(hemispheres, temporal, 9.0), 0.5 - _below_tentorium(x, y, z))
@@ -205,7 +205,7 @@ def _cerebellum(x: Floats, y: Floats, z: Floats) -> Floats:
 
 
 def _hull(x: Floats, y: Floats, z: Floats) -> Floats:
-    """The inside of the skull."""
+    """Return the distance to the inside of the skull."""
     brain = _ellipsoid(x, y, z, (0, -17, 14), (69, 89, 65))
     brain = -_union(-brain, z + 26.0, 12.0)
     temporal = _ellipsoid(np.abs(x), y, z, (41, -17, -20), (25, 48, 27))
@@ -215,7 +215,7 @@ def _hull(x: Floats, y: Floats, z: Floats) -> Floats:
 
 
 def _face(x: Floats, y: Floats, z: Floats) -> Floats:
-    """Face, nose and neck, without the vault."""
+    """Return the distance to face, nose and neck, without the vault."""
     face = _ellipsoid(x, y, z, (0, 38, -62), (58, 50, 66))
     nose = _ellipsoid(x, y, z, (0, 88, -62), (14, 18, 20))
     neck = _tube(x, y, z, ((0, -38, -40, 58), (0, -30, -130, 60)))
@@ -227,7 +227,7 @@ def _brainstem(person: Person, axes: Sequence[Floats]) -> Floats:
 
 
 def _nuclei(person: Person, axes: Sequence[Floats]) -> Floats:
-    """Thalami, putamina and caudate nuclei."""
+    """Return the distance to thalami, putamina and caudate nuclei."""
     x, y, z = _warped(person, axes)
     x = np.abs(x)
     thalamus = _ellipsoid(x, y, z, (11, -18, 8), (8.5, 14, 9))
@@ -238,7 +238,7 @@ def _nuclei(person: Person, axes: Sequence[Floats]) -> Floats:
 def _ventricles(person: Person, axes: Sequence[Floats]) -> Floats:
     x, y, z = _warped(person, axes)
     right, left = person.right.ventricle, person.left.ventricle
-    # A tube's volume goes with the square of its radius.
+    # The volume of a tube is proportional to the square of its radius.
     widen = np.where(x > 0, np.float32(right**0.5), np.float32(left**0.5))
     middle = (right * left) ** 0.25
     third = _ellipsoid(x, y, z, (0, -12, 4), (2.4 * middle, 15, 11))
@@ -255,7 +255,7 @@ def _amygdala(person: Person, sign: int, axes: Sequence[Floats]) -> Floats:
 
 
 def _hippocampus(side: Side, sign: int, axes: Sequence[Floats]) -> Floats:
-    """Not warped, so that its volume is known: the template's times `side.volume`."""
+    """Return the distance to a hippocampus. It is not warped, so its volume is the template's times `side.volume`."""
     centre: NDArray[np.float64] = np.mean([point[:3] for point in _HIPPOCAMPUS], axis=0)
     size = side.volume ** (1 / 3)
     x, y, z = _grid(axes)

@@ -1,8 +1,8 @@
-"""A small CAPS whose answer is known: people with and without atrophy of the hippocampi.
+"""A small CAPS with a known effect: participants with and without atrophy of the hippocampi.
 
-What is random about a participant follows from (seed, index) alone, in streams that do not know each other: the
-anatomy, the scan, the disease, the labels. Without atrophy an image is therefore the same whatever the
-diagnosis, and anatomy never depends on age, sex or MMS.
+The random numbers of a participant depend only on (seed, index), in separate streams for the anatomy, the scan, the
+disease and the labels. Without atrophy an image is therefore the same for both diagnoses, and anatomy never depends
+on age, sex or MMS.
 """
 
 import json
@@ -24,32 +24,41 @@ from tqdm import tqdm
 from neurocnn.data.preprocessing import as_preprocessing
 from neurocnn.data.synthetic.person import Floats, Person, draw_person
 from neurocnn.data.synthetic.phantom import Contrast, scan
-from neurocnn.errors import SettingError, suggestion
+from neurocnn.errors import SettingError
+from neurocnn.errors.arguments import (
+    argument_error,
+    check_choice,
+    check_integer,
+    check_number,
+    check_path,
+    check_shape,
+)
 from neurocnn.storage.files import write_whole
 from neurocnn.storage.tables import read_table, write_table
 
 DEFAULT_ATROPHY = 0.35
 """Mean fraction of the hippocampal volume that the participants labelled AD have lost.
 
-The high end of what dementia does. Volumes of both groups overlap: knowing the true volumes separates them with
-an area under the ROC curve near 0.99, so that about 0.95 is the best balanced accuracy to hope for.
+This is at the upper end of losses in dementia. The volumes of both groups overlap: the true volumes separate them
+with an area under the ROC curve near 0.99, so the best possible balanced accuracy is about 0.95.
 """
 
 SESSION = "ses-M000"
+_WHERE = "make_caps"
 _SETTINGS = "synthetic.json"
-_FORMAT = 1  # of the drawing: another drawing of the same settings is another CAPS
-_LEVELS = 128  # integer steps for a value of 1; a power of two, so that probabilities stay within [0, 1]
-_GZIP_LEVEL = 1  # the noise hardly compresses: level 6 gives 3 % smaller files and takes 5 times longer
-_MOST_WORKERS = 8  # more threads than that wait for each other
-_LOSS_SPREAD = 0.6  # of the single losses around the mean, relative to it
-_SMALLEST = 8  # voxels along an axis
+_FORMAT = 1  # version of the drawing: a different drawing of the same settings is another CAPS
+_LEVELS = 128  # integer steps per unit; a power of two, so that probabilities remain within [0, 1]
+_GZIP_LEVEL = 1  # noise hardly compresses: level 6 makes files 3 % smaller and takes 5 times longer
+_MOST_WORKERS = 8  # more threads would wait for each other
+_LOSS_SPREAD = 0.6  # spread of the individual losses around the mean, relative to it
+_SMALLEST = 8  # smallest number of voxels along an axis
 
 
 @dataclass(frozen=True)
 class _Space:
-    """The grid that a pipeline writes: voxels, their size and the position of the first (mm).
+    """Grid of a pipeline's images: number of voxels, their size and the position of the first (mm).
 
-    `individuality` is what the registration leaves of a person's own form.
+    `individuality` is the fraction of a person's individual form that remains after registration.
     """
 
     shape: tuple[int, int, int]
@@ -60,7 +69,7 @@ class _Space:
 
 # Clinica crops voxels 12 to 180, 13 to 220 and 0 to 178 out of a template whose origin is (-96, -132, -78).
 _MNI = _Space((169, 208, 179), (1.0, 1.0, 1.0), (-84.0, -119.0, -78.0), 1.0)
-# SPM writes x from right to left, and its registration warps.
+# SPM writes x from right to left, and its registration is nonlinear.
 _IXI = _Space((121, 145, 121), (-1.5, 1.5, 1.5), (90.0, -126.0, -72.0), 0.4)
 
 _BRAIN = {"csf": 0.22, "grey": 0.58, "white": 0.82, "nucleus": 0.66, "hippocampus": 0.6}
@@ -93,39 +102,40 @@ def make_caps(
     *,
     n_workers: int | None = None,
 ) -> pd.DataFrame:
-    """Make a synthetic CAPS: head-like images and a ``labels.tsv`` beside ``subjects/``.
+    """Create a synthetic CAPS: head-like images and a ``labels.tsv`` next to ``subjects/``.
 
     Parameters
     ----------
     folder
-        The CAPS root, made where there is none. With the same settings, what exists is kept and only what is
-        missing is made.
+        The CAPS root, created if missing. With the same settings, existing files are kept and only missing ones are
+        created.
     n_participants
-        How many, half of them AD (one of each two, at random). Each has one session.
+        Number of participants, half of them AD (one of each pair, at random). Each has one session.
     preprocessing
         ``"t1-linear"`` (169×208×179 voxels of 1 mm), ``"t1-volume"`` (121×145×121 of 1.5 mm, probabilities of
         grey matter), ``"flair-linear"`` or ``"t1-extensive"``.
     shape
-        Voxels along x, y, z, at least 8 and at most the pipeline's own. Fewer voxels are larger ones: the same
-        head, an honest affine.
+        Number of voxels along x, y, z, at least 8 and at most the pipeline's. Fewer voxels are larger ones: the head
+        keeps its size, and the affine is correct.
     atrophy
-        Mean fraction of hippocampal volume that AD has lost, in [0, 0.8]; single losses lie within 60 % of it,
-        and ventricles grow along. With 0 the images know nothing of the diagnosis.
+        Mean fraction of hippocampal volume lost in AD, in [0, 0.8]. Individual losses are within 60 % of it, and
+        ventricles grow with the loss. With 0 the images do not depend on the diagnosis.
     seed
-        Same seed, same bytes; participant i is the same whatever `n_participants`.
+        Seed of all random numbers. The same seed gives the same bytes, and participant i does not depend on
+        `n_participants`.
     n_workers
-        Threads; by default one for each core, up to 8. The result does not depend on it.
+        Number of threads; by default one per core, up to 8. The result does not depend on it.
 
     Returns
     -------
     DataFrame
-        What ``labels.tsv`` holds: participant_id, session_id, diagnosis (AD, CN), age (years), sex (F, M) and
-        MMS (0 to 30). AD is 2.5 years older on average and MMS falls with the individual loss.
+        Content of ``labels.tsv``: participant_id, session_id, diagnosis (AD, CN), age (years), sex (F, M) and
+        MMS (0 to 30). AD is 2.5 years older on average, and MMS decreases with the individual loss.
 
     Raises
     ------
     SettingError
-        An argument makes no sense, or `folder` holds anything but the CAPS of these very settings.
+        If an argument cannot be used, or `folder` contains anything except a CAPS of the same settings.
 
     Examples
     --------
@@ -136,32 +146,36 @@ def make_caps(
     ['labels.tsv', 'subjects', 'synthetic.json']
     """
     n_workers = min(os.cpu_count() or 1, _MOST_WORKERS) if n_workers is None else n_workers
-    _check_whole(n_participants=(n_participants, 1), seed=(seed, 0), n_workers=(n_workers, 1))
-    size = _checked(preprocessing, shape, atrophy)
+    n_participants = check_integer("n_participants", n_participants, minimum=1, where=_WHERE)
+    seed = check_integer("seed", seed, minimum=0, where=_WHERE)
+    n_workers = check_integer("n_workers", n_workers, minimum=1, where=_WHERE)
+    atrophy = check_number("atrophy", atrophy, minimum=0, maximum=0.8, where=_WHERE)
+    check_choice("preprocessing", preprocessing, _KINDS, where=_WHERE)
+    size = _check_size(shape, _KINDS[preprocessing][0].shape)
     space, contrast = _KINDS[preprocessing]
-    folder = Path(folder)
+    folder = check_path("folder", folder, where=_WHERE)
     settings = {"n_participants": n_participants, "preprocessing": preprocessing, "shape": list(size)}
-    _claim(folder, {"format": _FORMAT, **settings, "atrophy": float(atrophy), "seed": seed})
+    _claim(folder, {"format": _FORMAT, **settings, "atrophy": atrophy, "seed": seed})
 
-    def make(index: int) -> None:
+    def draw(index: int) -> None:
         person = _person(seed, index, atrophy, space.individuality)
         with write_whole(folder / image_path(_participant(index), preprocessing)) as file:
             file.write(_nifti(person, space, contrast, size, np.random.default_rng([seed, index, 1])))
 
-    everybody = range(n_participants)
-    missing = [i for i in everybody if not (folder / image_path(_participant(i), preprocessing)).exists()]
-    _in_threads(make, missing, n_workers)
+    indices = range(n_participants)
+    missing = [i for i in indices if not (folder / image_path(_participant(i), preprocessing)).exists()]
+    _run_in_threads(draw, missing, n_workers)
     if not (folder / "labels.tsv").exists():
-        write_table(pd.DataFrame([_labels(seed, index) for index in everybody]), folder / "labels.tsv")
+        write_table(pd.DataFrame([_labels(seed, index) for index in indices]), folder / "labels.tsv")
     return read_table(folder / "labels.tsv")
 
 
-def _in_threads(make: Callable[[int], None], indices: Sequence[int], n_workers: int) -> None:
-    # Threads, for numpy and zlib let go of the interpreter; processes would import everything again.
+def _run_in_threads(draw: Callable[[int], None], indices: Sequence[int], n_workers: int) -> None:
+    # Threads suffice: numpy and zlib release the interpreter lock, and processes would repeat all imports.
     with ThreadPoolExecutor(n_workers) as pool:
         try:
-            made = pool.map(make, indices)
-            for _ in tqdm(made, "synthetic CAPS", len(indices), disable=None, unit="image"):
+            done = pool.map(draw, indices)
+            for _ in tqdm(done, "synthetic CAPS", len(indices), disable=None, unit="image"):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -169,39 +183,24 @@ def _in_threads(make: Callable[[int], None], indices: Sequence[int], n_workers: 
 
 
 def image_path(participant_id: str, preprocessing: str) -> Path:
-    """Where a participant's image lies below the CAPS root."""
+    """Return the path of a participant's image below the CAPS root."""
     kind = as_preprocessing(preprocessing)
     name = f"{participant_id}_{SESSION}{kind.endings[0]}"
     return Path("subjects", participant_id, SESSION, kind.folder, name)
 
 
-def _check_whole(**numbers: tuple[object, int]) -> None:
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise SettingError(f"make_caps: {name} is {value!r}, expected a whole number of at least {least}")
-
-
-def _checked(preprocessing: str, shape: Sequence[int] | None, atrophy: float) -> tuple[int, int, int]:
-    """The shape to draw, once the settings make sense."""
-    if preprocessing not in _KINDS:
-        raise SettingError(f"make_caps draws no {preprocessing!r}; {suggestion(str(preprocessing), _KINDS)}")
-    if not isinstance(atrophy, int | float) or not 0 <= atrophy <= 0.8:
-        raise SettingError(f"make_caps: atrophy is {atrophy!r}, expected a fraction between 0 and 0.8")
-    full = _KINDS[preprocessing][0].shape
+def _check_size(shape: Sequence[int] | None, full: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the shape to draw: `full` by default."""
     if shape is None:
         return full
-    size = tuple(shape)
-    if len(size) != 3 or not all(
-        isinstance(n, int) and _SMALLEST <= n <= most for n, most in zip(size, full, strict=True)
-    ):
-        raise SettingError(
-            f"make_caps: shape is {shape!r}, expected three whole numbers from {_SMALLEST} up to {full}"
-        )
-    return size[0], size[1], size[2]
+    sizes = check_shape("shape", shape, where=_WHERE)
+    if not all(_SMALLEST <= n <= most for n, most in zip(sizes, full, strict=True)):
+        raise argument_error("shape", shape, f"three integers from {_SMALLEST} to {full}", where=_WHERE)
+    return sizes[0], sizes[1], sizes[2]
 
 
 def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings into an empty folder, or check that they are those of a full one."""
+    """Write the settings into an empty folder, or compare them with those of an existing CAPS."""
     path = folder / _SETTINGS
     if path.exists():
         try:
@@ -210,12 +209,12 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
         except (ValueError, AttributeError):
             found, differing = {}, list(settings)
         if differing:
-            what = ", ".join(f"{key} {found.get(key)!r} there, {settings[key]!r} here" for key in differing)
+            changes = ", ".join(f"{key}={found.get(key)!r}, now {settings[key]!r}" for key in differing)
             raise SettingError(
-                f"{folder} holds a synthetic CAPS of other settings ({what}); choose another folder"
+                f"{folder} contains a synthetic CAPS of other settings: {changes}; choose another folder"
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingError(f"{folder} exists and is no synthetic CAPS; choose a folder that is empty or new")
+        raise SettingError(f"{folder} exists and is not a synthetic CAPS; choose an empty or new folder")
     else:
         with write_whole(path, "w") as file:
             json.dump(settings, file, indent=2)
@@ -227,13 +226,13 @@ def _participant(index: int) -> str:
 
 
 def _diagnosis(seed: int, index: int) -> str:
-    """One of each two participants is AD, whoever else there is."""
+    """Return the diagnosis. One participant of each pair is AD, independently of the other pairs."""
     first_is_ad = bool(np.random.default_rng([seed, index // 2, 3]).integers(2))
     return "AD" if (index % 2 == 0) == first_is_ad else "CN"
 
 
 def _severity(seed: int, index: int) -> float:
-    """How much more or less than the average AD takes from a participant, in [-1, 1]."""
+    """Return a participant's deviation from the mean loss in AD, in [-1, 1]."""
     return float(np.random.default_rng([seed, index, 2]).uniform(-1, 1, 2).mean())
 
 
@@ -245,7 +244,7 @@ def _person(seed: int, index: int, atrophy: float, individuality: float) -> Pers
 
 
 def _labels(seed: int, index: int) -> dict[str, Any]:
-    """A row of ``labels.tsv``. Means and deviations are of the order of cohorts such as ADNI."""
+    """Return a row of ``labels.tsv``. Means and deviations are similar to those of cohorts such as ADNI."""
     random = np.random.default_rng([seed, index, 4])
     sex = "F" if random.random() < 0.55 else "M"
     older, worse = random.standard_normal(2)
@@ -265,7 +264,7 @@ def _labels(seed: int, index: int) -> dict[str, Any]:
 
 
 def _grid(space: _Space, size: tuple[int, int, int]) -> tuple[list[Floats], NDArray[np.float64]]:
-    """Positions of the voxels along z, y, x, and the affine; the image's outer faces stay in their place."""
+    """Return the positions of the voxels along z, y, x, and the affine. `size` does not move the image's faces."""
     affine = np.eye(4)
     for i in range(3):
         affine[i, i] = space.voxel[i] * space.shape[i] / size[i]
@@ -277,7 +276,7 @@ def _grid(space: _Space, size: tuple[int, int, int]) -> tuple[list[Floats], NDAr
 def _nifti(
     person: Person, space: _Space, contrast: Contrast, size: tuple[int, int, int], random: np.random.Generator
 ) -> bytes:
-    """The whole compressed file; neither a time nor a name is in it."""
+    """Return the complete compressed file, which contains neither a time nor a name."""
     axes, affine = _grid(space, size)
     voxels = scan(person, axes, contrast, _LEVELS, random)
     kind: Any = nib.Nifti1Header

@@ -1,7 +1,7 @@
-"""Who is drawn: the random numbers of one individual head, and what a disease does to them.
+"""Random parameters of one individual head, and the effect of a disease on them.
 
-Everything random about a person's anatomy is drawn in `draw_person`, which knows neither diagnosis nor age. All
-lengths are in mm.
+All random parameters of a person's anatomy are drawn in `draw_person`, independently of diagnosis and age. All lengths
+are in mm.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 LOWEST, HIGHEST = (-100.0, -140.0, -90.0), (100.0, 110.0, 120.0)
-"""The box (x, y, z) in which random fields are defined: it contains every image."""
+"""Corners of the box (x, y, z) in which random fields are defined. It contains every image."""
 
 VENTRICLE_GROWTH = 2.0
-"""Relative growth of the ventricles' volume for each unit of hippocampal volume that is lost."""
+"""Relative growth of the ventricles' volume per lost fraction of the hippocampal volume."""
 
 _FOLD_SPACING = 6.5
 
@@ -29,28 +29,28 @@ class Lattice:
     Parameters
     ----------
     coefficients
-        (n, Z, Y, X), the first ones `spacing` before the box begins.
+        Coefficients (n, Z, Y, X); the first ones are `spacing` outside the box.
     spacing
-        Between coefficients.
+        Distance between coefficients.
     """
 
     coefficients: NDArray[np.float64]
     spacing: float
 
     def __call__(self, axes: Sequence[Floats]) -> Floats:
-        """Values (n, len(z), len(y), len(x)) at the nodes of the axes (z, y, x)."""
+        """Return the values (n, len(z), len(y), len(x)) at the nodes of the axes (z, y, x)."""
         z, y, x = (
             _spline_basis(axis, low, count, self.spacing)
             for axis, low, count in zip(axes, LOWEST[::-1], self.coefficients.shape[1:], strict=True)
         )
-        # einsum's own loops: BLAS may sum in another order with another number of threads.
+        # These contractions use einsum's loops: BLAS may sum in another order with another number of threads.
         values = np.einsum("xi,nzyi->nzyx", x, self.coefficients)
         values = np.einsum("yi,nzix->nzyx", y, values)
         values = np.einsum("zi,niyx->nzyx", z, values)
         return np.asarray(values, np.float32)
 
     def times(self, factor: float) -> "Lattice":
-        """The same fields, `factor` times as large."""
+        """Return the fields multiplied by `factor`."""
         return replace(self, coefficients=factor * self.coefficients)
 
 
@@ -64,23 +64,23 @@ def _spline_basis(axis: Floats, low: float, count: int, spacing: float) -> NDArr
 
 
 def draw_lattice(random: np.random.Generator, n: int, spacing: float) -> Lattice:
-    """`n` independent fields of about unit variance whose bumps are about twice `spacing` apart."""
+    """Return `n` independent fields of about unit variance, with maxima about twice `spacing` apart."""
     size = [int(np.ceil((high - low) / spacing)) + 3 for low, high in zip(LOWEST, HIGHEST, strict=True)]
     return Lattice(3.0 * random.standard_normal((n, *size[::-1])), spacing)
 
 
 @dataclass(frozen=True)
 class Side:
-    """A hippocampus and the ventricle beside it.
+    """A hippocampus and the ventricle next to it.
 
     Parameters
     ----------
     volume, ventricle
         Volumes relative to the template's.
     shift
-        Of the hippocampus, along x, y, z.
+        Shift of the hippocampus along x, y, z.
     tilt
-        Of the hippocampus, around the x axis, in radians.
+        Rotation of the hippocampus around the x axis, in radians.
     """
 
     volume: float
@@ -106,7 +106,7 @@ class Person:
     warp
         Smooth displacement along x, y and z.
     folds
-        The field whose zeros are the sulci.
+        Field whose zeros are the sulci.
     receive
         Slopes and curvatures of the scanner's receive field (its logarithm, per 100 mm) along z, y, x.
     """
@@ -123,7 +123,7 @@ class Person:
     receive: tuple[float, ...]
 
     def atrophied(self, loss: float) -> "Person":
-        """The same person after both hippocampi have lost the fraction `loss` of their volume.
+        """Return the person after both hippocampi have lost the fraction `loss` of their volume.
 
         >>> person = draw_person(np.random.default_rng(0))
         >>> round(person.atrophied(0.25).left.volume / person.left.volume, 3)
@@ -138,18 +138,18 @@ class Person:
 
 
 def draw_person(random: np.random.Generator, individuality: float = 1.0) -> Person:
-    """A healthy person.
+    """Return a healthy person.
 
-    Hippocampal volumes vary by about 10 % between persons and 3 % between sides, ventricles by a quarter: the
-    order of magnitude among the elderly, once the size of the head is accounted for.
+    Hippocampal volumes vary by about 10 % between persons and 3 % between sides, ventricles by 25 %: the order of
+    magnitude in older people after correction for head size.
 
     Parameters
     ----------
     random
-        Where all that is individual comes from.
+        Generator of the individual parameters.
     individuality
-        How much of a person's own place, form and folding is left: 1 after a linear registration, less after
-        one that warps. Sizes are not touched.
+        Fraction of a person's individual position, form and folding that remains: 1 after a linear registration, less
+        after a nonlinear one. Volumes and thicknesses do not depend on it.
     """
     common = _bounded(random, 0.10)
     volumes = [float(np.exp(common + _bounded(random, 0.03))) for _ in range(2)]
@@ -181,12 +181,12 @@ def draw_person(random: np.random.Generator, individuality: float = 1.0) -> Pers
 
 
 def _bounded(random: np.random.Generator, deviation: float) -> float:
-    """A normal draw without its far tails, so that every structure stays where it belongs."""
+    """Return a normal random number, clipped so that structures remain at plausible positions."""
     return deviation * float(np.clip(random.standard_normal(), -2.5, 2.5))
 
 
 @cache
 def _common_folds() -> Lattice:
-    """The folding that all people share, the same on both sides."""
+    """Return the folding that all persons have in common, equal on both sides."""
     folds = draw_lattice(np.random.default_rng(20), 1, _FOLD_SPACING).coefficients
     return Lattice((folds + folds[..., ::-1]) / np.sqrt(2), _FOLD_SPACING)

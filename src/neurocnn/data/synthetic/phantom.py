@@ -1,8 +1,8 @@
-"""Images of an anatomy: from surfaces to voxels, one plane after the other.
+"""Images of an anatomy, computed from surfaces plane by plane.
 
-The smooth fields of a head are evaluated on a coarse lattice and interpolated, and everything else is done plane
-by plane along z, in the processor's cache and in the order of a NIfTI file's bytes: a whole 1 mm head takes a
-fraction of a second and no more memory than the result.
+The smooth fields of a head are evaluated on a coarse lattice and interpolated. All other steps work plane by plane
+along z, within the processor's cache and in the order of a NIfTI file's bytes: a complete 1 mm head takes a fraction
+of a second and no more memory than the result.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,23 +15,23 @@ from neurocnn.data.synthetic.anatomy import FOLD_WIDTH, Box, head, structures
 from neurocnn.data.synthetic.person import HIGHEST, LOWEST, Floats, Person
 
 _HEAD_SPACING = 3.5
-_SHARPEST = 1.2  # mm over which edges are blended, at least
-_STEP, _REACH = 0.1, 40.0  # of the table of layers: its resolution and its largest depth, in mm
-_FLUID = 3.0  # the brain begins at this depth on the scale of layers, whose 0 is the inside of the skull
+_SHARPEST = 1.2  # smallest width over which edges are blended, in mm
+_STEP, _REACH = 0.1, 40.0  # resolution and largest depth of the table of layers, in mm
+_FLUID = 3.0  # depth of the brain's surface on the scale of layers; 0 is the inside of the skull
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What an image shows of the tissues, and how well.
+    """Intensity of each tissue in an image, and the noise.
 
     Parameters
     ----------
     values
-        The value of each tissue of `anatomy.TISSUES`, in [0, 1]; 0 where there is none.
+        Value of each tissue of `anatomy.TISSUES`, in [0, 1]; 0 if missing.
     noise
         Standard deviation of the noise, on the same scale.
     probability
-        The image is a map of probabilities: no receive field, values stay in [0, 1].
+        Whether the image is a map of probabilities: without receive field, values clipped to [0, 1].
     """
 
     values: Mapping[str, float]
@@ -42,25 +42,25 @@ class Contrast:
 def scan(
     person: Person, axes: Sequence[Floats], contrast: Contrast, levels: int, random: np.random.Generator
 ) -> NDArray[np.int16]:
-    """Draw a person with receive field and noise.
+    """Return the image of a person with receive field and noise.
 
     Parameters
     ----------
     person
-        Whom to draw.
+        Person to draw.
     axes
         Positions (mm) of the voxels' centres along z, y and x.
     contrast
-        What the image shows.
+        Intensities and noise.
     levels
-        Integer steps for a value of 1.
+        Integer steps per unit of intensity.
     random
-        Where the noise comes from.
+        Generator of the noise.
 
     Returns
     -------
     ndarray
-        (len(z), len(y), len(x)). The air is exactly 0, which also keeps the file small.
+        Image (len(z), len(y), len(x)). Air is exactly 0, which also keeps the file small.
     """
     image = np.empty([len(axis) for axis in axes], np.int16)
     field = _receive_field(person, axes, random)
@@ -74,7 +74,7 @@ def scan(
             plane *= field[1]
             plane *= field[0][index]
             plane += noise
-            # The magnitude of a complex signal (Rice): the other part is noise too, here with its mean power.
+            # This is the magnitude of a complex signal (Rice); the other component is replaced by its mean power.
             plane *= plane
             plane += np.float32(contrast.noise**2)
             np.sqrt(plane, out=plane)
@@ -87,7 +87,7 @@ def scan(
 def _receive_field(
     person: Person, axes: Sequence[Floats], random: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Factors along z, and of each voxel of a plane; the scanner's overall gain is in the latter."""
+    """Return factors along z, and of each voxel of a plane, which include the scanner's gain."""
     gain = np.float32(np.exp(0.08 * random.standard_normal()))
     z, y, x = (
         np.exp(slope * t + curvature * (t * t - 0.5)).astype(np.float32)
@@ -99,17 +99,17 @@ def _receive_field(
 
 
 def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) -> Iterator[Floats]:
-    """Draw a person without noise, plane by plane along z.
+    """Yield the planes of a person without noise along z.
 
     Parameters
     ----------
     person
-        Whom to draw.
+        Person to draw.
     axes
         Positions (mm) of the voxels' centres along z, y and x.
     values
-        The value of each tissue; a single tissue of value 1 gives its share of each voxel, for edges are
-        blended over about a voxel.
+        Value of each tissue. A single tissue of value 1 yields its fraction of each voxel, because edges are
+        blended over about one voxel.
     """
     voxel = float(np.mean([abs(axis[-1] - axis[0]) / (len(axis) - 1) for axis in axes]))
     width = np.float32(max(voxel, _SHARPEST))
@@ -124,34 +124,34 @@ def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) 
         plane = _outer_layers(base.plane(index), table, width)
         for value, sampled in inner:
             if sampled.covers(index):
-                part = plane[sampled.window]
+                part = plane[sampled.area]
                 share = np.clip(np.float32(0.5) - sampled.plane(index) / width, 0, 1)
                 part += share * (value - part)
         yield plane
 
 
 def _layers(person: Person, values: Mapping[str, float], width: float) -> Floats:
-    """The value for each depth from the skin to the white matter, blended over `width` mm."""
+    """Return the value at each depth from the skin to the white matter, blended over `width` mm."""
     names = ("soft", "scalp", "skull", "csf", "grey", "white")
     surface = _FLUID + 0.7
     ends = (-person.skull - person.scalp, -person.skull, 0.0, surface, surface + person.cortex)
     layer = np.searchsorted(ends, np.arange(-_REACH, _REACH, _STEP), side="right")
     hard = np.array([values.get(name, 0.0) for name in names])[layer]
-    window = np.ones(round(width / _STEP))
-    padded = np.pad(hard, len(window), mode="edge")
-    blended = np.convolve(padded, window / len(window), "same")[len(window) : -len(window)]
+    kernel = np.ones(round(width / _STEP))
+    padded = np.pad(hard, len(kernel), mode="edge")
+    blended = np.convolve(padded, kernel / len(kernel), "same")[len(kernel) : -len(kernel)]
     return blended.astype(np.float32)
 
 
 def _outer_layers(fields: Floats, table: Floats, width: np.float32) -> Floats:
-    """A plane of everything that is layered: skin, skull, fluid, cortex, white matter."""
+    """Return a plane of the layers: skin, skull, fluid, cortex, white matter."""
     depth, ends, folds, hull, skin = fields
     layer = np.abs(folds)
     layer *= np.float32(FOLD_WIDTH)
     layer += ends
     np.minimum(layer, depth, out=layer)
     layer += np.float32(_FLUID)
-    # Between the brain and the skull there is fluid, as in the sulci.
+    # The space between the brain and the skull contains fluid, as the sulci do.
     np.maximum(layer, np.minimum(hull, np.float32(_FLUID / 2)), out=layer)
     layer += np.float32(_REACH)
     layer *= np.float32(1 / _STEP)
@@ -167,11 +167,11 @@ class _Sampled:
     Parameters
     ----------
     function
-        From axes (z, y, x) to values (…, len(z), len(y), len(x)) or broadcastable to that.
+        Function of axes (z, y, x) that returns values broadcastable to (…, len(z), len(y), len(x)).
     axes
-        Of all voxels.
+        Positions of all voxels.
     spacing
-        The lattice's, at most; never finer than the voxels.
+        Largest spacing of the lattice, which is never finer than the voxels.
     box
         Lowest and highest corner, x, y, z.
     """
@@ -179,25 +179,25 @@ class _Sampled:
     def __init__(
         self, function: Callable[[Sequence[Floats]], Floats], axes: Sequence[Floats], spacing: float, box: Box
     ) -> None:
-        windows = [_inside(axis, low, high) for axis, low, high in zip(axes, *_reversed(box), strict=True)]
-        self.window = (windows[1], windows[2])
-        self._rows = range(windows[0].start, windows[0].stop)
-        if any(window.start == window.stop for window in windows):
+        inside = [_inside(axis, low, high) for axis, low, high in zip(axes, *_reversed(box), strict=True)]
+        self.area = (inside[1], inside[2])
+        self._rows = range(inside[0].start, inside[0].stop)
+        if any(voxels.start == voxels.stop for voxels in inside):
             self._rows = range(0)
             return
-        fine = [axis[window] for axis, window in zip(axes, windows, strict=True)]
-        coarse = [_thinned(axis, spacing) for axis in fine]
+        fine = [axis[voxels] for axis, voxels in zip(axes, inside, strict=True)]
+        coarse = [_coarse_axis(axis, spacing) for axis in fine]
         values = function(coarse)
         values = np.broadcast_to(values, (*values.shape[:-3], *(len(axis) for axis in coarse)))
-        self._values = _stretched(_stretched(values, len(fine[2]), -1), len(fine[1]), -2)
+        self._values = _interpolate(_interpolate(values, len(fine[2]), -1), len(fine[1]), -2)
         self._at = np.linspace(0, len(coarse[0]) - 1, len(fine[0]))
 
     def covers(self, index: int) -> bool:
-        """Whether the plane of that index meets the box."""
+        """Return whether the plane at `index` intersects the box."""
         return index in self._rows
 
     def plane(self, index: int) -> Floats:
-        """Values (…, y, x) of `window` in that plane."""
+        """Return the values (…, y, x) of `area` in the plane at `index`."""
         at = self._at[index - self._rows.start]
         below = self._values[..., int(at), :, :]
         if at == int(at):
@@ -217,13 +217,13 @@ def _inside(axis: Floats, low: float, high: float) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
 
 
-def _thinned(axis: Floats, spacing: float) -> Floats:
+def _coarse_axis(axis: Floats, spacing: float) -> Floats:
     count = int(np.ceil(abs(axis[-1] - axis[0]) / spacing)) + 1
     return np.linspace(axis[0], axis[-1], min(len(axis), count), dtype=np.float32)
 
 
-def _stretched(values: Floats, length: int, axis: int) -> Floats:
-    """Linear interpolation along one axis, ends on ends."""
+def _interpolate(values: Floats, length: int, axis: int) -> Floats:
+    """Return values interpolated linearly along one axis, with the same ends."""
     count = values.shape[axis]
     if count == length:
         return values
