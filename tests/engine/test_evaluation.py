@@ -80,7 +80,11 @@ def test_labels_may_be_missing_in_whole_batches_only():
 def test_rows_are_those_of_each_batch_alone_however_long_they_wait(rows_at_once, by_labels, monkeypatch):
     monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     data, model = Toys(5, (2, 4, 9)), nn.Sequential(nn.Flatten(), nn.Linear(216, 2))
-    task = TASK if by_labels else replace(TASK, target=lambda batch, device: TASK.target(batch, device))
+    task = (
+        TASK
+        if by_labels
+        else replace(TASK, target=lambda batch, device: TASK.target(batch, device), target_from="image")
+    )
     table = evaluate(model, task, data, batch_size=4, device="cpu")
     items = [data[i] for i in range(15)]
     batches = [default_collate(items[i : i + 4]) for i in range(0, 15, 4)]
@@ -93,10 +97,20 @@ def test_rows_are_those_of_each_batch_alone_however_long_they_wait(rows_at_once,
 
 
 def test_a_target_of_ones_own_gets_the_images():
-    task = replace(regression("diagnosis"), target=lambda batch, device: batch["image"].flatten(1).mean(1))
+    own = {"target": lambda batch, device: batch["image"].flatten(1).mean(1)}
+    task = replace(regression("diagnosis"), **own, target_from="image")
     data = Toys(5)
     table = predict(nn.Sequential(nn.Flatten(), nn.Linear(216, 1)), task, data, batch_size=2, device="cpu")
     assert np.allclose(table.true_label, data.images.flatten(1).mean(1))
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 4096])
+def test_a_target_of_images_that_is_not_declared_says_how(rows_at_once, monkeypatch):
+    monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
+    task = replace(regression("diagnosis"), target=lambda batch, device: batch["image"].flatten(1).mean(1))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(216, 1))
+    with pytest.raises(SettingError, match="target_from='image'"):
+        predict(model, task, Toys(5), batch_size=2, device="cpu")
 
 
 @pytest.mark.parametrize("rows_at_once", [4, 7, 4096])
@@ -120,7 +134,7 @@ def test_one_output_for_a_whole_batch_is_refused_not_repeated():
         def forward(self, image):
             return self.inner(image).mean(0, keepdim=True)
 
-    with pytest.raises(ModelError, match=r"shape \(1, 2\); \(4, 2\) is needed"):
+    with pytest.raises(ModelError, match=r"shape \(1, 2\); expected \(4, 2\)"):
         predict(Mean(), TASK, Toys(8), batch_size=4, device="cpu")
 
 
@@ -200,7 +214,7 @@ def test_one_prediction_for_a_whole_batch_without_labels_is_refused():
             return image.flatten(1)[:1, :1]
 
     with pytest.raises(
-        ModelError, match=r"for 4 samples, .*predicted_label has shape \(1,\); \(4,\) is needed"
+        ModelError, match=r"for 4 samples: .*predicted_label has shape \(1,\); expected \(4,\)"
     ):
         predict(First(), regression("age"), Unlabelled(4), batch_size=4, device="cpu")
 
@@ -216,9 +230,9 @@ def test_one_prediction_for_a_whole_batch_without_labels_is_refused():
 def test_a_loss_that_is_not_one_value_a_sample_says_what_is_needed(loss, found):
     task, data = replace(regression("age"), loss=loss), Toys(8, labels=(7.0, 8.0))
     model = nn.Sequential(nn.Flatten(), nn.Linear(216, 1))
-    with pytest.raises(ModelError, match=rf"{found} for a batch of 4; \(4,\) is needed"):
+    with pytest.raises(ModelError, match=rf"{found} for a batch of 4; expected \(4,\)"):
         Trainer(epochs=1, batch_size=4, device="cpu").fit(model, task, data)
-    with pytest.raises(ModelError, match=rf"{found} for a batch of 8; \(8,\) is needed"):
+    with pytest.raises(ModelError, match=rf"{found} for a batch of 8; expected \(8,\)"):
         evaluate(model, task, data, batch_size=4, device="cpu")
 
 

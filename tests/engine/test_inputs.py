@@ -46,8 +46,8 @@ WRAPPERS = [
 def test_a_wrapper_that_hides_what_training_needs_is_refused(wrap, which, tmp_path):
     sets = {"train": Toys(4), "validation": Toys(4, prefix="val")}
     sets[which] = wrap(sets[which])
-    hidden = rf"the {which} set is a (Subset|ConcatDataset), which hides sessions, part_ids, without_aug.* of the Toys"
-    with pytest.raises(SettingError, match=hidden + ".*make one Toys of them"):
+    hidden = rf"the {which} set is a (Subset|ConcatDataset), which hides sessions, part_ids, without_aug.* of its Toys"
+    with pytest.raises(SettingError, match=hidden + ".*create one Toys from them"):
         TRAINER.fit(network(), TASK, **sets, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -62,7 +62,7 @@ def test_classes_that_make_no_sense_are_refused(classes):
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [1.0, float("nan")]])
 def test_weights_that_make_no_sense_are_refused(weights):
-    with pytest.raises(SettingError, match="2 positive numbers"):
+    with pytest.raises(SettingError, match=r"2 positive numbers|class_weights.1.=.* > 0"):
         classification(class_weights=weights)
 
 
@@ -103,14 +103,14 @@ def test_a_regression_predicts_on_the_scale_that_it_is_given():
     assert task.loss(output, target).tolist() == [4.0, 2.25]
     assert regression(**json.loads(json.dumps(task.arguments))).arguments == task.arguments
     for wrong in ({"scale": 0}, {"scale": -1}, {"mean": float("nan")}, {"scale": float("inf")}):
-        with pytest.raises(SettingError, match="mean is"):
+        with pytest.raises(SettingError, match=r"(mean|scale)=.*; expected"):
             regression("age", **wrong)
 
 
 @pytest.mark.parametrize("wrong", [None, "abc", np.array([75.0]), torch.tensor([1.0, 2.0]), [1], 10**400])
 @pytest.mark.parametrize("name", ["mean", "scale"])
 def test_a_scale_that_is_no_number_is_refused(name, wrong):
-    with pytest.raises(SettingError, match=f"{name} is"):
+    with pytest.raises(SettingError, match=f"{name}=.*; expected"):
         regression("age", **{name: wrong})
 
 

@@ -9,7 +9,7 @@ from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, predict
 from neurocnn.engine.batch import collate, part_rows
-from neurocnn.engine.labels import without_labels
+from neurocnn.engine.labels import has_labels
 from neurocnn.engine.sampling import Batches
 from neurocnn.engine.workers import loader
 from neurocnn.errors import SettingError
@@ -167,7 +167,7 @@ def test_labels_that_are_images_stay_arrays():
 def test_labels_of_different_lengths_are_kept():
     some = [{"image": torch.zeros(1), **ITEM, "label": each} for each in ([1, 0], None, [1])]
     assert collate(some)["label"] == [[1, 0], None, [1]]
-    assert not without_labels(collate(some)), "a list is no missing label"
+    assert has_labels(collate(some)), "a list is no missing label"
 
 
 def test_labels_that_only_some_samples_have_are_kept():

@@ -1,7 +1,7 @@
 """Training and evaluation: tasks, the trainer, tables of predictions."""
 
 from neurocnn.engine.evaluation import encode, evaluate, predict
-from neurocnn.engine.metrics import confidence_intervals
+from neurocnn.engine.intervals import confidence_intervals
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.task import Task, classification, reconstruction, regression
 from neurocnn.engine.trainer import Trainer

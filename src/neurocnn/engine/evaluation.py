@@ -1,4 +1,4 @@
-"""Tables from a model and a dataset: one row a part, each once, in the dataset's order."""
+"""Tables from a model and a dataset: one row per sample, in the order of the dataset."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -7,45 +7,48 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from neurocnn.engine.batch import Batch, Network, part_ids_of
+from neurocnn.engine.batch import Batch, Dataset, Network, part_ids_of
 from neurocnn.engine.faults import translate_errors
 from neurocnn.engine.inference import Computation, Measure, network_tables
-from neurocnn.engine.labels import needs_labels_alone, without_labels
+from neurocnn.engine.labels import has_labels
+from neurocnn.engine.outputs import Columns
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.runtime import PRECISIONS, autocast, find_device, memory_format, use_memory_format
-from neurocnn.engine.task import Columns, Task, sample_losses
-from neurocnn.errors import ModelError, SettingError
+from neurocnn.engine.task import Task, sample_losses
+from neurocnn.errors import ModelError
+from neurocnn.errors.arguments import check_choice, check_instance, check_integer
 from neurocnn.storage.identity import interleave_parts
 
 
 def predict(
     model: nn.Module | Mapping[int, nn.Module],
     task: Task,
-    dataset: Any,
+    dataset: Dataset,
+    *,
     batch_size: int = 8,
     n_workers: int = 0,
     device: str = "auto",
     precision: str = "float32",
 ) -> pd.DataFrame:
-    """Give a table of what a model says about each part.
+    """Return a table with the predictions of a model, one row per part.
 
     Parameters
     ----------
     model
-        The network; or networks by part_id, each for the rows of its part.
+        Network, or networks by part_id, each for the rows of its part.
     task
-        What its outputs mean.
+        Task that the model was trained for.
     dataset
-        Any dataset whose items are dicts (`image`, `participant_id`, `session_id`, `part_id`, …);
-        augmentation is left out where it has ``without_augmentation()``.
+        Any dataset whose items are dicts (`image`, `participant_id`, `session_id`, `part_id`, …). Augmentation is
+        omitted if the dataset has ``without_augmentation()``.
     batch_size, n_workers, device, precision
-        As for `Trainer`.
+        See `Trainer`.
 
     Returns
     -------
     DataFrame
-        ``participant_id``, ``session_id``, [``cohort``,] ``part_id`` and the task's columns; ``true_label``
-        is missing where the dataset has no labels. Under ``torchrun`` every rank gets all rows.
+        ``participant_id``, ``session_id``, [``cohort``,] ``part_id`` and the task's columns; ``true_label`` is missing
+        if the dataset has no labels. Under ``torchrun`` every rank receives all rows.
 
     Examples
     --------
@@ -56,20 +59,21 @@ def predict(
     >>> list(predict(model, classification("diagnosis", ["CN", "AD"]), [item | {"label": "AD"}], device="cpu"))
     ['participant_id', 'session_id', 'part_id', 'true_label', 'predicted_label', 'proba0', 'proba1']
     """
-    table = evaluate(model, task, dataset, batch_size, n_workers, device, precision)
-    return table.drop(columns="loss", errors="ignore")
+    how = {"batch_size": batch_size, "n_workers": n_workers, "device": device, "precision": precision}
+    return evaluate(model, task, dataset, **how).drop(columns="loss", errors="ignore")  # type: ignore[arg-type]
 
 
 def evaluate(
     model: nn.Module | Mapping[int, nn.Module],
     task: Task,
-    dataset: Any,
+    dataset: Dataset,
+    *,
     batch_size: int = 8,
     n_workers: int = 0,
     device: str = "auto",
     precision: str = "float32",
 ) -> pd.DataFrame:
-    """Give `predict`'s table with one more column, ``loss``, where there are labels.
+    """Return the table of `predict` with another column, ``loss``, if there are labels.
 
     Examples
     --------
@@ -80,9 +84,10 @@ def evaluate(
     >>> float(table.loss[0])
     0.0
     """
+    check_instance("task", task, Task, "a task, such as nc.classification()")
     computation = _computation(batch_size, n_workers, device, precision)
     networks: dict[Network, nn.Module] = dict(model.items()) if isinstance(model, Mapping) else {None: model}
-    tables = _asked(networks, dataset, computation, task_measure(task, computation))
+    tables = _evaluate_networks(networks, dataset, computation, task_measure(task, computation))
     if None in tables:
         return tables[None]
     return interleave_parts([tables[part] for part in part_ids_of(dataset) if part in tables])
@@ -90,20 +95,21 @@ def evaluate(
 
 def encode(
     model: nn.Module,
-    dataset: Any,
+    dataset: Dataset,
+    *,
     batch_size: int = 8,
     n_workers: int = 0,
     device: str = "auto",
     precision: str = "float32",
 ) -> pd.DataFrame:
-    """Give a table of the codes of an autoencoder.
+    """Return a table with the codes of an autoencoder, one row per part.
 
     Parameters
     ----------
     model
-        A network with a method ``encode(images)``, or whose output is a tuple with the code first.
+        Network with a method ``encode(images)``, or whose output is a tuple with the code first.
     dataset, batch_size, n_workers, device, precision
-        As for `predict`.
+        See `predict`.
 
     Returns
     -------
@@ -113,7 +119,7 @@ def encode(
     Raises
     ------
     ModelError
-        The network gives no code.
+        If the network has no code.
 
     Examples
     --------
@@ -126,13 +132,16 @@ def encode(
     'code3'
     """
     computation = _computation(batch_size, n_workers, device, precision)
-    return _asked({None: model}, dataset, computation, _code_measure())[None]
+    measure = Measure(_codes, lambda batch: None, _code_columns, by_labels=True)
+    return _evaluate_networks({None: model}, dataset, computation, measure)[None]
 
 
-def _asked(
-    networks: Mapping[Network, nn.Module], dataset: Any, computation: Computation, measure: Measure
+def _evaluate_networks(
+    networks: Mapping[Network, nn.Module], dataset: Dataset, computation: Computation, measure: Measure
 ) -> dict[Network, pd.DataFrame]:
-    """Evaluate a caller's networks, in the memory format that they are trained in."""
+    """Return the table of each network, computed in the memory format of its training."""
+    for model in networks.values():
+        check_instance("model", model, nn.Module, "a torch.nn.Module, or a dict of them by part_id")
     with ExitStack() as stack:
         stack.enter_context(translate_errors(computation.device, computation.batch_size))
         for model in networks.values():
@@ -141,24 +150,26 @@ def _asked(
 
 
 def _computation(batch_size: int, n_workers: int, device: str, precision: str) -> Computation:
-    if batch_size < 1 or n_workers < 0 or precision not in PRECISIONS:
-        raise SettingError(
-            f"batch_size {batch_size}, n_workers {n_workers}, precision {precision!r}; at least 1, at least 0 "
-            f"and one of {', '.join(PRECISIONS)} are expected"
-        )
     ranks = find_ranks()
-    return Computation(batch_size, n_workers, find_device(device, ranks.local), precision, 0, ranks)
+    return Computation(
+        check_integer("batch_size", batch_size, minimum=1),
+        check_integer("n_workers", n_workers, minimum=0),
+        find_device(device, ranks.local),
+        check_choice("precision", precision, PRECISIONS),
+        0,
+        ranks,
+    )
 
 
 def task_measure(task: Task, computation: Computation) -> Measure:
-    """Measure what a task does: its rows, and each sample's loss where there are labels."""
+    """Return the measure of a task: its rows, and the loss of each sample if there are labels."""
 
     def output(model: nn.Module, image: Tensor) -> Any:
         with autocast(computation.device, computation.precision):
             return model(image)
 
     def target(batch: Batch) -> Tensor | None:
-        if task.label is not None and without_labels(batch):
+        if task.label is not None and not has_labels(batch):
             return None
         return task.target(batch, computation.device)
 
@@ -169,15 +180,12 @@ def task_measure(task: Task, computation: Computation) -> Measure:
             rows["loss"] = sample_losses(task, found, target, n).cpu().double().numpy()
         return rows
 
-    return Measure(output, target, columns, by_labels=needs_labels_alone(task.target))
+    return Measure(output, target, columns, by_labels=task.target_from == "label")
 
 
-def _code_measure() -> Measure:
-    def columns(codes: Any, target: Tensor | None) -> Columns:
-        numbers = codes.float().cpu().numpy()
-        return {f"code{k}": numbers[:, k] for k in range(numbers.shape[1])}
-
-    return Measure(_codes, lambda batch: None, columns, by_labels=True)
+def _code_columns(codes: Tensor, target: Tensor | None) -> Columns:
+    numbers = codes.float().cpu().numpy()
+    return {f"code{k}": numbers[:, k] for k in range(numbers.shape[1])}
 
 
 def _codes(model: nn.Module, image: Tensor) -> Tensor:
@@ -186,8 +194,7 @@ def _codes(model: nn.Module, image: Tensor) -> Tensor:
     if encoder is None:
         if not isinstance(output, tuple | list) or len(output) < 2:
             raise ModelError(
-                f"{type(model).__name__} has no method encode and its output is no (code, reconstruction); "
-                "such a network has no code"
+                f"{type(model).__name__} has no code; expected a method encode, or an output (code, reconstruction)"
             )
         output = output[0]
     codes: Tensor = output.flatten(1)

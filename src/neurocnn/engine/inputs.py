@@ -1,137 +1,125 @@
-"""What must hold of the data sets before the first epoch, and what a resumed training must find again."""
+"""Checks of the data sets before the first epoch, and the targets of their tables."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from neurocnn.engine.batch import label_list
+from neurocnn.engine.batch import EXTRAS, Dataset, label_list, sessions_of
 from neurocnn.engine.task import Task
 from neurocnn.errors import LeakError, SettingError, TableError
+from neurocnn.errors.arguments import argument_error
 from neurocnn.errors.logger import LOGGER
-
-_PEOPLE = ("cohort", "participant_id")
-#: What a dataset may tell of itself beside its samples.
-_TOLD = ("sessions", "part_ids", "takes_epoch", "with_seed", "without_augmentation")
+from neurocnn.storage.identity import key_columns, shared_participants
 
 
-def check_sets(task: Task, sets: Mapping[str, Any], sampler: str) -> None:
-    """Check the training and validation set as far as their tables of sessions tell.
+def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
+    """Check the training and the validation set, as far as their tables of sessions allow.
 
     Raises
     ------
     SettingError
-        A set is empty or a wrapper that hides what training needs of a dataset, or the sampler weighs classes
-        where there are none.
+        If a set is empty or is a wrapper that hides what training needs of a dataset, or the sampler weights classes
+        of a task without classes.
     LeakError
-        A participant is in both.
+        If a participant is in both sets.
     TableError
-        Labels are missing or unknown, or the training set has a single class.
+        If labels are missing or unknown, or the training set has a single class.
     """
     for name, dataset in sets.items():
         if isinstance(dataset, DataLoader):
             raise SettingError(
-                f"the {name} set is a DataLoader; give the dataset itself: the trainer makes its batches"
+                f"the {name} set is a DataLoader; expected the dataset itself: the trainer creates its batches"
             )
         _check_wrapper(name, dataset)
         if len(dataset) == 0:
-            raise SettingError(f"the {name} set is empty")
+            raise SettingError(f"the {name} set is empty; expected at least one sample")
     if sampler == "weighted" and task.classes is None:
-        raise SettingError(f"sampler is 'weighted', but a {task.name} has no classes; 'random' is expected")
-    tables = [getattr(dataset, "sessions", None) for dataset in sets.values()]
-    if len(tables) == 2 and all(isinstance(table, pd.DataFrame) for table in tables):
-        _check_apart(*tables)
-    for name, dataset in sets.items():
-        targets = image_targets(task, dataset)
-        if targets is not None and name == "train":
-            check_classes(task, targets)
+        raise argument_error("sampler", sampler, f"'random': a {task.name} has no classes")
+    _check_disjoint(sets)
+    targets = image_targets(task, sets["train"])
+    if targets is not None:
+        check_classes(task, targets)
+    if "validation" in sets:
+        image_targets(task, sets["validation"])
 
 
-def _check_wrapper(name: str, dataset: Any) -> None:
-    """Refuse a `Subset` and the like of a dataset whose seeds, table or plain images would be out of sight."""
+def _check_wrapper(name: str, dataset: object) -> None:
+    """Refuse a `Subset` and similar wrappers that hide the seeds, the table or the plain images of their dataset."""
     for inner in (getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())):
-        hidden = [told for told in _TOLD if hasattr(inner, told) and not hasattr(dataset, told)]
+        hidden = [extra for extra in EXTRAS if hasattr(inner, extra) and not hasattr(dataset, extra)]
         if hidden:
+            kind = type(inner).__name__
             raise SettingError(
-                f"the {name} set is a {type(dataset).__name__}, which hides {', '.join(hidden)} of the "
-                f"{type(inner).__name__} in it: augmentation, evaluation and the search for participants in both "
-                "sets would go wrong without a word; select or join rows of the table of sessions and make one "
-                f"{type(inner).__name__} of them"
+                f"the {name} set is a {type(dataset).__name__}, which hides {', '.join(hidden)} of its {kind}; select "
+                f"or concatenate rows of the sessions table and create one {kind} from them"
             )
         if inner is not None:
             _check_wrapper(name, inner)
 
 
-def _check_apart(train: Any, validation: Any) -> None:
-    keys = [key for key in _PEOPLE if key in train.columns and key in validation.columns]
-    both = (
-        sorted(
-            set(zip(*(train[key] for key in keys), strict=True))
-            & set(zip(*(validation[key] for key in keys), strict=True))
-        )
-        if keys
-        else []
-    )
-    if both:
-        names = ", ".join(" ".join(map(str, person)) for person in both[:5])
+def _check_disjoint(sets: Mapping[str, Dataset]) -> None:
+    tables = [table for table in map(sessions_of, sets.values()) if table is not None]
+    if len(tables) < 2 or any("participant_id" not in table for table in tables):
+        return
+    shared = shared_participants(*tables)
+    if shared:
+        more = ", …" if len(shared) > 5 else ""
         raise LeakError(
-            f"{len(both)} participants are in the training and in the validation set: {names}"
-            f"{', …' if len(both) > 5 else ''}; give each participant to one of them"
+            f"{len(shared)} participants are in the training and in the validation set: {', '.join(shared[:5])}{more}; "
+            "assign each participant to one of them"
         )
 
 
 def check_classes(task: Task, targets: Iterable[int]) -> None:
-    """Check that a set has samples of two classes at least.
+    """Check that a training set has samples of at least two classes.
 
     Raises
     ------
     TableError
-        It has not; the message has the count of each class.
+        If it has samples of one class only; the message contains the count of each class.
     """
     if task.classes is None:
         return
     counts = Counter(int(target) for target in targets)
     found = ", ".join(f"{name}: {counts[k]}" for k, name in enumerate(task.classes))
     if 1 < len(counts) < len(task.classes):
-        LOGGER.warning("the training set lacks a class (%s): it will never be learnt", found)
+        LOGGER.warning("the training set lacks a class (%s), which cannot be learnt", found)
     if len(counts) < 2:
-        raise TableError(
-            f"the training set has a single class ({found}); a classification needs samples of two at least"
-        )
+        raise TableError(f"the training set has a single class ({found}); expected samples of at least two")
 
 
-def image_targets(task: Task, dataset: Any) -> list[Any] | None:
-    """Give the target of each image, from the dataset's table; None where it has none.
+def image_targets(task: Task, dataset: object) -> list[Any] | None:
+    """Return the target of each image, from the table of the dataset; None if the table has no labels.
 
     Raises
     ------
     TableError
-        A label is missing or unknown.
+        If a label is missing or unknown.
     """
-    sessions = getattr(dataset, "sessions", None)
-    if task.label is None or not isinstance(sessions, pd.DataFrame) or task.label not in sessions.columns:
+    sessions = sessions_of(dataset)
+    if task.label is None or task.target_from == "image" or sessions is None or task.label not in sessions:
         return None
-    columns = [*_PEOPLE, "session_id"]
-    batch: dict[str, Any] = {name: sessions[name].tolist() for name in columns if name in sessions.columns}
+    batch: dict[str, Any] = {name: sessions[name].tolist() for name in key_columns(sessions.columns)}
     batch["label"] = sessions[task.label].tolist()
     return task.target(batch, torch.device("cpu")).tolist()
 
 
-def unit_classes(task: Task, dataset: Any, n_units: int) -> list[int]:
-    """Give the class of each unit of an epoch: of each sample, or of each image where parts have networks.
+def unit_classes(task: Task, dataset: Dataset, n_units: int) -> list[int]:
+    """Return the class of each unit of an epoch: of each sample, or of each image with one network per part.
 
-    A dataset without a table of sessions is read through once for it.
+    A dataset without a table of sessions is read completely.
     """
     targets = image_targets(task, dataset)
     if targets is None:
         items = (dataset[index * (len(dataset) // n_units)] for index in range(n_units))
-        label = str(task.label)
-        labels = [
-            label_list({"label": [item["label"]]} if "label" in item else {}, label)[0] for item in items
-        ]
+        labels = [_item_label(item, str(task.label)) for item in items]
         targets = task.target({"label": labels}, torch.device("cpu")).tolist()
     check_classes(task, targets)
     return [int(target) for target in targets for _ in range(n_units // len(targets))]
+
+
+def _item_label(item: Mapping[str, Any], label: str) -> Any:
+    return label_list({"label": [item["label"]]} if "label" in item else {}, label)[0]

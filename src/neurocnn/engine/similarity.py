@@ -1,4 +1,4 @@
-"""How much an image resembles its reconstruction."""
+"""Similarity of images and their reconstructions."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ WINDOW = 7
 
 
 def similarity(output: Tensor, target: Tensor) -> dict[str, np.ndarray[Any, Any]]:
-    """Compare each reconstruction of a batch with its image.
+    """Return how similar each reconstruction of a batch is to its image.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def similarity(output: Tensor, target: Tensor) -> dict[str, np.ndarray[Any, Any]
     -------
     dict
         ``mse``, ``mae``, ``psnr`` (dB) and ``ssim``, each of shape (B,), float64. The range of values in
-        PSNR and SSIM is that of the image (1 where it is constant).
+        PSNR and SSIM is that of the image (1 for a constant image).
 
     Examples
     --------
@@ -30,7 +30,7 @@ def similarity(output: Tensor, target: Tensor) -> dict[str, np.ndarray[Any, Any]
     >>> float(similarity(image, image)["ssim"][0])
     1.0
     """
-    # Not every device has float64, and single precision loses the variances of smooth images.
+    # Single precision loses the variances of smooth images, but MPS does not support float64.
     wide = torch.float32 if target.device.type == "mps" else torch.float64
     output, target = output.to(wide), target.to(wide)
     difference = (output - target).flatten(1)
@@ -48,7 +48,7 @@ def similarity(output: Tensor, target: Tensor) -> dict[str, np.ndarray[Any, Any]
 
 
 def structural_similarity(output: Tensor, target: Tensor, extent: Tensor) -> Tensor:
-    """Mean structural similarity of each sample and its image, shape (B,).
+    """Return the mean structural similarity of each sample and its image, shape (B,).
 
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
     Transactions on Image Processing 13 (2004), with a uniform window of 7 voxels (or the largest odd one
@@ -59,7 +59,7 @@ def structural_similarity(output: Tensor, target: Tensor, extent: Tensor) -> Ten
     output, target
         Shape (B, C, H, W) or (B, C, D, H, W).
     extent
-        The range of each sample's values, shape (B,).
+        Range of the values of each sample, shape (B,).
     """
     shortest = min(target.shape[2:])
     window = min(WINDOW, shortest - 1 + shortest % 2)
@@ -77,7 +77,7 @@ def structural_similarity(output: Tensor, target: Tensor, extent: Tensor) -> Ten
 
 
 def _mean(image: Tensor, window: int) -> Tensor:
-    # One axis after the other: 3 × 7 additions a voxel instead of 7 × 7 × 7.
+    # One axis after the other: 3 × 7 additions per voxel instead of 7 × 7 × 7.
     pool = F.avg_pool3d if image.dim() == 5 else F.avg_pool2d
     n_axes = image.dim() - 2
     for axis in range(n_axes):

@@ -1,29 +1,35 @@
-"""What a network is trained to do: a `Task`, and the three functions that make one.
+"""Tasks: what a network is trained to do. The class `Task`, and the functions that create one.
 
-A task is a plain value made of functions, so that a variant is `dataclasses.replace(task, loss=…)` and
-nothing needs a subclass. All functions are `functools.partial` of functions of this module: a task can be
-pickled.
+A task is a plain value made of functions, so that a variant is ``dataclasses.replace(task, loss=…)`` and requires no
+subclass. All functions are `functools.partial` objects or functions of modules: a task can be pickled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from neurocnn.engine import outputs
+from neurocnn.engine.batch import Batch
 from neurocnn.engine.labels import class_codes, class_indices, label_numbers
 from neurocnn.engine.metrics import classification_metrics, reconstruction_metrics, regression_metrics
-from neurocnn.engine.similarity import similarity
-from neurocnn.errors import ModelError, SettingError
+from neurocnn.engine.outputs import Columns
+from neurocnn.errors import ModelError
+from neurocnn.errors.arguments import (
+    argument_error,
+    check_choice,
+    check_each,
+    check_list,
+    check_number,
+    check_text,
+)
 from neurocnn.storage.tensors import plain
 
-Batch = Mapping[str, Any]
-Columns = dict[str, np.ndarray[Any, Any]]
+Vote = Literal["soft_vote", "average"]
 
 
 @dataclass(frozen=True)
@@ -33,26 +39,41 @@ class Task:
     Parameters
     ----------
     name
-        ``"classification"``, ``"regression"``, ``"reconstruction"`` or a name of yours.
+        ``"classification"``, ``"regression"``, ``"reconstruction"``, or a name of your own.
     label
-        The column of the labels; None where a task needs none.
+        Column of the labels; None if the task needs none.
     target
-        ``target(batch, device)``: the tensor that the output is compared with.
+        ``target(batch, device)`` returns the tensor that the output is compared with. ``batch["label"]`` is a list of
+        plain values, as the table contains them.
     loss
-        ``loss(output, target)``: one value a sample, shape (B,).
+        ``loss(output, target)`` returns one value per sample, shape (B,).
     rows
-        ``rows(output, target)``: the columns that these samples have in a table; `target` may be None.
+        ``rows(output, target)`` returns the columns of these samples in a table; `target` may be None.
     metrics
-        ``metrics(table)``: a number for each name.
+        ``metrics(table)`` returns a dict of numbers. `table` is a DataFrame.
     selection
-        Names of metrics: the best epoch by each is kept. Names ending on ``loss``, and errors such as
-        ``mae``, are better when smaller, all others when greater.
+        Names of metrics: the best epoch by each one is kept. Smaller is better for names that end with ``loss`` and
+        for errors such as ``mae``; greater is better for all others.
     n_outputs
-        Outputs that the network must have; None for the shape of its input.
+        Number of outputs that the network must have; None for the shape of its input.
     classes
-        The classes' names, in the order of the outputs.
+        Names of the classes, in the order of the outputs.
     arguments
-        What the task was made from, as plain values.
+        Arguments that the task was created from, as plain values.
+    target_from
+        ``"label"`` if `target` reads only the labels, which allows it to be called without images; ``"image"`` if it
+        reads the images.
+    reconstructs
+        Whether the output is a reconstruction of the input: the network is an autoencoder, and its rows are
+        similarities instead of predictions.
+    vote
+        How rows of parts become one row per image: ``"soft_vote"``, ``"average"``, or None if they do not. ``"auto"``
+        is None for a reconstruction, ``"soft_vote"`` for classes and ``"average"`` for numbers.
+
+    Raises
+    ------
+    SettingError
+        If a field has another kind of value.
 
     Examples
     --------
@@ -62,6 +83,8 @@ class Task:
     >>> import torch.nn.functional as F
     >>> smooth = lambda output, target: F.cross_entropy(output, target, reduction="none", label_smoothing=0.1)
     >>> task = replace(classification("diagnosis", ["CN", "AD"]), loss=smooth)
+    >>> task.target_from, task.reconstructs, task.vote
+    ('label', False, 'soft_vote')
     """
 
     name: str
@@ -69,15 +92,26 @@ class Task:
     target: Callable[[Batch, torch.device], Tensor]
     loss: Callable[[Any, Tensor], Tensor]
     rows: Callable[[Any, Tensor | None], Columns]
-    metrics: Callable[[pd.DataFrame], dict[str, float]]
+    metrics: Callable[[pd.DataFrame], Mapping[str, float]]
     selection: tuple[str, ...] = ("loss",)
     n_outputs: int | None = None
     classes: tuple[str, ...] | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    target_from: Literal["label", "image"] = "label"
+    reconstructs: bool = False
+    vote: Vote | Literal["auto"] | None = "auto"
 
     def __post_init__(self) -> None:
-        if not self.selection:
-            raise SettingError("selection is empty; name at least one metric, such as 'loss'")
+        check_text("name", self.name, where="Task")
+        names = check_list("selection", self.selection, "a list of metrics, such as ['loss']", where="Task")
+        if not names:
+            raise argument_error("selection", names, "at least one metric, such as 'loss'", where="Task")
+        check_choice("target_from", self.target_from, ["label", "image"], where="Task")
+        check_choice("vote", self.vote, ["auto", "soft_vote", "average", None], where="Task")
+        object.__setattr__(self, "selection", tuple(check_each("selection", names, check_text, where="Task")))
+        if self.vote == "auto":
+            by_kind = "average" if self.classes is None else "soft_vote"
+            object.__setattr__(self, "vote", None if self.reconstructs else by_kind)
 
     def __repr__(self) -> str:
         arguments = (f"{name}={value!r}" for name, value in self.arguments.items())
@@ -89,22 +123,24 @@ def classification(
     classes: Sequence[Any] | Mapping[Any, int] = ("CN", "AD"),
     class_weights: Sequence[float] | None = None,
 ) -> Task:
-    """Tell two or more classes apart; cross-entropy, selected by loss and by balanced accuracy.
+    """Return the task of distinguishing two or more classes, with cross-entropy as its loss.
+
+    The best epochs are selected by loss and by balanced accuracy.
 
     Parameters
     ----------
     label
-        The column of the labels.
+        Column of the labels.
     classes
-        The labels in the order of the network's outputs, or a mapping from label to output, with which
-        several labels are one class. Text and numbers name the same label: ``1``, ``1.0`` and ``"1"``.
+        Labels in the order of the network's outputs, or a mapping from label to output, which may join several labels
+        in one class. Text and numbers name the same label: ``1``, ``1.0`` and ``"1"``.
     class_weights
-        A factor for the loss of each class's samples. Losses are means over samples, not over weights.
+        Factor of each class for the loss of its samples. The loss of a batch is a mean over samples, not over weights.
 
     Raises
     ------
     SettingError
-        Fewer than two classes, one label twice, outputs that are not 0, 1, 2, …
+        If there are fewer than two classes, a label occurs twice, or the outputs are not 0, 1, 2, …
 
     Examples
     --------
@@ -114,42 +150,46 @@ def classification(
     >>> task.target({"label": ["AD", "sMCI"]}, torch.device("cpu"))
     tensor([1, 0])
     """
-    codes, names = class_codes(classes)
-    weights = None if class_weights is None else _checked_weights(class_weights, len(names))
+    check_text("label", label, expected="a column name", where="classification")
+    listed = dict(classes) if isinstance(classes, Mapping) else _check_classes(classes)
+    codes, names = class_codes(listed)
+    weights = None if class_weights is None else _check_class_weights(class_weights, len(names))
     return Task(
         name="classification",
         label=label,
         target=partial(class_indices, codes=codes, label=label),
-        loss=partial(_cross_entropy, n_classes=len(names), weights=weights),
-        rows=_class_rows,
+        loss=partial(outputs.cross_entropy, n_classes=len(names), weights=weights),
+        rows=outputs.class_rows,
         metrics=partial(classification_metrics, n_classes=len(names)),
         selection=("loss", "balanced_accuracy"),
         n_outputs=len(names),
         classes=names,
         arguments={
             "label": label,
-            "classes": plain(dict(classes) if isinstance(classes, Mapping) else list(classes)),
+            "classes": plain(listed),
             "class_weights": None if weights is None else list(weights),
         },
     )
 
 
 def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Task:
-    """Predict a number; mean squared error, selected by loss.
+    """Return the task of predicting a number, with the squared error as its loss.
+
+    The best epoch is selected by loss.
 
     Parameters
     ----------
     label
-        The column of the labels.
+        Column of the labels.
     mean, scale
-        The prediction is ``mean + scale * output``. Networks begin with outputs near 0, so that without these an age
-        of 75 takes many updates. Take about the mean and the standard deviation of the training set's labels.
-        Tables, errors and losses are in the label's units whatever they are.
+        The prediction is ``mean + scale * output``. The outputs of a new network are near 0: without these, an age of
+        75 is reached after many updates only. Use about the mean and the standard deviation of the training set's
+        labels. Tables, errors and losses are in the unit of the label in any case.
 
     Raises
     ------
     SettingError
-        `mean` is no finite number, or `scale` no positive one.
+        If `mean` is not a finite number, or `scale` not a positive one.
 
     Examples
     --------
@@ -159,15 +199,15 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
     >>> task.loss(torch.tensor([[-0.5], [-1.0]]), torch.tensor([71, 64.5]))
     tensor([1.0000, 0.2500])
     """
-    mean, scale = _plain_float("mean", mean), _plain_float("scale", scale)
-    if not (np.isfinite(mean) and np.isfinite(scale) and scale > 0):
-        raise SettingError(f"mean is {mean}, scale {scale}; a finite and a positive number are expected")
+    check_text("label", label, expected="a column name", where="regression")
+    mean = check_number("mean", mean, where="regression")
+    scale = check_number("scale", scale, above=0, where="regression")
     return Task(
         name="regression",
         label=label,
         target=partial(label_numbers, label=label),
-        loss=partial(_squared_error, mean=mean, scale=scale),
-        rows=partial(_number_rows, mean=mean, scale=scale),
+        loss=partial(outputs.squared_error, mean=mean, scale=scale),
+        rows=partial(outputs.number_rows, mean=mean, scale=scale),
         metrics=regression_metrics,
         n_outputs=1,
         arguments={"label": label, "mean": mean, "scale": scale},
@@ -175,12 +215,13 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
 
 
 def reconstruction() -> Task:
-    """Give the input back; mean squared error over voxels, selected by loss.
+    """Return the task of reproducing the input, with the squared error over voxels as its loss.
 
-    The network's output is the reconstruction, or a tuple whose last entry it is.
+    The output of the network is the reconstruction, or a tuple with the reconstruction as its last entry. The best
+    epoch is selected by loss.
 
-    The autoencoders of Conv3_FC1 have steep decoders (slope 100 where the encoder has 0.01): their loss begins
-    in the hundreds, and with few updates a learning rate of 1e-2 brings it down where 1e-4 does not.
+    The autoencoders of Conv3_FC1 have steep decoders (slope 100 where the encoder has 0.01): their loss starts in the
+    hundreds, and few updates reduce it with a learning rate of 1e-2, but not with 1e-4.
 
     Examples
     --------
@@ -193,118 +234,31 @@ def reconstruction() -> Task:
         name="reconstruction",
         label=None,
         target=_image_target,
-        loss=_voxel_error,
-        rows=_reconstruction_rows,
+        loss=outputs.voxel_error,
+        rows=outputs.reconstruction_rows,
         metrics=reconstruction_metrics,
+        target_from="image",
+        reconstructs=True,
     )
 
 
-def final_output(output: Any) -> Tensor:
-    """Give the tensor that a loss sees: the last of a tuple, in single precision or better."""
-    if isinstance(output, tuple | list):
-        output = output[-1]
-    if not isinstance(output, Tensor):
-        raise ModelError(f"the network gives a {type(output).__name__}, not a tensor or a tuple of tensors")
-    return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
-
-
-def sample_losses(task: Task, output: Any, target: Any, n: int) -> Tensor:
-    """Give the losses of `n` samples, shape (n,).
+def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
+    """Return the losses of `n` samples, shape (n,).
 
     Raises
     ------
     ModelError
-        The task's loss gives another shape: a mean of several samples cannot be told apart.
+        If the task's loss has another shape: a mean over samples cannot be split into their losses.
     """
-    losses = task.loss(output, target)
+    losses: object = task.loss(output, target)
     if not isinstance(losses, Tensor) or losses.shape != (n,):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
         raise ModelError(
-            f"the loss of the task {task.name!r} gives {found} for a batch of {n}; ({n},) is needed, one value a "
-            "sample: with torch's losses take reduction='none', then the mean over what each sample has, such as "
+            f"the loss of the task {task.name!r} has {found} for a batch of {n}; expected ({n},), one value per sample; "
+            "use torch's losses with reduction='none' and average the values of each sample, such as "
             ".flatten(1).mean(1)"
         )
     return losses
-
-
-def _plain_float(name: str, value: Any) -> float:
-    # Numpy's and torch's numbers are no plain ones; arrays, even of one number, are none.
-    try:
-        if np.ndim(value) == 0:
-            return float(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise SettingError(f"{name} is {value!r:.80}; a number is expected")
-
-
-def _checked_weights(weights: Sequence[float], n_classes: int) -> tuple[float, ...]:
-    values = tuple(float(weight) for weight in weights)
-    if len(values) != n_classes or not all(np.isfinite(value) and value > 0 for value in values):
-        raise SettingError(f"class_weights are {list(weights)}; {n_classes} positive numbers are needed")
-    return values
-
-
-def _cross_entropy(output: Any, target: Tensor, n_classes: int, weights: tuple[float, ...] | None) -> Tensor:
-    logits = final_output(output)
-    if logits.shape != (len(target), n_classes):
-        raise ModelError(
-            f"the network's output has shape {tuple(logits.shape)}; ({len(target)}, {n_classes}) is needed, "
-            f"an output for each of {n_classes} classes; make it with n_outputs={n_classes}"
-        )
-    losses = F.cross_entropy(logits, target, reduction="none")
-    return losses if weights is None else losses * losses.new_tensor(weights)[target]
-
-
-def _class_rows(output: Any, target: Tensor | None) -> Columns:
-    logits = final_output(output)
-    if logits.dim() != 2:
-        raise ModelError(
-            f"the network's output has shape {tuple(logits.shape)}; (samples, classes) is needed, for a batch of one "
-            "too, from which .squeeze() would take more than is meant"
-        )
-    # Float64 on the CPU: probabilities sum to 1 in the table, and no device lacks it there.
-    probabilities = torch.softmax(logits.detach().cpu().double(), dim=1).numpy()
-    columns: Columns = {
-        "true_label": _missing(len(probabilities)) if target is None else target.cpu().numpy(),
-        "predicted_label": probabilities.argmax(axis=1),
-    }
-    return columns | {f"proba{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
-
-
-def _missing(n: int) -> np.ndarray[Any, Any]:
-    return np.full(n, np.nan)
-
-
-def _predicted(output: Any, mean: float, scale: float) -> Tensor:
-    values = final_output(output)
-    if values.dim() == 0 or values.numel() != len(values):
-        samples = len(values) if values.dim() else "samples"
-        raise ModelError(
-            f"the network's output has shape {tuple(values.shape)}; a regression needs ({samples}, 1), for a batch "
-            "of one too; make it with n_outputs=1 and without .squeeze()"
-        )
-    return mean + scale * values.reshape(-1)
-
-
-def _squared_error(output: Any, target: Tensor, mean: float, scale: float) -> Tensor:
-    values = _predicted(output, mean, scale)
-    if values.shape != target.shape:
-        raise ModelError(
-            f"the network's output has {len(values)} numbers, the labels have shape {tuple(target.shape)}; one "
-            "number for each sample is needed"
-        )
-    return F.mse_loss(values, target.to(values.dtype), reduction="none")
-
-
-def _number_rows(output: Any, target: Tensor | None, mean: float, scale: float) -> Columns:
-    predicted = _predicted(output, mean, scale).detach().cpu().double().numpy()
-    true = _missing(len(predicted)) if target is None else _as_written(target)
-    return {"true_label": true, "predicted_label": predicted}
-
-
-def _as_written(target: Tensor) -> np.ndarray[Any, Any]:
-    """Give labels with the digits that they were written with: an age of 71.8 is 71.80000305 in float32."""
-    return np.array([float(str(value)) for value in target.cpu().numpy()], dtype=np.float64)
 
 
 def _image_target(batch: Batch, device: torch.device) -> Tensor:
@@ -312,22 +266,13 @@ def _image_target(batch: Batch, device: torch.device) -> Tensor:
     return image.to(device)
 
 
-def _same_shape(output: Any, target: Tensor) -> Tensor:
-    image = final_output(output)
-    if image.shape != target.shape:
-        raise ModelError(
-            f"the reconstruction has shape {tuple(image.shape)}, its input {tuple(target.shape)}; "
-            "an autoencoder must give back the shape that it gets"
-        )
-    return image
+def _check_classes(classes: object) -> list[Any]:
+    return check_list("classes", classes, "a list such as ['CN', 'AD'], or a dict", where="classification")
 
 
-def _voxel_error(output: Any, target: Tensor) -> Tensor:
-    image = _same_shape(output, target)
-    return F.mse_loss(image, target.to(image.dtype), reduction="none").flatten(1).mean(1)
-
-
-def _reconstruction_rows(output: Any, target: Tensor | None) -> Columns:
-    if target is None:
-        raise SettingError("a reconstruction is compared with its input; give the input as the target")
-    return similarity(_same_shape(output, target).detach(), target)
+def _check_class_weights(weights: object, n_classes: int) -> tuple[float, ...]:
+    expected = f"a list of {n_classes} positive numbers, in the order of the classes"
+    values = check_list("class_weights", weights, expected, where="classification")
+    if len(values) != n_classes:
+        raise argument_error("class_weights", weights, expected, where="classification")
+    return tuple(check_each("class_weights", values, check_number, above=0, where="classification"))

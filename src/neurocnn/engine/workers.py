@@ -1,4 +1,4 @@
-"""Batches from datasets: what a worker does for each sample, and what is said when one dies."""
+"""Loaders of batches: the samples that a worker process makes, and the error if a worker dies."""
 
 import multiprocessing
 import os
@@ -9,77 +9,77 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
-from neurocnn.engine.batch import Batch, collate, sample_name
+from neurocnn.engine.batch import Batch, Dataset, Item, collate, optional_part_ids, sessions_of
 from neurocnn.engine.sampling import Index
 from neurocnn.errors import TrainingError
 from neurocnn.randomness import preserve_random_states, seed_all
+from neurocnn.storage.identity import describe_row
 
-#: All samples that workers may be making.
-_alive: "WeakSet[Samples]" = WeakSet()
+#: Sets of samples that worker processes may be reading.
+_open_samples: "WeakSet[Samples]" = WeakSet()
 
 
-class Samples(Dataset[Any]):
-    """The samples of a dataset, each made alike by any worker.
+class Samples(torch.utils.data.Dataset[Item]):
+    """The samples of a dataset, the same in any worker process.
 
-    Where the dataset does not look after its own randomness (``takes_epoch``), the global random states are
-    seeded by (seed, epoch, image, part_id) before each sample, and restored after each batch.
+    If the dataset does not seed itself (``takes_epoch``), the global random states are seeded by (seed, epoch, image,
+    part_id) before each sample, and restored after each batch.
 
     Parameters
     ----------
     dataset
         Any map-style dataset.
     seed
-        None leaves the random states alone, as the evaluation that a user asks for does.
+        Seed of the random states; None keeps them, as in an evaluation by the user.
     n_workers
-        How many processes will note here which sample they are making.
+        Number of worker processes.
     """
 
-    def __init__(self, dataset: Any, seed: int | None, n_workers: int) -> None:
+    def __init__(self, dataset: Dataset, seed: int | None, n_workers: int) -> None:
         self.dataset = dataset
         self.seed = seed
         self.has_workers = n_workers > 0
-        parts = getattr(dataset, "part_ids", None)
-        self.part_ids = [0] if parts is None or len(parts) == 0 else list(parts)
+        self.part_ids = optional_part_ids(dataset) or [0]
         self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
-        # Read when a worker dies, to name the sample that it was making.
-        self.making = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        _alive.add(self)
+        # Process id and index of each worker's current sample, to name it if the worker dies.
+        self.current = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        _open_samples.add(self)
 
-    def __getitems__(self, keys: Sequence[Index]) -> list[Any]:
-        """Make the samples of a batch; in an evaluation without workers nothing is to be done beside."""
+    def __getitems__(self, keys: Sequence[Index]) -> list[Item]:
+        """Return the samples of a batch."""
         if self.seed is None and not self.has_workers and not self.takes_epoch:
             dataset = self.dataset
             return [dataset[index] for _, index in keys]
         if self.takes_epoch or self.seed is None:
             return [self[key] for key in keys]
-        # Once a batch: to get and set numpy's state costs more than a small sample.
+        # Once per batch: to read and restore numpy's state costs more than a small sample.
         with preserve_random_states():
             return [self[key] for key in keys]
 
-    def __getitem__(self, key: Index) -> Any:
+    def __getitem__(self, key: Index) -> Item:
         epoch, index = key
         worker = get_worker_info() if self.has_workers else None
         if worker is not None:
-            self.making[worker.id] = torch.tensor((os.getpid(), index))
+            self.current[worker.id] = torch.tensor((os.getpid(), index))
         if self.takes_epoch:
             return self.dataset[(epoch, index)]
         if self.seed is None:
             return self.dataset[index]
         image, position = divmod(index, len(self.part_ids))
-        seed_all(self.seed, epoch, image, int(self.part_ids[position]))
+        seed_all(self.seed, epoch, image, self.part_ids[position])
         return self.dataset[index]
 
 
-def end_if_orphaned(worker: int) -> None:
-    """End a worker whose parent was killed while it began.
+def exit_if_orphaned(worker: int) -> None:
+    """Exit from a worker process whose parent was killed while it started.
 
-    Torch lets workers end with their parent, but knows only the one that they have when they begin to work: such
-    a worker would wait for ever, and with it whoever reads its output.
+    torch's workers end with their parent, but compare only with the parent at the start of their work: such a worker
+    would wait for ever, and so would the reader of its output.
     """
     parent = multiprocessing.parent_process()
-    # A fork server is the parent of all workers, and another process made them.
+    # The parent of all workers of a fork server is the server, not the process that asked for them.
     if (
         parent is not None
         and multiprocessing.get_start_method() != "forkserver"
@@ -88,9 +88,10 @@ def end_if_orphaned(worker: int) -> None:
         os._exit(1)
 
 
-class OwnBatches:
-    """The batches that this very process makes, without what torch's loader does for workers: with small
-    samples that takes longer than they do.
+class LocalBatches:
+    """Batches that this process makes itself.
+
+    torch's loader prepares for workers in any case, which takes longer than a small sample.
     """
 
     def __init__(self, samples: Samples, batches: Iterable[Sequence[Index]]) -> None:
@@ -102,81 +103,98 @@ class OwnBatches:
 
 
 def loader(
-    dataset: Any, batches: Any, *, seed: int | None, n_workers: int, pinned: bool, persistent: bool = False
+    dataset: Dataset,
+    batches: Iterable[list[Index]],
+    *,
+    seed: int | None,
+    n_workers: int,
+    pinned: bool,
+    persistent: bool = False,
 ) -> Iterable[Batch]:
-    """Make the loader of a dataset's batches; `batches` may change between two passes."""
+    """Return a loader of the batches of a dataset.
+
+    Parameters
+    ----------
+    dataset, seed, n_workers
+        See `Samples`.
+    batches
+        Indices of each batch. They may change between two passes.
+    pinned
+        Whether batches are in pinned memory, from which a GPU copies faster.
+    persistent
+        Whether the worker processes are kept between two passes.
+    """
     samples = Samples(dataset, seed, n_workers)
     if n_workers == 0 and not pinned:
-        return OwnBatches(samples, batches)
+        return LocalBatches(samples, batches)
     return DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=n_workers,
         collate_fn=collate,
-        worker_init_fn=end_if_orphaned,
+        worker_init_fn=exit_if_orphaned,
         pin_memory=pinned,
         persistent_workers=persistent and n_workers > 0,
-        # Else the loader draws its workers' seeds from the caller's random state.
+        # Without a generator the loader would draw the seeds of its workers from the caller's random state.
         generator=torch.Generator().manual_seed(0),
     )
 
 
 @contextmanager
 def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
-    """Iterate over a loader inside the block; a worker that dies is an error that names what it was making.
+    """Iterate over a loader in the block; the death of a worker is raised as an error that names its sample.
 
-    Torch may raise a worker's death anywhere in the block, for it comes as a signal.
+    torch raises the death of a worker in a signal handler: anywhere in the block.
 
     Raises
     ------
     TrainingError
-        A worker died.
+        If a worker died.
     """
     batches = iter(source)
     try:
         yield batches
     except BaseException as error:
         ended = _ended_workers(batches) if isinstance(error, RuntimeError | OSError | EOFError) else set()
-        # Else torch raises the same death again whenever another process ends, wherever this one is then.
+        # Without a shutdown torch raises the same death again whenever another process ends.
         with suppress(RuntimeError):
             getattr(batches, "_shutdown_workers", int)()
-        told = isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
+        reported = isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
         lost = bool(ended) and isinstance(error, ConnectionError | EOFError)
-        # So begins an error of the dataset, which torch has brought over from a living worker.
-        if (told or lost) and not str(error).startswith("Caught "):
-            raise TrainingError(_obituary(str(error), ended)) from error
+        # torch re-raises an error of the dataset in a worker with this prefix.
+        if (reported or lost) and not str(error).startswith("Caught "):
+            raise TrainingError(_worker_death_message(str(error), ended)) from error
         raise
 
 
 def _ended_workers(batches: Any) -> set[int]:
     workers = getattr(batches, "_workers", ())
     for worker in workers:
-        # Its closed connection is seen a moment before its end is, which torch's handler may tell right here.
+        # The connection closes a moment before the process ends; torch's handler may raise during the wait.
         with suppress(RuntimeError):
             worker.join(0.2)
     return {worker.pid for worker in workers if worker.exitcode}
 
 
-def _obituary(message: str, ended: set[int]) -> str:
+def _worker_death_message(message: str, ended: set[int]) -> str:
     dead = ended | {int(number) for number in re.findall(r"\d+", message.split("pid", 1)[-1])}
-    making = [
-        f"sample {int(index)}{_described(samples.dataset, int(index))}"
-        for samples in _alive
-        for pid, index in samples.making.tolist()
+    current = [
+        f"sample {index}{_describe_sample(samples.dataset, index)}"
+        for samples in _open_samples
+        for pid, index in samples.current.tolist()
         if pid in dead and index >= 0
     ]
     return (
-        f"a worker of the data loader died while it made {' and '.join(making) or 'a sample'}: {message}; "
-        "memory or shared memory (/dev/shm) may be short: use fewer workers (n_workers) or a smaller "
-        "batch_size; n_workers=0 shows an error of the dataset itself"
+        f"a worker of the data loader died while it made {' and '.join(current) or 'a sample'}: {message}; memory or "
+        "shared memory (/dev/shm) may be short: use fewer workers (n_workers) or a smaller batch_size; n_workers=0 "
+        "shows an error of the dataset itself"
     )
 
 
-def _described(dataset: Any, index: int) -> str:
-    sessions, parts = getattr(dataset, "sessions", None), getattr(dataset, "part_ids", None)
-    if sessions is None or parts is None or len(parts) == 0:
+def _describe_sample(dataset: Dataset, index: int) -> str:
+    sessions, parts = sessions_of(dataset), optional_part_ids(dataset)
+    if sessions is None or parts is None:
         return ""
     row = sessions.iloc[index // len(parts)]
-    keys = [key for key in ("cohort", "participant_id", "session_id") if key in sessions.columns]
-    batch = {key: [row[key]] for key in keys} | {"part_id": [parts[index % len(parts)]]}
-    return f" ({sample_name(batch, 0)})"
+    name = {str(column): value for column, value in row.items()} | {"part_id": parts[index % len(parts)]}
+    return f" ({describe_row(name)})"

@@ -107,21 +107,28 @@ def check_number(
     Traceback (most recent call last):
     neurocnn.errors.SettingError: tolerance=1; expected a finite number ≥ 0 and < 1
     """
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:  # 10**400
-            number = math.inf
-        if (
-            math.isfinite(number)
-            and (minimum is None or number >= minimum)
-            and (maximum is None or number <= maximum)
-            and (above is None or number > above)
-            and (below is None or number < below)
-        ):
-            return number
+    number = _as_float(value)
+    if number is not None and (
+        math.isfinite(number)
+        and (minimum is None or number >= minimum)
+        and (maximum is None or number <= maximum)
+        and (above is None or number > above)
+        and (below is None or number < below)
+    ):
+        return number
     limits = _range(minimum, maximum, above, below)
     raise argument_error(name, value, f"a finite number{limits}", where=where)
+
+
+def _as_float(value: Any) -> float | None:
+    # The mean of a tensor or an array is a number for its caller.
+    plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
+        return None
+    try:
+        return float(plain)
+    except OverflowError:
+        return None
 
 
 def check_flag(name: str, value: object, *, where: str = "") -> bool:

@@ -1,0 +1,80 @@
+"""Rows of a table while a pass over a dataset collects them, batch by batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from neurocnn.engine.batch import Batch, sample_name
+from neurocnn.engine.outputs import Columns
+from neurocnn.errors import SettingError
+from neurocnn.storage.identity import IMAGE
+
+
+class Identities:
+    """Identity columns of the rows, and the number of each row.
+
+    They are a few long lists: many small arrays would fragment the memory between the batches.
+    """
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {}
+
+    def add(self, batch: Batch, first: int) -> None:
+        """Add a batch; `first` is the number of its first row."""
+        part_ids = batch["part_id"].tolist()
+        if self.columns and ("cohort" in batch) != ("cohort" in self.columns):
+            raise SettingError(
+                f"the sample {sample_name(batch, 0)} has {'a' if 'cohort' in batch else 'no'} cohort, unlike those "
+                "before it; provide one in all samples of the dataset or in none"
+            )
+        for name in ("participant_id", "session_id", "cohort"):
+            if name in batch:
+                values = batch[name]
+                self.columns.setdefault(name, []).extend(
+                    values.tolist() if isinstance(values, Tensor) else values
+                )
+        self.columns.setdefault("part_id", []).extend(part_ids)
+        self.columns.setdefault("row", []).extend(range(first, first + len(part_ids)))
+
+    def last(self, n: int) -> Batch:
+        """Return the last `n` rows."""
+        return {name: values[-n:] for name, values in self.columns.items()}
+
+    def arrays(self) -> Columns:
+        """Return all rows as arrays."""
+        return {
+            name: np.array(values, dtype=object if name in IMAGE else np.int64)
+            for name, values in self.columns.items()
+        }
+
+
+def concatenate(chunks: Sequence[Columns]) -> Columns:
+    """Return the concatenated columns; a column is NaN for the chunks that lack it."""
+    columns = {}
+    for name in dict.fromkeys(name for chunk in chunks for name in chunk):
+        columns[name] = np.concatenate(
+            [chunk[name] if name in chunk else _missing_column(chunk) for chunk in chunks]
+        )
+    return columns
+
+
+def _missing_column(chunk: Columns) -> np.ndarray[Any, Any]:
+    return np.full(len(next(iter(chunk.values()))), np.nan)
+
+
+def join_ranks(ranks: list[Columns]) -> pd.DataFrame:
+    """Return the columns of all ranks as one table, in the order of the rows.
+
+    Raises
+    ------
+    SettingError
+        If there are no rows.
+    """
+    columns = concatenate([columns for columns in ranks if columns])
+    if not columns:
+        raise SettingError("the dataset is empty; expected at least one sample")
+    order = columns.pop("row").argsort(kind="stable")
+    return pd.DataFrame({name: column[order] for name, column in columns.items()}).infer_objects()
