@@ -254,8 +254,8 @@ def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
     if not isinstance(losses, Tensor) or losses.shape != (n,):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
         raise ModelError(
-            f"the loss of the task {task.name!r} has {found} for a batch of {n}; expected ({n},), one value per sample; "
-            "use torch's losses with reduction='none' and average the values of each sample, such as "
+            f"the loss of the task {task.name!r} has {found} for a batch of {n}; expected ({n},), one value per "
+            "sample; use torch's losses with reduction='none' and average the values of each sample, such as "
             ".flatten(1).mean(1)"
         )
     return losses
