@@ -10,7 +10,7 @@ from studies import PARTS, SHAPE, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
 from neurocnn.errors import NeurocnnError, NotFoundError
-from neurocnn.experiment import transfer_source as source
+from neurocnn.experiment import transfer_source
 
 # A step of this length changes no float32: what a network ends with is what it started from.
 STILL = dataclasses.replace(TRAINER, learning_rate=1e-30, weight_decay=0.0)
@@ -163,6 +163,6 @@ def test_the_order_of_outputs_is_spoken_of_where_it_is_not_clinicadls(tmp_path: 
     state = nc.create_model("Conv4_FC3_v1", (1, 16, 16, 16)).state_dict()
     maps = write_maps(tmp_path / "maps", state, "Conv4_FC3")
     with pytest.warns(UserWarning, match=r"an experiment takes them with classes=\['AD', 'CN'\]"):
-        source.weights(maps, 0, None, "best_loss", ("CN", "AD"))
-    found = source.weights(maps, 0, None, "best_loss", ("AD", "CN"))  # a warning would be an error
+        transfer_source.weights(maps, 0, None, "best_loss", ("CN", "AD"))
+    found = transfer_source.weights(maps, 0, None, "best_loss", ("AD", "CN"))  # a warning would be an error
     assert torch.equal(list(found.values())[-1], list(state.values())[-1])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurocnn.errors import LeakError, TableError
-from neurocnn.results import leakage as seen
+from neurocnn.results.leakage import TRAINED, check_unseen, record_seen, unknown_source
 
 
 def _sessions(names, cohort=None):
@@ -15,9 +15,9 @@ def _sessions(names, cohort=None):
 
 
 def test_the_source_is_recorded_with_its_roles_and_its_own_source():
-    first = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
-    second = seen.record(_sessions(["sub-3"]), _sessions(["sub-4"]), first)
-    third = seen.record(_sessions(["sub-5"]), _sessions(["sub-6"]), second)
+    first = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    second = record_seen(_sessions(["sub-3"]), _sessions(["sub-4"]), first)
+    third = record_seen(_sessions(["sub-5"]), _sessions(["sub-6"]), second)
     roles = dict(zip(third["participant_id"], third["role"], strict=True))
     assert roles == {
         "sub-5": "train",
@@ -31,57 +31,57 @@ def test_the_source_is_recorded_with_its_roles_and_its_own_source():
 
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
 def test_a_leak_is_refused_exactly_when_a_participant_was_seen(train, validation, new):
-    table = seen.record(*(_sessions(f"sub-{i}" for i in sorted(ids)) for ids in (train, validation)))
+    table = record_seen(*(_sessions(f"sub-{i}" for i in sorted(ids)) for ids in (train, validation)))
     sessions = _sessions(f"sub-{i}" for i in sorted(new))
     if new & (train | validation):
-        with pytest.raises(LeakError, match=f"sub-{min(new & (train | validation))}"):
-            seen.check(table, sessions, "test")
+        with pytest.raises(LeakError, match=f"{len(new & (train | validation))} participants"):
+            check_unseen(table, sessions, "test")
     else:
-        seen.check(table, sessions, "test")
+        check_unseen(table, sessions, "test")
 
 
 def test_a_validation_participant_of_the_source_does_not_count_as_trained_on():
-    table = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
-    seen.check(table, _sessions(["sub-2"]), "transfer", seen.TRAINED)
+    table = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    check_unseen(table, _sessions(["sub-2"]), "transfer", TRAINED)
     with pytest.raises(LeakError):
-        seen.check(table, _sessions(["sub-1"]), "transfer", seen.TRAINED)
+        check_unseen(table, _sessions(["sub-1"]), "transfer", TRAINED)
 
 
 def test_participants_of_one_name_in_two_cohorts_are_two_people():
-    table = seen.record(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
-    seen.check(table, _sessions(["sub-1"], "AIBL"), "test")
+    table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
+    check_unseen(table, _sessions(["sub-1"], "AIBL"), "test")
     with pytest.raises(LeakError, match="ADNI sub-1"):
-        seen.check(table, _sessions(["sub-1"], "ADNI"), "test")
+        check_unseen(table, _sessions(["sub-1"], "ADNI"), "test")
 
 
 def test_without_a_cohort_on_one_side_the_name_decides():
-    table = seen.record(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
+    table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
     with pytest.raises(LeakError, match="sub-1"):
-        seen.check(table, _sessions(["sub-1"]), "test")
+        check_unseen(table, _sessions(["sub-1"]), "test")
 
 
 def test_a_source_without_cohorts_is_remembered_by_a_target_with_cohorts():
-    source = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
-    table = seen.record(_sessions(["sub-3"], "ADNI"), _sessions(["sub-4"], "ADNI"), source)
+    source = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    table = record_seen(_sessions(["sub-3"], "ADNI"), _sessions(["sub-4"], "ADNI"), source)
     for name, role in (("sub-1", "source_train"), ("sub-2", "source_validation")):
         with pytest.raises(LeakError, match=f"{name} {role}"):
-            seen.check(table, _sessions([name], "AIBL"), "test")
-    seen.check(table, _sessions(["sub-3"], "AIBL"), "test")
+            check_unseen(table, _sessions([name], "AIBL"), "test")
+    check_unseen(table, _sessions(["sub-3"], "AIBL"), "test")
 
 
 def test_a_source_that_does_not_say_refuses_nobody():
-    table = seen.record(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"), seen.unknown())
-    seen.check(table, _sessions(["sub-3"], "ADNI"), "test")
+    table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"), unknown_source())
+    check_unseen(table, _sessions(["sub-3"], "ADNI"), "test")
 
 
 def test_sessions_without_participants_are_refused():
-    table = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    table = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
     with pytest.raises(TableError, match="no column participant_id"):
-        seen.check(table, pd.DataFrame({"subject": ["sub-1"]}), "test")
+        check_unseen(table, pd.DataFrame({"subject": ["sub-1"]}), "test")
 
 
 def test_a_participant_with_two_roles_is_counted_once():
-    first = seen.record(_sessions(["sub-1"]), _sessions(["sub-2"]))
-    table = seen.record(_sessions(["sub-1"]), _sessions(["sub-3"]), first)
+    first = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
+    table = record_seen(_sessions(["sub-1"]), _sessions(["sub-3"]), first)
     with pytest.raises(LeakError, match="1 participants were seen before: sub-1 train/source_train;"):
-        seen.check(table, _sessions(["sub-1"]), "test")
+        check_unseen(table, _sessions(["sub-1"]), "test")

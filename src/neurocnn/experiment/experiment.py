@@ -1,30 +1,30 @@
-"""Splits × networks, into a result folder.
+"""Experiment: splits × networks, trained into a result folder.
 
-A fold is done when its last table exists, so that `run` makes what is missing and nothing else keeps the score.
-The engine keeps what a resume in the middle of a training needs; this module only decides what to train, from
-which weights, and turns the best models into tables.
+A fold is done when its last table exists: `run` makes what is missing, and no other record is kept. The engine stores
+what a resume within a training needs.
 """
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import pandas as pd
-import torch
 
 from neurocnn import data, engine, storage
-from neurocnn.errors import SettingError, TableError
-from neurocnn.experiment import resuming
-from neurocnn.experiment import transfer_source as source
-from neurocnn.experiment.fold import FoldRun
-from neurocnn.results import leakage as seen
-from neurocnn.results import scoring
-from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, Fold
-from neurocnn.results.results import Results
+from neurocnn.errors import TableError
+from neurocnn.errors.arguments import argument_error, check_instance, check_list, check_path
+from neurocnn.errors.keywords import suggest_keywords
+from neurocnn.experiment.fold import SETS, FoldRun
+from neurocnn.experiment.recipe import WHERE, Recipe, choose
+from neurocnn.experiment.resuming import check_resumable, has_new_values
+from neurocnn.experiment.transfer_source import Source, as_source
+from neurocnn.nn.registry import ArchitectureLike
+from neurocnn.results import Results
+from neurocnn.results.folder import ResultFolder
+from neurocnn.results.scoring import first_image
 from neurocnn.results.settings import (
     Settings,
     encode,
@@ -33,47 +33,52 @@ from neurocnn.results.settings import (
     write_environment,
     write_settings,
 )
+from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
 
 _LOGGER = logging.getLogger("neurocnn")
-_SETS = ("train", "validation")
-_IDS = ("cohort", "participant_id", "session_id")
 
 
+@suggest_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """Train an architecture on every split, and write what came out into one folder.
+    """The training of an architecture on every split, with all results in one folder.
 
     Parameters
     ----------
     caps
-        Where the images are.
+        Location of the images.
     splits
-        Train and validation sessions of each fold.
+        Training and validation sessions of each fold.
     parts
-        How an image enters: whole, as patches, slices or regions of interest.
+        How an image enters the network: whole, as patches, slices or regions of interest.
     task
         What is learnt: `classification`, `regression` or `reconstruction`.
     architecture
-        A registered name, a builder ``build(input_shape, n_outputs, **options)``, or a module (copied).
+        Registered name, builder ``build(input_shape, n_outputs, **options)``, or module (copied).
     trainer
-        How it is trained.
+        Settings of the training.
     multi
-        One network for each part instead of one for all.
+        Whether each part has its own network.
     transfer_from
-        Where the weights start: a result folder, one of ClinicaDL, a checkpoint, or a module.
+        Source of the first weights: a result folder, one of ClinicaDL, a checkpoint, or a module.
     transfer_selection
-        Which best model of a CNN to start from.
+        Best model of a CNN that is the source.
     selection_threshold
-        Only parts whose validation balanced accuracy is greater vote.
+        Only parts with a greater validation balanced accuracy vote; None: all.
     options
         Options of the architecture, such as ``{"dropout": 0.5}``.
     transform, augmentation
-        As for `CapsDataset`; augmentation is for training only.
+        See `CapsDataset`. Only the training set is augmented.
     reconstructions
-        Write the reconstructed parts of the first image of both sets as NIfTI.
+        Whether the reconstructed parts of the first image of both sets are written as NIfTI.
     networks_at_once
-        How many networks are in memory at once where each part has its own; by default as many as fit in a
-        quarter of the free memory. It changes no number.
+        Number of networks in memory at once, if each part has its own; by default as many as fit into a quarter of the
+        available memory. It changes no number.
+
+    Raises
+    ------
+    SettingError
+        If a setting is of another kind, or two settings contradict each other.
 
     Examples
     --------
@@ -90,84 +95,60 @@ class Experiment:
 
     caps: data.Caps
     splits: Sequence[data.Split]
-    parts: Any
+    parts: data.Parts
     task: engine.Task
-    architecture: Any
-    trainer: engine.Trainer = dataclasses.field(default_factory=lambda: engine.Trainer())
+    architecture: ArchitectureLike
+    trainer: engine.Trainer = dataclasses.field(default_factory=engine.Trainer)
     _: dataclasses.KW_ONLY
     multi: bool = False
-    transfer_from: Any = None
+    transfer_from: Source | str | Path | Results | None = None
     transfer_selection: str = "best_balanced_accuracy"
     selection_threshold: float | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    transform: Any = dataclasses.field(default_factory=lambda: data.MinMax())
-    augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None
+    transform: data.Transform | None = dataclasses.field(default_factory=data.MinMax)
+    augmentation: data.Transform | None = None
     reconstructions: bool = False
     networks_at_once: int | None = None
 
     def __post_init__(self) -> None:
-        splits = [self.splits] if isinstance(self.splits, data.Split) else list(self.splits)
+        check_instance("caps", self.caps, data.Caps, "an nc.Caps", where=WHERE)
+        expected = "a list of nc.Split with different indices"
+        single = isinstance(self.splits, data.Split)
+        splits = [self.splits] if single else check_list("splits", self.splits, expected, where=WHERE)
+        if not splits or not all(isinstance(split, data.Split) for split in splits):
+            raise argument_error("splits", splits, expected, where=WHERE)
+        if len({split.index for split in splits}) < len(splits):
+            raise argument_error("splits", [split.index for split in splits], expected, where=WHERE)
         object.__setattr__(self, "splits", splits)
-        self._check_kinds()
-        indices = [split.index for split in splits]
-        if not splits or len(set(indices)) < len(indices):
-            raise SettingError(f"splits: expected one or more of different index, found indices {indices}")
-        if self.multi and self.parts.name == scoring.IMAGE:
-            raise SettingError("multi=True needs several parts, and a whole image is one part")
-        if self.networks_at_once is not None and self.networks_at_once < 1:
-            raise SettingError(f"networks_at_once={self.networks_at_once}: expected at least 1")
-        if self.selection_threshold is not None and not 0 <= self.selection_threshold <= 1:
-            raise SettingError(
-                f"selection_threshold={self.selection_threshold}: expected a number from 0 to 1"
-            )
-        if self.selection_threshold is not None and not scoring.paints(self.task, self.parts):
-            raise SettingError("selection_threshold: only parts of images that are classified are selected")
-        if self.reconstructions and self.task.name != "reconstruction":
-            raise SettingError(f"reconstructions=True: a {self.task.name} reconstructs nothing")
-        if self.reconstructions and not hasattr(self.parts, "place"):
-            raise SettingError("reconstructions=True needs parts that know their place(shape, part_id)")
-        source.as_source(self.transfer_from)
+        object.__setattr__(self, "_recipe", self._make_recipe())
 
-    def _check_kinds(self) -> None:
-        parts_like = "parts such as nc.Patch(), or an object with name, ids and extract"
-        expected: dict[str, tuple[bool, str]] = {
-            "caps": (isinstance(self.caps, data.Caps), "an nc.Caps"),
-            "splits": (all(isinstance(split, data.Split) for split in self.splits), "nc.Split values"),
-            "parts": (_is_parts(self.parts), parts_like),
-            "task": (isinstance(self.task, engine.Task), "a task such as nc.classification()"),
-            "trainer": (isinstance(self.trainer, engine.Trainer), "an nc.Trainer"),
-            "multi": (isinstance(self.multi, bool), "True or False"),
-            "reconstructions": (isinstance(self.reconstructions, bool), "True or False"),
-            "options": (isinstance(self.options, Mapping), "a mapping such as {'dropout': 0.5}"),
-            "transform": (self.transform is None or callable(self.transform), "a callable or None"),
-            "augmentation": (self.augmentation is None or callable(self.augmentation), "a callable or None"),
-            "selection_threshold": (_is_number(self.selection_threshold, int, float), "a number or None"),
-            "networks_at_once": (_is_number(self.networks_at_once, int), "a whole number or None"),
-            "transfer_selection": (isinstance(self.transfer_selection, str), "a name such as 'best_loss'"),
-        }
-        for name, (fits, what) in expected.items():
-            if not fits:
-                found = shorten(repr(getattr(self, name)), 80)
-                raise SettingError(f"{name}={found}: expected {what}")
+    def _make_recipe(self) -> Recipe:
+        given = {name: getattr(self, name) for name in Recipe.names()}
+        return Recipe(**given | {"transfer_from": as_source(self.transfer_from)})
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings without images and splits."""
+        return self._recipe  # type: ignore[attr-defined, no-any-return]
 
     @classmethod
     def load(cls, folder: str | Path, **custom: Any) -> "Experiment":
-        """Rebuild the experiment of a result folder.
+        """Return the experiment of a result folder.
 
         Parameters
         ----------
         folder
-            The folder that `run` was given.
+            The folder that `run` was called with.
         **custom
-            The settings that are recorded as custom, by name, and others that shall replace recorded ones, such
-            as `caps` where the images have moved.
+            Settings that are recorded as custom, by name, and others that replace recorded ones, such as `caps` if the
+            images were moved.
 
         Raises
         ------
         NotFoundError
-            It is no result folder, or the images are no longer where they were.
+            If it is not a result folder, or the images are no longer in their place.
         SettingError
-            A setting is custom and was not given; the message names it.
+            If a setting is custom and was not given; the message names it.
 
         Examples
         --------
@@ -184,204 +165,139 @@ class Experiment:
         Results(...): regression of images, splits [0, 1] done
         """
         results = Results(folder, **custom)
-        names = [field.name for field in dataclasses.fields(cls) if field.name not in ("splits", "caps")]
-        splits = custom.get("splits") or [_read_split(results, index) for index in results.settings["splits"]]
-        return cls(
-            caps=results.setting("caps"), splits=splits, **{name: results.setting(name) for name in names}
-        )
+        where = ResultFolder(results.folder, results.task, results.parts.name)
+        splits = custom.get("splits") or [_read_split(where, index) for index in results.settings["splits"]]
+        fields = {name: results.setting(name) for name in Recipe.names()}
+        return cls(caps=results.setting("caps"), splits=splits, **fields)
 
     def run(
         self,
         folder: str | Path,
         splits: Iterable[int] | None = None,
         networks: Iterable[int] | None = None,
-        callbacks: Sequence[Callable[..., Any]] = (),
+        callbacks: Sequence[engine.Callback] = (),
     ) -> Results:
-        """Train what is not done yet, and write it into `folder`.
+        """Train what is not done yet, and write the results into `folder`.
 
-        Running again goes on where it stopped. Several processes may share the folder, each with its `splits`
-        and `networks`: afterwards its tables are the same, byte for byte, as from one process.
+        A run that was stopped is resumed. Several processes may share the folder, each with its `splits` and
+        `networks`: the tables are identical to those of one process.
 
         Parameters
         ----------
         folder
-            The result folder; made where there is none.
+            Result folder; created if it is missing.
         splits
-            The indices of the splits to run; all by default.
+            Indices of the splits to run; all by default.
         networks
-            The part_ids of the networks to run, where each part has its network; all by default.
+            part_ids of the networks to train, if each part has its own; all by default.
         callbacks
-            Callables that the trainer calls, as in `Trainer.fit`.
+            See `Trainer.fit`.
 
         Returns
         -------
         Results
-            The folder read back, with what other processes have done in it.
+            The result folder, with the results of all processes.
 
         Raises
         ------
         SettingError
-            The folder holds another experiment; the message names the settings that differ. More epochs or
-            another `selection_threshold` are fine as long as no network's results are there.
+            If the folder contains another experiment; the message names the settings that differ. More epochs and
+            another `selection_threshold` are allowed until a network has results.
         NotFoundError
-            Images (all are listed), or the weights of the transfer's source, are missing.
+            If images (all are listed), or the weights of the transfer's source, are missing.
         TableError
-            Labels are missing or unknown, or a training set has a single class.
+            If labels are missing or unknown, or a training set has a single class.
         ModelError
-            There is no such architecture, or the source's weights do not fit it.
+            If there is no such architecture, or the source's weights do not fit it.
         LeakError
-            The transfer's source was trained on a participant of a validation set.
+            If the transfer's source was trained on a participant of a validation set.
         InUseError
-            Another process trains the same split and network.
+            If another process trains the same split and network.
         TrainingError
             See `Trainer.fit`.
         """
-        chosen = self._chosen(splits)
-        self._check_cohorts()
+        by_index = {split.index: split for split in self.splits}
+        chosen = [by_index[index] for index in choose("splits", splits, by_index)]
+        where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
         self._check_sessions(chosen)
-        # What can be found wrong is found before the first epoch, and before a file is written.
-        sets = {split.index: self._datasets(split) for split in chosen}
-        first = next(iter(sets.values()))[0]
-        wanted = self._networks(first, networks)
-        runs = [
-            FoldRun(
-                self,
-                Fold(Path(folder), split.index, self.task.name),
-                *sets[split.index],
-                self._origin(split),
-                tuple(callbacks),
-            )
-            for split in chosen
-        ]
-        resuming.check(Path(folder), self._settings(first), self.splits, self.task, self.parts)
+        # Errors are found before the first epoch, and before a file is written.
+        runs = [self._fold_run(where, split, callbacks) for split in chosen]
+        settings = self._settings(runs[0].train)
+        wanted = self.recipe.network_parts(runs[0].train.part_ids, networks)
+        check_resumable(where, settings, self.splits)
         for run in runs:
             run.check(wanted)
-        self._open(Path(folder), first)
+        self._open_folder(where, settings)
         for run in runs:
             _LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
             run.run(wanted)
-        return Results(folder, **self._custom())
+        return Results(folder, **self._custom_settings())
 
-    def _chosen(self, indices: Iterable[int] | None) -> list[data.Split]:
-        by_index = {split.index: split for split in self.splits}
-        wanted = _listed("splits", indices, by_index)
-        unknown = [index for index in wanted if index not in by_index]
-        if unknown or not wanted:
-            raise SettingError(f"splits={wanted}: there are {sorted(by_index)}")
-        return [by_index[index] for index in wanted]
+    def _fold_run(
+        self, where: ResultFolder, split: data.Split, callbacks: Sequence[engine.Callback]
+    ) -> FoldRun:
+        train, validation = self.recipe.datasets(self.caps, split)
+        seen = self.recipe.source_participants(split)
+        return FoldRun(self.recipe, where, where.fold(split.index), train, validation, seen, tuple(callbacks))
 
-    def _check_cohorts(self) -> None:
-        """Refuse labels that speak of other cohorts than the CAPS folders."""
+    def _check_sessions(self, splits: Sequence[data.Split]) -> None:
+        """Check cohorts, images and labels of all splits at once."""
         if self.caps.cohorts:
             tables = [table for split in self.splits for table in (split.train, split.validation)]
             self.caps.check_cohorts({name for table in tables for name in table.get("cohort", ())})
-
-    def _check_sessions(self, splits: list[data.Split]) -> None:
-        """Name all missing images and labels of all splits at once."""
         tables = [table for split in splits for table in (split.train, split.validation)]
-        everybody = pd.concat(tables).drop_duplicates([name for name in _IDS if name in tables[0]])
+        everybody = pd.concat(tables).drop_duplicates(key_columns(tables[0].columns, IMAGE))
         self.caps.sources(everybody.reset_index(drop=True))
         label = self.task.label
         if label in everybody and everybody[label].isna().any():
-            who = everybody[everybody[label].isna()]
-            names = ", ".join(f"{row.participant_id} {row.session_id}" for row in who.itertuples())
+            missing = everybody[everybody[label].isna()]
+            rows = describe_rows(missing, most=len(missing))
             raise TableError(
-                f"{label!r} is missing for {len(who)} sessions: {names}; fill it or leave them out"
+                f"{label!r} is missing for {len(missing)} sessions: {rows}; add it or remove these rows"
             )
-
-    def _datasets(self, split: data.Split) -> tuple[data.CapsDataset, data.CapsDataset]:
-        made = [
-            data.CapsDataset(
-                self.caps,
-                sessions,
-                parts=self.parts,
-                label=self.task.label,
-                transform=self.transform,
-                augmentation=augmentation,
-            )
-            for sessions, augmentation in ((split.train, self.augmentation), (split.validation, None))
-        ]
-        return made[0], made[1].without_augmentation()
-
-    def _networks(self, dataset: data.CapsDataset, networks: Iterable[int] | None) -> list[int] | None:
-        if not self.multi:
-            if networks is not None:
-                raise SettingError("networks=…: one network serves all parts; they exist with multi=True")
-            return None
-        if len(dataset.part_ids) < 2:
-            raise SettingError(f"multi=True needs several parts, and {self.parts} gives {dataset.part_ids}")
-        wanted = _listed("networks", networks, dataset.part_ids)
-        unknown = sorted(set(wanted) - set(dataset.part_ids))
-        if unknown or not wanted:
-            raise SettingError(f"networks={wanted}: the parts are {dataset.part_ids}")
-        return wanted
-
-    def _origin(self, split: data.Split) -> pd.DataFrame | None:
-        """Whom the transfer's source has seen; refused if it was trained on those who judge this split."""
-        origin = source.as_source(self.transfer_from)
-        if origin is None:
-            return None
-        whom = source.whom(origin, split.index)
-        what = f"transfer from {self.transfer_from} to split {split.index}: the validation set"
-        seen.check(whom, split.validation, what, seen.TRAINED)
-        return whom
 
     def _settings(self, dataset: data.CapsDataset) -> Settings:
+        source = self.recipe.transfer_from
         fields = {
             field.name: encode(getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.name not in ("splits", "transfer_from")
         }
-        origin = source.as_source(self.transfer_from)
-        fields["transfer_from"] = encode(origin.resolve() if isinstance(origin, Path) else origin)
-        fields["splits"] = [split.index for split in self.splits]
-        fields["input_shape"] = list(dataset.input_shape)
-        first = dataset.sessions.iloc[0]
-        who = first["participant_id"], first["session_id"], first.get("cohort")
-        fields["image_shape"] = list(self.caps.shape(*who))
-        return {"neurocnn": metadata.version("neurocnn"), **fields}
+        return {
+            "neurocnn": metadata.version("neurocnn"),
+            **fields,
+            "transfer_from": encode(source.resolve() if isinstance(source, Path) else source),
+            "splits": [split.index for split in self.splits],
+            "input_shape": list(dataset.input_shape),
+            "image_shape": list(self.caps.shape(*first_image(dataset))),
+        }
 
-    def _custom(self) -> dict[str, Any]:
+    def _custom_settings(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             name: value for name, value in fields.items() if name != "splits" and is_custom(encode(value))
         }
 
-    def _open(self, folder: Path, dataset: data.CapsDataset) -> None:
-        """Write the settings and who is in which split, where they are not there yet."""
-        settings, path = self._settings(dataset), folder / COMMANDLINE
+    def _open_folder(self, where: ResultFolder, settings: Settings) -> None:
+        """Write the settings and the sessions of each split, unless they exist."""
         ranks = engine.find_ranks()
         ranks.barrier("before the result folder is written")
         if ranks.rank == 0:
-            # Once more: another task of a job array may have begun meanwhile.
-            resuming.check(folder, settings, self.splits, self.task, self.parts)
-            if not path.is_file() or resuming.is_changed(read_settings(path), settings):
-                # Settings first: it says whose folder this is.
-                write_settings(settings, path)
-            if not (folder / ENVIRONMENT).is_file():
-                write_environment(folder / ENVIRONMENT)
+            # Another process of a job array may have started the folder since the first check.
+            check_resumable(where, settings, self.splits)
+            if not where.settings.is_file() or has_new_values(read_settings(where.settings), settings):
+                # The settings come first, because they identify the folder.
+                write_settings(settings, where.settings)
+            if not where.environment.is_file():
+                write_environment(where.environment)
             for split in self.splits:
-                fold = Fold(folder, split.index, self.task.name)
-                for name, sessions in zip(_SETS, (split.train, split.validation), strict=True):
+                fold = where.fold(split.index)
+                for name, sessions in zip(SETS, (split.train, split.validation), strict=True):
                     if not fold.sessions(name).is_file():
                         storage.write_table(sessions, fold.sessions(name))
         ranks.barrier("after the result folder was written")
 
 
-def _is_parts(value: Any) -> bool:
-    return not isinstance(value, type) and all(hasattr(value, name) for name in ("name", "ids", "extract"))
-
-
-def _is_number(value: Any, *kinds: type) -> bool:
-    return value is None or (isinstance(value, kinds) and not isinstance(value, bool))
-
-
-def _listed(name: str, chosen: Iterable[int] | None, everything: Iterable[int]) -> list[int]:
-    if isinstance(chosen, str) or not isinstance(chosen, Iterable | None):
-        raise SettingError(f"{name}={chosen!r}: expected a list of numbers, such as [0]")
-    return list(everything if chosen is None else chosen)
-
-
-def _read_split(results: Results, index: int) -> data.Split:
-    fold = Fold(results.folder, index, results.task.name)
-    return data.Split(index, *(storage.read_table(fold.sessions(name)) for name in _SETS))
+def _read_split(where: ResultFolder, index: int) -> data.Split:
+    fold = where.fold(index)
+    return data.Split(index, *(storage.read_table(fold.sessions(name)) for name in SETS))

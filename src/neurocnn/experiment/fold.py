@@ -1,287 +1,248 @@
-"""One fold of an experiment: its networks trained, its best models turned into tables."""
+"""One fold of an experiment: its networks are trained, its best models become tables."""
 
 import dataclasses
 import logging
-import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
-import torch
 from torch import nn as torch_nn
 
-from neurocnn import data, engine, nn, storage
+from neurocnn import data, engine, storage
 from neurocnn.engine.inputs import check_sets
-from neurocnn.experiment import reconstructions
-from neurocnn.experiment import transfer_source as source
-from neurocnn.results import leakage as seen
-from neurocnn.results import networks, scoring
+from neurocnn.engine.runtime import find_device
+from neurocnn.experiment import reconstructions, transfer_source
+from neurocnn.experiment.recipe import Recipe
+from neurocnn.results import leakage, scoring
+from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import Fold
+from neurocnn.results.reading import read_network_histories
+from neurocnn.storage.identity import interleave_parts
 from neurocnn.storage.locks import hold
-
-if TYPE_CHECKING:
-    from neurocnn.experiment.experiment import Experiment
+from neurocnn.storage.memory import available_memory
 
 _LOGGER = logging.getLogger("neurocnn")
-_SETS = ("train", "validation")
+SETS = ("train", "validation")
 T = TypeVar("T")
+#: Predictions by set, one row per part.
+Tables = Mapping[str, pd.DataFrame]
+Models = Mapping[int, torch_nn.Module]
 
 
 @dataclasses.dataclass(frozen=True)
 class FoldRun:
-    """What the run of one fold needs.
+    """The training of one fold.
 
     Parameters
     ----------
-    experiment
-        The settings.
-    fold
-        Where its files lie.
+    recipe
+        Settings of the experiment.
+    folder, fold
+        Result folder, and the paths of this fold in it.
     train, validation
-        The sets, with all their parts.
-    origin
-        Whom the transfer's source has seen, None without a transfer.
+        Data sets with all their parts.
+    source_seen
+        Participants that the transfer's source has seen; None without a transfer.
     callbacks
-        Passed on to the trainer.
+        See `Trainer.fit`.
     """
 
-    experiment: "Experiment"
+    recipe: Recipe
+    folder: ResultFolder
     fold: Fold
     train: data.CapsDataset
     validation: data.CapsDataset
-    origin: pd.DataFrame | None = None
-    callbacks: tuple[Callable[..., Any], ...] = ()
+    source_seen: pd.DataFrame | None = None
+    callbacks: tuple[engine.Callback, ...] = ()
 
-    def check(self, networks: list[int] | None) -> None:
-        """Raise now, before a file is written, what would stop `run` later.
+    def check(self, networks: Sequence[int] | None) -> None:
+        """Raise the errors that would stop `run` later, before a file is written.
 
         Raises
         ------
         NeurocnnError
-            Labels that the task does not know, a network that cannot be built, weights that are missing or do
-            not fit, reconstructions that have no place in the volume.
+            If labels are unknown to the task, a network cannot be built, weights are missing or do not fit, or
+            reconstructions do not fit into the volume.
         """
         if self.is_done:
             return
-        experiment = self.experiment
-        sets = {"train": self.train, "validation": self.validation}
-        check_sets(experiment.task, sets, experiment.trainer.sampler)
-        origin = source.as_source(experiment.transfer_from)
-        if isinstance(origin, Path):
-            for part in [None] if networks is None else networks:
-                source.checkpoint(origin, self.fold.index, part, experiment.transfer_selection)
+        recipe = self.recipe
+        check_sets(recipe.task, self.sets, recipe.trainer.sampler)
+        if isinstance(recipe.transfer_from, Path):
+            parts: Sequence[int | None] = networks or [None]
+            for part in parts:
+                transfer_source.checkpoint(
+                    recipe.transfer_from, self.fold.index, part, recipe.transfer_selection
+                )
         self._network(networks[0] if networks else None)
-        if experiment.reconstructions:
-            reconstructions.check(self.train)
+        if recipe.reconstructions:
+            reconstructions.check_placeable(self.train)
 
-    def run(self, networks: list[int] | None) -> None:
-        """Train and score what is not done; `networks` are part_ids, None where one network serves all."""
-        if self._first_ranks(self.is_done):
+    def run(self, networks: Sequence[int] | None) -> None:
+        """Train and score what is not done; `networks` are part_ids, None if one network serves all parts."""
+        if self._broadcast(self.is_done):
             _LOGGER.info("%s is done", self.fold.path)
-            self._tidy()
+            self._remove_states()
             return
         if self._writes:
-            train, validation = self.train.sessions, self.validation.sessions
-            storage.write_table(seen.record(train, validation, self.origin), self.fold.seen)
+            seen = leakage.record_seen(self.train.sessions, self.validation.sessions, self.source_seen)
+            storage.write_table(seen, self.fold.seen)
         if networks is None:
-            with self._held(None):
-                if not self._first_ranks(self.is_done):
-                    self._score(self._train_one())
+            with self._hold(None):
+                if not self._broadcast(self.is_done):
+                    self._write_tables(self._train_one())
         else:
             self._train_several(networks)
-            with self._held(None, wait=True):
-                if self._first_ranks(not self.is_done and self._all_there()):
-                    self._score({name: self._assemble(name) for name in self._selections})
-        self._tidy()
+            with self._hold(None, wait=True):
+                if self._broadcast(not self.is_done and all(map(self._is_predicted, self.train.part_ids))):
+                    self._write_tables(
+                        {name: self._read_predictions(name) for name in self.folder.selections}
+                    )
+        self._remove_states()
+
+    @property
+    def sets(self) -> dict[str, data.CapsDataset]:
+        """Data sets by name."""
+        return {"train": self.train, "validation": self.validation}
 
     @property
     def is_done(self) -> bool:
-        """Whether the table that is written last is there."""
-        return scoring.last_table(self.fold, self.experiment.task, self.experiment.parts).is_file()
+        """Whether the table that is written last exists."""
+        return self.folder.is_done(self.fold)
 
-    def _tidy(self) -> None:
-        """Remove the states of a fold that is done, whoever has finished it or was killed while tidying."""
+    def _remove_states(self) -> None:
+        """Remove the states of a fold that is done, even if another process finished it or was killed here."""
         if self._writes and self.is_done:
             shutil.rmtree(self.fold.state, ignore_errors=True)
 
     @property
     def _writes(self) -> bool:
-        """Whether this process writes: with several ranks the first one does."""
+        """Whether this process writes: only rank 0 does."""
         return engine.find_ranks().rank == 0
 
-    def _first_ranks(self, value: T) -> T:
-        """What the first rank says: files may come and go between the looks of two ranks."""
-        values: list[T] = engine.find_ranks().gather(value, "to agree on what is to be done")
+    def _broadcast(self, value: T) -> T:
+        """Return rank 0's value: files may change between the checks of two ranks."""
+        values: list[T] = engine.find_ranks().gather(value, "to share rank 0's view of the folder")
         return values[0]
 
-    @property
-    def _selections(self) -> list[str]:
-        return scoring.selections(self.experiment.task)
-
-    def _train_one(self) -> dict[str, dict[str, pd.DataFrame]]:
+    def _train_one(self) -> dict[str, Tables]:
         model = self._network(None)
-        training = self._fit(model)
-        predictions = {}
-        for selection in self._selections:
+        training = self.recipe.trainer.fit(model, *self._fit_arguments)
+        predictions: dict[str, Tables] = {}
+        for selection in self.folder.selections:
             model.load_state_dict(training.best[selection])
             predictions[selection] = self._evaluate(model)
-            if selection == self._selections[0]:
+            if selection == self.folder.selections[0]:
                 self._reconstruct(dict.fromkeys(self.train.part_ids, model))
         return predictions
 
-    def _train_several(self, networks: list[int]) -> None:
-        waiting = self._first_ranks([part for part in networks if not self._is_there(part)])
-        size = self.experiment.networks_at_once or self._first_ranks(self._fitting())
+    def _train_several(self, networks: Sequence[int]) -> None:
+        waiting = self._broadcast([part for part in networks if not self._is_predicted(part)])
+        size = self.recipe.networks_at_once or self._broadcast(self._networks_that_fit())
         for start in range(0, len(waiting), size):
             with ExitStack() as locks:
                 for part in waiting[start : start + size]:
-                    locks.enter_context(self._held(part))
-                group = [part for part in waiting[start : start + size] if not self._is_there(part)]
-                models = {part: self._network(part) for part in self._first_ranks(group)}
+                    locks.enter_context(self._hold(part))
+                group = [part for part in waiting[start : start + size] if not self._is_predicted(part)]
+                models = {part: self._network(part) for part in self._broadcast(group)}
                 if models:
                     self._train_group(models)
 
-    def _train_group(self, models: dict[int, torch_nn.Module]) -> None:
-        trainings = self._fit(models)
-        for selection in self._selections:
+    def _train_group(self, models: Models) -> None:
+        trainings = self.recipe.trainer.fit(models, *self._fit_arguments)
+        for selection in self.folder.selections:
             for part, model in models.items():
                 model.load_state_dict(trainings[part].best[selection])
-            if selection == self._selections[0]:
+            if selection == self.folder.selections[0]:
                 self._reconstruct(models)
             for name, table in self._evaluate(models).items():
                 if self._writes:
                     for part in models:
                         rows = table[table["part_id"] == part]
-                        storage.write_table(rows, self.fold.partial(part, selection, name))
+                        storage.write_table(rows, self.fold.network_prediction(part, selection, name))
         engine.find_ranks().barrier("after tables were written")
 
-    def _fit(self, model: Any) -> Any:
-        return self.experiment.trainer.fit(
-            model,
-            self.experiment.task,
-            self.train,
-            self.validation,
-            folder=self.fold.path,
-            callbacks=self.callbacks,
-        )
+    @property
+    def _fit_arguments(
+        self,
+    ) -> tuple[engine.Task, data.CapsDataset, data.CapsDataset, Path, tuple[engine.Callback, ...]]:
+        return self.recipe.task, self.train, self.validation, self.fold.path, self.callbacks
 
-    def _evaluate(self, model: Any) -> dict[str, pd.DataFrame]:
-        trainer = self.experiment.trainer
+    def _evaluate(self, model: torch_nn.Module | Models) -> dict[str, pd.DataFrame]:
+        trainer = self.recipe.trainer
         return {
             name: engine.evaluate(
                 model,
-                self.experiment.task,
+                self.recipe.task,
                 dataset,
                 batch_size=trainer.batch_size,
                 n_workers=trainer.n_workers,
                 device=trainer.device,
                 precision=trainer.precision,
             )
-            for name, dataset in zip(_SETS, (self.train, self.validation), strict=True)
+            for name, dataset in self.sets.items()
         }
 
     def _network(self, part: int | None) -> torch_nn.Module:
-        """Build one network with its first weights, the same for every part, and transfer into it."""
-        experiment = self.experiment
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(experiment.trainer.seed)
-            model = networks.build(
-                experiment.architecture, self.train.input_shape, experiment.task, experiment.options
-            )
-        origin = source.as_source(experiment.transfer_from)
-        if origin is not None:
-            weights = source.weights(
-                origin, self.fold.index, part, experiment.transfer_selection, experiment.task.classes
-            )
-            nn.transfer_weights(weights, model)
-        return model
+        return self.recipe.build_network(self.train.input_shape, self.fold.index, part)
 
-    def _fitting(self) -> int:
-        """How many networks fit in a quarter of the free memory."""
+    def _networks_that_fit(self) -> int:
+        """Return how many networks fit into a quarter of the available memory."""
         tensors = self._network(self.train.part_ids[0]).state_dict().values()
-        # Weights, gradients, Adam's two moments, and a best state for each selection.
-        needed: int = sum(tensor.nbytes for tensor in tensors) * (4 + len(self._selections))
-        return max(1, _free_memory(self.experiment.trainer.device) // 4 // needed)
+        # Each weight has a gradient, two moments of Adam, and a copy per selection.
+        needed = sum(tensor.nbytes for tensor in tensors) * (4 + len(self.folder.selections))
+        device = find_device(self.recipe.trainer.device, engine.find_ranks().local)
+        return int(max(1, available_memory(device) // 4 // needed))
 
-    def _is_there(self, part: int) -> bool:
+    def _is_predicted(self, part: int) -> bool:
+        """Return whether all tables of one network exist."""
         return all(
-            self.fold.partial(part, selection, name).is_file()
-            for selection in self._selections
-            for name in _SETS
+            self.fold.network_prediction(part, selection, name).is_file()
+            for selection in self.folder.selections
+            for name in SETS
         )
 
-    def _all_there(self) -> bool:
-        return all(map(self._is_there, self.train.part_ids))
-
-    def _assemble(self, selection: str) -> dict[str, pd.DataFrame]:
-        """Give the rows of all networks in the order that one network for all parts would give."""
-        return {name: self._assemble_set(selection, name) for name in _SETS}
-
-    def _assemble_set(self, selection: str, name: str) -> pd.DataFrame:
+    def _read_predictions(self, selection: str) -> dict[str, pd.DataFrame]:
+        """Return the rows of all networks in the order that one network for all parts would have."""
         parts = self.train.part_ids
-        tables = [storage.read_table(self.fold.partial(part, selection, name)) for part in parts]
-        whole = pd.concat(tables, keys=range(len(parts)), names=["network", "image"])
-        return whole.sort_index(level=["image", "network"]).reset_index(drop=True)
+        return {
+            name: interleave_parts(
+                [storage.read_table(self.fold.network_prediction(part, selection, name)) for part in parts]
+            )
+            for name in SETS
+        }
 
-    def _score(self, predictions: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
-        """Write every table, the one that says that the fold is done last of all."""
+    def _write_tables(self, predictions: Mapping[str, Tables]) -> None:
+        """Write all tables; the last one marks the fold as done."""
         if self._writes:
+            if self.recipe.multi:
+                history = read_network_histories(self.folder, self.fold.index, self.train.part_ids)
+                storage.write_table(history, self.fold.training())
             for selection, tables in predictions.items():
-                self._score_selection(selection, tables)
-            if self.experiment.multi:
-                self._gather_history()
+                self._write_selection(selection, tables)
         engine.find_ranks().barrier("after tables were written")
 
-    def _score_selection(self, selection: str, tables: Mapping[str, pd.DataFrame]) -> None:
-        experiment, validation = self.experiment, tables["validation"]
-        task, parts = experiment.task, experiment.parts
-        painted = scoring.paints(task, parts)
-        weights = scoring.weights(task, validation, experiment.selection_threshold) if painted else None
-        for name in _SETS:
-            scoring.write_tables(self.fold, selection, name, tables[name], task, parts, weights)
+    def _write_selection(self, selection: str, tables: Tables) -> None:
+        folder, validation = self.folder, tables["validation"]
+        weights = scoring.vote_weights(folder, validation, self.recipe.selection_threshold)
+        for name in SETS:
+            scoring.write_tables(folder, self.fold, selection, name, tables[name], weights)
         if weights is not None:
-            shape, affine = self._space()
-            scoring.write_part_accuracy(self.fold, selection, validation, weights, parts, shape, affine)
+            scoring.write_part_accuracy(self.fold, selection, validation, weights, self.train)
 
-    def _space(self) -> tuple[tuple[int, int, int], Any]:
-        first = self.train.sessions.iloc[0]
-        who = first["participant_id"], first["session_id"], first.get("cohort")
-        return self.experiment.caps.shape(*who), self.experiment.caps.affine(*who)
-
-    def _gather_history(self) -> None:
-        tables = []
-        for part in self.train.part_ids:
-            table = storage.read_table(self.fold.training(part), required=())
-            table.insert(0, "network", part)
-            tables.append(table)
-        storage.write_table(pd.concat(tables, ignore_index=True), self.fold.training())
-
-    def _reconstruct(self, models: Mapping[int, torch_nn.Module]) -> None:
-        if not self.experiment.reconstructions:
-            return
-        for name, dataset in zip(_SETS, (self.train, self.validation), strict=True):
-            first = dataset.without_augmentation()
-            if self._writes:
-                reconstructions.write(self.fold.tables / name, models, first, self._space()[1])
+    def _reconstruct(self, models: Models) -> None:
+        if self.recipe.reconstructions and self._writes:
+            for name, dataset in self.sets.items():
+                reconstructions.write(self.fold.tables / name, models, dataset.without_augmentation())
 
     @contextmanager
-    def _held(self, part: int | None, *, wait: bool = False) -> Iterator[None]:
-        """Hold the lock of the fold or of one network; with several ranks the first one does."""
+    def _hold(self, part: int | None, *, wait: bool = False) -> Iterator[None]:
+        """Hold the lock of the fold or of one network, in rank 0."""
         what = f"split {self.fold.index}" + ("" if part is None else f", network {part}")
         with ExitStack() as stack:
             if self._writes:
                 stack.enter_context(hold(self.fold.lock(part), f"{what} of {self.fold.root}", wait=wait))
             yield
-
-
-def _free_memory(device: str) -> int:
-    """Give the free bytes of the memory that networks are trained in."""
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    if sys.platform == "linux":
-        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return 8 << 30  # no figure is to be had: a small machine's

@@ -1,122 +1,116 @@
-"""Whether a result folder holds the beginning of this very experiment, so that a run may go on there."""
+"""The check that a result folder contains the start of the same experiment."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from neurocnn import data, engine, storage
+from neurocnn import data, storage
+from neurocnn.engine.fingerprint import describe_changes, differences, forbidden_changes
 from neurocnn.errors import SettingError
+from neurocnn.experiment.recipe import Recipe
+from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import COMMANDLINE, Fold
-from neurocnn.results.scoring import last_table
-from neurocnn.results.settings import Settings, custom_names, differences, read_settings
+from neurocnn.results.settings import Settings, custom_names, read_settings
+from neurocnn.storage.identity import IMAGE, key_columns
 
 _LOGGER = logging.getLogger("neurocnn")
-#: What may differ when a run goes on: it changes no number.
-_FREE = (
-    "neurocnn",
-    "trainer.n_workers",
-    "trainer.device",
-    "trainer.checkpoint_seconds",
-    "trainer.rank_seconds",
-    "caps.cache_bytes",
-    "networks_at_once",
-)
-#: What may change as long as nothing is scored: what is done cannot follow.
-_UNTIL_SCORED = ("trainer.epochs", "selection_threshold")
 
 
-def check(
-    folder: Path, settings: Settings, splits: Sequence[data.Split], task: engine.Task, parts: Any
-) -> None:
-    """Refuse a folder that holds something else than the beginning of an experiment.
+def check_resumable(where: ResultFolder, settings: Settings, splits: Sequence[data.Split]) -> None:
+    """Refuse a folder that contains anything but the start of an experiment with these settings.
 
     Parameters
     ----------
-    folder
-        It may be missing or empty.
+    where
+        Result folder, which may be missing or empty.
     settings
-        Those of the experiment, as `commandline.json` has them.
-    splits, task, parts
-        Those of the experiment.
+        Settings of the experiment, as in `commandline.json`.
+    splits
+        Splits of the experiment.
 
     Raises
     ------
     SettingError
-        It is a file, holds other files, other settings (the message names them), or other sessions.
+        If it is a file, or contains other files, settings (the message names them) or sessions.
 
     Examples
     --------
-    >>> task, parts = engine.classification(), data.WholeImage()
-    >>> check(tmp / "new", {"multi": True}, [], task, parts)
+    >>> check_resumable(ResultFolder(tmp / "new", engine.classification(), "image"), {"multi": True}, [])
     >>> _ = (tmp / "thesis.txt").write_text("years of work")
-    >>> check(tmp, {"multi": True}, [], task, parts)  # doctest: +ELLIPSIS
+    >>> check_resumable(ResultFolder(tmp, engine.classification(), "image"), {"multi": True}, [])
     Traceback (most recent call last):
-    neurocnn.errors.SettingError: ... is not empty and holds no commandline.json; choose another folder
+    neurocnn.errors.SettingError: ...: not empty and without commandline.json; choose another folder
     """
-    path = folder / COMMANDLINE
-    if path.is_file():
-        own = sorted({name for value in settings.values() for name in custom_names(value)})
-        if own:
-            _LOGGER.warning(
-                "%s: going on with your own code (%s), which is compared by name only: if it has changed, use "
-                "another folder",
-                folder,
-                ", ".join(own),
-            )
-        folds = [Fold(folder, split.index, task.name) for split in splits]
-        done = [fold.index for fold in folds if last_table(fold, task, parts).is_file()]
-        begun = [fold.index for fold in folds if any(fold.state.glob("cnn-*/*_prediction.tsv"))]
-        _compare_settings(path, settings, {"trainer.epochs": done + begun, "selection_threshold": done})
-        for fold, split in zip(folds, splits, strict=True):
-            _compare_sessions(fold, split)
-    elif folder.exists() and not folder.is_dir():
-        raise SettingError(f"{folder} is a file; give a folder for the results")
-    elif folder.is_dir() and not all(map(_is_being_written, folder.iterdir())):
-        raise SettingError(f"{folder} is not empty and holds no {COMMANDLINE}; choose another folder")
+    root = where.root
+    if where.settings.is_file():
+        _warn_of_custom_code(root, settings)
+        _compare_settings(where, settings, splits)
+        for split in splits:
+            _compare_sessions(where.fold(split.index), split)
+    elif root.exists() and not root.is_dir():
+        raise SettingError(f"{root}: a file; expected a folder for the results")
+    elif root.is_dir() and not all(map(_is_being_written, root.iterdir())):
+        raise SettingError(f"{root}: not empty and without {COMMANDLINE}; choose another folder")
 
 
-def is_changed(there: Settings, now: Settings) -> bool:
-    """Whether settings differ that may change as long as nothing is scored.
+def has_new_values(saved: Settings, new: Settings) -> bool:
+    """Return whether settings differ that may change until a split is scored.
 
     Examples
     --------
-    >>> is_changed({"trainer": {"epochs": 5}}, {"trainer": {"epochs": 9}})
+    >>> has_new_values({"trainer": {"epochs": 5}}, {"trainer": {"epochs": 9}})
     True
     """
-    return any(item.startswith(_UNTIL_SCORED) for item in differences(there, now))
+    rules = Recipe.rules()
+    return any(rules.get(name) in ("grow", "until scored") for name in differences(saved, new))
+
+
+def _warn_of_custom_code(root: Path, settings: Settings) -> None:
+    own = sorted({name for value in settings.values() for name in custom_names(value)})
+    if own:
+        _LOGGER.warning(
+            "%s: resuming with custom code (%s), which is compared by name only: use another folder if it has changed",
+            root,
+            ", ".join(own),
+        )
+
+
+def _compare_settings(where: ResultFolder, new: Settings, splits: Sequence[data.Split]) -> None:
+    saved, rules = read_settings(where.settings), Recipe.rules()
+    changes = forbidden_changes(saved, new, rules)
+    # The number of epochs may change in any way until a network has results.
+    changes.pop("trainer.epochs", None)
+    if changes:
+        raise SettingError(
+            f"{where.root}: the folder contains another experiment; these settings differ (folder → now): "
+            f"{describe_changes(changes)}; use the same settings to resume it, or another folder"
+        )
+    folds = [where.fold(split.index) for split in splits]
+    done = [fold.index for fold in folds if where.is_done(fold)]
+    predicted = [fold.index for fold in folds if any(fold.state.glob("cnn-*/*_prediction.tsv"))]
+    found = differences(saved, new)
+    for name, fixed in (("trainer.epochs", done + predicted), ("selection_threshold", done)):
+        if fixed and name in found:
+            raise SettingError(
+                f"{where.root}: splits {fixed} have results of other settings (folder → now): "
+                f"{describe_changes({name: found[name]})}; expected the same in all splits; use the same settings to "
+                "resume, or another folder"
+            )
 
 
 def _is_being_written(path: Path) -> bool:
-    """Whether a file is that with which another task of a job array has just begun the folder."""
+    """Return whether `path` is the settings file, which a parallel task writes first."""
     return path.name == COMMANDLINE or path.name.startswith(f".{COMMANDLINE}.")
 
 
-def _compare_settings(path: Path, now: Settings, fixed: Mapping[str, list[int]]) -> None:
-    """`fixed` has the splits that hold to a setting that may change until then."""
-    found = differences(read_settings(path), now)
-    differing = [item for item in found if not item.startswith((*_FREE, *_UNTIL_SCORED))]
-    if differing:
-        raise SettingError(
-            f"{path.parent} holds another experiment; these settings differ (there → now): "
-            f"{'; '.join(differing)}. Use the same settings to go on, or another folder"
-        )
-    for name, splits in fixed.items():
-        late = [item for item in found if item.startswith(name)]
-        if late and splits:
-            raise SettingError(
-                f"{path.parent}: splits {splits} have results of other settings (there → now): {late[0]}, and all "
-                "splits must be made alike. Use the same settings to go on, or another folder"
-            )
-
-
 def _compare_sessions(fold: Fold, split: data.Split) -> None:
-    for name, now in (("train", split.train), ("validation", split.validation)):
-        if fold.sessions(name).is_file():
-            there = storage.read_table(fold.sessions(name))
-            key = [column for column in ("cohort", "participant_id", "session_id") if column in there]
-            if there[key].to_numpy().tolist() != now[key].to_numpy().tolist():
+    for name, new in (("train", split.train), ("validation", split.validation)):
+        path = fold.sessions(name)
+        if path.is_file():
+            saved = storage.read_table(path)
+            key = key_columns(saved.columns, IMAGE)
+            if saved[key].to_numpy().tolist() != new.reindex(columns=key).to_numpy().tolist():
                 raise SettingError(
-                    f"{fold.sessions(name)} holds other sessions ({len(there)}) than the split that was given "
-                    f"({len(now)}); use the same splits to go on, or another folder"
+                    f"{path}: {len(saved)} other sessions than those of the split ({len(new)}); use the same splits to "
+                    "resume, or another folder"
                 )

@@ -1,13 +1,12 @@
-"""Where the weights of a transfer come from.
+"""The source of a transfer: where the first weights come from, and whom they have seen.
 
-A source is a result folder of neurocnn, what users already have (a result folder of ClinicaDL 0.2.1, a MAPS folder
-of ClinicaDL 1.x, a bare checkpoint), or a module in memory. Split k takes the weights of the source's split k.
+A source is a result folder of neurocnn, one of ClinicaDL 0.2.1, a MAPS folder of ClinicaDL 1.x, a single checkpoint, or
+a module in memory. Split k uses the weights of the source's split k.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,101 +14,106 @@ from torch import nn as torch_nn
 
 from neurocnn import nn, storage
 from neurocnn.errors import NotFoundError, SettingError
-from neurocnn.results import leakage as seen
+from neurocnn.errors.arguments import argument_error
+from neurocnn.results import leakage
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.settings import read_settings
 
-#: How ClinicaDL 1.x abbreviates the metrics in its folders' names.
+#: Folder names of ClinicaDL 1.x.
 _ABBREVIATIONS = {
     "best_balanced_accuracy": ("best-balanced_accuracy", "best-BA"),
     "best_loss": ("best-loss",),
 }
 
 
-def as_source(value: Any) -> Path | torch_nn.Module | None:
-    """Give `transfer_from` as a path or a module.
+#: A result folder or checkpoint, or a module.
+Source = Path | torch_nn.Module
+
+
+def as_source(value: object) -> Source | None:
+    """Return `transfer_from` as a path or a module.
 
     Raises
     ------
     NotFoundError
-        The path does not exist.
+        If the path does not exist.
     SettingError
-        It is something else.
+        If it is something else.
     """
     if value is None or isinstance(value, torch_nn.Module):
         return value
     value = getattr(value, "folder", value)  # a Results
     if not isinstance(value, str | Path):
-        raise SettingError(f"transfer_from={value!r}: expected a result folder, a checkpoint or a module")
+        raise argument_error("transfer_from", value, "a result folder, a checkpoint or a module")
     path = Path(value)
     if not path.exists():
-        raise NotFoundError(f"transfer_from={str(path)!r}: there is no such file or folder")
+        raise NotFoundError(f"transfer_from={str(path)!r}; expected an existing file or folder")
     return path
 
 
 def weights(
-    source: Path | torch_nn.Module,
+    source: Source,
     split: int,
     network: int | None,
     selection: str,
     classes: Sequence[str] | None = None,
 ) -> Mapping[str, torch.Tensor]:
-    """Give the source's weights for one split and network, by our names.
+    """Return the source's weights for one split and network, with the names of neurocnn.
 
     Parameters
     ----------
     source
-        What `as_source` gives.
+        See `as_source`.
     split
-        The index of the split.
+        Index of the split.
     network
-        The part_id of the target's network, None where one network serves all parts. A source with one
-        network serves every network.
+        part_id of the target's network; None if one network serves all parts. A source with a single network is used
+        for every network.
     selection
-        Which best model of a CNN; an autoencoder has ``best_loss`` only.
+        Best model of a CNN; an autoencoder has only ``best_loss``.
     classes
-        Those of the target, if it has any.
+        Classes of the target, if it has any.
 
     Raises
     ------
     NotFoundError
-        There is no such model; the message says what was looked for.
+        If there is no such model; the message names the path.
     """
     if isinstance(source, torch_nn.Module):
         return source.state_dict()
     with warnings.catch_warnings():
         if classes is not None and list(classes) == sorted(classes):
-            # so does ClinicaDL 1.x, whose outputs are then right as they are
-            warnings.filterwarnings("ignore", message=".*sorts its labels")
+            # ClinicaDL 1.x sorts its classes too, so that the order of its outputs is correct.
+            warnings.filterwarnings("ignore", message=".*output_order=None")
         return nn.read_weights(checkpoint(source, split, network, selection))
 
 
 def checkpoint(source: Path, split: int, network: int | None, selection: str) -> Path:
-    """Give the path of the checkpoint that `weights` reads."""
+    """Return the path of the checkpoint that `weights` reads."""
     if source.is_file():
         return source
     for folder in (source / f"split-{split}", source / f"fold-{split}"):
         if any(folder.glob("best-*")):
-            return _in_maps(folder, network, selection)
+            return _checkpoint_in_maps(folder, network, selection)
     fold = Fold(source, split, "")
     if not fold.path.is_dir():
         raise NotFoundError(
-            f"{source}: neither fold-{split} (neurocnn, ClinicaDL 0.2.1) nor split-{split} (ClinicaDL 1.x) is "
-            "there; a transfer takes split k from the source's split k"
+            f"{source}: expected fold-{split} (neurocnn, ClinicaDL 0.2.1) or split-{split} (ClinicaDL 1.x); a "
+            "transfer uses split k of the source for split k"
         )
     if _is_ours(source) and fold.state.exists():
-        raise SettingError(f"{fold.path}: this training has not ended; run it to its end before a transfer")
+        raise SettingError(f"{fold.path}: the training has not ended; finish it before the transfer")
     several = any((fold.path / "models").glob("cnn-*"))
     if several and network is None:
-        raise SettingError(f"{source} has one network for each part, which cannot start one network for all")
+        raise SettingError(f"{source}: one network per part; expected a single one, or use multi=True")
     network = network if several else None
     return _selected(fold.model(selection, network), fold.model("best_loss", network), "best_*")
 
 
-def _in_maps(folder: Path, network: int | None, selection: str) -> Path:
+def _checkpoint_in_maps(folder: Path, network: int | None, selection: str) -> Path:
     several = any(folder.glob("best-*/network-*_model.pth.tar"))
     if several and network is None:
-        raise SettingError(f"{folder} has one network for each part, which cannot start one network for all")
+        raise SettingError(f"{folder}: one network per part; expected a single one, or use multi=True")
     name = f"network-{network}_model.pth.tar" if several else "model.pth.tar"
     names = _ABBREVIATIONS.get(selection, (selection.replace("best_", "best-", 1),))
     wanted = [folder / candidate / name for candidate in names]
@@ -118,7 +122,7 @@ def _in_maps(folder: Path, network: int | None, selection: str) -> Path:
 
 
 def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
-    """Give the checkpoint of a selection; autoencoders and regressions are selected by loss alone."""
+    """Return the checkpoint of a selection; autoencoders and regressions have only ``best_loss``."""
     if wanted.is_file():
         return wanted
     folder = wanted.parents[1]
@@ -126,29 +130,29 @@ def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
     if there == [by_loss.parent.name]:
         return by_loss
     raise NotFoundError(
-        f"no model to transfer from: there is no {wanted}; in {folder} there are: {', '.join(there) or 'none'}"
+        f"{wanted}: no such model to transfer from; {folder} contains: {', '.join(there) or 'none'}"
     )
 
 
-def whom(source: Path | torch_nn.Module, split: int) -> pd.DataFrame:
-    """Give whom the source of one split has seen, as `seen.record` takes it.
+def source_participants(source: Source, split: int) -> pd.DataFrame:
+    """Return the participants that the source of one split has seen, see `leakage.record_seen`.
 
-    A source that does not say is recorded as unknown, with a warning.
+    A source without a record is recorded as unknown, with a warning.
     """
     if isinstance(source, Path) and _is_ours(source):
         if not Fold(source, split, "").seen.is_file():
             raise NotFoundError(
-                f"{source}: its split {split} has not been run; a transfer takes split k from the source's split k. "
-                "Run that first, with the same splits"
+                f"{source}: split {split} has not been run; a transfer uses split k of the source for split k; run it "
+                "first, with the same splits"
             )
         return storage.read_table(Fold(source, split, "").seen, required=("participant_id", "role"))
     what = type(source).__name__ if isinstance(source, torch_nn.Module) else str(source)
     warnings.warn(
-        f"transfer from {what}: it does not say which participants it has seen. Make sure yourself that none "
-        "of them is in a validation or test set",
+        f"transfer from {what}: the participants that it has seen are unknown; check that none of them is in a "
+        "validation or test set",
         stacklevel=2,
     )
-    return seen.unknown()
+    return leakage.unknown_source()
 
 
 def _is_ours(folder: Path) -> bool:

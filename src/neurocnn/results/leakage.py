@@ -1,7 +1,7 @@
-"""Whom a model has seen, and the one check that it is not judged on them.
+"""Participants that a model has seen, and the check that it is not evaluated on them.
 
-`seen.tsv` has a row a participant and role: ``train``, ``validation`` (the selection saw them), the same of the
-transfer's source with ``source_`` in front, and one row ``source_unknown`` where a source does not say.
+`seen.tsv` has one row per participant and role: ``train``, ``validation`` (seen by the selection), the same roles of
+the transfer's source with the prefix ``source_``, and one row ``source_unknown`` if the source has no record.
 """
 
 from collections.abc import Iterable
@@ -9,96 +9,98 @@ from collections.abc import Iterable
 import pandas as pd
 
 from neurocnn.errors import LeakError, TableError
+from neurocnn.storage.identity import COHORT, PARTICIPANT, key_columns
 
 UNKNOWN = "source_unknown"
-#: The roles in which a participant changed the weights.
+#: Roles in which a participant changed the weights.
 TRAINED = ("train", "source_train")
-_KEY = ["cohort", "participant_id"]
 
 
-def record(train: pd.DataFrame, validation: pd.DataFrame, source: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Give the table of whom a model has seen.
+def record_seen(
+    train: pd.DataFrame, validation: pd.DataFrame, source: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Return the table of participants that a model has seen.
 
     Parameters
     ----------
     train, validation
-        Sessions with ``participant_id`` and, where there are several, ``cohort``.
+        Sessions with ``participant_id`` and, for several cohorts, ``cohort``.
     source
-        The same table of the transfer's source, None without a transfer.
+        Table of the transfer's source, None without a transfer.
 
     Examples
     --------
     >>> train, validation = ({"participant_id": [name]} for name in ("sub-01", "sub-02"))
-    >>> record(pd.DataFrame(train), pd.DataFrame(validation))
+    >>> record_seen(pd.DataFrame(train), pd.DataFrame(validation))
       participant_id        role
     0         sub-01       train
     1         sub-02  validation
     """
-    pieces = [_participants(train).assign(role="train"), _participants(validation).assign(role="validation")]
+    pieces = [
+        sessions[key_columns(sessions, PARTICIPANT)].assign(role=role)
+        for role, sessions in (("train", train), ("validation", validation))
+    ]
     if source is not None:
         own = source["role"].where(source["role"].str.startswith("source_"), "source_" + source["role"])
         pieces.append(source.assign(role=own))
     table = pd.concat(pieces, ignore_index=True).drop_duplicates(ignore_index=True)
-    return table[[*[name for name in _KEY if name in table], "role"]]
+    return table[[*key_columns(table, PARTICIPANT), "role"]]
 
 
-def unknown() -> pd.DataFrame:
-    """The table of a source that does not say whom it has seen."""
+def unknown_source() -> pd.DataFrame:
+    """Return the table of a source without a record of the participants that it has seen."""
     return pd.DataFrame({"participant_id": ["n/a"], "role": [UNKNOWN]})
 
 
-def check(seen: pd.DataFrame, sessions: pd.DataFrame, what: str, roles: Iterable[str] | None = None) -> None:
-    """Refuse sessions whose participants were seen.
+def check_unseen(
+    seen: pd.DataFrame, sessions: pd.DataFrame, where: str, roles: Iterable[str] | None = None
+) -> None:
+    """Refuse sessions of participants that were seen.
 
     Parameters
     ----------
     seen
-        What `record` gives. Participants are compared with their cohort where both sides know it, by name alone
-        otherwise: a source with one cohort says none, and its participants may be those of any.
+        See `record_seen`. Cohorts count only if both tables have them; a row without a cohort may be a
+        participant of any.
     sessions
-        Those that shall be judged.
-    what
-        Who shall not have been seen by whom, for the message.
+        Sessions to be evaluated.
+    where
+        Start of the message.
     roles
-        The roles that count; all by default.
+        Roles that count; all by default.
 
     Raises
     ------
     LeakError
-        With the participants and their roles.
+        If a participant was seen; with the participants and their roles.
     TableError
-        The sessions have no column ``participant_id``.
+        If the sessions have no column ``participant_id``.
 
     Examples
     --------
-    >>> known = record(*(pd.DataFrame({"participant_id": [name]}) for name in ("sub-01", "sub-02")))
-    >>> check(known, pd.DataFrame({"participant_id": ["sub-03"]}), "test")
-    >>> check(known, pd.DataFrame({"participant_id": ["sub-01"]}), "test")  # doctest: +ELLIPSIS
+    >>> known = record_seen(*(pd.DataFrame({"participant_id": [name]}) for name in ("sub-01", "sub-02")))
+    >>> check_unseen(known, pd.DataFrame({"participant_id": ["sub-03"]}), "test")
+    >>> check_unseen(known, pd.DataFrame({"participant_id": ["sub-01"]}), "test")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    neurocnn.errors.LeakError: test: 1 participants were seen before: sub-01 train; leave them out ...
+    neurocnn.errors.LeakError: test: 1 participants were seen in training: sub-01 train; leave them out ...
     """
     if "participant_id" not in sessions:
-        raise TableError(
-            f"{what}: the sessions have no column participant_id; there are: {', '.join(map(str, sessions))}"
-        )
+        columns = ", ".join(map(str, sessions))
+        raise TableError(f"{where}: columns of the sessions: {columns}; expected participant_id among them")
     if roles is not None:
         seen = seen[seen["role"].isin(list(roles))]
-    key = [name for name in _KEY if name in seen and name in sessions]
-    met = seen.merge(sessions[key].drop_duplicates(), on=key)
-    if "cohort" in key:
-        nameless = seen[seen["cohort"].isna()].drop(columns="cohort")
-        met = pd.concat([met, nameless.merge(sessions[key].drop_duplicates(), on="participant_id")])
-    if len(met):
+    key = [name for name in PARTICIPANT if name in seen and name in sessions]
+    known = seen.merge(sessions[key].drop_duplicates(), on=key)
+    if COHORT in key:
+        nameless = seen[seen[COHORT].isna()].drop(columns=COHORT)
+        known = pd.concat([known, nameless.merge(sessions[key].drop_duplicates(), on="participant_id")])
+    if len(known):
         people: dict[tuple[str, ...], list[str]] = {}
-        for *who, role in met[[*key, "role"]].drop_duplicates().itertuples(index=False, name=None):
-            people.setdefault(tuple(map(str, who)), []).append(str(role))
-        names = [f"{' '.join(who)} {'/'.join(roles)}" for who, roles in people.items()]
+        for *person, role in known[[*key, "role"]].drop_duplicates().itertuples(index=False, name=None):
+            people.setdefault(tuple(map(str, person)), []).append(str(role))
+        names = [f"{' '.join(person)} {'/'.join(roles)}" for person, roles in people.items()]
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         raise LeakError(
-            f"{what}: {len(names)} participants were seen before: {', '.join(names[:10])}{more}; leave them out "
-            "or use a model that has not seen them"
+            f"{where}: {len(names)} participants were seen in training: {', '.join(names[:10])}{more}; leave them "
+            "out or use a model that has not seen them"
         )
-
-
-def _participants(sessions: pd.DataFrame) -> pd.DataFrame:
-    return sessions[[name for name in _KEY if name in sessions]].drop_duplicates()

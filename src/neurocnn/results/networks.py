@@ -1,6 +1,7 @@
-"""The networks of an experiment: built for its task, and read back with the weights that they ended with."""
+"""Networks of an experiment: built for its task, or read back with their trained weights."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,51 +9,59 @@ from torch import nn as torch_nn
 
 from neurocnn import engine, nn
 from neurocnn.errors import ModelError
+from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.storage.tensors import load_tensors
 
 
-def build(
-    architecture: Any, input_shape: tuple[int, ...], task: engine.Task, options: Mapping[str, Any]
-) -> torch_nn.Module:
-    """Build the network of a task: the architecture itself, or the autoencoder derived from it.
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """What determines a network, except its weights.
 
     Parameters
     ----------
     architecture, options
-        As for `create_model`.
+        See `create_model`.
     input_shape
         (C, H, W) or (C, D, H, W).
     task
-        It says how many outputs there are; a reconstruction takes an autoencoder.
+        Task, which sets the number of outputs; a reconstruction needs an autoencoder.
 
     Examples
     --------
-    >>> type(build("Conv3_FC1", (1, 8, 8, 8), engine.reconstruction(), {})).__name__
+    >>> type(NetworkRecipe("Conv3_FC1", {}, (1, 8, 8, 8), engine.reconstruction()).build()).__name__
     'CNN_Transformer'
     """
-    model = nn.create_model(architecture, input_shape, n_outputs=task.n_outputs, **options)
-    return nn.CNN_Transformer(model) if task.name == "reconstruction" else model
 
+    architecture: ArchitectureLike
+    options: Mapping[str, Any]
+    input_shape: tuple[int, ...]
+    task: engine.Task
 
-def read(
-    path: Path, architecture: Any, input_shape: tuple[int, ...], task: engine.Task, options: Mapping[str, Any]
-) -> torch_nn.Module:
-    """Build a network and give it the weights of a file of this experiment, in evaluation mode.
+    def build(self) -> torch_nn.Module:
+        """Return a new network: the architecture itself, or the autoencoder derived from it."""
+        n_outputs = self.task.n_outputs
+        model = nn.create_model(self.architecture, self.input_shape, n_outputs=n_outputs, **self.options)
+        return nn.CNN_Transformer(model) if self.task.reconstructs else model
 
-    Raises
-    ------
-    NotFoundError, CheckpointError
-        The file is missing or damaged.
-    ModelError
-        Its weights do not fit the architecture.
-    """
-    # Not `nn.read_weights`: these are the names of this very network, whatever they look like.
-    state = load_tensors(path)["model"]
-    if architecture == "resnet18":
-        options = {**options, "weights": None}  # all weights come from the file
-    model = build(architecture, input_shape, task, options)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelError(f"{path} does not fit the architecture of these settings: {error}") from error
-    return model.eval()
+    def read(self, path: Path) -> torch_nn.Module:
+        """Return a network with the weights of a file of this experiment, in evaluation mode.
+
+        Raises
+        ------
+        NotFoundError, CheckpointError
+            If the file is missing or damaged.
+        ModelError
+            If its weights do not fit the architecture.
+        """
+        # Not `nn.read_weights`, which would rename weights that look like those of other programs.
+        state = load_tensors(path)["model"]
+        recipe = self
+        if self.architecture == "resnet18":
+            # All weights come from the file, so that ImageNet's are not needed.
+            recipe = replace(self, options={**self.options, "weights": None})
+        model = recipe.build()
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ModelError(f"{path} does not fit the architecture of these settings: {error}") from error
+        return model.eval()

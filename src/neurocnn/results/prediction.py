@@ -1,8 +1,8 @@
-"""New data, judged by the models of a result folder and written into it."""
+"""Predictions for new data with the models of a result folder, written into it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -10,152 +10,160 @@ from torch import nn as torch_nn
 
 from neurocnn import data, engine, storage
 from neurocnn.engine.inputs import image_targets
-from neurocnn.errors import LeakError, SettingError
-from neurocnn.results import leakage as seen
-from neurocnn.results import scoring
+from neurocnn.errors import SettingError
+from neurocnn.errors.arguments import argument_error, check_instance
+from neurocnn.results.folder import ResultFolder
+from neurocnn.results.leakage import check_unseen
 from neurocnn.results.paths import Fold
+from neurocnn.results.scoring import first_image, metrics_row, vote_weights, write_tables
+from neurocnn.storage.identity import IMAGE as IMAGE_KEY
+from neurocnn.storage.identity import interleave_parts, key_columns
 
-if TYPE_CHECKING:
-    from neurocnn.results.results import Results
+#: One network for all parts, or one per part_id.
+Networks = torch_nn.Module | Mapping[int, torch_nn.Module]
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that could not stand in file names, or that is taken.
+class Evaluation(TypedDict):
+    """How networks are evaluated, see `Trainer`."""
+
+    batch_size: int
+    n_workers: int
+    precision: str
+
+
+def check_name(name: object) -> str:
+    """Return the name of a data set if it can be part of file names and is not used by training.
 
     Examples
     --------
     >>> check_name("test")
-    >>> check_name("train")  # doctest: +ELLIPSIS
+    'test'
+    >>> check_name("train")
     Traceback (most recent call last):
-    neurocnn.errors.SettingError: name='train': expected letters, digits and underscores, ...
+    neurocnn.errors.SettingError: name='train'; expected letters, digits and _, except 'train' and 'validation'
     """
     if not isinstance(name, str) or name in ("train", "validation") or not name.isidentifier():
-        raise SettingError(
-            f"name={name!r}: expected letters, digits and underscores, and neither train nor validation"
-        )
+        raise argument_error("name", name, "letters, digits and _, except 'train' and 'validation'")
+    return name
 
 
-def make_dataset(results: "Results", caps: data.Caps, sessions: pd.DataFrame) -> data.CapsDataset:
-    """Cut and transform new images as in training; labels where there are any.
+def make_dataset(
+    caps: data.Caps,
+    sessions: pd.DataFrame,
+    *,
+    label: str | None,
+    parts: data.Parts,
+    transform: Callable[..., Any] | None,
+    image_shape: Sequence[int],
+) -> data.CapsDataset:
+    """Return the data set of new images, prepared as in training, with labels if there are any.
 
     Raises
     ------
     SettingError
-        An argument is of another kind, or the images have another shape than those of the training.
+        If the images have another shape than those of the training.
     """
-    if not isinstance(caps, data.Caps):
-        raise SettingError(f"caps={caps!r}: expected an nc.Caps")
-    if not isinstance(sessions, pd.DataFrame):
-        raise SettingError(
-            f"sessions is a {type(sessions).__name__}: expected a table, as nc.read_table gives it"
-        )
-    label = results.task.label
+    check_instance("caps", caps, data.Caps, "an nc.Caps")
+    check_instance("sessions", sessions, pd.DataFrame, "a table such as that of nc.read_table")
     labelled = label in sessions and sessions[label].notna().any()
     dataset = data.CapsDataset(
-        caps,
-        sessions,
-        parts=results.parts,
-        label=label if labelled else None,
-        transform=results.setting("transform"),
+        caps, sessions, parts=parts, label=label if labelled else None, transform=transform
     )
-    first = dataset.sessions.iloc[0]
-    shape = caps.shape(first["participant_id"], first["session_id"], first.get("cohort"))
-    trained = tuple(results.settings["image_shape"])
+    shape, trained = caps.shape(*first_image(dataset)), tuple(image_shape)
     if shape != trained:
         raise SettingError(
-            f"the images have shape {shape}, those of the training {trained}: the same parts would hold other "
-            "regions; give images of the same preprocessing"
+            f"image shape={shape}; expected {trained}, that of the training, because the same parts would contain "
+            "other regions; use images of the same preprocessing"
         )
     return dataset
 
 
-def check(results: "Results", fold: Fold, dataset: data.CapsDataset, name: str) -> None:
-    """Refuse participants whom the fold's models have seen, and a name under which other data were predicted.
+def check_new_data(folder: ResultFolder, fold: Fold, dataset: data.CapsDataset, name: str) -> None:
+    """Refuse participants that the fold's models have seen, and a name of other predicted data.
 
     Raises
     ------
     LeakError
-        With the participants and their roles.
+        If participants were seen; with their roles.
     SettingError
-        The name is taken by other sessions or other labels.
+        If the name is used for other sessions or other labels.
     TableError
-        A label is unknown.
+        If a label is unknown.
     """
-    table = storage.read_table(fold.seen, required=("participant_id", "role"))
-    try:
-        seen.check(table, dataset.sessions, "prediction on new data")
-    except LeakError as error:
-        raise LeakError(f"{fold.path}: {error}") from None
-    targets = image_targets(results.task, dataset) if dataset.label is not None else None
-    path = fold.table(results.selections[0], name, str(results.parts.name), "prediction")
+    seen = storage.read_table(fold.seen, required=("participant_id", "role"))
+    check_unseen(seen, dataset.sessions, f"{fold.path}: prediction on new data")
+    targets = image_targets(folder.task, dataset) if dataset.label is not None else None
+    path = fold.table(folder.selections[0], name, folder.parts, "prediction")
     if path.is_file():
         _check_same(storage.read_table(path), dataset.sessions, targets, path)
 
 
-def _check_same(before: pd.DataFrame, sessions: pd.DataFrame, targets: list[Any] | None, path: Path) -> None:
-    key = [column for column in ("cohort", "participant_id", "session_id") if column in before]
-    there = before.drop_duplicates(key).set_index(key)["true_label"]
-    if set(key) > set(sessions) or set(there.index) != set(map(tuple, sessions[key].to_numpy())):
-        raise SettingError(f"{path} holds predictions of other sessions; choose another name")
-    if targets is not None and there.notna().all():
-        now = pd.Series(targets, index=pd.MultiIndex.from_frame(sessions[key]), dtype=float)
-        if not np.allclose(there.reindex(now.index).to_numpy(dtype=float), now, rtol=1e-5):
-            raise SettingError(f"{path} holds other labels of these sessions; choose another name")
+def _check_same(
+    saved: pd.DataFrame, sessions: pd.DataFrame, targets: Sequence[float] | None, path: Path
+) -> None:
+    key = key_columns(saved, IMAGE_KEY)
+    labels = saved.drop_duplicates(key).set_index(key)["true_label"]
+    if set(key) > set(sessions) or set(labels.index) != set(map(tuple, sessions[key].to_numpy())):
+        raise SettingError(f"{path} contains predictions of other sessions; choose another name")
+    if targets is not None and labels.notna().all():
+        new = pd.Series(targets, index=pd.MultiIndex.from_frame(sessions[key]), dtype=float)
+        if not np.allclose(labels.reindex(new.index).to_numpy(dtype=float), new, rtol=1e-5):
+            raise SettingError(f"{path} contains other labels of these sessions; choose another name")
 
 
-def predict(results: "Results", fold: Fold, selection: str, dataset: data.CapsDataset, name: str) -> None:
-    """Write the tables of one model and one set of new data, where they are not there yet."""
-    level = scoring.levels(results.task, results.parts)[-1]
-    reconstructs = results.task.name == "reconstruction"
-    last = fold.table(selection, name, level, "metrics" if dataset.label or reconstructs else "prediction")
-    if last.is_file() and not reconstructs:
+def predict_fold(
+    folder: ResultFolder,
+    fold: Fold,
+    selection: str,
+    name: str,
+    dataset: data.CapsDataset,
+    load: Callable[[], Networks],
+    evaluation: Evaluation,
+    threshold: float | None,
+) -> None:
+    """Write the tables of one model and one set of new data, unless they exist.
+
+    Parameters
+    ----------
+    folder, fold, selection, name
+        Location of the tables.
+    dataset
+        New data.
+    load
+        ``load()`` returns the trained networks; it is called only if tables are missing.
+    evaluation
+        How to evaluate them.
+    threshold
+        The experiment's `selection_threshold`.
+    """
+    content = "metrics" if dataset.label or folder.reconstructs else "prediction"
+    last = fold.table(selection, name, folder.levels[-1], content)
+    if last.is_file() and not folder.reconstructs:
         return
-    predictions = engine.evaluate(
-        _model(results, fold, selection, dataset), results.task, dataset, **_how(results)
-    )
-    if reconstructs and last.is_file():
-        _check_same_metrics(last, scoring.metrics_row(results.task, predictions, intervals=False))
+    predictions = engine.evaluate(load(), folder.task, dataset, **evaluation)
+    if folder.reconstructs and last.is_file():
+        _check_same_metrics(last, metrics_row(folder.task, predictions, intervals=False))
         return
     weights = None
-    if scoring.paints(results.task, results.parts):
-        validation = storage.read_table(fold.table(selection, "validation", results.parts.name, "prediction"))
-        weights = scoring.weights(results.task, validation, results.settings["selection_threshold"])
+    if folder.has_part_accuracy:
+        path = fold.table(selection, "validation", folder.parts, "prediction")
+        weights = vote_weights(folder, storage.read_table(path), threshold)
     if engine.find_ranks().rank == 0:
-        scoring.write_tables(fold, selection, name, predictions, results.task, results.parts, weights)
+        write_tables(folder, fold, selection, name, predictions, weights)
 
 
-def codes(results: "Results", fold: Fold, dataset: data.CapsDataset, selection: str | None) -> pd.DataFrame:
-    """Give the codes of one fold's autoencoders, with the column ``split`` in front."""
-    if results.settings["multi"]:
-        parts = [
-            engine.encode(
-                results.load_model(fold.index, selection, part), dataset.only_part(part), **_how(results)
-            )
-            for part in dataset.part_ids
-        ]
-        table = pd.concat(parts, keys=range(len(parts)), names=["part", "image"])
-        table = table.sort_index(level=["image", "part"]).reset_index(drop=True)
-    else:
-        table = engine.encode(results.load_model(fold.index, selection), dataset, **_how(results))
-    table.insert(0, "split", fold.index)
-    return table
+def encode_fold(networks: Networks, dataset: data.CapsDataset, evaluation: Evaluation) -> pd.DataFrame:
+    """Return the codes of one fold's autoencoders, in the order of the data set."""
+    if isinstance(networks, torch_nn.Module):
+        return engine.encode(networks, dataset, **evaluation)
+    tables = [
+        engine.encode(networks[part], dataset.only_part(part), **evaluation) for part in dataset.part_ids
+    ]
+    return interleave_parts(tables)
 
 
-def _model(
-    results: "Results", fold: Fold, selection: str, dataset: data.CapsDataset
-) -> torch_nn.Module | Mapping[int, torch_nn.Module]:
-    if results.settings["multi"]:
-        return {part: results.load_model(fold.index, selection, part) for part in dataset.part_ids}
-    return results.load_model(fold.index, selection)
-
-
-def _how(results: "Results") -> dict[str, Any]:
-    # The trainer itself may be custom; the device is that of this machine.
-    return {name: results.settings["trainer"][name] for name in ("batch_size", "n_workers", "precision")}
-
-
-def _check_same_metrics(path: Path, now: pd.DataFrame) -> None:
-    # No table says whose reconstructions were measured; other people have other numbers.
-    before = storage.read_table(path, required=())
-    if not np.allclose(before[list(now)].to_numpy(dtype=float), now.to_numpy(dtype=float), rtol=1e-2):
-        raise SettingError(f"{path} holds metrics of other sessions; choose another name")
+def _check_same_metrics(path: Path, new: pd.DataFrame) -> None:
+    # No table contains the sessions of reconstructions, but other images have other metrics.
+    saved = storage.read_table(path, required=())
+    if not np.allclose(saved[list(new)].to_numpy(dtype=float), new.to_numpy(dtype=float), rtol=1e-2):
+        raise SettingError(f"{path} contains metrics of other sessions; choose another name")

@@ -1,7 +1,8 @@
-"""The settings of an experiment as JSON, and back.
+"""Settings of an experiment as JSON, and back.
 
-`commandline.json` holds plain values and names that neurocnn knows. What a user wrote (a builder, a transform, an
-optimizer) is recorded as custom, by its name: code is never stored, so that `load` asks for it again.
+`commandline.json` contains plain values and names that neurocnn knows. Code of the user (a builder, a transform, an
+optimizer) is recorded as custom, by its name: code is not stored, and loading asks for it. What the tables of custom
+tasks and parts are called is recorded too, so that they can be read without the code.
 """
 
 import dataclasses
@@ -11,8 +12,7 @@ import platform
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -20,13 +20,17 @@ from neurocnn import data, engine
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.storage.files import write_whole
 
+#: Settings by name: plain values, and settings inside them.
 Settings = dict[str, Any]
 
+CUSTOM = "custom"
 _TASKS = ("classification", "regression", "reconstruction")
+#: Values that held before a setting was recorded, by type and field; for others its default held.
+_EARLIER: dict[str, Settings] = {}
 
 
-def encode(value: Any) -> Any:
-    """Give a setting as JSON has it.
+def encode(value: object) -> Any:
+    """Return a setting in its JSON form.
 
     Examples
     --------
@@ -43,7 +47,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, engine.Task):
         return _encode_task(value)
     if isinstance(value, data.Caps):
-        # Absolute: whoever loads it may stand in another folder.
+        # Absolute, because it may be loaded in another working directory.
         return _encode_fields(value) | {"root": _absolute(value.root)}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
@@ -51,12 +55,14 @@ def encode(value: Any) -> Any:
         return [encode(item) for item in value]
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("neurocnn."):
         return _encode_fields(value)
-    return {"custom": name_of(value)}
+    if isinstance(value, data.Parts) and not isinstance(value, type):
+        return {CUSTOM: qualified_name(value), "name": value.name}
+    return {CUSTOM: qualified_name(value)}
 
 
 def _encode_fields(value: Any) -> Settings:
-    fields = [field.name for field in dataclasses.fields(value) if field.init]
-    return {"type": type(value).__name__, **{name: encode(getattr(value, name)) for name in fields}}
+    names = [field.name for field in dataclasses.fields(value) if field.init]
+    return {"type": type(value).__name__, **{name: encode(getattr(value, name)) for name in names}}
 
 
 def _absolute(root: Any) -> Any:
@@ -65,86 +71,140 @@ def _absolute(root: Any) -> Any:
     return str(Path(root).absolute())
 
 
-def _encode_task(task: engine.Task) -> Any:
-    if task.name not in _TASKS:
-        return {"custom": f"task {task.name}"}
-    plain = getattr(engine, task.name)(**task.arguments)
-    fields = [field.name for field in dataclasses.fields(task)]
-    changed = [name for name in fields if not _same(getattr(task, name), getattr(plain, name))]
-    if changed:
-        found = (f"{name} {_named(getattr(task, name))}" for name in changed)
-        return {"custom": f"{task.name} with {', '.join(found)}"}
-    return {"type": task.name, **{name: encode(item) for name, item in task.arguments.items()}}
+def _encode_task(task: engine.Task) -> Settings:
+    fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+    name = f"task {task.name}"
+    if task.name in _TASKS:
+        plain = getattr(engine, task.name)(**task.arguments)
+        changed = {key: value for key, value in fields.items() if not _is_same(value, getattr(plain, key))}
+        if not changed:
+            return {"type": task.name, **{key: encode(item) for key, item in task.arguments.items()}}
+        name = (
+            f"{task.name} with {', '.join(f'{key} {_short_name(value)}' for key, value in changed.items())}"
+        )
+    return {CUSTOM: name, **{key: encode(value) for key, value in fields.items() if not callable(value)}}
 
 
-def _same(one: Any, other: Any) -> bool:
+def _is_same(one: object, other: object) -> bool:
     if isinstance(one, partial) and isinstance(other, partial):
         return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
     return bool(one == other)
 
 
-def _named(value: Any) -> str:
-    return name_of(value) if callable(value) else repr(value)
+def _short_name(value: object) -> str:
+    return qualified_name(value) if callable(value) else repr(value)
 
 
-def name_of(value: Any) -> str:
-    """The name under which a user finds a function, class or object again."""
-    named = value if hasattr(value, "__qualname__") else type(value)
+def qualified_name(value: object) -> str:
+    """Return module and name of a function or class, or of the class of an object."""
+    named: Any = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def is_custom(value: Any) -> bool:
-    """Whether an encoded setting, or one inside it, is known by name only."""
+def is_custom(value: object) -> bool:
+    """Return whether an encoded setting, or one inside it, is known by name only."""
     return bool(custom_names(value))
 
 
-def custom_names(value: Any) -> list[str]:
-    """Give the names of what is custom in an encoded setting.
+def custom_names(value: object) -> list[str]:
+    """Return the names of the custom values in an encoded setting.
 
     Examples
     --------
     >>> custom_names({"type": "Trainer", "epochs": 20, "optimizer": {"custom": "study.sgd"}})
     ['study.sgd']
     """
-    if isinstance(value, dict) and set(value) == {"custom"}:
-        return [str(value["custom"])]
+    if isinstance(value, dict) and CUSTOM in value:
+        return [str(value[CUSTOM])]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
     return [name for item in items for name in custom_names(item)]
 
 
 def decode(value: Any) -> Any:
-    """Rebuild a setting from what `encode` gave.
+    """Return the setting that `encode` encoded.
 
     Raises
     ------
     SettingError
-        A custom setting, or a type that this version does not know.
+        If the setting is custom, or of a type that this version does not know.
     """
     if isinstance(value, list):
         return [decode(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if set(value) == {"custom"}:
-        raise SettingError(f"{value['custom']} was written by the user and is not stored")
+    if CUSTOM in value:
+        raise SettingError(f"{value[CUSTOM]} is custom; expected a setting whose code is part of neurocnn")
     kind = value.get("type")
     arguments = {name: decode(item) for name, item in value.items() if name != "type"}
-    if kind is None:
-        return arguments
-    return _maker(str(kind))(**arguments)
+    return arguments if kind is None else _maker(str(kind))(**arguments)
 
 
 def _maker(kind: str) -> Callable[..., Any]:
-    places: tuple[ModuleType, ...] = (data, engine)
-    for place in places:
+    for module in (data, engine):
         if kind in _TASKS or kind[:1].isupper():
-            maker = getattr(place, kind, None)
+            maker: Callable[..., Any] | None = getattr(module, kind, None)
             if maker is not None:
-                return maker  # type: ignore[no-any-return]
-    raise SettingError(f"{kind!r} is unknown to this version of neurocnn; a newer one may have written it")
+                return maker
+    raise SettingError(
+        f"type={kind!r}; expected a type of this version of neurocnn; use the version that wrote it"
+    )
+
+
+def describe_task(value: Settings) -> engine.Task | None:
+    """Return an encoded task whose functions raise if it is custom, None if too little is recorded.
+
+    Examples
+    --------
+    >>> task = dataclasses.replace(engine.classification(), loss=lambda output, target: output)
+    >>> describe_task(encode(task)).classes
+    ('CN', 'AD')
+    """
+    if CUSTOM not in value:
+        task: engine.Task = decode(value)
+        return task
+    if "name" not in value:
+        return None
+
+    def code_needed(*arguments: object) -> NoReturn:
+        raise SettingError(f"task: {value[CUSTOM]} is custom; expected its code: Results(…, task=…)")
+
+    fields: Settings = {}
+    for field in dataclasses.fields(engine.Task):
+        if field.name in value:
+            found = value[field.name]
+            fields[field.name] = tuple(found) if isinstance(found, list) else found
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            fields[field.name] = code_needed
+    return engine.Task(**fields)
+
+
+def parts_name(value: Settings) -> str | None:
+    """Return the name of encoded parts, None if they are custom and it is not recorded."""
+    return str(decode(value).name) if CUSTOM not in value else value.get("name")
+
+
+def fill_missing(value: Any) -> Any:
+    """Return encoded settings with the values that held before a missing setting was recorded.
+
+    Examples
+    --------
+    >>> fill_missing({"trainer": {"type": "Trainer", "epochs": 3}})["trainer"]["batch_size"]
+    8
+    """
+    if not isinstance(value, dict):
+        return value
+    filled = {name: fill_missing(item) for name, item in value.items()}
+    kind = value.get("type")
+    if isinstance(kind, str) and kind[:1].isupper():
+        for field in dataclasses.fields(_maker(kind)):  # type: ignore[arg-type]
+            if field.init and field.name not in filled and field.default is not dataclasses.MISSING:
+                earlier = _EARLIER.get(kind, {})
+                filled[field.name] = earlier.get(field.name, encode(field.default))
+    return filled
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write `commandline.json`, whole or not at all."""
+    """Write `commandline.json`, completely or not at all."""
     with write_whole(path, "w") as file:
         json.dump(settings, file, indent=2, ensure_ascii=False)
         file.write("\n")
@@ -156,9 +216,9 @@ def read_settings(path: Path) -> Settings:
     Raises
     ------
     NotFoundError
-        There is none: this is no result folder.
+        If the file is missing: this is not a result folder.
     SettingError
-        It is no JSON object.
+        If it is not a JSON object.
 
     Examples
     --------
@@ -167,41 +227,19 @@ def read_settings(path: Path) -> Settings:
     {'multi': True}
     """
     if not path.is_file():
-        raise NotFoundError(f"{path}: there is no such file; {path.parent} is no result folder of neurocnn")
+        raise NotFoundError(f"{path} does not exist; {path.parent} is not a result folder of neurocnn")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SettingError(f"{path}: is no JSON ({error})") from error
+        raise SettingError(f"{path}: {error}; expected JSON; restore it from a copy") from error
     if not isinstance(settings, dict):
-        raise SettingError(f"{path}: holds no settings by name")
-    return settings
-
-
-def differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
-    """Give the names of the settings that differ, as ``trainer.batch_size: 8 → 16``.
-
-    Examples
-    --------
-    >>> differences({"multi": True, "trainer": {"seed": 0}}, {"multi": True, "trainer": {"seed": 1}})
-    ['trainer.seed: 0 → 1']
-    """
-    found: list[str] = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict) and before.get("type") == after.get("type"):
-            found += differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append(f"{prefix}{name}: {_short(before)} → {_short(after)}")
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "…"
+        raise SettingError(f"{path}: found a {type(settings).__name__}; expected settings by name")
+    filled: Settings = fill_missing(settings)
+    return filled
 
 
 def write_environment(path: Path) -> None:
-    """Write what ran: Python, platform, device and every installed package with its version."""
+    """Write the versions of Python, platform, device and every installed package."""
     packages = {item.metadata["Name"]: item.version for item in importlib.metadata.distributions()}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     lines = [

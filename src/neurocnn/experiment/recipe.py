@@ -1,0 +1,201 @@
+"""The recipe: the checked settings of an experiment, without its images and splits."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn as torch_nn
+
+from neurocnn import data, engine, nn
+from neurocnn.engine.fingerprint import resume_rules
+from neurocnn.errors import SettingError
+from neurocnn.errors.arguments import (
+    argument_error,
+    check_callable,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_list,
+    check_number,
+    check_text,
+)
+from neurocnn.experiment import transfer_source
+from neurocnn.nn.registry import ArchitectureLike
+from neurocnn.results import leakage
+from neurocnn.results.folder import ResultFolder
+from neurocnn.results.networks import NetworkRecipe
+
+WHERE = "Experiment"
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """The settings that `Experiment` documents, except images and splits.
+
+    Raises
+    ------
+    SettingError
+        If a setting is of another kind, or two settings contradict each other.
+    """
+
+    parts: data.Parts
+    task: engine.Task
+    architecture: ArchitectureLike
+    trainer: engine.Trainer
+    multi: bool
+    transfer_from: transfer_source.Source | None
+    transfer_selection: str
+    selection_threshold: float | None = field(metadata={"resume": "until scored"})
+    options: Mapping[str, Any]
+    transform: data.Transform | None
+    augmentation: data.Transform | None
+    reconstructions: bool
+    networks_at_once: int | None = field(metadata={"resume": "free"})
+
+    def __post_init__(self) -> None:
+        self._check_kinds()
+        if self.multi and self.parts.name == "image":
+            raise argument_error("multi", True, "False, because a whole image is one part", where=WHERE)
+        if self.selection_threshold is not None and not self.folder(Path()).has_part_accuracy:
+            raise argument_error(
+                "selection_threshold",
+                self.selection_threshold,
+                "None, because only parts of images that are classified are selected",
+                where=WHERE,
+            )
+        if self.reconstructions and not self.task.reconstructs:
+            raise argument_error(
+                "reconstructions",
+                True,
+                f"False for {self.task.name}, which reconstructs nothing",
+                where=WHERE,
+            )
+        if self.reconstructions and not hasattr(self.parts, "place"):
+            raise SettingError(f"{WHERE}: reconstructions=True; expected parts with place(shape, part_id)")
+
+    def _check_kinds(self) -> None:
+        if isinstance(self.parts, type) or not all(
+            hasattr(self.parts, n) for n in ("name", "ids", "extract")
+        ):
+            expected = "parts such as nc.Patch(), or an object with name, ids and extract"
+            raise argument_error("parts", self.parts, expected, where=WHERE)
+        check_instance("task", self.task, engine.Task, "a task such as nc.classification()", where=WHERE)
+        check_instance("trainer", self.trainer, engine.Trainer, "an nc.Trainer", where=WHERE)
+        check_instance("options", self.options, dict, "a dict such as {'dropout': 0.5}", where=WHERE)
+        check_text(
+            "transfer_selection", self.transfer_selection, expected="a name such as 'best_loss'", where=WHERE
+        )
+        for name in ("multi", "reconstructions"):
+            check_flag(name, getattr(self, name), where=WHERE)
+        for name in ("transform", "augmentation"):
+            if getattr(self, name) is not None:
+                check_callable(name, getattr(self, name), "a callable or None", where=WHERE)
+        if self.networks_at_once is not None:
+            check_integer("networks_at_once", self.networks_at_once, minimum=1, where=WHERE)
+        if self.selection_threshold is not None:
+            check_number("selection_threshold", self.selection_threshold, minimum=0, maximum=1, where=WHERE)
+
+    @staticmethod
+    def rules() -> dict[str, str]:
+        """Return the rules for a resume of all settings in `commandline.json`, by dotted name."""
+        return (
+            {"neurocnn": "free"}
+            | resume_rules(Recipe)
+            | resume_rules(engine.Trainer, "trainer.")
+            | resume_rules(data.Caps, "caps.")
+        )
+
+    @staticmethod
+    def names() -> list[str]:
+        """Return the names of the settings."""
+        return [item.name for item in fields(Recipe)]
+
+    def folder(self, root: Path) -> ResultFolder:
+        """Return a result folder of these settings as a value."""
+        return ResultFolder(root, self.task, self.parts.name)
+
+    def datasets(self, caps: data.Caps, split: data.Split) -> tuple[data.CapsDataset, data.CapsDataset]:
+        """Return the training set and the validation set of a split; only the first is augmented."""
+        train, validation = (
+            data.CapsDataset(
+                caps,
+                sessions,
+                parts=self.parts,
+                label=self.task.label,
+                transform=self.transform,
+                augmentation=augmentation,
+            )
+            for sessions, augmentation in ((split.train, self.augmentation), (split.validation, None))
+        )
+        return train, validation.without_augmentation()
+
+    def network_parts(self, part_ids: Sequence[int], networks: Iterable[int] | None) -> list[int] | None:
+        """Return the part_ids of the networks to train; None if one network serves all parts.
+
+        Raises
+        ------
+        SettingError
+            If there is only one part for several networks, or no network with such a number.
+        """
+        if not self.multi:
+            if networks is not None:
+                raise argument_error("networks", networks, "None without multi=True", where="Experiment.run")
+            return None
+        if len(part_ids) < 2:
+            raise SettingError(
+                f"{WHERE}: multi=True; expected several parts, but {self.parts} has {list(part_ids)}"
+            )
+        return choose("networks", networks, part_ids)
+
+    def source_participants(self, split: data.Split) -> pd.DataFrame | None:
+        """Return the participants that the transfer's source has seen; None without a transfer.
+
+        Raises
+        ------
+        LeakError
+            If the source was trained on participants of the validation set.
+        """
+        if self.transfer_from is None:
+            return None
+        seen = transfer_source.source_participants(self.transfer_from, split.index)
+        where = f"transfer from {self.transfer_from} to split {split.index}: validation set"
+        leakage.check_unseen(seen, split.validation, where, leakage.TRAINED)
+        return seen
+
+    def build_network(self, input_shape: tuple[int, ...], split: int, part: int | None) -> torch_nn.Module:
+        """Return a network with its first weights: the same for every part, or those of the transfer's source."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.trainer.seed)
+            model = NetworkRecipe(self.architecture, self.options, input_shape, self.task).build()
+        if self.transfer_from is not None:
+            weights = transfer_source.weights(
+                self.transfer_from, split, part, self.transfer_selection, self.task.classes
+            )
+            nn.transfer_weights(weights, model)
+        return model
+
+
+def choose(name: str, chosen: Iterable[int] | None, existing: Iterable[int]) -> list[int]:
+    """Return the chosen numbers, all that exist by default.
+
+    Raises
+    ------
+    SettingError
+        If one does not exist, or none is chosen.
+
+    Examples
+    --------
+    >>> choose("splits", None, [0, 1]), choose("splits", iter([1]), [0, 1])
+    ([0, 1], [1])
+    """
+    known = list(existing)
+    if chosen is None:
+        return known
+    expected = f"a list of numbers of {known}"
+    wanted = check_list(name, chosen, expected, where="Experiment.run")
+    if not wanted or any(number not in known for number in wanted):
+        raise argument_error(name, wanted, expected, where="Experiment.run")
+    return wanted

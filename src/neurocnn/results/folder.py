@@ -1,0 +1,180 @@
+"""A result folder as a value: its folds, levels and selections, what is done, and every path."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurocnn import engine
+from neurocnn.errors import NotFoundError, SettingError
+from neurocnn.errors.arguments import check_choice
+from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, Fold
+
+#: Level of whole images, and name of the parts that are whole images.
+IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """Location and content of a result folder.
+
+    Parameters
+    ----------
+    root
+        Path of the folder, which may be missing.
+    task
+        Task of the experiment. Its functions are not called.
+    parts
+        Name of the parts, such as ``patch``.
+
+    Examples
+    --------
+    >>> folder = ResultFolder(Path("results"), engine.classification(), "patch")
+    >>> folder.selections, folder.levels
+    (['best_loss', 'best_balanced_accuracy'], ['patch', 'image'])
+    """
+
+    root: Path
+    task: engine.Task
+    parts: str
+
+    @property
+    def settings(self) -> Path:
+        """Path of the settings of the experiment."""
+        return self.root / COMMANDLINE
+
+    @property
+    def environment(self) -> Path:
+        """Path of the list of installed packages."""
+        return self.root / ENVIRONMENT
+
+    @property
+    def selections(self) -> list[str]:
+        """Folder names of the task's selections, in the task's order."""
+        return [f"best_{name}" for name in self.task.selection]
+
+    @property
+    def levels(self) -> list[str]:
+        """Levels of the tables: the parts' name, and ``image`` if parts vote."""
+        return [self.parts, IMAGE] if self.votes else [self.parts]
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the networks are autoencoders, which have metrics and no predictions."""
+        return self.task.reconstructs
+
+    @property
+    def votes(self) -> bool:
+        """Whether the predictions of several parts become one per image."""
+        return self.task.vote is not None and self.parts != IMAGE
+
+    @property
+    def has_part_accuracy(self) -> bool:
+        """Whether the parts' accuracies are written: for classes and several parts."""
+        return self.task.classes is not None and self.parts != IMAGE
+
+    def fold(self, index: int) -> Fold:
+        """Return the paths of a fold, which may be missing."""
+        return Fold(self.root, index, self.task.name)
+
+    @property
+    def folds(self) -> list[Fold]:
+        """Folds that exist, ordered by index."""
+        found = [path.name.removeprefix("fold-") for path in self.root.glob("fold-*") if path.is_dir()]
+        return [self.fold(index) for index in sorted(int(name) for name in found if name.isdecimal())]
+
+    @property
+    def done(self) -> list[Fold]:
+        """Folds that are done, ordered by index."""
+        return [fold for fold in self.folds if self.is_done(fold)]
+
+    def is_done(self, fold: Fold) -> bool:
+        """Return whether the table that is written last exists."""
+        selection = self.selections[-1]
+        if self.has_part_accuracy:
+            return fold.part_accuracy(selection).is_file()
+        return fold.table(selection, "validation", self.levels[-1], "metrics").is_file()
+
+    def check_done(self) -> list[Fold]:
+        """Return the folds that are done.
+
+        Raises
+        ------
+        NotFoundError
+            If none is done.
+        """
+        done = self.done
+        if not done:
+            raise NotFoundError(f"{self.root}: no split is done yet; run the experiment first")
+        return done
+
+    def check_fold(self, index: int) -> Fold:
+        """Return an existing fold, else raise a SettingError that lists them."""
+        folds = {fold.index: fold for fold in self.folds}
+        if index not in folds:
+            done = [fold.index for fold in self.done]
+            raise SettingError(
+                f"{self.root}: split={index!r}; expected one of {sorted(folds)}, of which {done} are done"
+            )
+        return folds[index]
+
+    def check_selection(self, selection: str | None) -> str:
+        """Return the name of a selection, the last one for None, else raise a SettingError."""
+        if selection is None:
+            return self.selections[-1]
+        return check_choice("selection", selection, self.selections, where=str(self.root))
+
+    def check_level(self, level: str) -> str:
+        """Return a level as file names contain it: ``part`` stands for the parts' name.
+
+        Raises
+        ------
+        SettingError
+            If these results do not have the level.
+
+        Examples
+        --------
+        >>> ResultFolder(Path("results"), engine.classification(), "patch").check_level("part")
+        'patch'
+        """
+        if level == "part" or (level == IMAGE and not self.votes):
+            return self.parts
+        return check_choice("level", level, self.levels, where=str(self.root))
+
+    def find_tables(
+        self, content: str, level: str, selection: str | None, dataset: str
+    ) -> list[tuple[Fold, Path]]:
+        """Return the existing tables of one kind, with their folds.
+
+        Parameters
+        ----------
+        content
+            ``metrics`` or ``prediction``.
+        level, selection, dataset
+            See `Results.metrics`.
+
+        Raises
+        ------
+        NotFoundError
+            If no fold has the table; the message lists the data sets that have one.
+        SettingError
+            If the level or selection does not exist.
+        """
+        chosen, wanted = self.check_selection(selection), self.check_level(level)
+        done = self.check_done()
+        found = [(fold, fold.table(chosen, dataset, wanted, content)) for fold in done]
+        found = [(fold, path) for fold, path in found if path.is_file()]
+        if not found:
+            suffix = f"_{wanted}_level_{content}.tsv"
+            existing = sorted(
+                {
+                    path.name.removesuffix(suffix)
+                    for fold in done
+                    for path in fold.tables.glob(f"{chosen}/*{suffix}")
+                }
+            )
+            predicted = any(fold.table(chosen, dataset, wanted, "prediction").is_file() for fold in done)
+            reason = " (its sessions had no labels when they were predicted)" if predicted else ""
+            raise NotFoundError(
+                f"{self.root}: {content} of dataset={dataset!r}, level {wanted!r}, do not exist{reason}; "
+                f"expected one of: {', '.join(existing) or 'none yet'}"
+            )
+        return found

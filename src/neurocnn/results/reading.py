@@ -1,0 +1,70 @@
+"""Tables of a result folder, read back and put together over the splits."""
+
+import pandas as pd
+
+from neurocnn import storage
+from neurocnn.errors import NotFoundError, SettingError
+from neurocnn.results.folder import ResultFolder
+
+
+def read_metrics(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
+    """Return the table that `Results.metrics` documents."""
+    rows = {
+        fold.index: storage.read_table(path, required=()).iloc[0]
+        for fold, path in folder.find_tables("metrics", level, selection, dataset)
+    }
+    table = pd.DataFrame(rows).T.astype(float)
+    spread = pd.DataFrame({"mean": table.mean(), "std": table.std()}).T
+    return pd.concat([table, spread]).rename_axis("split")
+
+
+def read_predictions(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
+    """Return the table that `Results.predictions` documents."""
+    if folder.reconstructs:
+        raise SettingError(
+            f"{folder.root}: a reconstruction has no predictions; use metrics(level='part') or encode(…)"
+        )
+    tables = folder.find_tables("prediction", level, selection, dataset)
+    return _stack({fold.index: storage.read_table(path) for fold, path in tables}, "split")
+
+
+def read_history(folder: ResultFolder) -> pd.DataFrame:
+    """Return the table that `Results.history` documents."""
+    paths = {fold.index: fold.training() for fold in folder.folds}
+    tables = {index: storage.read_table(path, required=()) for index, path in paths.items() if path.is_file()}
+    if not tables:
+        raise NotFoundError(f"{folder.root}: training.tsv is missing; run the experiment first")
+    return _stack(tables, "split")
+
+
+def read_network_histories(folder: ResultFolder, split: int, networks: list[int]) -> pd.DataFrame:
+    """Return the histories of a fold's networks in one table, with the column ``network`` in front."""
+    fold = folder.fold(split)
+    tables = {part: storage.read_table(fold.training(part), required=()) for part in networks}
+    return _stack(tables, "network")
+
+
+def read_part_accuracy(folder: ResultFolder, selection: str | None) -> dict[int, float]:
+    """Return the parts' validation balanced accuracies, averaged over the splits that have them.
+
+    Raises
+    ------
+    NotFoundError
+        If no split is done, or these results have no accuracies of parts.
+    """
+    chosen = folder.check_selection(selection)
+    paths = [fold.part_accuracy(chosen) for fold in folder.check_done()]
+    tables = [storage.read_table(path, required=("part_id",)) for path in paths if path.is_file()]
+    if not tables:
+        raise NotFoundError(
+            f"{folder.root}: part_balanced_accuracy.tsv is missing; only a classification of several parts has it"
+        )
+    means = pd.concat(tables).groupby("part_id")["balanced_accuracy"].mean()
+    return {int(part): float(value) for part, value in zip(means.index.tolist(), means, strict=True)}
+
+
+def _stack(tables: dict[int, pd.DataFrame], column: str) -> pd.DataFrame:
+    """Concatenate tables, with their keys in a first column."""
+    for key, table in tables.items():
+        table.insert(0, column, key)
+    return pd.concat(tables.values(), ignore_index=True)

@@ -1,0 +1,138 @@
+"""The experiment that a result folder records: its settings as objects, its networks, and data sets like its own."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn as torch_nn
+
+from neurocnn import data, engine
+from neurocnn.errors import SettingError, suggestion
+from neurocnn.results.folder import ResultFolder
+from neurocnn.results.networks import NetworkRecipe
+from neurocnn.results.paths import COMMANDLINE, Fold
+from neurocnn.results.prediction import Evaluation, Networks, make_dataset
+from neurocnn.results.settings import (
+    custom_names,
+    decode,
+    describe_task,
+    is_custom,
+    parts_name,
+    read_settings,
+)
+
+
+class RecordedExperiment:
+    """The experiment of a result folder.
+
+    Parameters
+    ----------
+    root
+        Path of the result folder.
+    custom
+        Objects of settings that are recorded as custom, by the name of the setting.
+
+    Raises
+    ------
+    NotFoundError
+        If it is not a result folder.
+    SettingError
+        If another program wrote it, or a name in `custom` is not a setting.
+    """
+
+    def __init__(self, root: Path, custom: Mapping[str, Any]) -> None:
+        self.root, self.custom = root, custom
+        self.settings = read_settings(root / COMMANDLINE)
+        if "neurocnn" not in self.settings:
+            raise SettingError(
+                f"{root}: {COMMANDLINE} was not written by neurocnn (ClinicaDL has a file of this name); use "
+                "transfer_from=… for the weights of such a folder"
+            )
+        for name in custom:
+            self._check_name(name)
+
+    def _check_name(self, name: str) -> str:
+        if name not in self.settings:
+            raise SettingError(f"{name!r} is not a setting; {suggestion(name, self.settings)}")
+        return name
+
+    def setting(self, name: str) -> Any:
+        """Return a setting as an object; see `Results.setting`."""
+        if name in self.custom:
+            return self.custom[name]
+        value = self.settings[self._check_name(name)]
+        if is_custom(value):
+            raise SettingError(
+                f"{self.root}: the setting {name!r} is custom ({', '.join(custom_names(value))}) and its code is not "
+                f"stored; use Results({str(self.root)!r}, {name}=…) or Experiment.load(…, {name}=…)"
+            )
+        return decode(value)
+
+    @cached_property
+    def task(self) -> engine.Task:
+        """Task of the experiment."""
+        return self.setting("task")  # type: ignore[no-any-return]
+
+    @cached_property
+    def parts(self) -> data.Parts:
+        """Parts of the experiment's images."""
+        return self.setting("parts")  # type: ignore[no-any-return]
+
+    @cached_property
+    def readable(self) -> ResultFolder | None:
+        """The folder as a value; None if custom code is needed to read it."""
+        task = self.custom.get("task") or describe_task(self.settings["task"])
+        given = self.custom.get("parts")
+        parts = given.name if given is not None else parts_name(self.settings["parts"])
+        return None if task is None or parts is None else ResultFolder(self.root, task, parts)
+
+    @cached_property
+    def folder(self) -> ResultFolder:
+        """The folder as a value."""
+        # `task` and `parts` raise an error that names what is missing.
+        return self.readable or ResultFolder(self.root, self.task, self.parts.name)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How networks are evaluated; the device is that of this machine."""
+        trainer = self.settings["trainer"]  # the trainer itself may be custom
+        return {
+            "batch_size": trainer["batch_size"],
+            "n_workers": trainer["n_workers"],
+            "precision": trainer["precision"],
+        }
+
+    def load_network(self, split: int, selection: str | None, network: int | None) -> torch_nn.Module:
+        """Return a trained network; see `Results.load_model`."""
+        multi = bool(self.settings["multi"])
+        if multi != (network is not None):
+            expected = (
+                "the part_id of one of the networks"
+                if multi
+                else "None, because one network serves all parts"
+            )
+            raise SettingError(f"{self.root}: network={network!r}; expected {expected}")
+        path = self.folder.check_fold(split).model(self.folder.check_selection(selection), network)
+        shape = tuple(self.settings["input_shape"])
+        return NetworkRecipe(self.setting("architecture"), self.setting("options"), shape, self.task).read(
+            path
+        )
+
+    def load_networks(self, fold: Fold, selection: str, part_ids: list[int]) -> Networks:
+        """Return the networks of a fold: one, or one per part."""
+        if self.settings["multi"]:
+            return {part: self.load_network(fold.index, selection, part) for part in part_ids}
+        return self.load_network(fold.index, selection, None)
+
+    def new_dataset(self, caps: data.Caps, sessions: pd.DataFrame) -> data.CapsDataset:
+        """Return the data set of new images, prepared as in training."""
+        return make_dataset(
+            caps,
+            sessions,
+            label=self.task.label,
+            parts=self.parts,
+            transform=self.setting("transform"),
+            image_shape=self.settings["image_shape"],
+        )
