@@ -139,21 +139,21 @@ def test_what_changes_no_number_may_differ_when_a_run_goes_on(study: Study, tmp_
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"caps": "caps"}, "caps='caps': expected an nc.Caps"),
-        ({"splits": [pd.DataFrame({"a": [1]})]}, "splits=.*expected nc.Split"),
-        ({"splits": []}, "one or more"),
+        ({"caps": "caps"}, "caps='caps'; expected an nc.Caps"),
+        ({"splits": [pd.DataFrame({"a": [1]})]}, "splits=.*expected a list of nc.Split"),
+        ({"splits": []}, "expected a list of nc.Split"),
         ({"parts": nc.Patch}, "parts=.*expected parts such as"),
-        ({"task": "classification"}, "task='classification': expected a task"),
+        ({"task": "classification"}, "task='classification'; expected a task"),
         ({"trainer": {"epochs": 1}}, "trainer=.*expected an nc.Trainer"),
-        ({"options": ["dropout"]}, "options=.*expected a mapping"),
-        ({"multi": "no"}, "multi='no': expected True or False"),
-        ({"transform": "minmax"}, "transform='minmax': expected a callable"),
-        ({"augmentation": 3}, "augmentation=3: expected a callable"),
-        ({"selection_threshold": 2}, "selection_threshold=2: expected a number from 0 to 1"),
-        ({"selection_threshold": "a"}, "selection_threshold='a': expected a number"),
-        ({"selection_threshold": 0.5, "task": nc.regression()}, "selection_threshold: only"),
+        ({"options": ["dropout"]}, "options=.*expected a dict"),
+        ({"multi": "no"}, "multi='no'; expected True or False"),
+        ({"transform": "minmax"}, "transform='minmax'; expected a callable"),
+        ({"augmentation": 3}, "augmentation=3; expected a callable"),
+        ({"selection_threshold": 2}, "selection_threshold=2; expected a finite number ≥ 0 and ≤ 1"),
+        ({"selection_threshold": "a"}, "selection_threshold='a'; expected a finite number"),
+        ({"selection_threshold": 0.5, "task": nc.regression()}, "selection_threshold=0.5; expected None"),
         ({"networks_at_once": 0}, "networks_at_once=0"),
-        ({"networks_at_once": "2"}, "networks_at_once='2': expected a whole number"),
+        ({"networks_at_once": "2"}, "networks_at_once='2'; expected an integer"),
         ({"reconstructions": True}, "reconstructs nothing"),
         ({"transfer_from": 3}, "transfer_from=3"),
     ],
@@ -189,9 +189,9 @@ def _relabelled(study: Study, labels: pd.DataFrame) -> list[nc.Split]:
         ({"architecture": "Conv3_FC"}, "did you mean 'Conv3_FC1'"),
         ({"architecture": 3}, "architecture=3; expected a name"),
         ({"options": {"dropuot": 0.5}}, "dropuot"),
-        ({"splits": "unknown label"}, "MCI.*one of CN, AD is expected"),
+        ({"splits": "unknown label"}, "MCI.*expected one of CN, AD"),
         ({"splits": "single class"}, "single class"),
-        ({"task": nc.regression("sex")}, "a finite number is expected"),
+        ({"task": nc.regression("sex")}, "expected a finite number"),
         ({"transfer_from": nc.create_model("Conv3_FC1", (1, 8, 8, 8), n_outputs=3)}, "fc.2.weight"),
     ],
 )
@@ -250,7 +250,7 @@ def test_reconstructions_that_have_no_place_are_refused_before_training(study: S
         reconstructions=True,
         transform=lambda part: torch.nn.functional.pad(part, (0, 1)),
     )
-    with pytest.raises(SettingError, match="no place in the volume"):
+    with pytest.raises(SettingError, match="fit into the volume"):
         run.run(tmp_path / "results")
     assert not (tmp_path / "results").exists()
 

@@ -76,12 +76,12 @@ def test_a_source_that_does_not_say_refuses_nobody():
 
 def test_sessions_without_participants_are_refused():
     table = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
-    with pytest.raises(TableError, match="no column participant_id"):
+    with pytest.raises(TableError, match="expected participant_id among them"):
         check_unseen(table, pd.DataFrame({"subject": ["sub-1"]}), "test")
 
 
 def test_a_participant_with_two_roles_is_counted_once():
     first = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
     table = record_seen(_sessions(["sub-1"]), _sessions(["sub-3"]), first)
-    with pytest.raises(LeakError, match="1 participants were seen before: sub-1 train/source_train;"):
+    with pytest.raises(LeakError, match="1 participants were seen in training: sub-1 train/source_train;"):
         check_unseen(table, _sessions(["sub-1"]), "test")

@@ -76,7 +76,7 @@ def test_data_without_labels_are_predicted_without_metrics(study: Study, finishe
     assert unlabelled["true_label"].isna().all()
     columns = ["split", "participant_id", "predicted_label", "proba0", "proba1"]
     pd.testing.assert_frame_equal(unlabelled[columns], labelled[columns])
-    with pytest.raises(NotFoundError, match=r"(?s)unlabelled.*there are:.*labelled"):
+    with pytest.raises(NotFoundError, match=r"(?s)unlabelled.*expected one of:.*labelled"):
         results.metrics(dataset="unlabelled")
 
 
@@ -150,9 +150,9 @@ def test_the_summary_has_a_row_a_split_and_their_mean(finished):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"level": "patch"}, "levels roi, image"),
+        ({"level": "patch"}, "one of 'roi', 'image'"),
         ({"selection": "best_accuracy"}, "best_balanced_accuracy"),
-        ({"dataset": "tset"}, "there are: "),
+        ({"dataset": "tset"}, "expected one of: "),
     ],
 )
 def test_what_is_not_there_is_answered_with_what_is(finished, arguments: dict, words: str):
@@ -162,7 +162,7 @@ def test_what_is_not_there_is_answered_with_what_is(finished, arguments: dict, w
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path):
-    with pytest.raises(NotFoundError, match="no result folder"):
+    with pytest.raises(NotFoundError, match="not a result folder"):
         nc.Results(tmp_path)
 
 
@@ -203,16 +203,17 @@ def test_a_network_of_ones_own_is_loaded_under_its_own_names(study: Study, tmp_p
         results.load_model(0, "best_loss")
 
 
-def test_a_custom_task_is_asked_for_where_it_is_needed(study: Study, tmp_path: Path):
+def test_tables_of_a_custom_task_are_read_without_its_code(study: Study, tmp_path: Path):
     task = dataclasses.replace(TASKS["classification"], loss=lambda output, target: output.pow(2).sum(1))
     run = nc.Experiment(study.caps, study.splits, PARTS["roi"], task, "Conv3_FC1", TRAINER)
     assert "splits [0] done" in repr(run.run(tmp_path, splits=[0]))
-    results = nc.Results(tmp_path)
-    assert "task custom and not given" in repr(results)
-    assert "task=…" in results._repr_html_()
+    results, with_code = nc.Results(tmp_path), nc.Results(tmp_path, task=task)
+    assert "splits [0] done" in repr(results)
+    pd.testing.assert_frame_equal(results.metrics(), with_code.metrics())
+    pd.testing.assert_frame_equal(results.predictions("part"), with_code.predictions("part"))
+    assert results.summary().equals(with_code.summary())
     with pytest.raises(SettingError, match="task=…"):
-        results.metrics()
-    assert len(nc.Results(tmp_path, task=task).metrics()) == 3
+        results.load_model(split=0)
 
 
 def test_a_task_of_another_name_has_a_summary(study: Study, tmp_path: Path):
@@ -268,11 +269,11 @@ def test_data_that_were_predicted_without_labels_get_metrics_once_there_are_labe
     [
         (lambda table: table.drop(columns="participant_id"), "participant_id"),
         (lambda table: table.drop(columns="session_id"), "session_id"),
-        (lambda table: table.assign(diagnosis="MCI"), "one of CN, AD is expected"),
+        (lambda table: table.assign(diagnosis="MCI"), "expected one of CN, AD"),
         (lambda table: table.assign(diagnosis=["AD", *[None] * (len(table) - 1)]), "is missing in"),
         (lambda table: pd.concat([table, table]), "are both"),
         (lambda table: table.iloc[:0], "no rows"),
-        (lambda table: "test.tsv", "sessions is a str"),
+        (lambda table: "test.tsv", "sessions='test.tsv'; expected a table"),
     ],
 )
 def test_sessions_that_cannot_be_predicted_are_refused_and_leave_nothing(
@@ -287,7 +288,7 @@ def test_sessions_that_cannot_be_predicted_are_refused_and_leave_nothing(
 def test_images_of_another_shape_are_refused(finished, tmp_path: Path):
     results, _ = finished
     labels = nc.make_caps(tmp_path / "caps", n_participants=17, preprocessing="t1-volume", shape=(20, 22, 20))
-    with pytest.raises(SettingError, match=r"\(20, 22, 20\), those of the training \(18, 20, 18\)"):
+    with pytest.raises(SettingError, match=r"\(20, 22, 20\); expected \(18, 20, 18\)"):
         results.predict(nc.Caps(tmp_path / "caps", "t1-volume"), labels.iloc[16:], name="large")
 
 

@@ -1,7 +1,7 @@
 """Images and labels: reading, preparing, cutting into parts, splitting."""
 
 from neurocnn.data.caps import Caps
-from neurocnn.data.dataset import CapsDataset
+from neurocnn.data.dataset import CapsDataset, Transform
 from neurocnn.data.painting import paint, part_affine
 from neurocnn.data.parts import Parts, Patch, Slice, WholeImage
 from neurocnn.data.population import population
@@ -27,6 +27,7 @@ __all__ = [
     "T1Extensive",
     "T1Linear",
     "T1Volume",
+    "Transform",
     "WholeImage",
     "ZScore",
     "baseline",

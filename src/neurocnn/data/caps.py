@@ -62,7 +62,7 @@ class Caps:
     preprocessing: str | Preprocessing = "t1-linear"
     orientation: str | None = None
     nan_voxels: str = "error"
-    cache_bytes: int = 2**30
+    cache_bytes: int = field(default=2**30, metadata={"resume": "free"})
     _folders: dict[str | None, Path] = field(init=False, repr=False)
     _pipeline: Preprocessing = field(init=False, repr=False)
     images: Images = field(init=False, repr=False)

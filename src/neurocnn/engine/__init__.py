@@ -5,9 +5,10 @@ from neurocnn.engine.intervals import confidence_intervals
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.task import Task, classification, reconstruction, regression
 from neurocnn.engine.trainer import Trainer
-from neurocnn.engine.training import Training, TrainingState
+from neurocnn.engine.training import Callback, Training, TrainingState
 
 __all__ = [
+    "Callback",
     "Task",
     "Trainer",
     "Training",

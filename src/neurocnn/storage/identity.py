@@ -19,7 +19,7 @@ PART = (*IMAGE, "part_id")
 REQUIRED = ("participant_id", "session_id")
 
 
-def key_columns(columns: Iterable[str], key: Iterable[str] = IMAGE) -> list[str]:
+def key_columns(columns: Iterable[object], key: Iterable[str] = IMAGE) -> list[str]:
     """Return the identity columns of `key` that are among `columns`, in the order of `key`.
 
     Examples
