@@ -74,13 +74,13 @@ def test_the_selection_of_a_cnn_source_is_a_choice(study: Study, sources, tmp_pa
 
 
 def test_several_networks_cannot_start_one(study: Study, sources, tmp_path: Path):
-    with pytest.raises(NeurocnnError, match="one network for each part"):
+    with pytest.raises(NeurocnnError, match="one network per part"):
         experiment(study, transfer_from=sources["multicnn"]).run(tmp_path)
 
 
 def test_a_misspelt_selection_is_refused_with_those_that_are_there(study: Study, sources, tmp_path: Path):
     run = experiment(study, transfer_from=sources["cnn"], transfer_selection="best_balanced_acuracy")
-    with pytest.raises(NotFoundError, match="there are: best_balanced_accuracy, best_loss"):
+    with pytest.raises(NotFoundError, match="contains: best_balanced_accuracy, best_loss"):
         run.run(tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
@@ -90,7 +90,7 @@ def test_a_source_whose_split_was_not_run_is_refused_before_anything_is_written(
     with pytest.raises(NotFoundError, match="split 1 has not been run"):
         experiment(study, transfer_from=tmp_path / "source").run(tmp_path / "target")
     old = write_old_results(tmp_path / "old", _lab_network().state_dict())
-    with pytest.warns(UserWarning, match="seen"), pytest.raises(NotFoundError, match="neither fold-1"):
+    with pytest.warns(UserWarning, match="seen"), pytest.raises(NotFoundError, match="expected fold-1"):
         experiment(study, transfer_from=old).run(tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
@@ -127,7 +127,7 @@ def test_a_source_without_that_split_is_refused(study: Study, sources, tmp_path:
 
 
 def test_a_source_that_does_not_exist_is_refused_at_once(study: Study):
-    with pytest.raises(NotFoundError, match="there is no such"):
+    with pytest.raises(NotFoundError, match="expected an existing file"):
         experiment(study, transfer_from="results/autoencoderr")
 
 
@@ -149,7 +149,7 @@ def test_what_users_already_have_starts_a_network_with_a_warning(study: Study, t
         source = write_maps(tmp_path / "maps", state, "Conv3_FC1") / "split-0/best-loss/model.pth.tar"
     else:
         source = network
-    with pytest.warns(UserWarning, match="which participants it has seen"):
+    with pytest.warns(UserWarning, match="participants that it has seen are unknown"):
         experiment(study, trainer=STILL, transfer_from=source).run(tmp_path / "results", splits=[0])
     found = _trained(tmp_path / "results", 0, "best_loss", None, "convolutions")
     for name, tensor in found.items():
@@ -162,7 +162,7 @@ def test_what_users_already_have_starts_a_network_with_a_warning(study: Study, t
 def test_the_order_of_outputs_is_spoken_of_where_it_is_not_clinicadls(tmp_path: Path):
     state = nc.create_model("Conv4_FC3_v1", (1, 16, 16, 16)).state_dict()
     maps = write_maps(tmp_path / "maps", state, "Conv4_FC3")
-    with pytest.warns(UserWarning, match=r"an experiment takes them with classes=\['AD', 'CN'\]"):
+    with pytest.warns(UserWarning, match=r"in an experiment, use classes=\['AD', 'CN'\]"):
         transfer_source.weights(maps, 0, None, "best_loss", ("CN", "AD"))
     found = transfer_source.weights(maps, 0, None, "best_loss", ("AD", "CN"))  # a warning would be an error
     assert torch.equal(list(found.values())[-1], list(state.values())[-1])

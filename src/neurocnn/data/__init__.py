@@ -1,7 +1,7 @@
 """Images and labels: reading, preparing, cutting into parts, splitting."""
 
 from neurocnn.data.caps import Caps
-from neurocnn.data.dataset import CapsDataset, Transform
+from neurocnn.data.dataset import CapsDataset
 from neurocnn.data.painting import paint, part_affine
 from neurocnn.data.parts import Parts, Patch, Slice, WholeImage
 from neurocnn.data.population import population
@@ -10,7 +10,7 @@ from neurocnn.data.roi import Roi
 from neurocnn.data.split_trees import read_splits, write_splits
 from neurocnn.data.splits import Split, baseline, holdout, kfold
 from neurocnn.data.synthetic import make_caps
-from neurocnn.data.transforms import MinMax, ZScore
+from neurocnn.data.transforms import MinMax, Transform, ZScore
 
 __all__ = [
     "Caps",

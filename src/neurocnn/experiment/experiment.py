@@ -5,7 +5,6 @@ what a resume within a training needs.
 """
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +16,7 @@ from neurocnn import data, engine, storage
 from neurocnn.errors import TableError
 from neurocnn.errors.arguments import argument_error, check_instance, check_list, check_path
 from neurocnn.errors.keywords import suggest_keywords
+from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.fold import SETS, FoldRun
 from neurocnn.experiment.recipe import WHERE, Recipe, choose
 from neurocnn.experiment.resuming import check_resumable, has_new_values
@@ -34,8 +34,6 @@ from neurocnn.results.settings import (
     write_settings,
 )
 from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
-
-_LOGGER = logging.getLogger("neurocnn")
 
 
 @suggest_keywords
@@ -229,7 +227,7 @@ class Experiment:
             run.check(wanted)
         self._open_folder(where, settings)
         for run in runs:
-            _LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
+            LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
             run.run(wanted)
         return Results(folder, **self._custom_settings())
 

@@ -1,7 +1,6 @@
 """One fold of an experiment: its networks are trained, its best models become tables."""
 
 import dataclasses
-import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from torch import nn as torch_nn
 from neurocnn import data, engine, storage
 from neurocnn.engine.inputs import check_sets
 from neurocnn.engine.runtime import find_device
+from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment import reconstructions, transfer_source
 from neurocnn.experiment.recipe import Recipe
 from neurocnn.results import leakage, scoring
@@ -24,7 +24,6 @@ from neurocnn.storage.identity import interleave_parts
 from neurocnn.storage.locks import hold
 from neurocnn.storage.memory import available_memory
 
-_LOGGER = logging.getLogger("neurocnn")
 SETS = ("train", "validation")
 T = TypeVar("T")
 #: Predictions by set, one row per part.
@@ -84,7 +83,7 @@ class FoldRun:
     def run(self, networks: Sequence[int] | None) -> None:
         """Train and score what is not done; `networks` are part_ids, None if one network serves all parts."""
         if self._broadcast(self.is_done):
-            _LOGGER.info("%s is done", self.fold.path)
+            LOGGER.info("%s is done", self.fold.path)
             self._remove_states()
             return
         if self._writes:

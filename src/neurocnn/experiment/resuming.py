@@ -1,19 +1,17 @@
 """The check that a result folder contains the start of the same experiment."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from neurocnn import data, storage
 from neurocnn.engine.fingerprint import describe_changes, differences, forbidden_changes
 from neurocnn.errors import SettingError
+from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.recipe import Recipe
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.settings import Settings, custom_names, read_settings
 from neurocnn.storage.identity import IMAGE, key_columns
-
-_LOGGER = logging.getLogger("neurocnn")
 
 
 def check_resumable(where: ResultFolder, settings: Settings, splits: Sequence[data.Split]) -> None:
@@ -37,7 +35,7 @@ def check_resumable(where: ResultFolder, settings: Settings, splits: Sequence[da
     --------
     >>> check_resumable(ResultFolder(tmp / "new", engine.classification(), "image"), {"multi": True}, [])
     >>> _ = (tmp / "thesis.txt").write_text("years of work")
-    >>> check_resumable(ResultFolder(tmp, engine.classification(), "image"), {"multi": True}, [])
+    >>> check_resumable(ResultFolder(tmp, engine.classification(), "image"), {"multi": True}, [])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     neurocnn.errors.SettingError: ...: not empty and without commandline.json; choose another folder
     """
@@ -68,7 +66,7 @@ def has_new_values(saved: Settings, new: Settings) -> bool:
 def _warn_of_custom_code(root: Path, settings: Settings) -> None:
     own = sorted({name for value in settings.values() for name in custom_names(value)})
     if own:
-        _LOGGER.warning(
+        LOGGER.warning(
             "%s: resuming with custom code (%s), which is compared by name only: use another folder if it has changed",
             root,
             ", ".join(own),
