@@ -209,6 +209,7 @@ def test_an_average_omits_loss_and_text_and_includes_every_metric():
     ]
 
 
+@pytest.mark.faults
 def test_weights_that_are_all_zero_become_equal_with_a_warning():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 1): [0.2, 0.8]})
     with pytest.warns(UserWarning, match="all weights are zero.*sub-1 ses-M00 part 0"):
@@ -216,6 +217,7 @@ def test_weights_that_are_all_zero_become_equal_with_a_warning():
     pd.testing.assert_frame_equal(voted, soft_vote(table))
 
 
+@pytest.mark.faults
 def test_an_image_with_parts_of_weight_zero_only_is_named_and_the_others_vote_as_before():
     table = table_of(
         {
@@ -229,6 +231,7 @@ def test_an_image_with_parts_of_weight_zero_only_is_named_and_the_others_vote_as
     assert voted["proba0"].tolist() == [0.2, 0.7]
 
 
+@pytest.mark.faults
 def test_a_part_without_a_weight_is_omitted_and_named():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 5): [0.2, 0.8]})
     with pytest.warns(UserWarning, match=r"without a weight are omitted from the vote: \[5\]"):
@@ -236,6 +239,7 @@ def test_a_part_without_a_weight_is_omitted_and_named():
     assert voted["proba0"].tolist() == [0.9]
 
 
+@pytest.mark.faults
 def test_an_image_without_any_weighted_part_is_refused_by_name():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M06", 5): [0.2, 0.8]})
     with pytest.raises(
@@ -244,14 +248,26 @@ def test_an_image_without_any_weighted_part_is_refused_by_name():
         soft_vote(table, {0: 1.0})
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (pd.Series([0.5, 0.5], index=[3, 3]), r"parts \[3\] have two weights"),
-        ({0: -0.5, 1: 1.0}, r"weights=\{0: -0.5\}; expected finite numbers ≥ 0"),
-        ({0: np.nan}, "expected finite numbers"),
-        ({0: np.inf}, "expected finite numbers"),
+        (pd.Series([0.5, 0.5], index=[3, 3]), "part 3 has two weights"),
+        ({0: -0.5, 1: 1.0}, r"weights\[0\]=-0.5; expected a finite number ≥ 0"),
+        ({0: np.nan}, "expected a finite number"),
+        ({0: np.inf}, "expected a finite number"),
+        ({0: "much"}, "expected a finite number"),
         ({}, "at least one weight"),
+        ({"0": 1.0}, "part_id='0'; expected an integer"),
+        ({0.5: 1.0}, r"part_id=0\.5; expected an integer"),
+        ([0.5, 0.5], "a Series indexed by part_id or a dict"),
+        (np.ones(2), "a Series indexed by part_id or a dict"),
+        ((1.0,), "a Series indexed by part_id or a dict"),
+        ({1.0, 2.0}, "a Series indexed by part_id or a dict"),
+        (1.0, "a Series indexed by part_id or a dict"),
+        ("weights", "a Series indexed by part_id or a dict"),
+        (pd.DataFrame({"weight": [1.0]}), "a Series indexed by part_id or a dict"),
+        (object(), "a Series indexed by part_id or a dict"),
     ],
 )
 def test_unusable_weights_are_refused(weights, message):
@@ -260,6 +276,15 @@ def test_unusable_weights_are_refused(weights, message):
         soft_vote(table, weights)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("other", [None, "predictions.tsv", 3, [1], {"part_id": [0]}, object()])
+@pytest.mark.parametrize("vote", [soft_vote, hard_vote, average, part_weights])
+def test_a_value_that_is_not_a_table_is_refused(vote, other):
+    with pytest.raises(TableError, match=r"predictions=.*; expected a DataFrame"):
+        vote(other)
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1, 1.1])
 def test_an_impossible_probability_is_refused_with_its_image(bad):
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M06", 3): [0.2, bad]})
@@ -267,6 +292,7 @@ def test_an_impossible_probability_is_refused_with_its_image(bad):
         soft_vote(table)
 
 
+@pytest.mark.faults
 def test_two_true_labels_for_one_image_are_refused_and_shown():
     table = table_of({("sub-1", "ses-M00", j): [0.9, 0.1] for j in (0, 1)}, true_label=[0, 1])
     for vote in (soft_vote, hard_vote):
@@ -276,6 +302,7 @@ def test_two_true_labels_for_one_image_are_refused_and_shown():
             vote(table)
 
 
+@pytest.mark.faults
 def test_a_repeated_part_is_refused():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]}, cohort="A")
     with pytest.raises(TableError, match="twice: A sub-1 ses-M00 part 0"):
@@ -288,6 +315,7 @@ def test_of_many_wrong_rows_five_are_named_and_the_others_counted():
         soft_vote(table)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("column", ["participant_id", "session_id", "part_id"])
 def test_a_missing_id_is_refused(column):
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M00", 0): [0.9, 0.1]})

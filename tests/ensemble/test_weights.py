@@ -66,18 +66,20 @@ def test_a_threshold_keeps_only_parts_that_are_strictly_better():
     assert weights.to_dict() == pytest.approx({2: 0.75 / 1.75, 4: 0, 7: 1 / 1.75})
 
 
+@pytest.mark.faults
 def test_a_threshold_that_no_part_exceeds_is_refused_with_the_highest_accuracy():
     poor = THREE_PARTS[THREE_PARTS["part_id"] != 7]
     with pytest.raises(SettingError, match=r"0\.8: no part exceeds it.* is 0\.75 \(part 2\)"):
         part_weights(poor, selection_threshold=0.8)
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan"), "0.5", [0.5]])
 def test_a_threshold_outside_0_to_1_is_refused(threshold):
     with pytest.raises(SettingError, match="expected a finite number ≥ 0 and ≤ 1"):
         part_weights(THREE_PARTS, selection_threshold=threshold)
 
 
+@pytest.mark.faults
 def test_parts_that_are_always_wrong_get_equal_weights_with_a_warning():
     wrong = THREE_PARTS.assign(predicted_label=1 - THREE_PARTS["true_label"])
     with pytest.warns(UserWarning, match="all 3 parts have a validation balanced accuracy of 0"):
@@ -85,6 +87,7 @@ def test_parts_that_are_always_wrong_get_equal_weights_with_a_warning():
     assert weights.to_dict() == pytest.approx({2: 1 / 3, 4: 1 / 3, 7: 1 / 3})
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
 def test_accuracies_without_labels_are_refused_with_the_part_s_name(missing):
     labels = THREE_PARTS["true_label"].astype(object).where(THREE_PARTS.index != 4, missing)

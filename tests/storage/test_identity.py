@@ -17,6 +17,7 @@ from neurocnn.storage.identity import (
     key_columns,
     person_columns,
     shared_participants,
+    similar_ids,
 )
 
 people = st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 5)), min_size=1, max_size=12)
@@ -89,3 +90,26 @@ def test_two_rows_of_one_part_are_both_named():
 def test_a_missing_column_is_named_with_similar_names():
     with pytest.raises(TableError, match="t: the column 'session_id' is missing; did you mean 'session'"):
         check_columns(pd.DataFrame({"session": ["x"]}), ["session_id"], "t")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "other",
+    [
+        "sub-JOSÉ",
+        "sub-jose\u0301",
+        "sub-jo\u200bsé",
+        "sub-\ufeffjosé",
+        "sub-jo\u00adsé",
+        "sub-josé\ufe0f",
+        "sub-ｊosé",
+    ],
+)
+def test_ids_that_differ_in_case_normalisation_or_invisible_characters_are_similar(other: str):
+    assert similar_ids(["sub-josé", "sub-maria", other, other]) == [["sub-josé", other]]
+
+
+@pytest.mark.faults
+@given(st.lists(st.text("0123456789abcdef", min_size=1), max_size=20))
+def test_different_plain_ids_are_never_similar(names: list[str]):
+    assert similar_ids([f"sub-{name}" for name in names]) == []

@@ -4,8 +4,8 @@ At the end of an epoch the state is written first, then the best models: if the 
 state contains the weights that the best model lacks.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,16 @@ class NetworkFiles:
         self.state_folder = folder / "state" / network
         self.states = StateFiles(self.state_folder)
 
-    def hold(self) -> AbstractContextManager[object]:
-        """Return a context that prevents other processes from training the same network here."""
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Prevent other processes from training the same network here while the block runs."""
         if not self.writes:
-            return nullcontext()
+            yield
+            return
         network = "" if self.run.part is None else f", network {self.run.part}"
-        return hold(self.state_folder / "training.lock", f"the training in {self.folder}{network}")
+        what = f"the training in {self.folder}{network}"
+        with hold(self.state_folder / "training.lock", what) as self._lock:
+            yield
 
     def restore(self) -> None:
         """Restore the run from the last state, if there is one.
@@ -85,7 +89,7 @@ class NetworkFiles:
         if not self.writes:
             return
         bests = [folder / "model_best.pth.tar" for folder in self.models.glob("best_*")]
-        remove_leftovers(self.table, *bests, *self.states.paths)
+        remove_leftovers(self._lock, self.table, *bests, *self.states.paths)
         self._repair_best_models()
         if not self.run.is_finished():
             self.events = Events(self.logs, self.run.history, self.run.started)

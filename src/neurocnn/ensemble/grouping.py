@@ -35,7 +35,7 @@ class PartsOfImages:
     @classmethod
     def of(cls, table: pd.DataFrame, columns: list[str]) -> "PartsOfImages":
         """Return the rows ordered by image (as first seen) and part, after a check of ids, labels and `columns`."""
-        keys = key_columns(table.columns, (*REQUIRED, COHORT))
+        keys = key_columns(check_table(WHERE, table).columns, (*REQUIRED, COHORT))
         _check_ids(table, [*keys, "part_id"], columns)
         first_seen = table.groupby(keys, sort=False).ngroup().to_numpy()
         part_ids = table["part_id"].to_numpy()

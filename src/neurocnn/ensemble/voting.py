@@ -34,8 +34,8 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     predictions
         One row per part: ``participant_id, session_id, [cohort,] part_id, [true_label,] proba0, proba1, …``
     weights
-        Weight of each part id, on any scale, as `part_weights` returns it for the validation set of the same split
-        and selection. With None, all parts have the same weight.
+        Series indexed by part id, or dict, with weights on any scale, as `part_weights` returns it for the validation
+        set of the same split and selection. With None, all parts have the same weight.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
         If a column or id is missing, a part of an image is there twice, an image has two true labels, a probability
         is not a number from 0 to 1, or none of an image's parts has a weight.
     SettingError
-        If a weight is negative or not a number.
+        If the weights are not labelled by part id, or one is negative or not a number.
 
     References
     ----------

@@ -8,12 +8,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, TypeAlias, Union
 
-import numpy as np
 import pandas as pd
 
 from neurocnn.ensemble.grouping import WHERE, check_predictions
 from neurocnn.errors import SettingError, TableError
-from neurocnn.errors.arguments import argument_error, check_number
+from neurocnn.errors.arguments import argument_error, check_integer, check_number
 
 # Quoted and in a Union, because pandas is generic for type checkers only.
 Weights: TypeAlias = Union["pd.Series[Any]", Mapping[int, float]]
@@ -132,15 +131,19 @@ def check_weights(weights: Weights) -> "pd.Series[Any]":
     Raises
     ------
     SettingError
-        If there are none, a part has two, or one is negative, infinite or missing.
+        If they are not labelled by part id, there are none, a part has two, or one is negative, infinite or missing.
     """
-    series = pd.Series(weights, dtype=float)
-    if series.empty:
-        raise argument_error("weights", weights, "at least one weight, or None for equal weights")
-    if series.index.has_duplicates:
-        repeated = sorted(series.index[series.index.duplicated()].unique().tolist())
-        raise SettingError(f"weights: parts {repeated} have two weights; expected one per part")
-    wrong = series[~(np.isfinite(series) & (series >= 0))]
-    if len(wrong):
-        raise argument_error("weights", wrong.head(5).to_dict(), "finite numbers ≥ 0")
-    return series
+    if not isinstance(weights, pd.Series | Mapping):
+        expected = "a Series indexed by part_id or a dict {part_id: weight}, such as part_weights returns"
+        raise argument_error("weights", weights, expected, where="soft_vote")
+    if not len(weights):
+        raise argument_error(
+            "weights", weights, "at least one weight, or None for equal weights", where="soft_vote"
+        )
+    found: dict[int, float] = {}
+    for key, weight in weights.items():
+        part = check_integer("weights: part_id", key, where="soft_vote")
+        if part in found:
+            raise SettingError(f"soft_vote: weights: part {part} has two weights; expected one per part")
+        found[part] = check_number(f"weights[{part}]", weight, minimum=0, where="soft_vote")
+    return pd.Series(found, dtype=float)

@@ -1,10 +1,11 @@
-"""Files that are written completely or not at all.
+"""Files that are written completely or not at all, and errors of the system that name the path and a remedy.
 
 A process may be killed at any byte and a disk may be full. Therefore: write to a temporary file in the same folder,
 flush it to the disk, rename it.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -12,7 +13,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from neurocnn.errors import StorageError
+from filelock import BaseFileLock
+
+from neurocnn.errors import InUseError, NeurocnnError, StorageError
+
+_REMEDIES = {
+    errno.ENOSPC: "free space on the disk",
+    errno.EDQUOT: "free space within your quota",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ENOTDIR: "a file is where a folder is expected; choose another folder",
+    errno.EEXIST: "a file is where a folder is expected; choose another folder",
+    errno.EISDIR: "a folder is where a file is expected; choose another path",
+    errno.ELOOP: "a link is where a file is expected; remove it",
+    errno.ENOSYS: "the disk has no file locks; choose a folder on another disk",
+    errno.ENOTSUP: "the disk has no file locks; choose a folder on another disk",
+    errno.ENOLCK: "the disk has no file locks; choose a folder on another disk",
+}
+
+
+@contextlib.contextmanager
+def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
+    """Raise a StorageError with the path and a remedy instead of an OSError of the system.
+
+    Examples
+    --------
+    >>> with storage_errors("labels.tsv", "read"):
+    ...     raise PermissionError(13, "Permission denied")
+    Traceback (most recent call last):
+    neurocnn.errors.StorageError: [Errno 13] cannot read: Permission denied; check the permissions: 'labels.tsv'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, NeurocnnError):
+            raise
+        remedy = _REMEDIES.get(error.errno, "check the permissions")
+        raise StorageError(
+            error.errno, f"cannot {action}: {error.strerror}; {remedy}", os.fspath(path)
+        ) from error
 
 
 @contextlib.contextmanager
@@ -41,42 +79,56 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    temporary: Path | None = None
-    try:
+    with storage_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
         # tempfile would make the file private, against the user's umask for shared results.
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        temporary = name
-        with os.fdopen(descriptor, mode, **text) as file:  # type: ignore[call-overload]
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            with os.fdopen(descriptor, mode, **text) as file:  # type: ignore[call-overload]
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        if isinstance(error, OSError) and error.errno is not None:
-            raise StorageError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
-        raise
+            raise
 
 
-def remove_leftovers(*paths: Path) -> None:
-    """Remove the temporary files of killed processes that were writing these files.
+def remove_leftovers(lock: BaseFileLock, *paths: Path) -> None:
+    """Remove the temporary files of killed processes that were writing these files. Links are not followed.
 
-    The caller must hold a lock under which alone the files are written.
+    Parameters
+    ----------
+    lock
+        Lock under which alone the files are written, see `hold`. This process must hold it.
+    paths
+        Paths of the files.
+
+    Raises
+    ------
+    InUseError
+        If this process does not hold the lock.
 
     Examples
     --------
+    >>> from neurocnn.storage import hold
     >>> _ = (tmp / ".table.tsv.17-0a1b2c3d").write_text("participant")
     >>> _ = (tmp / ".table.tsv.swp").write_text("an editor's")
-    >>> remove_leftovers(tmp / "table.tsv")
-    >>> [entry.name for entry in tmp.iterdir()]
-    ['.table.tsv.swp']
+    >>> with hold(tmp / "lock", "the table") as lock:
+    ...     remove_leftovers(lock, tmp / "table.tsv")
+    >>> sorted(entry.name for entry in tmp.iterdir())
+    ['.table.tsv.swp', 'lock']
     """
+    if not lock.is_locked:
+        raise InUseError(
+            f"{lock.lock_file}: this process does not hold the lock; hold it to remove leftovers"
+        )
     for path in paths:
         name = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}")
-        for entry in path.parent.iterdir() if path.parent.is_dir() else ():
-            if name.fullmatch(entry.name) and entry.is_file():
-                entry.unlink(missing_ok=True)
+        for entry in os.scandir(path.parent) if path.parent.is_dir() else ():
+            if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with storage_errors(entry.path, "remove"), contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)

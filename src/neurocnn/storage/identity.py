@@ -3,6 +3,7 @@
 A participant is ``participant_id``, together with ``cohort`` if a table has one in every row.
 """
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -17,6 +18,11 @@ IMAGE = (*PARTICIPANT, "session_id")
 PART = (*IMAGE, "part_id")
 #: The columns that every table of sessions has.
 REQUIRED = ("participant_id", "session_id")
+
+# Unicode categories of characters without a glyph: control, format, surrogate, unassigned.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Cn"}
+# Characters of other categories that are invisible too: joiners, fillers and variation selectors.
+_FILLERS = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10))}
 
 
 def key_columns(columns: Iterable[object], key: Iterable[str] = IMAGE) -> list[str]:
@@ -157,6 +163,28 @@ def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None
                 f"{where}: {first[key]} and {row} are both {what}; expected one row each; remove one"
             )
         first[key] = row
+
+
+def similar_ids(ids: Iterable[str]) -> list[list[str]]:
+    """Return groups of different ids that a reader could take for one.
+
+    Ids are similar if they differ only in upper and lower case, Unicode normalisation (one character for "é", or two)
+    or invisible characters. A warning should show them with `ascii`, because they may look the same.
+
+    Examples
+    --------
+    >>> similar_ids(["sub-1a", "sub-2", "sub-1A", "sub-1a\\u200b"])
+    [['sub-1a', 'sub-1A', 'sub-1a\\u200b']]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(ids):
+        groups.setdefault(_visible(name), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _visible(name: str) -> str:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(c for c in folded if unicodedata.category(c) not in _INVISIBLE and c not in _FILLERS)
 
 
 def _is_id(value: object, prefix: str) -> bool:

@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from neurocnn.errors import InUseError, StorageError
+from neurocnn.errors import InUseError
+from neurocnn.storage.files import storage_errors
 
 
 @contextlib.contextmanager
@@ -52,22 +53,16 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
     path = Path(path)
     # A marker file has a note of its own.
     note: dict[str, Any] = {} if issubclass(FileLock, SoftFileLock) else {"on_acquired": _write_note}
-    try:
+    with storage_errors(path, f"lock {what}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, -1 if wait else 0, thread_local=False, fallback_to_soft=False, **note)
-        lock.acquire()
-    except Timeout:
-        raise InUseError(
-            f"{what}: held by another process ({_read_note(path)}, lock {path}); wait until it has ended, or choose "
-            "another folder"
-        ) from None
-    except OSError as error:
-        raise StorageError(
-            error.errno,
-            f"{what} cannot be locked: {error.strerror or error}; choose a folder that you may write, on a disk with "
-            "file locks",
-            str(path),
-        ) from error
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InUseError(
+                f"{what}: held by another process ({_read_note(path)}, lock {path}); wait until it has ended, or "
+                "choose another folder"
+            ) from None
     try:
         yield lock
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from neurocnn.errors import NotFoundError, TableError, suggestion
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import storage_errors, write_whole
 from neurocnn.storage.identity import IMAGE, REQUIRED, check_columns, check_ids
 
 MISSING = ("", "n/a")
@@ -49,6 +49,8 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
         If the file does not exist. The message lists similar names.
     TableError
         If the content is not such a table. The message names the line.
+    StorageError
+        If the file cannot be read.
 
     Examples
     --------
@@ -146,13 +148,14 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
 
 
 def _text(path: Path) -> str:
-    if path.is_dir():
-        raise TableError(f"{path}: this is a folder; expected a TSV file")
-    if not path.is_file():
-        near = sorted(entry.name for entry in path.parent.glob("*.tsv")) if path.parent.is_dir() else []
-        hint = suggestion(path.name, near) if near else f"{path.parent} contains no TSV files"
-        raise NotFoundError(f"{path}: the table does not exist; {hint}")
-    content = path.read_bytes()
+    with storage_errors(path, "read"):
+        if path.is_dir():
+            raise TableError(f"{path}: this is a folder; expected a TSV file")
+        if not path.is_file():
+            near = sorted(entry.name for entry in path.parent.glob("*.tsv")) if path.parent.is_dir() else []
+            hint = suggestion(path.name, near) if near else f"{path.parent} contains no TSV files"
+            raise NotFoundError(f"{path}: the table does not exist; {hint}")
+        content = path.read_bytes()
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise TableError(f"{path}, line {line}: NUL byte found; expected text; restore the file from a copy")

@@ -4,7 +4,6 @@ import copy
 import io
 import os
 import pickle
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 
 from neurocnn.errors import CheckpointError, NotFoundError
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import storage_errors, write_whole
+from neurocnn.storage.tensor_checks import check_content, check_file
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
@@ -48,7 +48,9 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
 
 
 def plain(content: Any) -> Any:
-    """Return `content` with Python's numbers and text in place of numpy scalars, also inside dicts, lists and tuples.
+    """Return `content` with plain numbers, text and tensors in place of numpy scalars and expanded tensors.
+
+    Values inside dicts, lists and tuples are replaced too.
 
     A numpy scalar behaves like a plain number, but it is pickled as an object of numpy, which `load_tensors` refuses.
 
@@ -59,6 +61,9 @@ def plain(content: Any) -> Any:
     """
     if isinstance(content, np.generic):
         return content.item()
+    if isinstance(content, torch.Tensor) and content.layout is torch.strided and 0 in content.stride():
+        # `load_tensors` refuses an expanded tensor, which can be larger than its file.
+        return content.contiguous()
     if isinstance(content, dict):
         changed = {plain(key): plain(value) for key, value in content.items()}
         # A copy keeps the attributes of a state dict, such as its metadata.
@@ -97,30 +102,24 @@ def load_tensors(
     NotFoundError
         If the file does not exist.
     CheckpointError
-        If the file is empty, truncated, damaged, not a file of tensors, or would run code.
+        If the file is empty, truncated, damaged, not a file of tensors, would run code, or has tensors or lists that
+        are larger than the file.
+    StorageError
+        If the file cannot be read.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"{path}: the file does not exist")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path}: the file is empty; delete it and write it again")
-    with open(path, "rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    if verify and zipped:
-        damaged = _damaged_record(path)
-        if damaged is not None:
-            raise CheckpointError(
-                f"{path}: the checksum of {damaged} is wrong: the file is damaged; restore it from a copy or write it "
-                "again"
-            )
-    if verify and _foreign_pickle(path, zipped):
-        raise CheckpointError(
-            f"{path}: found a pickle that torch.save does not write by default; expected tensors and plain values; "
-            "nothing else is loaded"
-        )
+    with storage_errors(path, "read"):
+        if not path.is_file():
+            raise NotFoundError(f"{path}: the file does not exist")
+        n_bytes = path.stat().st_size
+        if n_bytes == 0:
+            raise CheckpointError(f"{path}: the file is empty; delete it and write it again")
+        with open(path, "rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"
+        sizes = check_file(path, zipped) if verify else set()
     try:
         with torch.serialization.safe_globals(list(safe)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
     except pickle.UnpicklingError as error:
         unsafe = [line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
         raise CheckpointError(
@@ -132,27 +131,5 @@ def load_tensors(
             f"{path}: {type(error).__name__}: {error}; expected a file of tensors; it is truncated, damaged or of "
             "another kind; restore it from a copy or write it again"
         ) from error
-
-
-def _damaged_record(path: Path) -> str | None:
-    """Return the name of the first record whose checksum is wrong, None if all are right."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
-        return "the archive"
-
-
-def _foreign_pickle(path: Path, zipped: bool) -> bool:
-    """Return whether the pickle in a file is not of protocol 2, which torch.save writes. torch would only warn."""
-    try:
-        if not zipped:
-            with open(path, "rb") as file:
-                start = file.read(2)
-        else:
-            with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-                start = archive.open(names[0]).read(2) if names else b"\x80\x02"
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
-        return False  # torch raises an error for other damage.
-    return start[:1] == b"\x80" and start != b"\x80\x02"
+    check_content(content, n_bytes, sizes, path)
+    return content

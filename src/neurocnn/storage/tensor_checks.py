@@ -1,0 +1,112 @@
+"""Checks of a file of tensors that somebody else may have written.
+
+Whatever the file claims, reading it takes no more memory than its own size: compressed records, tensors and lists that
+are larger than the file, and objects that allocate what a number in the file asks for are refused.
+"""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neurocnn.errors import CheckpointError
+
+_MAX_DEPTH = 100
+# These globals are allowed by `weights_only`, and allocate the number of bytes that the pickle gives.
+_ALLOCATING = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n|ctorch[\w.]*\n\w*Tensor\n")
+_REMEDY = "restore it from a copy or write it again"
+
+
+def check_file(path: Path, zipped: bool) -> set[int]:
+    """Check the records and the pickle of a file before it is loaded, and return the sizes of its records.
+
+    Raises
+    ------
+    CheckpointError
+        If a checksum is wrong, a record is compressed, or the pickle is not one that torch.save writes.
+    """
+    pickled, sizes = _check_archive(path) if zipped else (path.read_bytes(), set())
+    # torch only warns of other protocols, and its own code for them is less restricted.
+    if (pickled[:1] == b"\x80" and pickled[:2] != b"\x80\x02") or _ALLOCATING.search(pickled):
+        raise CheckpointError(
+            f"{path}: found a pickle that torch.save does not write by default; expected tensors and plain values; "
+            "nothing else is loaded"
+        )
+    return sizes
+
+
+def _check_archive(path: Path) -> tuple[bytes, set[int]]:
+    """Return the pickle of a zip file and the sizes of its records, after a check of all of them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            sizes = [record.file_size for record in records]
+            unusual = [
+                r.filename for r in records if r.compress_type != zipfile.ZIP_STORED or r.flag_bits & 1
+            ]
+            # Records that overlap would be read many times.
+            if unusual or sum(sizes) > path.stat().st_size:
+                raise CheckpointError(
+                    f"{path}: {(unusual or ['a record'])[0]} is compressed, encrypted or overlaps another; expected "
+                    f"stored records as torch.save writes them; {_REMEDY}"
+                )
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(damaged)
+            names = [record.filename for record in records if record.filename.endswith("/data.pkl")]
+            return archive.read(names[0]) if names else b"", set(sizes)
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile raises errors of any kind on damaged bytes.
+        raise CheckpointError(
+            f"{path}: the checksum of {error} is wrong or the archive is incomplete: the file is damaged; {_REMEDY}"
+        ) from error
+
+
+def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> None:
+    """Check that loaded content is no larger than its file, `n_bytes`, and not deeply nested.
+
+    `sizes` are those of the file's records; every tensor must have exactly the bytes of one. It may be empty.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor is larger than the file or not a plain one, there are more items than bytes, or containers are
+        nested more than 100 deep.
+    """
+    # A list of pending values instead of recursion, which deep nesting would exhaust.
+    pending: list[tuple[Any, int]] = [(content, 0)]
+    n_items = 1
+    while pending:
+        value, depth = pending.pop()
+        inner: list[Any] = []
+        if isinstance(value, torch.Tensor):
+            _check_tensor(value, n_bytes, sizes, path)
+        elif isinstance(value, Mapping):
+            inner = [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            inner = list(value)
+        # A shared list is counted each time, as every reader would visit it.
+        n_items += len(inner)
+        if n_items > n_bytes or (inner and depth >= _MAX_DEPTH):
+            raise CheckpointError(
+                f"{path}: more than {n_bytes} items or {_MAX_DEPTH} levels of lists and dicts; expected no more than "
+                f"the file has bytes; {_REMEDY}"
+            )
+        pending.extend((item, depth + 1) for item in inner)
+
+
+def _check_tensor(tensor: torch.Tensor, n_bytes: int, sizes: set[int], path: Path) -> None:
+    found = f"{path}: tensor of shape {tuple(tensor.shape)}"
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        raise CheckpointError(
+            f"{found}, {tensor.layout} on {tensor.device}; expected a dense one with its values"
+        )
+    if tensor.numel() * tensor.element_size() > n_bytes:
+        raise CheckpointError(f"{found}; expected at most the {n_bytes} bytes of the file; {_REMEDY}")
+    # A memory map would return bytes of the next record.
+    if sizes and tensor.untyped_storage().nbytes() not in sizes:
+        raise CheckpointError(f"{found}; expected the size of its record; {_REMEDY}")
