@@ -60,6 +60,7 @@ def test_sessions_are_those_that_have_the_image(tmp_path: Path):
     }
 
 
+@pytest.mark.faults
 def test_a_missing_root_or_subjects_folder_is_named(tmp_path: Path):
     with pytest.raises(NotFoundError, match="does not exist"):
         Caps(tmp_path / "nowhere")
@@ -81,6 +82,7 @@ def test_a_participant_that_is_missing_gets_a_candidate_and_is_never_matched(
     assert (f"is it {near}?" in str(caught.value)) == (near is not None)
 
 
+@pytest.mark.faults
 def test_all_missing_images_are_listed_before_anything_is_read(tmp_path: Path, opened: list[Path]):
     root = small_caps(tmp_path, 2)
     frame = pd.concat([rows(2), rows(2, "ses-M06"), rows(4)[2:]], ignore_index=True)
@@ -92,6 +94,7 @@ def test_all_missing_images_are_listed_before_anything_is_read(tmp_path: Path, o
     assert opened == []
 
 
+@pytest.mark.faults
 def test_an_image_of_another_shape_than_the_cohort_is_refused(tmp_path: Path):
     root = small_caps(tmp_path, 2)
     write_t1(root, "sub-02", voxels_of(2, (6, 8, 6)))
@@ -103,7 +106,7 @@ def test_an_image_of_another_shape_than_the_cohort_is_refused(tmp_path: Path):
 
 def test_cohorts_of_different_shapes_do_not_make_a_dataset(tmp_path: Path):
     caps = Caps({"A": small_caps(tmp_path / "a", 1), "B": small_caps(tmp_path / "b", 1, (5, 5, 5))})
-    with pytest.raises(ImageError, match="different shapes"):
+    with pytest.raises(ImageError, match="shapes of the cohorts' images differ"):
         CapsDataset(caps, caps.sessions())
 
 
@@ -124,6 +127,7 @@ def test_several_cohorts_are_read_by_name(tmp_path: Path, kind: str):
         caps.read("sub-00", "ses-M00", "a")
 
 
+@pytest.mark.faults
 def test_cohorts_that_differ_between_two_tables_are_refused(tmp_path: Path):
     caps = Caps({"ADNI": small_caps(tmp_path / "a"), "OASIS": small_caps(tmp_path / "b")})
     with pytest.raises(TableError, match="'cohort' is missing"):
@@ -146,6 +150,7 @@ def test_cohorts_that_differ_between_two_tables_are_refused(tmp_path: Path):
         ("cohort\tpath\nA\tnowhere\n", "cohort 'A'"),
     ],
 )
+@pytest.mark.faults
 def test_a_faulty_table_of_cohorts_is_refused(tmp_path: Path, text: str, message: str):
     (tmp_path / "caps.tsv").write_text(text)
     with pytest.raises(NeurocnnError, match=message):
@@ -153,6 +158,7 @@ def test_a_faulty_table_of_cohorts_is_refused(tmp_path: Path, text: str, message
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.faults
 def test_nan_and_infinite_voxels_are_an_error_or_zeros(tmp_path: Path, value: float):
     voxels = voxels_of(0)
     voxels[1, 2, 3] = voxels[4, 5, 6] = value
@@ -181,7 +187,10 @@ def test_nan_voxels_of_a_prepared_tensor_are_noticed_too(tmp_path: Path):
         assert Caps(tmp_path, nan_voxels="zero").read("sub-00", "ses-M00")[0, 1, 2, 3] == 0
 
 
-def test_a_constant_image_is_said_once_and_becomes_zeros(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+@pytest.mark.faults
+def test_a_constant_image_is_reported_once_and_becomes_zeros(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     write_t1(tmp_path, "sub-00", np.full((6, 8, 7), 3, dtype=np.float32))
     with caplog.at_level(logging.WARNING, "neurocnn"):
         dataset = CapsDataset(Caps(tmp_path), rows(1))
@@ -191,7 +200,7 @@ def test_a_constant_image_is_said_once_and_becomes_zeros(tmp_path: Path, caplog:
     assert len(said) == 1
 
 
-def test_a_constant_part_of_an_image_is_nothing_to_speak_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_constant_part_of_an_image_is_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     voxels = voxels_of(0)
     voxels[:3] = 0
     write_t1(tmp_path, "sub-00", voxels)
@@ -243,6 +252,7 @@ def test_a_copy_in_another_process_begins_with_empty_caches(tmp_path: Path):
         copy.read("sub-01", "ses-M00")
 
 
+@pytest.mark.faults
 def test_errors_name_the_image_and_survive_pickling(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     path = Caps(root).path("sub-00", "ses-M00")

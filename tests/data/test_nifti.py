@@ -77,29 +77,34 @@ def test_nifti_2_and_gzip_of_several_members_are_read(tmp_path: Path, inflater: 
     assert np.array_equal(nifti.read_voxels(tmp_path / "members.nii.gz", "x")[0][0].numpy(), voxels)
 
 
+@pytest.mark.faults
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(NotFoundError, match="sub-1"):
         nifti.read_voxels(tmp_path / "a.nii.gz", "sub-1, ses-M00")
 
 
+@pytest.mark.faults
 def test_zero_bytes(tmp_path: Path):
     (tmp_path / "a.nii.gz").touch()
     with pytest.raises(ImageError, match="zero bytes"):
         nifti.read_voxels(tmp_path / "a.nii.gz", "x")
 
 
+@pytest.mark.faults
 def test_not_gzip(tmp_path: Path):
     (tmp_path / "a.nii.gz").write_bytes(header_bytes())
     with pytest.raises(ImageError, match="is not gzip"):
         nifti.read_voxels(tmp_path / "a.nii.gz", "x")
 
 
+@pytest.mark.faults
 def test_not_nifti(tmp_path: Path):
     with pytest.raises(ImageError, match="no NIfTI"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", b"<html>" * 100), "x")
 
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
+@pytest.mark.faults
 def test_truncated(tmp_path: Path, part: float, inflater: None):
     path = write_nifti(tmp_path / "a.nii.gz", voxels_of(0, (16, 16, 16)))
     content = path.read_bytes()
@@ -108,6 +113,7 @@ def test_truncated(tmp_path: Path, part: float, inflater: None):
         nifti.read_voxels(path, "x")
 
 
+@pytest.mark.faults
 def test_truncated_in_the_gzip_trailer(tmp_path: Path, inflater: None):
     path = write_nifti(tmp_path / "a.nii.gz", voxels_of(0))
     for cut in range(1, 9):
@@ -117,6 +123,7 @@ def test_truncated_in_the_gzip_trailer(tmp_path: Path, inflater: None):
             nifti.read_voxels(tmp_path / "b.nii.gz", "x")
 
 
+@pytest.mark.faults
 def test_any_flipped_bit_is_noticed(tmp_path: Path, inflater: None):
     """Stored blocks let a flipped bit through inflation, so that only the checksum can notice it."""
     raw = nib.Nifti1Image(voxels_of(0, (4, 4, 4)), AFFINE).to_bytes()
@@ -130,6 +137,7 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path, inflater: None):
                 nifti.read_voxels(tmp_path / "a.nii.gz", "x")
 
 
+@pytest.mark.faults
 def test_a_header_that_claims_more_than_the_file_can_hold_is_refused_unread(tmp_path: Path):
     content = header_bytes(dim=[3, 30000, 30000, 30000, 1, 1, 1, 1])
     with pytest.raises(ImageError, match="cannot hold"):
@@ -139,6 +147,7 @@ def test_a_header_that_claims_more_than_the_file_can_hold_is_refused_unread(tmp_
         nifti.read_voxels(tmp_path / "a.nii", "x")
 
 
+@pytest.mark.faults
 def test_a_header_that_claims_more_than_the_memory_is_refused_before_allocating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -156,6 +165,7 @@ def test_the_available_memory_is_less_than_the_machine_has():
     assert 0 < available_memory() <= int(total.split()[1]) * 1024
 
 
+@pytest.mark.faults
 def test_a_bomb_is_inflated_no_further_than_its_header_says(tmp_path: Path, inflater: None):
     path = gz(tmp_path / "a.nii.gz", bytes(header_bytes()) + bytes(50_000_000))
     with pytest.raises(ImageError, match="inflates to more"):
@@ -173,29 +183,34 @@ def test_a_bomb_is_inflated_no_further_than_its_header_says(tmp_path: Path, infl
         [0, 4, 5, 6, 1, 1, 1, 1],
     ],
 )
+@pytest.mark.faults
 def test_a_negative_zero_or_other_than_3d_shape(tmp_path: Path, dim: list[int]):
     with pytest.raises(ImageError, match="expected three positive numbers"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", header_bytes(dim=dim)), "x")
 
 
 @pytest.mark.parametrize("code", [0, 1, 32, 128, 9999])
+@pytest.mark.faults
 def test_an_unknown_or_unreal_type(tmp_path: Path, code: int):
     with pytest.raises(ImageError, match=r"type|invalid"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", header_bytes(datatype=code)), "x")
 
 
 @pytest.mark.parametrize("row", [[np.nan, 0, 0, 0], [np.inf, 0, 0, 0], [0, 0, 0, 5]])
+@pytest.mark.faults
 def test_a_nan_or_singular_affine(tmp_path: Path, row: list[float]):
     with pytest.raises(ImageError, match="affine"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", header_bytes(srow_x=row, sform_code=1)), "x")
 
 
+@pytest.mark.faults
 def test_a_header_that_says_fewer_voxels_than_there_are(tmp_path: Path):
     (tmp_path / "a.nii").write_bytes(header_bytes(dim=[3, 4, 5, 5, 1, 1, 1, 1]))
     with pytest.raises(ImageError, match="expected"):
         nifti.read_voxels(tmp_path / "a.nii", "x")
 
 
+@pytest.mark.faults
 def test_every_damaged_header_is_a_clear_error_or_harmless(tmp_path: Path):
     """Each byte of a header set to extreme values: an ImageError, or voxels; nothing else comes out."""
     content = header_bytes()

@@ -282,7 +282,7 @@ def test_a_mask_of_another_orientation_is_a_warning(tmp_path: Path, caplog: pyte
         tmp_path / "roi-b_mask.nii.gz", mask_of(), np.diag([1.0, 1, 1, 1]) @ AFFINE * [[-1], [1], [1], [1]]
     )
     CapsDataset(Caps(root), rows(1), Roi.from_masks(other))
-    assert "axes of the mask" in caplog.text
+    assert "the mask of region 'b'" in caplog.text
 
 
 def test_two_masks_with_one_name_are_refused(tmp_path: Path):

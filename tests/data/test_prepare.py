@@ -142,7 +142,7 @@ def test_each_preprocessing_has_its_folder_of_tensors(
     ids=repr,
 )
 @pytest.mark.parametrize("prepare", ["image", "parts"])
-def test_items_are_the_same_whatever_was_prepared(
+def test_items_do_not_depend_on_what_was_prepared(
     tmp_path: Path, parts: Parts, prepare: str, monkeypatch: pytest.MonkeyPatch
 ):
     root = small_caps(tmp_path)
@@ -189,6 +189,7 @@ def test_a_second_run_makes_what_is_missing_and_leaves_the_rest(
     assert {path: after[path] for path in before} == before
 
 
+@pytest.mark.faults
 def test_a_preparation_that_is_killed_leaves_only_whole_files(tmp_path: Path):
     root = small_caps(tmp_path, 40, (24, 24, 24))
     script = "import sys; from neurocnn.data import Caps; print(flush=True); Caps(sys.argv[1]).prepare(n_workers=2)"
@@ -212,7 +213,8 @@ def test_a_preparation_that_is_killed_leaves_only_whole_files(tmp_path: Path):
         )
 
 
-def test_the_disk_it_takes_is_said_and_checked_beforehand(
+@pytest.mark.faults
+def test_the_needed_disk_space_is_logged_and_checked_first(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     root = small_caps(tmp_path, 2, (32, 32, 32))
@@ -228,7 +230,7 @@ def test_the_disk_it_takes_is_said_and_checked_beforehand(
     assert taken <= needed < 1.05 * taken
 
 
-def test_the_disk_that_parts_take_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_disk_space_of_parts_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = small_caps(tmp_path, 2, (32, 32, 32))
     for parts in (Patch(16, 8), Slice(1, 4, 3), Roi({"a": ((0, 16), (0, 16), (0, 20))})):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="preparing takes") as caught:
@@ -259,6 +261,7 @@ def newer(path: Path, than: Path, seconds: float = 5) -> None:
 
 
 @pytest.mark.parametrize("age", ["newer", "older", "the same"])
+@pytest.mark.faults
 def test_a_stale_tensor_is_noticed_and_the_nifti_read(
     tmp_path: Path, age: str, caplog: pytest.LogCaptureFixture
 ):
@@ -280,7 +283,7 @@ def test_a_stale_tensor_of_another_shape_is_noticed(tmp_path: Path):
     assert Caps(root).read("sub-00", "ses-M00").shape == (1, 5, 8, 7)
 
 
-def test_a_nifti_that_was_only_compressed_anew_is_no_reason_to_decode(
+def test_a_nifti_that_was_only_compressed_again_is_not_decoded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     root = small_caps(tmp_path, 1)
@@ -395,7 +398,8 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_or_malicious_tensor_is_an_error_and_is_made_anew(
+@pytest.mark.faults
+def test_a_damaged_or_malicious_tensor_is_an_error_and_is_written_again(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -410,6 +414,7 @@ def test_a_damaged_or_malicious_tensor_is_an_error_and_is_made_anew(
 
 
 @pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.faults
 def test_a_damaged_tensor_without_a_nifti_is_an_error(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -425,7 +430,7 @@ def test_a_damaged_tensor_without_a_nifti_is_an_error(
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped bit", "pickle", "other content"])
-def test_a_damaged_part_is_an_error_and_is_made_anew(
+def test_a_damaged_part_is_an_error_and_is_written_again(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -487,6 +492,7 @@ def test_parts_without_names_cannot_be_prepared(tmp_path: Path):
         Caps(small_caps(tmp_path, 1)).prepare(parts=Corner())
 
 
+@pytest.mark.faults
 def test_a_full_disk_leaves_what_was_there_and_names_the_path(tmp_path: Path):
     root = small_caps(tmp_path, 2)
     Caps(root).prepare(rows(1))

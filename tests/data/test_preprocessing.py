@@ -74,6 +74,7 @@ def test_sessions_m00_and_m000_are_never_taken_for_each_other(tmp_path: Path):
         Caps(tmp_path).path("sub-1", "ses-M00")
 
 
+@pytest.mark.faults
 def test_two_files_that_match_are_both_named(tmp_path: Path):
     folder = tmp_path / "subjects" / "sub-1" / "ses-M00" / "t1_linear"
     end = TABLE[T1Linear()][1]
@@ -121,7 +122,7 @@ def test_names_stand_for_the_defaults():
         (7, "expected a name or an object"),
     ],
 )
-def test_a_preprocessing_that_is_none_is_refused(given: object, message: str):
+def test_an_unknown_preprocessing_is_refused(given: object, message: str):
     with pytest.raises(SettingError, match=message):
         as_preprocessing(given)
 

@@ -1,6 +1,5 @@
 """Caps: finds and reads the images of one or several CAPS folders."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,15 +7,17 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
+from neurocnn.data.cohorts import Root, cohort_folders
+from neurocnn.data.fingerprints import fingerprint
 from neurocnn.data.images import Images
 from neurocnn.data.orientation import Affine, check_orientation
 from neurocnn.data.parts import Parts, WholeImage
 from neurocnn.data.prepare import prepare_images
 from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
-from neurocnn.data.sources import Root, Source, cohort_folders, find_source
+from neurocnn.data.sources import Source, find_source, list_subfolders, missing_message
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
 from neurocnn.errors.arguments import check_choice, check_integer
-from neurocnn.storage.identity import COHORT, REQUIRED, check_ids
+from neurocnn.storage.identity import COHORT, REQUIRED, check_ids, key_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +86,8 @@ class Caps:
         """Return all sessions that have the image: `participant_id`, `session_id` and, with cohorts, `cohort`."""
         rows = []
         for cohort, folder in self._folders.items():
-            for participant in _subfolders(folder / "subjects", "sub-"):
-                for session in _subfolders(folder / "subjects" / participant, "ses-"):
+            for participant in list_subfolders(folder / "subjects", "sub-"):
+                for session in list_subfolders(folder / "subjects" / participant, "ses-"):
                     if self._find(participant, session, cohort) is not None:
                         rows.append((participant, session, cohort))
         frame = pd.DataFrame(rows, columns=[*REQUIRED, COHORT])
@@ -127,7 +128,7 @@ class Caps:
         Raises
         ------
         ImageError
-            If there is only a prepared tensor, which has no affine.
+            If it is unknown: there is only a prepared tensor, of another shape than the pipeline writes.
         """
         source = self._source(participant_id, session_id, cohort)
         affine = self.images.grid(source).affine
@@ -136,6 +137,34 @@ class Caps:
                 f"{source.name}: {source.tensor}: a prepared tensor has no affine; expected a NIfTI file too"
             )
         return affine.copy()
+
+    def known_affine(self, participant_id: str, session_id: str, cohort: str | None = None) -> Affine | None:
+        """Return the affine as `affine` does, or None if it is unknown."""
+        affine = self.images.grid(self._source(participant_id, session_id, cohort)).affine
+        return None if affine is None else affine.copy()
+
+    def fingerprints(self, sessions: pd.DataFrame) -> pd.DataFrame:
+        """Return what each image of `sessions` is: its ids and, as `fingerprint`, checksum and size of its content.
+
+        Nothing is decoded. A copy of an image has the same fingerprint; a changed or replaced image has another one.
+
+        Raises
+        ------
+        NotFoundError
+            If images are missing. It lists all of them.
+        StorageError
+            If a file cannot be read.
+
+        Examples
+        --------
+        >>> from neurocnn.data import make_caps
+        >>> labels = make_caps(tmp / "caps", n_participants=2, shape=(12, 14, 12))
+        >>> Caps(tmp / "caps").fingerprints(labels).columns.tolist()
+        ['participant_id', 'session_id', 'fingerprint']
+        """
+        found = [fingerprint(source) for source in self.sources(sessions)]
+        ids = sessions[key_columns(sessions.columns)].reset_index(drop=True)
+        return ids.assign(fingerprint=found)
 
     def prepare(
         self, sessions: pd.DataFrame | None = None, parts: Parts | None = None, n_workers: int = 0
@@ -160,7 +189,7 @@ class Caps:
         """
         frame = self.sessions() if sessions is None else sessions
         prepare_images(
-            self.images, self.sources(frame), parts if parts is not None else WholeImage(), n_workers
+            self.images, self._locate(frame), parts if parts is not None else WholeImage(), n_workers
         )
 
     def check_cohorts(self, names: Iterable[str]) -> None:
@@ -185,17 +214,24 @@ class Caps:
         Raises
         ------
         NotFoundError
-            If images are missing. It lists all of them.
+            If images are missing, or are links without a target. It lists all of them.
+        StorageError, ImageError
+            If files cannot be read, or are empty. It lists all of them.
         TableError
             If the rows are not sessions of these cohorts.
         """
+        found = self._locate(sessions)
+        self.images.check_files(found)
+        return found
+
+    def _locate(self, sessions: pd.DataFrame) -> list[Source]:
         check_ids(sessions, "sessions")
         found: list[Source] = []
         missing = []
         for participant, session, cohort in self._keys(sessions):
             source = self._find(participant, session, cohort)
             if source is None:
-                missing.append(self._missing_message(participant, session, cohort))
+                missing.append(missing_message(self._folders[cohort], participant, session, self._pipeline))
             else:
                 found.append(source)
         if missing:
@@ -228,35 +264,6 @@ class Caps:
             raise SettingError(f"{participant}: cohort={cohort!r}; expected a cohort of the CAPS; {hint}")
         source = self._find(participant, session, cohort)
         if source is None:
-            missing = self._missing_message(participant, session, cohort)
+            missing = missing_message(self._folders[cohort], participant, session, self._pipeline)
             raise NotFoundError(f"the {self._pipeline.name} image is missing: {missing}")
         return source
-
-    def _missing_message(self, participant: str, session: str, cohort: str | None) -> str:
-        """Return the expected path of a missing image, and similar ids."""
-        subjects = self._folders[cohort] / "subjects"
-        folder = subjects / participant / session
-        if folder.is_dir():
-            names = " or ".join(f"{participant}_{session}{end}" for end in self._pipeline.endings)
-            return f"{folder / self._pipeline.folder}: expected {names}"
-        if (subjects / participant).is_dir():
-            known = _subfolders(subjects / participant, "ses-")
-            return f"{folder}: the session does not exist; {suggestion(session, known)}"
-        near = [
-            name
-            for name in _subfolders(subjects, "sub-")
-            if _without_zeros(name) == _without_zeros(participant)
-        ]
-        hint = f"; is it {' or '.join(near)}?" if near else ""
-        return f"{subjects / participant}: the participant does not exist{hint}"
-
-
-def _without_zeros(name: str) -> str:
-    """Return an id without leading zeros in its number, to find ids that are similar to a missing one."""
-    letters = name.rstrip("0123456789")
-    return letters.lower() + name[len(letters) :].lstrip("0")
-
-
-def _subfolders(folder: Path, prefix: str) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir())

@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neurocnn.data.caps import Caps
-from neurocnn.data.orientation import orientation_of
+from neurocnn.data.orientation import Grid
 from neurocnn.data.part_files import read_part
 from neurocnn.data.parts import Parts, ShiftedParts, WholeImage
 from neurocnn.data.roi import Roi
 from neurocnn.data.transforms import MinMax, Transform
 from neurocnn.errors import ImageError, SettingError, TableError, suggestion
-from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import reseed, seeded
 from neurocnn.storage.identity import check_columns, describe_rows
 
@@ -126,18 +125,16 @@ class CapsDataset(Dataset[dict[str, Any]]):
                 )
 
     def _check_masks(self) -> None:
-        """Warn if the axes of a mask and of the images differ: the mask would cover other structures."""
-        affine = self.caps.images.grid(self._sources[0]).affine
-        if affine is None or not isinstance(self.parts, Roi):
+        """Warn if the voxels of a mask and of the images are at different places: it would cover other structures."""
+        if not isinstance(self.parts, Roi):
             return
-        expected = orientation_of(affine)
+        first = self._sources[0]
+        grid, images = self.caps.images.grid(first), self.caps.images
         for name, header in self.parts.mask_headers().items():
-            found = orientation_of(header.affine)
-            if found != expected:
-                LOGGER.warning(
-                    "the axes of the mask of region %r point to %s; expected %s as in the images; check the mask",
-                    name, found, expected,
-                )  # fmt: skip
+            mask = Grid(header.shape, header.affine, is_oriented=header.is_oriented)
+            if mask.shape == grid.shape and not mask.is_at(grid):
+                what = f"the mask of region {name!r} ({self.parts.regions[name]})"
+                images.warn_once(first.cohort, what, grid.describe_difference(first.name, mask, what))
 
     def __len__(self) -> int:
         """Return the number of images times the number of parts."""

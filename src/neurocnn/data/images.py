@@ -6,7 +6,8 @@ loader) starts with empty caches.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from neurocnn.data import nifti
 from neurocnn.data.cache import Cache
-from neurocnn.data.orientation import Grid, orientation_of
-from neurocnn.data.sources import Source
+from neurocnn.data.orientation import Grid, known_affine, orientation_of
+from neurocnn.data.sources import Source, check_readable
 from neurocnn.data.tensor_files import is_made_from, open_prepared
-from neurocnn.errors import ImageError
+from neurocnn.errors import ImageError, NeurocnnError
 from neurocnn.errors.logger import LOGGER
+from neurocnn.storage.files import storage_errors
 
 _MAPPED_FILES = 4096  # far below the kernel's limit of mapped areas
 
@@ -43,6 +45,7 @@ class Images:
         self.cache_bytes = cache_bytes
         # Grid and name of the first image of each cohort, with which the others are compared.
         self.first: dict[str | None, tuple[Grid, str]] = {}
+        self.warned: set[tuple[str | None, str]] = set()
         self.forget()
 
     def forget(self) -> None:
@@ -54,7 +57,7 @@ class Images:
         self._reported: set[Source] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("orientation", "nan_voxels", "cache_bytes", "first")
+        kept = ("orientation", "nan_voxels", "cache_bytes", "first", "warned")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -70,14 +73,52 @@ class Images:
             If the header is invalid, or the image differs from the others of its cohort.
         """
         if source not in self._grids:
-            if source.nifti is None:
-                grid = Grid(self._tensor_shape(source))
-            else:
-                header = nifti.read_header(source.nifti, source.name)
-                grid = Grid(header.shape, header.affine).reoriented(self.orientation)
+            with storage_errors(source.session_folder, f"read {source.name}"):
+                grid = self._read_grid(source)
             self._compare_with_cohort(source, grid)
             self._grids[source] = grid
         return self._grids[source]
+
+    def _read_grid(self, source: Source) -> Grid:
+        if source.nifti is None:
+            shape = self._tensor_shape(source)
+            return Grid(shape, known_affine(source.stem, shape))
+        header = nifti.read_header(source.nifti, source.name)
+        grid = Grid(header.shape, header.affine, is_oriented=header.is_oriented)
+        if not grid.is_oriented:
+            found = f"{source.name}: {source.nifti}: sform_code=0, qform_code=0: the directions of its axes are unknown"
+            if self.orientation is not None:
+                raise ImageError(f"{found}; expected a code above 0 for orientation={self.orientation!r}")
+            self.warn_once(source.cohort, "orientation code", f"{found}; the file's order of voxels is used")
+        return grid.reoriented(self.orientation)
+
+    def check_files(self, sources: Iterable[Source]) -> None:
+        """Check that the files of images can be read, and warn if images of a cohort are at different places.
+
+        Only headers are read. Those that are invalid are reported when the image is read.
+
+        Raises
+        ------
+        NotFoundError, StorageError, ImageError
+            If files cannot be read. The message lists all of them; its kind is that of the first one.
+        """
+        problems: list[NeurocnnError] = []
+        for source in sources:
+            if source in self._grids:
+                continue
+            try:
+                check_readable(source)
+            except NeurocnnError as error:
+                problems.append(error)
+                continue
+            if source.nifti is not None:
+                with suppress(ImageError):
+                    self.grid(source)
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            message = f"{len(problems)} images cannot be read:\n" + "\n".join(map(str, problems))
+            raise type(problems[0])(message)
 
     def image(self, source: Source) -> Tensor:
         """Return the image (1, D, H, W), float32, reoriented and finite. It is shared: do not write to it.
@@ -91,7 +132,8 @@ class Images:
         if cached is not None:
             return cached
         grid = self.grid(source)
-        mapped = self.prepared(source)
+        with storage_errors(source.session_folder, f"read {source.name}"):
+            mapped = self.prepared(source)
         image = grid.reorient(self.finite(mapped if mapped is not None else decode(source), source))
         self._warn_if_constant(image, source)
         (self._mapped if image is mapped else self._decoded).put(source, image)
@@ -112,7 +154,7 @@ class Images:
         """
 
         def is_current(image: Tensor) -> bool:
-            if image.dim() != 4 or image.shape[0] != 1:
+            if image.dim() != 4 or image.shape[0] != 1 or not image.numel():
                 raise ImageError(
                     f"{source.name}: {source.tensor}: shape={tuple(image.shape)}; expected (1, D, H, W)"
                 )
@@ -202,17 +244,23 @@ class Images:
                 f"{source.name}: shape={grid.shape}, unlike the rest of the cohort: {example} has {first.shape}; "
                 "use only images of one preprocessing"
             )
-        if grid.affine is None:
-            return
-        if first.affine is None:
+        if first.affine is None or not first.is_oriented:
             self.first[source.cohort] = (grid, source.name)
-            return
-        found, expected = orientation_of(grid.affine), orientation_of(first.affine)
-        if found != expected:
-            raise ImageError(
-                f"{source.name}: orientation={found}, unlike the rest of the cohort: {example} has {expected}; "
-                'reorient all images with Caps(..., orientation="RAS")'
-            )
+        elif grid.affine is not None and grid.is_oriented:
+            found, expected = orientation_of(grid.affine), orientation_of(first.affine)
+            if found != expected:
+                raise ImageError(
+                    f"{source.name}: orientation={found}, unlike the rest of the cohort: {example} has {expected}; "
+                    'reorient all images with Caps(..., orientation="RAS")'
+                )
+            if not grid.is_at(first):
+                self.warn_once(source.cohort, "place", first.describe_difference(example, grid, source.name))
+
+    def warn_once(self, cohort: str | None, topic: str, message: str) -> None:
+        """Log a warning, the first time for this cohort and topic."""
+        if (cohort, topic) not in self.warned:
+            self.warned.add((cohort, topic))
+            LOGGER.warning("%s", message)
 
 
 def decode(source: Source) -> Tensor:

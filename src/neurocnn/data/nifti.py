@@ -7,6 +7,7 @@ the checksum of the gzip stream is compared before a voxel is used.
 
 import io
 import math
+import re
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -20,11 +21,17 @@ from torch import Tensor
 
 from neurocnn.data.orientation import Affine, Shape3
 from neurocnn.errors import ImageError, NotFoundError
+from neurocnn.storage.files import storage_errors
 from neurocnn.storage.memory import available_memory
 
 # The limit of DEFLATE's compression: a header that claims more is wrong.
 _BEST_RATIO = 1032
 _HEADER_BYTES = 4096
+_GZIP = b"\x1f\x8b"
+_ZEROS = re.compile(rb"\0*")
+_FIRST_WINDOW = 4096  # bytes
+# Parallel compressors write members of 64 KiB; many empty ones would take time for nothing.
+_FREE_MEMBERS, _MEMBER_BYTES = 64, 512
 _RESTORE = "restore the file or run Clinica again"
 
 
@@ -40,6 +47,8 @@ class Header:
         (4, 4), from voxel to world in mm, finite and invertible.
     n_bytes
         Size of the decompressed file.
+    is_oriented
+        Whether the header has an orientation code. Without one, the affine has the size of the voxels alone.
     layout
         Arguments of nibabel's array proxy: shape, type, offset, slope and intercept.
     """
@@ -47,6 +56,7 @@ class Header:
     shape: Shape3
     affine: Affine
     n_bytes: int
+    is_oriented: bool
     layout: tuple[tuple[int, ...], np.dtype[Any], int, float, float]
 
 
@@ -71,12 +81,14 @@ def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
     """
     if not path.is_file():
         raise NotFoundError(f"{name}: {path}: the file does not exist")
-    with open(path, "rb") as file:
+    with storage_errors(path, f"read {name}"), open(path, "rb") as file:
         start = file.read(_HEADER_BYTES)
     if not start:
         raise ImageError(f"{name}: {path}: the file is empty (zero bytes); {_RESTORE}")
     if _is_gzip(path):
         start = _decompress_start(start, path, name)
+    elif start.startswith(_GZIP):
+        raise ImageError(f"{name}: {path} is gzip; expected NIfTI by its name; rename it to {path.name}.gz")
     return _parse_header(start, path, name, one_channel)
 
 
@@ -103,7 +115,8 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
     """
     header = read_header(path, name, one_channel=one_channel)
     _check_size(header, path, name)
-    content = path.read_bytes()
+    with storage_errors(path, f"read {name}"):
+        content = path.read_bytes()
     if _is_gzip(path):
         content = _decompress(content, header.n_bytes, path, name)
     if len(content) != header.n_bytes:
@@ -124,8 +137,11 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _decompress_start(start: bytes, path: Path, name: str) -> bytes:
-    if start[:2] != b"\x1f\x8b":
-        raise ImageError(f"{name}: {path} is not gzip; expected it by its name; found {start[:2]!r}")
+    if not start.startswith(_GZIP):
+        remedy = f"rename it to {path.name.removesuffix('.gz')} if it is not compressed, or {_RESTORE}"
+        raise ImageError(
+            f"{name}: {path} is not gzip; found {start[:4]!r}; expected gzip by its name; {remedy}"
+        )
     try:
         return zlib.decompressobj(wbits=31).decompress(start, _HEADER_BYTES)
     except zlib.error as error:
@@ -145,28 +161,40 @@ def _zlib() -> Any:
 def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
     """Return the content of gzip members, at most `n_bytes`, their checksums and lengths checked."""
     damage = (zlib.error, getattr(_zlib(), "error", zlib.error), getattr(_zlib(), "IsalError", zlib.error))
-    members = []
-    remaining = n_bytes
-    while content:
-        stream = _zlib().decompressobj(wbits=31)
-        try:
-            # One byte more than allowed is enough to detect a larger member.
-            member = stream.decompress(content, remaining + 1)
-        except damage as error:
+    view = memoryview(content)
+    pieces: list[bytes] = []
+    position, remaining = 0, n_bytes
+    n_members, most_members = 0, _FREE_MEMBERS + n_bytes // _MEMBER_BYTES
+    while position < len(content):
+        stream, window = _zlib().decompressobj(wbits=31), _FIRST_WINDOW
+        n_members += 1
+        if n_members > most_members:
             raise ImageError(
-                f"{name}: {path} is damaged, its compressed content or checksum is wrong ({error}); {_RESTORE}"
-            ) from None
-        remaining -= len(member)
-        if remaining < 0:
-            raise ImageError(
-                f"{name}: {path} is damaged, it inflates to more than the {n_bytes} bytes that its header says; "
-                f"{_RESTORE}"
+                f"{name}: {path} has more than {most_members} gzip members; expected larger ones; {_RESTORE}"
             )
-        if not stream.eof:
-            raise ImageError(f"{name}: {path} is truncated; {_RESTORE}")
-        members.append(member)
-        content = stream.unused_data.lstrip(b"\0")  # gzip allows zeros as padding
-    return members[0] if len(members) == 1 else b"".join(members)
+        while not stream.eof:
+            if position >= len(content):
+                raise ImageError(f"{name}: {path} is truncated; {_RESTORE}")
+            # The unused end of a window is copied. Windows that double keep this proportional to the file, even if it
+            # consists of very many empty members.
+            block = view[position : position + window]
+            try:
+                # One byte more than allowed is enough to detect a larger member.
+                pieces.append(stream.decompress(block, remaining + 1))
+            except damage as error:
+                raise ImageError(
+                    f"{name}: {path} is damaged, its compressed content or checksum is wrong ({error}); {_RESTORE}"
+                ) from None
+            remaining -= len(pieces[-1])
+            if remaining < 0:
+                raise ImageError(
+                    f"{name}: {path} is damaged, it inflates to more than the {n_bytes} bytes that its header says; "
+                    f"{_RESTORE}"
+                )
+            position += len(block) - len(stream.unused_data)
+            window *= 2
+        position = _ZEROS.match(content, position).end()  # type: ignore[union-attr]  # gzip allows zeros as padding
+    return b"".join(pieces)
 
 
 def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Header:
@@ -184,6 +212,7 @@ def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Hea
             slope, intercept = header.get_slope_inter()
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
             offset = int(header["vox_offset"])
+            is_oriented = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     except KeyError as error:
         raise ImageError(f"{where}: datatype={error}; expected a type of voxels that NIfTI defines") from None
     except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, np.linalg.LinAlgError) as error:
@@ -200,7 +229,8 @@ def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Hea
     if offset < kind.sizeof_hdr:
         raise ImageError(f"{where}: vox_offset={offset}; expected at least {kind.sizeof_hdr}")
     scale = (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
-    return Header(shape, affine, offset + math.prod(shape) * dtype.itemsize, (shape, dtype, offset, *scale))
+    n_bytes = offset + math.prod(shape) * dtype.itemsize
+    return Header(shape, affine, n_bytes, is_oriented, (shape, dtype, offset, *scale))
 
 
 def _check_size(header: Header, path: Path, name: str) -> None:

@@ -1,6 +1,9 @@
 """The voxel grid of an image: shape and affine, and how its axes are reordered."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import nibabel.orientations as nib_orientations
@@ -14,6 +17,14 @@ from neurocnn.errors.arguments import argument_error
 Affine = npt.NDArray[np.float64]
 Shape3 = tuple[int, int, int]
 _nibabel: Any = nib_orientations  # nibabel has no types
+# Voxel size and position of the first voxel, mm, of each space and shape.
+_SPACES: Mapping[tuple[str, Shape3], tuple[tuple[float, ...], tuple[float, ...]]] = MappingProxyType(
+    {
+        ("MNI152NLin2009cSym", (193, 229, 193)): ((1, 1, 1), (-96, -132, -78)),
+        ("MNI152NLin2009cSym", (169, 208, 179)): ((1, 1, 1), (-84, -119, -78)),
+        ("Ixi549Space", (121, 145, 121)): ((-1.5, 1.5, 1.5), (90, -126, -72)),
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +37,8 @@ class Grid:
         (D, H, W), voxels.
     affine
         (4, 4), from voxel to world in mm; None if unknown: a prepared tensor has no affine.
+    is_oriented
+        Whether the directions of the axes are known: a header may have no code for them.
     reorientation
         (3, 2), nibabel's description of the change from the file's order of axes; None if unchanged.
     """
@@ -33,6 +46,7 @@ class Grid:
     shape: Shape3
     affine: Affine | None = None
     reorientation: npt.NDArray[np.float64] | None = None
+    is_oriented: bool = True
 
     def reoriented(self, orientation: str | None) -> "Grid":
         """Return the grid with axes that point to `orientation`, without resampling; None changes nothing.
@@ -51,6 +65,37 @@ class Grid:
         first, second, third = (self.shape[axis] for axis in np.argsort(change[:, 0]))
         affine = self.affine @ _nibabel.inv_ornt_aff(change, self.shape)
         return Grid((first, second, third), affine, change)
+
+    def distance(self, other: "Grid") -> float:
+        """Return the largest distance between a corner of this volume and the same voxel in `other`, in mm.
+
+        NaN if the position of one of them is unknown.
+
+        Examples
+        --------
+        >>> one, two = np.eye(4), np.diag([2.0, 1.0, 1.0, 1.0])
+        >>> Grid((5, 6, 7), one).distance(Grid((5, 6, 7), two))
+        4.0
+        """
+        if self.affine is None or other.affine is None or not (self.is_oriented and other.is_oriented):
+            return float("nan")
+        corners = np.array([*product(*((0, n - 1) for n in self.shape))]) @ np.eye(3, 4) + [0, 0, 0, 1]
+        moved = corners @ (self.affine - other.affine).T
+        return float(np.linalg.norm(moved[:, :3], axis=1).max())
+
+    def is_at(self, other: "Grid") -> bool:
+        """Return False if voxels of `other` are at another place, by more than a tenth of the smallest voxel."""
+        if self.affine is None:
+            return True
+        return not self.distance(other) > 0.1 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
+
+    def describe_difference(self, name: str, other: "Grid", other_name: str) -> str:
+        """Return the message that an image `other` is not at the place of this image `name`, with both affines."""
+        affines = [np.round(grid.affine, 3).tolist() for grid in (other, self) if grid.affine is not None]
+        return (
+            f"{other_name}: its voxels are up to {self.distance(other):.1f} mm from those of {name}, which has the "
+            f"same shape; affine={affines[0]}; expected {affines[-1]}; check voxel sizes, origin and rotation"
+        )
 
     def reorient(self, image: Tensor) -> Tensor:
         """Return an image (1, D, H, W) of the file with its axes reordered; the same object if unchanged."""
@@ -79,3 +124,29 @@ def check_orientation(orientation: str) -> str:
 def orientation_of(affine: Affine) -> str:
     """Return the directions of a volume's axes, such as ``"RAS"``, each the nearest axis of the world."""
     return "".join(_nibabel.aff2axcodes(affine))
+
+
+def known_affine(stem: str, shape: Shape3) -> Affine | None:
+    """Return the affine (4, 4), voxel to world in mm, that a pipeline gives all its images; None if unknown.
+
+    Parameters
+    ----------
+    stem
+        Name of the image's file, with the space in it.
+    shape
+        (D, H, W), voxels.
+
+    Examples
+    --------
+    >>> known_affine("sub-1_ses-M00_T1w_segm-graymatter_space-Ixi549Space_probability", (121, 145, 121))
+    array([[  -1.5,    0. ,    0. ,   90. ],
+           [   0. ,    1.5,    0. , -126. ],
+           [   0. ,    0. ,    1.5,  -72. ],
+           [   0. ,    0. ,    0. ,    1. ]])
+    """
+    for (space, known), (voxel, origin) in _SPACES.items():
+        if f"_space-{space}_" in stem and shape == known:
+            affine = np.diag([*voxel, 1.0])
+            affine[:3, 3] = origin
+            return affine
+    return None

@@ -15,8 +15,9 @@ from torch import Tensor
 from neurocnn.data.images import Images, decode, holds_voxels
 from neurocnn.data.parts import LocatedParts, Parts, Shape
 from neurocnn.data.sources import Source
-from neurocnn.data.tensor_files import Origin, fingerprint, part_stem, read_origin, write_prepared
-from neurocnn.errors import ImageError, SettingError
+from neurocnn.data.tensor_files import Origin, nifti_stamp, part_stem, read_origin, write_prepared
+from neurocnn.errors import ImageError, NeurocnnError, SettingError
+from neurocnn.storage.files import storage_errors
 
 
 @runtime_checkable
@@ -34,10 +35,11 @@ def read_part(images: Images, source: Source, parts: Parts, part_id: int) -> Ten
     The order is: the image in the cache, the prepared tensor of the complete image (only the part's voxels are read),
     the part's own file, the NIfTI file.
     """
-    if images.cached(source) is None and isinstance(parts, StorableParts) and not source.tensor.is_file():
-        part = open_part(images, source, parts, part_id)
-        if part is not None:
-            return images.finite(part, source)
+    with storage_errors(source.session_folder, f"read {source.name}"):
+        if images.cached(source) is None and isinstance(parts, StorableParts) and not source.tensor.is_file():
+            part = open_part(images, source, parts, part_id)
+            if part is not None:
+                return images.finite(part, source)
     return parts.extract(images.image(source), part_id)
 
 
@@ -103,7 +105,7 @@ def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> S
     for source in sources:
         try:
             reoriented = images.grid(source).reorientation is not None
-        except ImageError:
+        except NeurocnnError:
             continue  # it is reported after the other images are prepared
         if reoriented:
             raise SettingError(
@@ -122,7 +124,7 @@ def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
     prepared = images.prepared(source)
     image = prepared if prepared is not None else decode(source)
     images.finite(image, source)  # raises the error now rather than in training
-    origin = fingerprint(source.nifti) if source.nifti is not None else ""
+    origin = nifti_stamp(source.nifti) if source.nifti is not None else ""
     for part_id in missing:
         write_prepared(
             parts.extract(image, part_id),

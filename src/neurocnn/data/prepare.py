@@ -10,8 +10,8 @@ from pathlib import Path
 from neurocnn.data.images import Images, decode
 from neurocnn.data.part_files import StorableParts, check_storable, part_path, write_parts
 from neurocnn.data.parts import Parts
-from neurocnn.data.sources import Source
-from neurocnn.data.tensor_files import Origin, fingerprint, write_prepared
+from neurocnn.data.sources import Source, check_readable
+from neurocnn.data.tensor_files import Origin, nifti_stamp, write_prepared
 from neurocnn.errors import ImageError, NeurocnnError, StorageError
 from neurocnn.errors.arguments import check_integer
 from neurocnn.errors.logger import LOGGER
@@ -30,13 +30,14 @@ def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_wo
     # Threads are enough: decompressing, copying and writing release Python's lock.
     pool = ThreadPoolExecutor(max(1, n_workers))
     try:
-        futures = [pool.submit(_prepare_image, images, source, storable) for source in sources]
+        futures = {pool.submit(_prepare_image, images, source, storable): source for source in sources}
         for future in tqdm(as_completed(futures), total=len(futures), desc="prepare", disable=None):
             try:
                 future.result()
-            except StorageError:
-                raise  # the disk is at fault, not this image: the next one would fail too
             except NeurocnnError as error:
+                # If the disk cannot be written, the next image would fail too.
+                if isinstance(error, StorageError) and error.filename != str(futures[future].nifti):
+                    raise
                 failed.append(str(error))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -48,6 +49,7 @@ def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_wo
 
 
 def _prepare_image(images: Images, source: Source, parts: StorableParts | None) -> None:
+    check_readable(source)
     images.grid(source)
     if parts is not None:
         write_parts(images, source, parts)
@@ -62,7 +64,7 @@ def _prepare_image(images: Images, source: Source, parts: StorableParts | None) 
     assert source.nifti is not None
     image = decode(source)
     images.finite(image, source)  # raises the error now rather than in training
-    write_prepared(image, source.tensor, Origin(fingerprint(source.nifti)))
+    write_prepared(image, source.tensor, Origin(nifti_stamp(source.nifti)))
 
 
 def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts | None) -> None:
@@ -73,7 +75,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
     for source in sources:
         try:
             sizes = [size for path, size in _files(images, source, parts).items() if not path.is_file()]
-        except ImageError:
+        except NeurocnnError:
             continue  # it is reported after the other images are prepared
         device = source.session_folder.stat().st_dev
         folders.setdefault(device, source.session_folder)
@@ -86,7 +88,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
             len(sources), n_files, n_bytes / 1e9, free / 1e9,
         )  # fmt: skip
         if n_bytes > free:
-            message = f"preparing takes {n_bytes} bytes; expected at most the {free} free bytes of the disk"
+            message = f"preparing takes {n_bytes} bytes; expected at most the {free} free bytes of the disk; free some"
             raise StorageError(ENOSPC, message, str(folders[device]))
 
 

@@ -1,7 +1,8 @@
 """File names of each Clinica pipeline.
 
 Two generations of Clinica write ``<participant>_<session>_T1w_space-…`` and ``<participant>_<session>_space-…``: both
-are candidates.
+are candidates. The BIDS entities of the source file may stand after the session: ``_run-01``, ``_acq-…``; the class of
+a pipeline does not name them.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ class Preprocessing(Protocol):
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """Possible ends of a file name after ``<participant>_<session>``; exactly one of the files exists."""
+        """Possible ends of a file name after ``<participant>_<session>`` and BIDS entities such as ``_run-01``."""
         ...
 
 
@@ -153,6 +154,8 @@ class PetLinear:
         Reference region as in the file names: ``"cerebellumPons2"``, ``"pons"``, ….
     cropped
         True for 169×208×179 voxels without the margins, False for all voxels.
+    reconstruction
+        Reconstruction as in the file names (``_rec-…``); None if each session has a single image of the tracer.
 
     Examples
     --------
@@ -163,23 +166,26 @@ class PetLinear:
     tracer: str
     region: str
     cropped: bool = True
+    reconstruction: str | None = None
 
     name = "pet-linear"
     folder = "pet_linear"
     prepared_folder = "pet_linear"
 
     def __post_init__(self) -> None:
-        for name, value in (("tracer", self.tracer), ("region", self.region)):
-            if not isinstance(value, str) or not value.isalnum():
-                raise argument_error(
-                    name, value, "letters and digits as in the file names", where="PetLinear"
-                )
+        for name in ("tracer", "region", "reconstruction"):
+            value = getattr(self, name)
+            is_optional = name == "reconstruction" and value is None
+            if not is_optional and not (isinstance(value, str) and value.isalnum()):
+                expected = "letters and digits as in the file names"
+                raise argument_error(name, value, expected, where="PetLinear")
         check_flag("cropped", self.cropped, where="PetLinear")
 
     @property
     def endings(self) -> tuple[str, ...]:
         """Possible ends of a file name after ``<participant>_<session>``."""
-        tracer, end = f"_trc-{self.tracer}", f"{_mni_space(self.cropped)}_suvr-{self.region}_pet.nii.gz"
+        end = f"{_mni_space(self.cropped)}_suvr-{self.region}_pet.nii.gz"
+        tracer = f"_trc-{self.tracer}" + (f"_rec-{self.reconstruction}" if self.reconstruction else "")
         return (f"{tracer}_pet{end}", f"_T1w{tracer}{end}", f"{tracer}{end}")
 
 

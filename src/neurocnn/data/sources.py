@@ -1,19 +1,21 @@
-"""Locations of images: paths in CAPS folders, computed from ids."""
+"""Locations of images in CAPS folders: paths computed from ids, and files whose names have more BIDS entities."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from neurocnn.data.preprocessing import Preprocessing
-from neurocnn.errors import ImageError, NotFoundError, TableError
-from neurocnn.errors.arguments import argument_error
+from neurocnn.errors import ImageError, NotFoundError, suggestion
+from neurocnn.storage.files import storage_errors
 from neurocnn.storage.identity import describe_row
-from neurocnn.storage.tables import read_table
 
+_POINTERS = (b"/annex/objects/", b"version https://git-lfs")
 PREPARED = "deeplearning_prepare_data"
-PathLike = str | os.PathLike[str]
-Root = PathLike | Mapping[str, PathLike]
+_ENTITY = re.compile(r"_(task|acq|ce|trc|rec|dir|run|echo)-([A-Za-z0-9]+)(?=_)")
 
 
 @dataclass(frozen=True)
@@ -58,60 +60,6 @@ class Source:
         return self.session_folder / PREPARED / f"{parts}_based" / self.prepared_folder / f"{stem}.pt"
 
 
-def cohort_folders(root: Root) -> dict[str | None, Path]:
-    """Return the CAPS folders of `root` by cohort. The cohort of a single folder is None.
-
-    Parameters
-    ----------
-    root
-        A CAPS folder, a mapping from cohorts to CAPS folders, or a TSV with the columns `cohort` and `path`. A relative
-        path in a TSV is relative to the TSV's folder or, if it does not exist there, to the working directory.
-
-    Raises
-    ------
-    NotFoundError
-        If a folder, or `subjects` in it, is missing.
-    SettingError
-        If `root` is of another kind.
-    TableError
-        If the TSV cannot be used.
-    """
-    folders: dict[str | None, Path]
-    expected = "a CAPS folder, a mapping from cohorts to CAPS folders, or a multi-cohort TSV"
-    if isinstance(root, Mapping):
-        if not root or not all(isinstance(name, str) and name for name in root):
-            raise argument_error("root", root, expected, where="Caps")
-        folders = {name: Path(folder) for name, folder in root.items()}
-    elif not isinstance(root, str | os.PathLike):
-        raise argument_error("root", root, expected, where="Caps")
-    elif Path(root).is_file():
-        folders = dict(cohort_paths(root).items())
-    else:
-        folders = {None: Path(root)}
-    for cohort, folder in folders.items():
-        where = f"{folder}{'' if cohort is None else f' (cohort {cohort!r})'}"
-        if not folder.is_dir():
-            raise NotFoundError(f"{where}: the CAPS folder does not exist")
-        if not (folder / "subjects").is_dir():
-            raise NotFoundError(f"{where}: no folder 'subjects'; expected an output folder of Clinica")
-    return folders
-
-
-def cohort_paths(table: PathLike) -> dict[str, Path]:
-    """Return the `path` of each `cohort` of a multi-cohort TSV."""
-    frame = read_table(table, required=("cohort", "path"))
-    paths: dict[str, Path] = {}
-    for cohort, given in zip(frame["cohort"], frame["path"], strict=True):
-        if not isinstance(cohort, str) or not isinstance(given, str):
-            raise TableError(f"{table}: cohort={cohort!r}, path={given!r}; expected both in each row")
-        if cohort in paths:
-            raise TableError(f"{table}: cohort={cohort!r} occurs twice; expected one row per cohort")
-        relative_to_table = Path(table).parent / given
-        use_table = relative_to_table.exists() or not Path(given).exists()
-        paths[cohort] = relative_to_table if use_table else Path(given)
-    return paths
-
-
 def find_source(
     folder: Path, participant_id: str, session_id: str, cohort: str | None, preprocessing: Preprocessing
 ) -> Source | None:
@@ -136,45 +84,168 @@ def find_source(
     found = _niftis(session, start, preprocessing) or _tensors(session, start, preprocessing)
     if not found:
         return None
-    stem = found[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix(".pt")
-    nifti = found[0] if found[0].suffix != ".pt" else None
+    stem, path = _without_suffix(found[0].name), found[0]
+    nifti = path if path.suffix != ".pt" else None
     source = Source(participant_id, session_id, cohort, session, stem, nifti, preprocessing.prepared_folder)
     if len(found) > 1:
+        remedy = f"Custom({path.name.removeprefix(start)!r})"
+        if preprocessing.name == "pet-linear":
+            remedy += " or PetLinear(..., reconstruction=...)"
         raise ImageError(
-            f"{source.name}: {len(found)} files match; expected one of {', '.join(map(str, found))}"
+            f"{source.name}: {len(found)} files match: {', '.join(map(str, found))}; expected one; choose it with "
+            f"preprocessing={remedy}, or move the others"
         )
     return source
 
 
+def check_readable(source: Source) -> None:
+    """Check that the file of an image has content; only its first bytes are read.
+
+    Raises
+    ------
+    NotFoundError
+        If it is a link without a target, or a pointer of git-annex or git LFS to content that is elsewhere.
+    StorageError
+        If the system cannot read it.
+    ImageError
+        If it is empty.
+    """
+    path = source.nifti if source.nifti is not None else source.tensor
+    get = "fetch its content, for example with `git annex get` or `datalad get`"
+    if path.is_symlink() and not path.exists():
+        target = os.readlink(path)
+        raise NotFoundError(
+            f"{source.name}: {path}: the link has no target: {target}; restore the target or {get}"
+        )
+    with storage_errors(path, f"read {source.name}"), open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        raise ImageError(
+            f"{source.name}: {path}: the file is empty (zero bytes); restore the file or run Clinica again"
+        )
+    if start.startswith(_POINTERS):
+        raise NotFoundError(f"{source.name}: {path}: a pointer to content that is elsewhere; {get}")
+
+
+def missing_message(caps: Path, participant_id: str, session_id: str, preprocessing: Preprocessing) -> str:
+    """Return the expected path of a missing image, with similar files or ids, for an error message."""
+    participant = caps / "subjects" / participant_id
+    session = participant / session_id
+    if session.is_dir():
+        start = f"{participant_id}_{session_id}"
+        names = " or ".join(f"{start}{end}" for end in preprocessing.endings)
+        message = f"{session / preprocessing.folder}: expected {names}"
+        found = _similar_files(session, preprocessing)
+        if not found:
+            return message
+        remedy = f"preprocessing=Custom({found[0].removeprefix(start)!r})"
+        return f"{message}; found {', '.join(found[:3])}; to use the first: {remedy}"
+    if participant.is_dir():
+        known = list_subfolders(participant, "ses-")
+        return f"{session}: the session does not exist; {suggestion(session_id, known)}"
+    known = list_subfolders(caps / "subjects", "sub-")
+    near = [name for name in known if _without_zeros(name) == _without_zeros(participant_id)]
+    hint = f"; is it {' or '.join(near)}?" if near else ""
+    return f"{participant}: the participant does not exist{hint}"
+
+
+def list_subfolders(folder: Path, prefix: str) -> list[str]:
+    """Return the sorted names of the folders in `folder` that start with `prefix`."""
+    with storage_errors(folder, "read"), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir())
+
+
+def _without_zeros(name: str) -> str:
+    """Return an id without leading zeros in its number, to find ids that are similar to a missing one."""
+    letters = name.rstrip("0123456789")
+    return letters.lower() + name[len(letters) :].lstrip("0")
+
+
+def _similar_files(session: Path, preprocessing: Preprocessing) -> list[str]:
+    """Return the names of NIfTI files that are in the place of a missing image, the most similar ones first."""
+    names = [path.name for path in _list_niftis(session, preprocessing)]
+    similarity = {
+        name: max(SequenceMatcher(None, name, end).ratio() for end in preprocessing.endings) for name in names
+    }
+    return sorted(names, key=lambda name: (-similarity[name], name))
+
+
 def _niftis(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
-    if preprocessing.folder:
-        folder = session / preprocessing.folder
-        names = list_names(folder)
-        return [folder / f"{start}{end}" for end in preprocessing.endings if f"{start}{end}" in names]
-    found = []
-    for place, folders, files in os.walk(session):
-        folders[:] = sorted(name for name in folders if name != PREPARED)
-        found += [Path(place, name) for name in sorted(files) if _matches(name, start, preprocessing.endings)]
-    return found
+    paths = _list_niftis(session, preprocessing)
+    if not preprocessing.folder:
+        return [path for path in paths if _has_ends(path.name, start, preprocessing.endings)]
+    # A compressed file precedes an uncompressed one of the same name.
+    by_stem = {
+        _without_suffix(path.name): path for path in sorted(paths, reverse=True, key=lambda path: path.suffix)
+    }
+    return [by_stem[stem] for stem in _matching_stems(by_stem, start, preprocessing)]
 
 
 def _tensors(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
     folder = session / PREPARED / "image_based" / preprocessing.prepared_folder
-    ends = tuple(f"{end.removesuffix('.gz').removesuffix('.nii')}.pt" for end in preprocessing.endings)
-    names = list_names(folder)
+    by_stem = {
+        name.removesuffix(".pt"): folder / name for name in _list_names(folder) if name.endswith(".pt")
+    }
     if preprocessing.folder:
-        return [folder / f"{start}{end}" for end in ends if f"{start}{end}" in names]
-    return [folder / name for name in sorted(names) if _matches(name, start, ends)]
+        return [by_stem[stem] for stem in _matching_stems(by_stem, start, preprocessing)]
+    ends = tuple(map(_without_suffix, preprocessing.endings))
+    return [by_stem[stem] for stem in sorted(by_stem) if _has_ends(stem, start, ends)]
 
 
-def _matches(name: str, start: str, endings: tuple[str, ...]) -> bool:
-    return name.startswith(f"{start}_") and name.endswith(endings)
+def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessing) -> list[str]:
+    """Return the computed names that exist or, if there are none, those with more BIDS entities."""
+    ends = list(map(_without_suffix, preprocessing.endings))
+    known = set(stems)
+    exact = [f"{start}{end}" for end in ends if f"{start}{end}" in known]
+    if exact:
+        return exact
+    named = (stem for stem in sorted(known) if stem.startswith(f"{start}_"))
+    return [stem for stem in named if any(_fits(stem.removeprefix(start), end) for end in ends)]
 
 
-def list_names(folder: Path) -> set[str]:
-    """Return the names in a folder, or an empty set if it does not exist."""
+def _fits(name: str, end: str) -> bool:
+    """Return whether a name equals a pipeline's except for BIDS entities that the pipeline does not determine."""
+    (found, rest), (wanted, tail) = _split_entities(name), _split_entities(end)
+    # Older versions of BIDS have the tracer of PET, without its isotope, as the acquisition.
+    if "trc" in wanted and "trc" not in found and "acq" in found:
+        tracer = wanted["trc"].lower()
+        is_tracer = found["acq"].lower() in (tracer, re.sub(r"^\d+[a-z]", "", tracer))
+        found["trc"] = wanted["trc"] if is_tracer else found["acq"]
+    return rest == tail and all(found.get(key) == value for key, value in wanted.items())
+
+
+def _split_entities(name: str) -> tuple[dict[str, str], str]:
+    """Return the BIDS entities at the start of a name, after the session, and the remainder."""
+    entities = {}
+    while match := _ENTITY.match(name):
+        entities[match[1]] = match[2]
+        name = name[match.end() :]
+    return entities, name
+
+
+def _without_suffix(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".nii").removesuffix(".pt")
+
+
+def _has_ends(name: str, start: str, ends: tuple[str, ...]) -> bool:
+    return name.startswith(f"{start}_") and name.endswith(ends)
+
+
+def _list_niftis(session: Path, preprocessing: Preprocessing) -> list[Path]:
+    """Return the NIfTI files in the pipeline's folder, or anywhere in the session's folder if it has none."""
+    if preprocessing.folder:
+        folder = session / preprocessing.folder
+        found = [folder / name for name in sorted(_list_names(folder))]
+    else:
+        found = []
+        for place, folders, files in os.walk(session):
+            folders[:] = sorted(name for name in folders if name != PREPARED)
+            found += [Path(place, name) for name in sorted(files)]
+    return [path for path in found if path.name.endswith((".nii.gz", ".nii"))]
+
+
+def _list_names(folder: Path) -> list[str]:
     # One listing answers for all candidates, and distinguishes names that differ only in case.
-    try:
-        return set(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+    with storage_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
+        return os.listdir(folder)
+    return []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from neurocnn.data.sources import cohort_paths
+from neurocnn.data.cohorts import cohort_paths
 from neurocnn.data.splits import Split
 from neurocnn.data.splits import baseline as baseline_sessions
 from neurocnn.errors import NotFoundError, SettingError, TableError, suggestion

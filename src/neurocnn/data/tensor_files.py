@@ -8,20 +8,21 @@ tensor of an image that has changed since is recognised.
 import contextlib
 import io
 import json
-import os
-import struct
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import Tensor
 
+from neurocnn.data.fingerprints import DAMAGED_ZIP, gzip_trailer
 from neurocnn.errors import CheckpointError, ImageError
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import storage_errors, write_whole
 from neurocnn.storage.tensors import load_tensors
 
 _RECORD = "archive/neurocnn.json"
+_LONGEST_RECORD = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Origin:
     Parameters
     ----------
     source
-        `fingerprint` of the NIfTI file; empty if there was none.
+        `nifti_stamp` of the NIfTI file; empty if there was none.
     part
         Box and mask of the part; empty for the complete image.
     """
@@ -40,18 +41,15 @@ class Origin:
     part: str = ""
 
 
-def fingerprint(nifti: Path) -> str:
-    """Return a short text that changes if the voxels of a NIfTI file change, after one small read.
+def nifti_stamp(nifti: Path) -> str:
+    """Return a short text that changes if a NIfTI file changes, after one small read.
 
     It consists of the checksum and length at the end of a gzip file, or of the modification time of another file.
     """
     status = nifti.stat()
     if not nifti.name.endswith(".gz"):
         return f"nii-{status.st_size}-{status.st_mtime_ns}"
-    with open(nifti, "rb") as file:
-        file.seek(-min(8, status.st_size), os.SEEK_END)
-        trailer = file.read(8).rjust(8, b"\0")
-    checksum, length = struct.unpack("<II", trailer)
+    checksum, length = gzip_trailer(nifti)
     return f"gz-{status.st_size}-{checksum:08x}-{length}"
 
 
@@ -81,10 +79,13 @@ def write_prepared(voxels: Tensor, path: Path, origin: Origin) -> None:
 
 def read_origin(path: Path) -> Origin | None:
     """Return the origin of a prepared tensor, or None if another program wrote it."""
-    with contextlib.suppress(zipfile.BadZipFile, KeyError, ValueError, OSError, NotImplementedError):
-        with zipfile.ZipFile(path) as archive:
+    with (
+        contextlib.suppress(*DAMAGED_ZIP, KeyError, TypeError, RecursionError),
+        zipfile.ZipFile(path) as archive,
+    ):
+        if archive.getinfo(_RECORD).file_size <= _LONGEST_RECORD:
             record = json.loads(archive.read(_RECORD))
-        return Origin(str(record["source"]), str(record["part"]))
+            return Origin(str(record["source"]), str(record["part"]))
     return None
 
 
@@ -92,9 +93,11 @@ def is_made_from(path: Path, nifti: Path) -> bool | None:
     """Return True if a prepared tensor was made from the present content of a NIfTI file, None if unknown."""
     origin = read_origin(path)
     if origin is not None:
-        return True if origin.source == fingerprint(nifti) else None
-    # Tensors of other programs have no record of their origin: a later modification time has to do.
-    return True if path.stat().st_mtime_ns >= nifti.stat().st_mtime_ns else None
+        return True if origin.source == nifti_stamp(nifti) else None
+    # Tensors of other programs have no record of their origin. A NIfTI file that was replaced by an older one has a
+    # later time of change (ctime), even if its modification time was kept.
+    status = nifti.stat()
+    return True if path.stat().st_mtime_ns >= max(status.st_mtime_ns, status.st_ctime_ns) else None
 
 
 def open_prepared(path: Path, name: str, *, verify: bool, mmap: bool = True) -> Tensor:
@@ -118,10 +121,19 @@ def open_prepared(path: Path, name: str, *, verify: bool, mmap: bool = True) -> 
     """
     remedy = "delete it, or write it again with caps.prepare()"
     try:
-        voxels = load_tensors(path, mmap=mmap, verify=verify)
+        with storage_errors(path, f"read {name}"):
+            voxels = load_tensors(path, mmap=mmap, verify=verify)
     except CheckpointError as error:
         raise ImageError(f"{name}: the prepared tensor cannot be used: {error}; {remedy}") from error
-    if not isinstance(voxels, Tensor) or voxels.dtype != torch.float32:
-        found = f"a tensor of {voxels.dtype}" if isinstance(voxels, Tensor) else f"a {type(voxels).__name__}"
-        raise ImageError(f"{name}: {path}: found {found}; expected a float32 tensor; {remedy}")
+    if not isinstance(voxels, Tensor) or voxels.dtype != torch.float32 or voxels.layout != torch.strided:
+        raise ImageError(f"{name}: {path}: found {_describe(voxels)}; expected a float32 tensor; {remedy}")
     return voxels
+
+
+def _describe(content: object) -> str:
+    """Return the kind of an object, with the keys of a dict and the type of a tensor."""
+    if isinstance(content, Tensor):
+        return f"a {content.layout} tensor of {content.dtype}"
+    if isinstance(content, dict):
+        return f"a {type(content).__name__} with the keys {shorten(', '.join(map(str, content)), 80)}"
+    return f"a {type(content).__name__}"

@@ -1,0 +1,85 @@
+"""CAPS folders by cohort."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from neurocnn.errors import NotFoundError, SettingError, TableError
+from neurocnn.errors.arguments import argument_error
+from neurocnn.storage.files import storage_errors
+from neurocnn.storage.tables import read_table
+
+PathLike = str | os.PathLike[str]
+Root = PathLike | Mapping[str, PathLike]
+
+
+def cohort_folders(root: Root) -> dict[str | None, Path]:
+    """Return the CAPS folders of `root` by cohort. The cohort of a single folder is None.
+
+    Parameters
+    ----------
+    root
+        A CAPS folder, a mapping from cohorts to CAPS folders, or a TSV with the columns `cohort` and `path`. A relative
+        path in a TSV is relative to the TSV's folder or, if it does not exist there, to the working directory.
+
+    Raises
+    ------
+    NotFoundError
+        If a folder, or `subjects` in it, is missing.
+    SettingError
+        If `root` is of another kind, or two cohorts are the same folder.
+    TableError
+        If the TSV cannot be used.
+    """
+    folders: dict[str | None, Path]
+    expected = "a CAPS folder, a mapping from cohorts to CAPS folders, or a multi-cohort TSV"
+    if isinstance(root, Mapping):
+        if not root or not all(isinstance(name, str) and name for name in root):
+            raise argument_error("root", root, expected, where="Caps")
+        folders = {name: Path(folder) for name, folder in root.items()}
+    elif not isinstance(root, str | os.PathLike):
+        raise argument_error("root", root, expected, where="Caps")
+    elif Path(root).is_file():
+        folders = dict(cohort_paths(root).items())
+    else:
+        folders = {None: Path(root)}
+    for cohort, folder in folders.items():
+        with storage_errors(folder, "read"):
+            exists, has_subjects = folder.is_dir(), (folder / "subjects").is_dir()
+        where = f"{folder}{'' if cohort is None else f' (cohort {cohort!r})'}"
+        if not exists:
+            raise NotFoundError(f"{where}: the CAPS folder does not exist")
+        if not has_subjects:
+            raise NotFoundError(f"{where}: no folder 'subjects'; expected an output folder of Clinica")
+    _check_distinct(folders)
+    return folders
+
+
+def _check_distinct(folders: Mapping[str | None, Path]) -> None:
+    """Refuse one folder under two names: its participants would be taken for different people."""
+    first: dict[tuple[int, int], str | None] = {}
+    for cohort, folder in folders.items():
+        # The number of the folder on its disk is the same through links and other spellings of the path.
+        status = (folder / "subjects").stat()
+        other = first.setdefault((status.st_dev, status.st_ino), cohort)
+        if other != cohort:
+            same = (folder / "subjects").resolve().parent
+            raise SettingError(
+                f"Caps: the cohorts {other!r} and {cohort!r} are the same folder, {same}; expected a folder of its own "
+                "for each cohort; remove one of them"
+            )
+
+
+def cohort_paths(table: PathLike) -> dict[str, Path]:
+    """Return the `path` of each `cohort` of a multi-cohort TSV."""
+    frame = read_table(table, required=("cohort", "path"))
+    paths: dict[str, Path] = {}
+    for cohort, given in zip(frame["cohort"], frame["path"], strict=True):
+        if not isinstance(cohort, str) or not isinstance(given, str):
+            raise TableError(f"{table}: cohort={cohort!r}, path={given!r}; expected both in each row")
+        if cohort in paths:
+            raise TableError(f"{table}: cohort={cohort!r} occurs twice; expected one row per cohort")
+        relative_to_table = Path(table).parent / given
+        use_table = relative_to_table.exists() or not Path(given).exists()
+        paths[cohort] = relative_to_table if use_table else Path(given)
+    return paths

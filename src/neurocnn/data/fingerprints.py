@@ -1,0 +1,75 @@
+"""Fingerprints: what an image was, in a few characters.
+
+A result folder keeps them, so that a replaced image is recognised. They depend on the content of a file alone: a copied
+folder has the same fingerprints.
+"""
+
+import os
+import struct
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+from neurocnn.data.sources import Source
+from neurocnn.storage.files import storage_errors
+
+#: Errors that `zipfile` raises for a damaged file.
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, RuntimeError)
+_BLOCK = 1 << 20
+
+
+def fingerprint(source: Source) -> str:
+    """Return the checksum and size of an image's content.
+
+    They are those of the decompressed file: at the end of a ``.nii.gz``, so that nothing is decompressed, and computed
+    from a ``.nii``, once per process. For a prepared tensor without a NIfTI file they are those of its voxels, from the
+    directory of the file's records.
+
+    Raises
+    ------
+    StorageError
+        If the file cannot be read.
+    """
+    path = source.nifti if source.nifti is not None else source.tensor
+    with storage_errors(path, f"read {source.name}"):
+        if path.name.endswith(".gz"):
+            return "nifti-{:08x}-{}".format(*gzip_trailer(path))
+        if source.nifti is None:
+            return _tensor_fingerprint(path)
+        return f"nifti-{_file_checksum(path)}"
+
+
+def gzip_trailer(path: Path) -> tuple[int, int]:
+    """Return the CRC-32 and the size, modulo 2³², of the content of a gzip file, from its last 8 bytes."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        checksum, length = struct.unpack("<II", file.read(8).rjust(8, b"\0"))
+    return checksum, length
+
+
+def _tensor_fingerprint(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = [entry for entry in archive.infolist() if "/data/" in entry.filename]
+    except DAMAGED_ZIP:
+        records = []
+    if not records:  # torch before 1.6 wrote no zip files
+        return f"tensor-{_file_checksum(path)}"
+    return "tensor-" + "-".join(f"{entry.CRC:08x}-{entry.file_size}" for entry in records)
+
+
+def _file_checksum(path: Path) -> str:
+    status = path.stat()
+    return _checksum_once(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _checksum_once(path: Path, size: int, mtime_ns: int) -> str:
+    """Return CRC-32 and size of a file. `size` and `mtime_ns` are part of the cache's key: the file may change."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}-{size}"
