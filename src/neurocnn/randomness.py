@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import json
+import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -11,6 +13,41 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from neurocnn.errors import CheckpointError
+from neurocnn.errors.logger import LOGGER
+
+_turn = threading.RLock()
+
+
+@contextlib.contextmanager
+def exclusive(what: str) -> Iterator[None]:
+    """Wait until no other thread uses the global random states in such a block, and keep them for this thread.
+
+    Blocks of one thread may be nested.
+
+    Parameters
+    ----------
+    what
+        Name of what waits, for the log.
+    """
+    if not _turn.acquire(blocking=False):
+        LOGGER.info("%s waits for another thread that trains or predicts in this process", what)
+        _turn.acquire()
+    try:
+        yield
+    finally:
+        _turn.release()
+
+
+def _new_turn() -> None:
+    # A forked process has no other threads, but would inherit the lock that one of them held.
+    global _turn
+    _turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_turn)
 
 
 @contextlib.contextmanager
@@ -139,10 +176,19 @@ class RandomState:
         return {"cpu": self.cpu, "device": self.device}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore `state`; its accelerator part is ignored if the device type differs."""
-        self.cpu = state["cpu"]
-        saved = state["device"]
-        if self.device is not None and saved is not None and saved.shape == self.device.shape:
+        """Restore `state`; its accelerator part is ignored if the device type differs.
+
+        Raises
+        ------
+        CheckpointError
+            If it is not a random state of this version of torch.
+        """
+        cpu = state.get("cpu")
+        if not isinstance(cpu, Tensor) or (cpu.dtype, cpu.shape) != (self.cpu.dtype, self.cpu.shape):
+            raise CheckpointError("the random state: expected the bytes of torch's CPU generator")
+        self.cpu = cpu
+        saved = state.get("device")
+        if self.device is not None and isinstance(saved, Tensor) and saved.shape == self.device.shape:
             self.device = saved
 
 

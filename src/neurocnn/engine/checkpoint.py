@@ -5,17 +5,39 @@ flips, one of them can be read. A best model is written after the state of the s
 two is recognised and repaired from the weights in the state.
 """
 
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from neurocnn.errors import CheckpointError, NotFoundError
-from neurocnn.storage.tensors import load_tensors, save_tensors
+from neurocnn.storage.tensors import check_finite_weights, load_tensors, save_tensors
 
 State = dict[str, Any]
+_NUMBER = (int, float)
+#: Entries of every state and their kinds; later versions may add others.
+_ENTRIES: dict[str, type | tuple[type, ...]] = {
+    "serial": int,
+    "epoch": int,
+    "updates": int,
+    "iteration": int,
+    "started": _NUMBER,
+    "seconds": _NUMBER,
+    "stopped": bool,
+    "history": list,
+    "best": dict,
+    "best_epochs": dict,
+    "stopper": dict,
+    "random": list,
+    "settings": dict,
+    "model": dict,
+    "optimizer": dict,
+    "scaler": dict,
+}
 
 
 class StateFiles:
@@ -23,9 +45,14 @@ class StateFiles:
 
     Examples
     --------
-    >>> states = StateFiles(tmp)
-    >>> states.write({"epoch": 1}); states.write({"epoch": 2})
-    >>> StateFiles(tmp).read()["epoch"]
+    >>> import torch
+    >>> from torch import nn
+    >>> from neurocnn.engine import Trainer, classification
+    >>> item = {"image": torch.zeros(1, 2), "participant_id": "sub-1", "session_id": "ses-M00", "part_id": 0}
+    >>> items = [item | {"label": label} for label in ("CN", "AD")]
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    >>> training = Trainer(epochs=2, device="cpu").fit(model, classification(), items, folder=tmp)
+    >>> StateFiles(tmp / "state").read()["epoch"]
     2
     """
 
@@ -45,15 +72,14 @@ class StateFiles:
         newest: State | None = None
         for path in self.paths:
             try:
-                state = load_tensors(path)
-                if newest is None or state["serial"] > newest["serial"]:
-                    newest = state
+                state = check_state(load_tensors(path), path)
             except NotFoundError:
                 continue
             except CheckpointError as error:
                 damaged.append(error)
-            except (KeyError, TypeError) as error:
-                damaged.append(CheckpointError(f"{path}: not a training state ({error!r})"))
+            else:
+                if newest is None or state["serial"] > newest["serial"]:
+                    newest = state
         if newest is None:
             if damaged:
                 raise CheckpointError(
@@ -80,15 +106,93 @@ class StateFiles:
         self.serial = -1
 
 
-class BestStates(Mapping[str, dict[str, Tensor]]):
-    """State dicts of the best epochs by selection (``"best_loss"``), read from their files on access."""
+def check_state(content: Any, path: Path) -> State:
+    """Return the content of a file if it is a training state.
 
-    def __init__(self, paths: Mapping[str, Path]) -> None:
-        self._paths = dict(paths)
+    Raises
+    ------
+    CheckpointError
+        If an entry is missing or of another kind, or a number is negative or not finite.
+
+    Examples
+    --------
+    >>> check_state({"serial": 0, "epoch": "three"}, Path("state-0.pt"))
+    Traceback (most recent call last):
+    neurocnn.errors.CheckpointError: state-0.pt: epoch='three'; expected int; the file is not one of this training
+    """
+    if not isinstance(content, dict):
+        raise _content_error(path, "content", content, "dict")
+    for name, kind in _ENTRIES.items():
+        value = content.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            expected = kind.__name__ if isinstance(kind, type) else "a number"
+            raise _content_error(path, name, value, expected)
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise _content_error(path, name, value, "a finite number ≥ 0")
+    _check_flat(path, "settings", content["settings"], (str, bool, int, float, type(None)))
+    _check_flat(path, "best", content["best"], _NUMBER)
+    _check_flat(path, "best_epochs", content["best_epochs"], (int,))
+    for row in content["history"]:
+        _check_flat(path, "history", row, _NUMBER)
+        if not {"epoch", "iteration", "time"} <= row.keys():
+            raise _content_error(path, "history", row, "rows with epoch, iteration and time")
+    _check_flat(path, "stopper", content["stopper"], _NUMBER)
+    check_tensors(path, "model", content["model"])
+    return content
+
+
+def check_tensors(path: Path, name: str, content: Any) -> dict[str, Tensor]:
+    """Return an entry of a file if it is a dict of tensors with their own memory, else raise a CheckpointError."""
+    if not isinstance(content, dict):
+        raise _content_error(path, name, content, "a state dict")
+    for key, value in content.items():
+        if isinstance(value, Tensor) and value.layout == torch.strided:
+            # A tensor of a few bytes can claim any size by repeating them.
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise _content_error(
+                    path, f"{name}[{key!r}]", tuple(value.shape), "a tensor with all its values"
+                )
+        elif not isinstance(value, Tensor) and not str(key).endswith("_extra_state"):
+            raise _content_error(path, f"{name}[{key!r}]", value, "a tensor")
+    return content
+
+
+def _check_flat(path: Path, name: str, content: Any, kinds: tuple[type, ...]) -> None:
+    if not isinstance(content, dict):
+        raise _content_error(path, name, content, "dict")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, kinds):
+            raise _content_error(path, f"{name}[{key!r}]", value, "a plain value")
+
+
+def _content_error(path: Path, name: str, value: Any, expected: str) -> CheckpointError:
+    shown = repr(value) if isinstance(value, str | int | float | tuple) else f"a {type(value).__name__}"
+    return CheckpointError(
+        f"{path}: {name}={shown:.80}; expected {expected}; the file is not one of this training"
+    )
+
+
+class BestStates(Mapping[str, dict[str, Tensor]]):
+    """State dicts of the best epochs by selection (``"best_loss"``), read from their files on access.
+
+    Parameters
+    ----------
+    paths
+        File of each selection.
+    parameters
+        Names of the network's parameters: buffers may be infinite, parameters not.
+
+    Raises
+    ------
+    CheckpointError
+        On access, if a file is damaged, is not a best model, or has a weight that is not finite.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], parameters: Collection[str]) -> None:
+        self._paths, self._parameters = dict(paths), set(parameters)
 
     def __getitem__(self, selection: str) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = load_tensors(self._paths[selection])["model"]
-        return weights
+        return read_best_weights(self._paths[selection], self._parameters)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -97,9 +201,34 @@ class BestStates(Mapping[str, dict[str, Tensor]]):
         return len(self._paths)
 
 
+def read_best_weights(path: Path, parameters: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Return the state dict in a best model's file.
+
+    Parameters
+    ----------
+    path
+        Path of ``model_best.pth.tar``.
+    parameters
+        Names of the weights that must be finite; None: all.
+
+    Raises
+    ------
+    NotFoundError
+        If the file does not exist.
+    CheckpointError
+        If the file is damaged, is not a best model, or has a weight that is not finite.
+    """
+    content = load_tensors(path)
+    weights = check_tensors(path, "model", content.get("model") if isinstance(content, dict) else content)
+    check_finite_weights({k: v for k, v in weights.items() if parameters is None or k in parameters}, path)
+    return weights
+
+
 def read_best_epoch(path: Path) -> int | None:
-    """Return the epoch of a best model's file, or None if the file is missing or damaged."""
+    """Return the epoch of a best model's file, or None if the file is missing, damaged or not a best model."""
     try:
-        return int(load_tensors(path)["epoch"])
-    except (NotFoundError, CheckpointError, KeyError, TypeError):
+        content = load_tensors(path)
+        check_tensors(path, "model", content["model"])
+        return int(content["epoch"])
+    except (NotFoundError, CheckpointError, KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -8,15 +8,17 @@ import pandas as pd
 from torch import Tensor, nn
 
 from neurocnn.engine.batch import Batch, Dataset, Network, part_ids_of
-from neurocnn.engine.faults import translate_errors
+from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.inference import Computation, Measure, network_tables
 from neurocnn.engine.labels import has_labels
+from neurocnn.engine.non_finite import check_outputs
 from neurocnn.engine.outputs import Columns
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.runtime import PRECISIONS, autocast, find_device, memory_format, use_memory_format
 from neurocnn.engine.task import Task, sample_losses
 from neurocnn.errors import ModelError
 from neurocnn.errors.arguments import check_choice, check_instance, check_integer
+from neurocnn.randomness import exclusive
 from neurocnn.storage.identity import interleave_parts
 
 
@@ -142,11 +144,14 @@ def _evaluate_networks(
     """Return the table of each network, computed in the memory format of its training."""
     for model in networks.values():
         check_instance("model", model, nn.Module, "a torch.nn.Module, or a dict of them by part_id")
+        check_initialized(model)
     with ExitStack() as stack:
+        stack.enter_context(exclusive("the prediction"))
         stack.enter_context(translate_errors(computation.device, computation.batch_size))
         for model in networks.values():
             stack.enter_context(use_memory_format(model.to(computation.device), memory_format(model)))
-        return network_tables(networks, dataset, computation, measure)
+        tables = network_tables(networks, dataset, computation, measure)
+    return {part: check_outputs(table, networks[part]) for part, table in tables.items()}
 
 
 def _computation(batch_size: int, n_workers: int, device: str, precision: str) -> Computation:

@@ -1,12 +1,18 @@
 """Translation of torch's errors into errors that say what to do."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
-from neurocnn.errors import NeurocnnError, TrainingError
+from neurocnn.engine.batch import Batch, sample_name
+from neurocnn.errors import ModelError, NeurocnnError, TrainingError
+
+# Errors that a forward pass may raise without being their cause.
+_NOT_OF_THE_NETWORK = re.compile(r"DataLoader worker|CUDA|cuDNN|NCCL|gloo|[Cc]onnection|deterministic")
 
 
 @contextmanager
@@ -47,6 +53,76 @@ def translate_errors(
                 "instead of this operation"
             ) from error
         raise
+
+
+@contextmanager
+def translate_network_errors(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Translate an error of a network's forward pass into one that names the samples, their shape and a remedy.
+
+    Parameters
+    ----------
+    model
+        The network.
+    batch
+        Batch whose images it receives.
+
+    Raises
+    ------
+    ModelError
+        If the network does not accept images of this shape.
+    TrainingError
+        If `torch.compile` cannot compile it.
+    """
+    try:
+        yield
+    except NeurocnnError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):
+            raise TrainingError(
+                f"compile=True: torch.compile failed ({line}); install a C++ compiler such as g++, or use compile=False"
+            ) from error
+        if _is_memory(error) or _NOT_OF_THE_NETWORK.search(str(error)):
+            raise
+        raise ModelError(_network_message(model, batch, line)) from error
+
+
+def _network_message(model: nn.Module, batch: Batch, line: str) -> str:
+    shape = tuple(batch["image"].shape)
+    names = [sample_name(batch, row) for row in range(min(3, shape[0]))]
+    more = f" and {shape[0] - 3} more" if shape[0] > 3 else ""
+    found = f"{type(model).__name__} failed on images of shape {shape} ({', '.join(names)}{more}): {line}"
+    if "more than 1 value per channel" in line:
+        return (
+            f"{found}; expected more than one value per channel for batch normalisation; use batch_size ≥ 2 (and at "
+            "least 2 training samples), larger parts, or a network without batch normalisation"
+        )
+    return f"{found}; expected a network for this shape; create it with input_shape={shape[1:]}"
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Check that a network has no lazy layer without weights.
+
+    Raises
+    ------
+    ModelError
+        If one has not received a batch yet; the message contains its name.
+
+    Examples
+    --------
+    >>> check_initialized(nn.Sequential(nn.Flatten(), nn.LazyLinear(2)))
+    Traceback (most recent call last):
+    neurocnn.errors.ModelError: Sequential: the weights of 1 are not initialised (a lazy layer); ...
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = [name for name, value in tensors if torch.nn.parameter.is_lazy(value)]
+    if lazy:
+        layers = dict.fromkeys(name.rpartition(".")[0] or name for name in lazy)
+        raise ModelError(
+            f"{type(model).__name__}: the weights of {', '.join(layers)} are not initialised (a lazy layer); expected "
+            "a network that has received a batch; call it once with images of the input shape"
+        )
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -176,7 +176,7 @@ def fingerprint(
         fields
         | {"task": task.name, "selection": ", ".join(task.selection)}
         | arguments
-        | {"network": describe_network(model)}
+        | {"network": describe_network(model), "n_threads": torch.get_num_threads()}
         | data
     )
 

@@ -19,7 +19,9 @@ from neurocnn.engine.batch import (
     part_rows,
     plain_dataset,
 )
+from neurocnn.engine.faults import translate_network_errors
 from neurocnn.engine.labels import has_labels
+from neurocnn.engine.non_finite import FINITE, finite_rows
 from neurocnn.engine.outputs import Columns
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.rows import Identities, concatenate, join_ranks
@@ -146,7 +148,7 @@ class _Pass:
     def add(self, batch: Batch, first: int) -> None:
         """Compute a batch; `first` is the number of its first row in the table."""
         image = to_model_format(batch["image"], self.device, self.dtype, self.layout)
-        with torch.inference_mode():
+        with torch.inference_mode(), translate_network_errors(self.model, batch):
             output = self.measure.output(self.model, image)
         n = image.shape[0]
         if (
@@ -203,7 +205,7 @@ class _Pass:
             raise ModelError(
                 f"the outputs for {n} samples: {', '.join(wrong)}; expected ({n},), one value per sample"
             )
-        self.chunks.append(columns)
+        self.chunks.append(columns | {FINITE: finite_rows(output, n).numpy()})
 
     def finish(self) -> Columns:
         """Return all columns of this rank."""

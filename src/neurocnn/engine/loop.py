@@ -18,13 +18,14 @@ from torch import nn
 
 from neurocnn.engine.batch import Batch, Dataset, Network, part_rows, seeded_dataset
 from neurocnn.engine.evaluation import task_measure
-from neurocnn.engine.faults import translate_errors
+from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.fingerprint import fingerprint
 from neurocnn.engine.inference import Computation, network_batches, network_tables
 from neurocnn.engine.inputs import check_classes, check_sets, unit_classes
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loggers import Progress
 from neurocnn.engine.network_files import NetworkFiles
+from neurocnn.engine.non_finite import pop_non_finite, scores_or_nan
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.run import Row, Run
 from neurocnn.engine.runtime import current_device, determinism, find_device
@@ -34,6 +35,9 @@ from neurocnn.engine.task import Task
 from neurocnn.engine.training import Callback, Training, TrainingState
 from neurocnn.engine.workers import catch_worker_death, loader
 from neurocnn.errors import CheckpointError, SettingError, TableError, TrainingError
+from neurocnn.errors.logger import LOGGER
+from neurocnn.randomness import exclusive
+from neurocnn.storage.identity import describe_rows
 
 
 class Loop:
@@ -70,7 +74,10 @@ class Loop:
 
     def train(self, networks: Mapping[Network, nn.Module]) -> dict[Network, Training]:
         """Train networks until each has stopped."""
+        for model in networks.values():
+            check_initialized(model)
         with ExitStack() as stack:
+            stack.enter_context(exclusive("the training"))
             stack.enter_context(current_device(self.device))
             if self.ranks.world > 1:
                 # A weight with one input channel has two descriptions of one layout; torch warns that they differ.
@@ -90,7 +97,7 @@ class Loop:
         [self.interruption.signal] = self.ranks.all_reduce_max(self.interruption.signal)
         if self.interruption.signal:
             # The signal came after the last batch: everything is saved, and what follows the training must not start.
-            self.interruption.leave()
+            self.exit()
         return {run.part: self.result(run) for run in runs}
 
     def train_runs(self, runs: list[Run], stack: ExitStack) -> None:
@@ -173,18 +180,35 @@ class Loop:
             run.broadcast_buffers()
         models = {run.part: run.model for run in runs}
         measure = task_measure(self.task, self.computation)
-        metrics: dict[Network, dict[str, float]] = {run.part: {} for run in runs}
-        for name, dataset in self.sets.items():
-            tables = network_tables(
+        tables = {
+            name: network_tables(
                 models, dataset, self.computation, measure, self.exit_if_signalled, seed=self.trainer.seed
             )
-            for run in runs:
-                table = tables[run.part]
-                if name == "train" and not run.history and self.task.classes:
-                    check_classes(self.task, table["true_label"])
-                scores = self.task.metrics(table)
-                metrics[run.part] |= {f"{name}_{metric}": float(score) for metric, score in scores.items()}
-        return metrics
+            for name, dataset in self.sets.items()
+        }
+        return {
+            run.part: self.network_scores(run, {name: tables[name][run.part] for name in tables})
+            for run in runs
+        }
+
+    def network_scores(self, run: Run, tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+        """Return the metrics of a network from its table of each set, all NaN if an output is not finite."""
+        wrong = {name: pop_non_finite(table) for name, table in tables.items()}
+        for name, rows in wrong.items():
+            if len(rows) and self.ranks.rank == 0:
+                LOGGER.warning(
+                    "epoch %d, update %d: the output is NaN or infinite for %s of the %s set; the metrics of this "
+                    "evaluation are NaN, and it is never the best",
+                    run.epoch + 1, run.updates, describe_rows(rows), name,
+                )  # fmt: skip
+        if not run.history and self.task.classes:
+            check_classes(self.task, tables["train"]["true_label"])
+        all_finite = not any(map(len, wrong.values()))
+        return {
+            f"{name}_{metric}": score
+            for name, table in tables.items()
+            for metric, score in scores_or_nan(self.task.metrics, table, all_finite).items()
+        }
 
     def call(self, run: Run, ended: bool) -> None:
         """Call the callbacks after an evaluation."""
@@ -263,7 +287,7 @@ class Loop:
         due_anywhere, self.interruption.signal = self.ranks.all_reduce_max(due, self.interruption.signal)
         if self.interruption.signal:
             self.save()
-            self.interruption.leave()
+            self.exit()
         elif due_anywhere:
             self.save()
 
@@ -271,7 +295,20 @@ class Loop:
         """Exit within an evaluation after a signal; several ranks exit together, after their next update."""
         if self.interruption.signal and self.ranks.world == 1:
             self.save()
-            self.interruption.leave()
+            self.exit()
+
+    def exit(self) -> None:
+        """Log what is saved and how to resume, then raise KeyboardInterrupt or SystemExit."""
+        first = min(self.active, key=lambda run: (run.epoch, run.updates))
+        if self.folder is None:
+            saved = "nothing is saved, because fit was called without a folder"
+        else:
+            saved = f"the state is saved in {self.folder}; run the same script again to resume"
+        if self.ranks.rank == 0:
+            LOGGER.warning(
+                "stopped by a signal in epoch %d, update %d: %s", first.epoch + 1, first.updates, saved
+            )
+        self.interruption.leave()
 
     def result(self, run: Run) -> Training:
         """Return the result of a network's training.

@@ -5,18 +5,20 @@ state contains the weights that the best model lacks.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from neurocnn.engine.checkpoint import BestStates, StateFiles, read_best_epoch
-from neurocnn.engine.fingerprint import check_settings, earlier_values, resume_rules
+from neurocnn.engine.checkpoint import BestStates, State, StateFiles, read_best_epoch
+from neurocnn.engine.fingerprint import check_settings, earlier_values, forbidden_changes, resume_rules
 from neurocnn.engine.loggers import Events, write_history
 from neurocnn.engine.run import Run
 from neurocnn.engine.settings import TrainingSettings
 from neurocnn.errors import CheckpointError, SettingError
+from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import remove_leftovers
 from neurocnn.storage.locks import hold
 from neurocnn.storage.tensors import save_tensors
@@ -75,14 +77,35 @@ class NetworkFiles:
             return
         state = self.states.read()
         if state is not None:
-            saved = earlier_values(TrainingSettings) | state["settings"]
-            check_settings(saved, self.settings, resume_rules(TrainingSettings), self.folder)
-            self.run.restore(state)
+            self._restore(state, self.folder)
         elif self.table.exists() or any(self.models.glob("best_*")):
             raise SettingError(
                 f"{self.folder}: there are results ({self.table.name}, models) but no state to resume from; nothing is "
                 "overwritten: read the results, or train in another folder"
             )
+
+    def _restore(self, state: State, folder: Path) -> None:
+        saved, rules = earlier_values(TrainingSettings) | state["settings"], resume_rules(TrainingSettings)
+        rules["n_threads"] = "free"
+        scores = [row[name] for row in state["history"] for name in row if name.endswith("_loss")]
+        if not any(map(math.isfinite, scores)) and forbidden_changes(saved, self.settings, rules):
+            LOGGER.info("%s: the training with other settings has no score yet; it is restarted", folder)
+            return
+        check_settings(saved, self.settings, rules, folder)
+        try:
+            self.run.restore(state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.state_folder}: {error}") from error
+        run, network = self.run, "" if self.run.part is None else f", network {self.run.part}"
+        if not run.is_finished():
+            LOGGER.info("%s%s: resuming in epoch %d, update %d", folder, network, run.epoch + 1, run.updates)
+            before, now = saved.get("n_threads"), self.settings["n_threads"]
+            if before is not None and before != now:
+                LOGGER.warning(
+                    "%s%s: resuming with %d threads of torch, the state was written with %d: the last digits of the "
+                    "results change; torch.set_num_threads(%d) keeps them",
+                    folder, network, now, before, before,
+                )  # fmt: skip
 
     def open(self) -> None:
         """Bring the table, the best models and the logs to the position of the state."""
@@ -95,6 +118,8 @@ class NetworkFiles:
             self.events = Events(self.logs, self.run.history, self.run.started)
             if self.run.history:
                 write_history(self.run.history, self.table)
+            else:
+                self.table.unlink(missing_ok=True)
 
     def _repair_best_models(self) -> None:
         run = self.run
@@ -155,7 +180,8 @@ class NetworkFiles:
         """Return the best weights by selection."""
         if self.folder is None:
             return dict(self.run.best_weights)
-        return BestStates({selection: self._best_path(selection) for selection in self.run.best_epochs})
+        paths = {selection: self._best_path(selection) for selection in self.run.best_epochs}
+        return BestStates(paths, [name for name, _ in self.run.model.named_parameters()])
 
     def close(self) -> None:
         """Close the logs."""

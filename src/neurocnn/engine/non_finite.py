@@ -1,10 +1,79 @@
-"""Errors for losses and gradients that are NaN or infinite."""
+"""Losses, gradients and outputs that are NaN or infinite: which samples have them, and the errors."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import pandas as pd
+import torch
 from torch import Tensor
 
-from neurocnn.errors import TrainingError
+from neurocnn.errors import ModelError, TrainingError
+from neurocnn.storage.identity import describe_rows
+
+#: Column of an evaluation's table that `pop_non_finite` removes.
+FINITE = "_finite"
+
+
+def finite_rows(output: Any, n: int) -> Tensor:
+    """Return for each of `n` samples whether all its outputs are finite, as a bool tensor on the CPU.
+
+    Parameters
+    ----------
+    output
+        A tensor (n, …), or tensors in lists, tuples or dicts; other values are ignored.
+    n
+        Number of samples.
+
+    Examples
+    --------
+    >>> finite_rows((torch.ones(2, 3), torch.tensor([[0.0], [float("nan")]])), 2)
+    tensor([ True, False])
+    """
+    if isinstance(output, Tensor):
+        if output.shape[:1] != (n,) or not output.is_floating_point():
+            return torch.ones(n, dtype=torch.bool)
+        return output.isfinite().flatten(1).all(1).cpu() if output.dim() > 1 else output.isfinite().cpu()
+    members = output.values() if isinstance(output, Mapping) else output
+    found = torch.ones(n, dtype=torch.bool)
+    for member in members if isinstance(output, Mapping | list | tuple) else ():
+        found &= finite_rows(member, n)
+    return found
+
+
+def pop_non_finite(table: pd.DataFrame) -> pd.DataFrame:
+    """Remove the column that marks finite outputs, in place, and return the rows with outputs that are not finite."""
+    return table[~table.pop(FINITE).astype(bool)]
+
+
+def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
+    """Return a table of predictions without the column that marks finite outputs.
+
+    Raises
+    ------
+    ModelError
+        If an output is not finite; the message contains the samples.
+    """
+    wrong = pop_non_finite(table)
+    if len(wrong):
+        raise ModelError(
+            f"{type(model).__name__}: the output is NaN or infinite for {describe_rows(wrong)}; expected finite "
+            "outputs; check the weights of the network and these images"
+        )
+    return table
+
+
+def scores_or_nan(
+    metrics: Callable[[pd.DataFrame], Mapping[str, float]], table: pd.DataFrame, all_finite: bool
+) -> dict[str, float]:
+    """Return the metrics of a table by name, all NaN if an output of the evaluation is not finite."""
+    if all_finite:
+        return {name: float(score) for name, score in metrics(table).items()}
+    # Only the names of the metrics are used, and these need not accept NaN.
+    numbers = table.select_dtypes("number")
+    filled = table.assign(**numbers.where(np.isfinite(numbers), 0.0))
+    return dict.fromkeys(metrics(filled), math.nan)
 
 
 def loss_error(

@@ -1,5 +1,6 @@
 """One network in training: optimizer, random state, early stopping, best weights and history."""
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocnn.engine.batch import Batch, Network, sample_name
+from neurocnn.engine.faults import translate_network_errors
 from neurocnn.engine.non_finite import gradients_error, loss_error, scale_error
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import autocast, floating_type, memory_format, to_model_format
@@ -87,7 +89,8 @@ class Run:
         if make is not None:
             # A class is called with these settings; a function has its own.
             rates = {"lr": self.trainer.learning_rate, "weight_decay": self.trainer.weight_decay}
-            made = make(self.parameters, **(rates if isinstance(make, type) else {}))
+            known = inspect.signature(make).parameters if isinstance(make, type) else ()
+            made = make(self.parameters, **{name: rate for name, rate in rates.items() if name in known})
             for group in made.param_groups:
                 # Checkpoints contain plain numbers: numpy's may round differently, and a resume would differ.
                 group.update({name: plain(value) for name, value in group.items() if name != "params"})
@@ -127,7 +130,7 @@ class Run:
         with self.random.as_global():
             if self.parallel is not None:
                 self.parallel.require_backward_grad_sync = last
-            with autocast(self.device, self.trainer.precision):
+            with translate_network_errors(self.model, batch), autocast(self.device, self.trainer.precision):
                 output = self.forward(image)
             target = self.task.target({**batch, "image": image}, self.device)
             losses = sample_losses(self.task, output, target, len(image))
@@ -261,6 +264,7 @@ class Run:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self._check_moments()
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             if self.scaler.is_enabled():
@@ -271,10 +275,20 @@ class Run:
             for name in _PLAIN_FIELDS:
                 setattr(self, name, state[name])
             self._clock = time.monotonic() - state["seconds"]
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the training state is of another network or optimizer: {error}"
             ) from error
+
+    def _check_moments(self) -> None:
+        if self.trainer.optimizer is not None:
+            return
+        for parameter, state in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if state[name].shape != parameter.shape:
+                    raise ValueError(
+                        f"{name} has shape {tuple(state[name].shape)}; expected {tuple(parameter.shape)}"
+                    )
 
     def seconds(self) -> float:
         """Return the seconds of training so far, over all its processes."""

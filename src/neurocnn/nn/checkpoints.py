@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neurocnn.errors import CheckpointError, ModelError
 from neurocnn.nn.transfer import unwrap_names
-from neurocnn.storage.tensors import load_tensors
+from neurocnn.storage.tensors import check_finite_weights, load_tensors
 
 FilePath = str | os.PathLike[str]
 # Names of architectures in checkpoints of ClinicaDL 1.x; those of neurocnn contain the class, such as CNN.
@@ -45,7 +45,7 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
     NotFoundError
         If the file is missing.
     CheckpointError
-        If the file is damaged, would run code, or has no weights.
+        If the file is damaged, would run code, has no weights, or has weights that are not finite.
     ModelError
         If `output_order` is not a permutation of the outputs.
 
@@ -70,6 +70,7 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
         raise CheckpointError(
             f"{path}: no state dict; expected a dict from names to tensors, or one with such a dict under 'model'"
         )
+    check_finite_weights(state, path)
     state = unwrap_names(state)
     if "valid_loss" in content:  # ClinicaDL 0.2
         state = from_torchvision(_rename(state, V02_PREFIXES))

@@ -4,7 +4,7 @@ import copy
 import io
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +133,28 @@ def load_tensors(
         ) from error
     check_content(content, n_bytes, sizes, path)
     return content
+
+
+def check_finite_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Check that the weights of a file are finite.
+
+    Raises
+    ------
+    CheckpointError
+        If a tensor has values that are NaN or infinite; the message names the file and the tensor.
+
+    Examples
+    --------
+    >>> check_finite_weights({"fc.bias": torch.tensor([0.5, float("nan")])}, "model_best.pth.tar")
+    Traceback (most recent call last):
+    neurocnn.errors.CheckpointError: model_best.pth.tar: fc.bias has 1 value that is NaN or infinite; ...
+    """
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            n_wrong = int((~value.isfinite()).sum())
+            if n_wrong:
+                values = "value that is" if n_wrong == 1 else "values that are"
+                raise CheckpointError(
+                    f"{path}: {name} has {n_wrong} {values} NaN or infinite; expected finite weights; use weights of "
+                    "an earlier epoch, or train again with a lower learning_rate"
+                )
