@@ -11,33 +11,31 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from neurocnn.engine.batch import Batch, Dataset, Network, part_rows, seeded_dataset
+from neurocnn.engine.batch import Batch, Dataset, Network, part_rows
+from neurocnn.engine.epochs import TrainingBatches
 from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.fingerprint import fingerprint
-from neurocnn.engine.inference import Computation, network_batches, network_tables
-from neurocnn.engine.inputs import check_classes, check_sets, unit_classes
+from neurocnn.engine.inference import Computation, network_tables
+from neurocnn.engine.inputs import check_classes, check_sets
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loggers import Progress
 from neurocnn.engine.network_files import NetworkFiles
-from neurocnn.engine.non_finite import pop_non_finite, scores_or_nan
+from neurocnn.engine.non_finite import log_outputs, pop_non_finite, scores_or_nan
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.run import Row, Run
 from neurocnn.engine.runtime import current_device, determinism, find_device
-from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
 from neurocnn.engine.settings import TrainingSettings
 from neurocnn.engine.task import Task
 from neurocnn.engine.training import Callback, Training, TrainingState
-from neurocnn.engine.workers import catch_worker_death, loader
+from neurocnn.engine.workers import catch_worker_death
 from neurocnn.errors import CheckpointError, SettingError, TableError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import exclusive
-from neurocnn.storage.identity import describe_rows
 
 
 class Loop:
@@ -70,7 +68,6 @@ class Loop:
             trainer.batch_size, trainer.n_workers, self.device, trainer.precision, trainer.seed, self.ranks
         )
         self.interruption = Interruption()
-        self.unit_weights: list[float] | None = None
 
     def train(self, networks: Mapping[Network, nn.Module]) -> dict[Network, Training]:
         """Train networks until each has stopped."""
@@ -90,7 +87,10 @@ class Loop:
             for run in runs:
                 stack.callback(run.release)
             self.files = self.open_files(runs, stack)
-            self.open_loader([run.part for run in runs])
+            parts = [run.part for run in runs]
+            self.batches = TrainingBatches(
+                self.trainer, self.task, self.sets["train"], parts, self.device, self.ranks
+            )
             self.train_runs(runs, stack)
         # Rank 0 may still be writing the files from which the best weights are read.
         self.ranks.barrier("at the end of the training")
@@ -116,8 +116,10 @@ class Loop:
     def train_epoch(self, epoch: int, runs: list[Run]) -> None:
         """Train the networks of this epoch, each from its own update on."""
         self.active = runs
-        plan = self.begin_epoch(epoch, min(run.updates for run in runs))
-        with catch_worker_death(self.source) as source:
+        parts, start = [run.part for run in runs], min(run.updates for run in runs)
+        plan = self.batches.begin_epoch(epoch, start, parts, runs[0].join_last)
+        self.progress.set_position(epoch, start, plan.n_updates)
+        with catch_worker_death(self.batches.source) as source:
             for update in range(plan.start, plan.n_updates + 1):
                 ready = [run for run in runs if run.updates == update]
                 ended = update == plan.n_updates
@@ -126,10 +128,10 @@ class Loop:
                 if not ended:
                     self.update(ready, plan.window(update), source)
                     self.save_if_due()
-        better = {run.part: run.end_epoch() for run in runs}
+        better = [run.end_epoch() for run in runs]
         self.save()
-        for run in runs:
-            self.files[run.part].write_best(better[run.part])
+        for run, selections in zip(runs, better, strict=True):
+            self.files[run.part].write_best(selections)
         self.progress.end_epoch(epoch, {run.part: run.history[-1] for run in runs})
 
     def update(self, runs: list[Run], sizes: list[int], source: Iterator[Batch]) -> None:
@@ -196,11 +198,7 @@ class Loop:
         wrong = {name: pop_non_finite(table) for name, table in tables.items()}
         for name, rows in wrong.items():
             if len(rows) and self.ranks.rank == 0:
-                LOGGER.warning(
-                    "epoch %d, update %d: the output is NaN or infinite for %s of the %s set; the metrics of this "
-                    "evaluation are NaN, and it is never the best",
-                    run.epoch + 1, run.updates, describe_rows(rows), name,
-                )  # fmt: skip
+                log_outputs(run.where(), rows, name)
         if not run.history and self.task.classes:
             check_classes(self.task, tables["train"]["true_label"])
         all_finite = not any(map(len, wrong.values()))
@@ -217,35 +215,6 @@ class Loop:
         )
         for callback in self.callbacks:
             callback(state)
-
-    def open_loader(self, parts: list[Network]) -> None:
-        """Create the loader of the training set; `begin_epoch` sets the order of its batches."""
-        dataset = seeded_dataset(self.sets["train"], self.trainer.seed)
-        self.batches = network_batches(dataset, parts, self.trainer.batch_size)
-        self.batches.rank, self.batches.world = self.ranks.rank, self.ranks.world
-        self.source = loader(
-            dataset,
-            self.batches,
-            seed=self.trainer.seed,
-            n_workers=self.trainer.n_workers,
-            pinned=self.device.type == "cuda",
-            persistent=True,
-        )
-
-    def begin_epoch(self, epoch: int, start: int) -> Plan:
-        """Set the order of the samples (or images) of an epoch, and return its plan."""
-        trainer, batches = self.trainer, self.batches
-        n_units = len(batches.order)
-        if trainer.sampler == "weighted" and self.unit_weights is None:
-            self.unit_weights = balancing_weights(unit_classes(self.task, self.sets["train"], n_units))
-        join_last = self.active[0].join_last
-        plan = Plan(n_units, trainer.batch_size, trainer.accumulation_steps, start, join_last)
-        batches.order = epoch_order(n_units, trainer.seed, epoch, self.unit_weights)
-        batches.epoch, batches.first, batches.join_last = epoch, start * trainer.accumulation_steps, join_last
-        parts = [run.part for run in self.active]
-        batches.positions = network_batches(self.sets["train"], parts, trainer.batch_size).positions
-        self.progress.set_position(epoch, start, plan.n_updates)
-        return plan
 
     def open_files(self, runs: list[Run], stack: ExitStack) -> dict[Network, NetworkFiles]:
         """Open the files of the networks, and restore the states that an earlier training has written."""
@@ -267,18 +236,13 @@ class Loop:
         self.saved, self.has_saved = time.monotonic(), False
         return files
 
-    def gather_randoms(self, runs: list[Run]) -> dict[Network, list[dict[str, Any]]]:
-        """Return the random states of all ranks, by network."""
-        ranks = self.ranks.gather([run.random.state() for run in runs], "to write a state")
-        return {run.part: [states[k] for states in ranks] for k, run in enumerate(runs)}
-
     def save(self) -> None:
-        """Write the states of the networks of this epoch."""
+        """Write the states of the networks of this epoch, with the random states of all ranks."""
         if self.folder is not None:
-            randoms = self.gather_randoms(self.active)
-            for run in self.active:
+            ranks = self.ranks.gather([run.random.state() for run in self.active], "to write a state")
+            for k, run in enumerate(self.active):
                 run.broadcast_buffers()
-                self.files[run.part].write_state(randoms[run.part])
+                self.files[run.part].write_state([states[k] for states in ranks])
         self.saved, self.has_saved = time.monotonic(), True
 
     def save_if_due(self) -> None:

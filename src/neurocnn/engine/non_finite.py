@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neurocnn.errors import ModelError, TrainingError
+from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.identity import describe_rows
 
 #: Column of an evaluation's table that `pop_non_finite` removes.
@@ -62,6 +63,15 @@ def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
             "outputs; check the weights of the network and these images"
         )
     return table
+
+
+def log_outputs(where: str, rows: pd.DataFrame, name: str) -> None:
+    """Log that outputs of an evaluation are not finite; `where` is the network and epoch, `name` that of the set."""
+    LOGGER.warning(
+        "%s: the output is NaN or infinite for %s of the %s set; the metrics of this evaluation are NaN, and it is "
+        "never the best",
+        where, describe_rows(rows), name,
+    )  # fmt: skip
 
 
 def scores_or_nan(

@@ -1,8 +1,6 @@
 """One network in training: optimizer, random state, early stopping, best weights and history."""
 
-import inspect
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from neurocnn.engine.batch import Batch, Network, sample_name
 from neurocnn.engine.faults import translate_network_errors
 from neurocnn.engine.non_finite import gradients_error, loss_error, scale_error
+from neurocnn.engine.optimizer import check_moments, make_optimizer, step_scheduler
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import autocast, floating_type, memory_format, to_model_format
 from neurocnn.engine.settings import TrainingSettings
@@ -19,7 +18,6 @@ from neurocnn.engine.stopping import Stopper, is_better
 from neurocnn.engine.task import Task, sample_losses
 from neurocnn.errors import CheckpointError, SettingError, suggestion
 from neurocnn.randomness import RandomState
-from neurocnn.storage.tensors import plain
 
 Row = dict[str, Any]
 # Fields of a run that a state contains as they are.
@@ -66,7 +64,7 @@ class Run:
             raise SettingError(
                 f"{type(model).__name__}: no parameter has requires_grad=True; expected at least one to train"
             )
-        self.optimizer = self._make_optimizer()
+        self.optimizer = make_optimizer(trainer, self.parameters)
         self.scheduler = trainer.scheduler(self.optimizer) if trainer.scheduler else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=trainer.precision == "float16")
         self.random = RandomState(trainer.seed + ranks.rank, device)
@@ -83,25 +81,6 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.forward = self._make_forward()
         self._window: list[tuple[Tensor, list[str]]] = []
-
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        make = self.trainer.optimizer
-        if make is not None:
-            # A class is called with these settings; a function has its own.
-            rates = {"lr": self.trainer.learning_rate, "weight_decay": self.trainer.weight_decay}
-            known = inspect.signature(make).parameters if isinstance(make, type) else ()
-            made = make(self.parameters, **{name: rate for name, rate in rates.items() if name in known})
-            for group in made.param_groups:
-                # Checkpoints contain plain numbers: numpy's may round differently, and a resume would differ.
-                group.update({name: plain(value) for name, value in group.items() if name != "params"})
-            return made
-        fused = all(p.is_floating_point() for p in self.parameters)
-        return torch.optim.Adam(
-            self.parameters,
-            lr=self.trainer.learning_rate,
-            weight_decay=self.trainer.weight_decay,
-            fused=fused,
-        )
 
     def _make_forward(self) -> Callable[[Tensor], Any]:
         forward: nn.Module = self.model
@@ -155,24 +134,25 @@ class Run:
         mean = float(losses.mean())
         if not losses.isfinite().all():
             names = [name for _, names in self._window for name in names]
-            raise loss_error(self._where(), losses, names, self.parameters)
+            raise loss_error(self.where(), losses, names, self.parameters)
         self._window.clear()
         with self.random.as_global():
             self.scaler.unscale_(self.optimizer)
             if self.trainer.clip_gradient is not None:
                 norm = nn.utils.clip_grad_norm_(self.parameters, self.trainer.clip_gradient)
                 if not self.scaler.is_enabled() and not norm.isfinite():
-                    raise gradients_error(self._where())
+                    raise gradients_error(self.where())
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled() and self.scaler.get_scale() < self.least_scale:
-            raise scale_error(self._where())
+            raise scale_error(self.where())
         self.updates += 1
         self.iteration += 1
         return mean
 
-    def _where(self) -> str:
+    def where(self) -> str:
+        """Return the position of the training, for messages."""
         network = "" if self.part is None else f"network {self.part}, "
         return f"{network}epoch {self.epoch}, update {self.updates}"
 
@@ -188,7 +168,7 @@ class Run:
                 self.best_epochs[f"best_{metric}"] = self.epoch
                 better.append(f"best_{metric}")
         self.stopped = self.stopper.should_stop_after(row[f"{which}_loss"])
-        self._step_scheduler(row[f"{which}_loss"])
+        step_scheduler(self.scheduler, row[f"{which}_loss"])
         self.epoch, self.updates = self.epoch + 1, 0
         return better
 
@@ -211,17 +191,6 @@ class Run:
     @staticmethod
     def _deciding_set(row: Row) -> str:
         return "validation" if "validation_loss" in row else "train"
-
-    def _step_scheduler(self, loss: float) -> None:
-        if self.scheduler is None:
-            return
-        with warnings.catch_warnings():
-            # torch has seen no step if all gradients of the epoch overflowed, or after a resume at its end.
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                self.scheduler.step(loss)
-            else:
-                self.scheduler.step()
 
     def is_evaluated(self) -> bool:
         """Return whether the history has a row for the current weights."""
@@ -264,7 +233,7 @@ class Run:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self._check_moments()
+            check_moments(self.optimizer)
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             if self.scaler.is_enabled():
@@ -279,16 +248,6 @@ class Run:
             raise CheckpointError(
                 f"the training state is of another network or optimizer: {error}"
             ) from error
-
-    def _check_moments(self) -> None:
-        if self.trainer.optimizer is not None:
-            return
-        for parameter, state in self.optimizer.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):
-                if state[name].shape != parameter.shape:
-                    raise ValueError(
-                        f"{name} has shape {tuple(state[name].shape)}; expected {tuple(parameter.shape)}"
-                    )
 
     def seconds(self) -> float:
         """Return the seconds of training so far, over all its processes."""

@@ -1,0 +1,56 @@
+"""The optimizer and the scheduler of a network in training."""
+
+import inspect
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from neurocnn.engine.settings import Scheduler, TrainingSettings
+from neurocnn.storage.tensors import plain
+
+
+def make_optimizer(trainer: TrainingSettings, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of these settings: Adam, or what ``trainer.optimizer`` returns."""
+    rate, decay, make = trainer.learning_rate, trainer.weight_decay, trainer.optimizer
+    if make is None:
+        fused = all(parameter.is_floating_point() for parameter in parameters)
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused)
+    # A class is called with the rates that it knows; a function has its own.
+    known = inspect.signature(make).parameters if isinstance(make, type) else ()
+    rates = {"lr": rate, "weight_decay": decay}
+    made = make(parameters, **{name: value for name, value in rates.items() if name in known})
+    for group in made.param_groups:
+        # Checkpoints contain plain numbers: numpy's may round differently, and a resume would differ.
+        group.update({name: plain(value) for name, value in group.items() if name != "params"})
+    return made
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Check that the moments of Adam have the shapes of their parameters, which torch does not do on loading.
+
+    Raises
+    ------
+    ValueError
+        If one has another shape.
+    """
+    if type(optimizer) is torch.optim.Adam:
+        for parameter, state in optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if state[name].shape != parameter.shape:
+                    shapes = tuple(state[name].shape), tuple(parameter.shape)
+                    raise ValueError(f"{name} has shape {shapes[0]}; expected {shapes[1]}")
+
+
+def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
+    """Step a scheduler at the end of an epoch with this loss."""
+    if scheduler is None:
+        return
+    with warnings.catch_warnings():
+        # torch has seen no step if all gradients of the epoch overflowed, or after a resume at its end.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(loss)
+        else:
+            scheduler.step()
