@@ -326,7 +326,7 @@ def test_other_data_networks_and_tasks_are_named(tmp_path):
         trainer.fit(network(), TASK, Toys(11, PARTS), validation, folder=tmp_path)
     with pytest.raises(SettingError, match=r'validation: "6 images.* → "none"'):
         trainer.fit(network(), TASK, train, folder=tmp_path)
-    with pytest.raises(SettingError, match='network: "Sequential, 9.* → "Sequential, 4'):
+    with pytest.raises(SettingError, match=r'network: "Sequential, 9.* → "Sequential, 4'):
         trainer.fit(network(norm=False), TASK, train, validation, folder=tmp_path)
     with pytest.raises(SettingError, match=r"task\.classes: .*'AD'\]\" → "):
         other = classification("diagnosis", ["AD", "CN"])
