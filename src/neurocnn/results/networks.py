@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn as torch_nn
 
 from neurocnn import engine, nn
+from neurocnn.engine.checkpoint import read_best_weights
 from neurocnn.errors import ModelError
 from neurocnn.nn.registry import ArchitectureLike
-from neurocnn.storage.tensors import load_tensors
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class NetworkRecipe:
         Raises
         ------
         NotFoundError, CheckpointError
-            If the file is missing or damaged.
+            If the file is missing or damaged, or has weights that are not finite.
         ModelError
             If its weights do not fit the architecture.
         """
         # Not `nn.read_weights`, which would rename weights that look like those of other programs.
-        state = load_tensors(path)["model"]
+        state = read_best_weights(path)
         recipe = self
         if self.architecture == "resnet18":
             # All weights come from the file, so that ImageNet's are not needed.
