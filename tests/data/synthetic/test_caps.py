@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import ttest_ind
 from sklearn.linear_model import LogisticRegression
@@ -325,3 +326,27 @@ def test_the_settings_are_stored_next_to_the_labels(tmp_path):
         "atrophy": 0.25,
         "seed": 3,
     }
+
+
+@pytest.mark.faults
+def test_leftovers_of_a_killed_run_are_gone_after_the_run_that_completes_the_folder(tmp_path: Path):
+    folder = tmp_path / "caps"
+    settings = {"n_participants": 2, "shape": (12, 14, 12)}
+    expected = make_caps(tmp_path / "other", **settings)
+    folder.mkdir()
+    (folder / ".synthetic.json.17-0a1b2c3d").write_text("{")
+    (folder / ".make_caps.lock").touch()
+    make_caps(folder, **settings)
+    image = next(folder.rglob("*.nii.gz"))
+    image.unlink()
+    leftovers = [
+        image.with_name(f".{image.name}.17-0a1b2c3d"),
+        folder / ".labels.tsv.17-0a1b2c3d",
+        folder / ".synthetic.json.17-0a1b2c3e",
+    ]
+    for path in leftovers:
+        path.touch()
+    found = make_caps(folder, **settings)
+    pd.testing.assert_frame_equal(found, expected)
+    assert image.exists()
+    assert [path for path in folder.rglob(".*") if path.name != ".make_caps.lock"] == []

@@ -33,7 +33,8 @@ from neurocnn.errors.arguments import (
     check_path,
     check_shape,
 )
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import remove_leftovers, write_whole
+from neurocnn.storage.locks import hold
 from neurocnn.storage.tables import read_table, write_table
 
 DEFAULT_ATROPHY = 0.35
@@ -46,6 +47,7 @@ with an area under the ROC curve near 0.99, so the best possible balanced accura
 SESSION = "ses-M000"
 _WHERE = "make_caps"
 _SETTINGS = "synthetic.json"
+_LOCK = ".make_caps.lock"
 _FORMAT = 1  # version of the drawing: a different drawing of the same settings is another CAPS
 _LEVELS = 128  # integer steps per unit; a power of two, so that probabilities remain within [0, 1]
 _GZIP_LEVEL = 1  # noise hardly compresses: level 6 makes files 3 % smaller and takes 5 times longer
@@ -136,6 +138,8 @@ def make_caps(
     ------
     SettingError
         If an argument cannot be used, or `folder` contains anything except a CAPS of the same settings.
+    StorageError
+        If `folder` cannot be written.
 
     Examples
     --------
@@ -143,7 +147,7 @@ def make_caps(
     >>> sorted(labels["diagnosis"])
     ['AD', 'AD', 'CN', 'CN']
     >>> sorted(entry.name for entry in (tmp / "caps").iterdir())
-    ['labels.tsv', 'subjects', 'synthetic.json']
+    ['.make_caps.lock', 'labels.tsv', 'subjects', 'synthetic.json']
     """
     n_workers = min(os.cpu_count() or 1, _MOST_WORKERS) if n_workers is None else n_workers
     n_participants = check_integer("n_participants", n_participants, minimum=1, where=_WHERE)
@@ -154,20 +158,30 @@ def make_caps(
     size = _check_size(shape, _KINDS[preprocessing][0].shape)
     space, contrast = _KINDS[preprocessing]
     folder = check_path("folder", folder, where=_WHERE)
-    settings = {"n_participants": n_participants, "preprocessing": preprocessing, "shape": list(size)}
-    _claim(folder, {"format": _FORMAT, **settings, "atrophy": atrophy, "seed": seed})
+    settings = {"format": _FORMAT, "n_participants": n_participants, "preprocessing": preprocessing}
+    settings |= {"shape": list(size), "atrophy": atrophy, "seed": seed}
+    indices = range(n_participants)
+    images = [folder / image_path(_participant(i), preprocessing) for i in indices]
+    labels = folder / "labels.tsv"
+    # A foreign folder is refused before the lock is created in it, and a complete CAPS may be read-only.
+    if _has_settings(folder, settings) and labels.exists() and all(image.exists() for image in images):
+        return read_table(labels)
 
     def draw(index: int) -> None:
         person = _person(seed, index, atrophy, space.individuality)
-        with write_whole(folder / image_path(_participant(index), preprocessing)) as file:
+        with write_whole(images[index]) as file:
             file.write(_nifti(person, space, contrast, size, np.random.default_rng([seed, index, 1])))
 
-    indices = range(n_participants)
-    missing = [i for i in indices if not (folder / image_path(_participant(i), preprocessing)).exists()]
-    _run_in_threads(draw, missing, n_workers)
-    if not (folder / "labels.tsv").exists():
-        write_table(pd.DataFrame([_labels(seed, index) for index in indices]), folder / "labels.tsv")
-    return read_table(folder / "labels.tsv")
+    with hold(folder / _LOCK, f"the synthetic CAPS {folder}", wait=True) as lock:
+        remove_leftovers(lock, folder / _SETTINGS, labels, *images)
+        if not _has_settings(folder, settings):
+            with write_whole(folder / _SETTINGS, "w") as file:
+                json.dump(settings, file, indent=2)
+                file.write("\n")
+        _run_in_threads(draw, [i for i in indices if not images[i].exists()], n_workers)
+        if not labels.exists():
+            write_table(pd.DataFrame([_labels(seed, index) for index in indices]), labels)
+    return read_table(labels)
 
 
 def _run_in_threads(draw: Callable[[int], None], indices: Sequence[int], n_workers: int) -> None:
@@ -199,8 +213,8 @@ def _check_size(shape: Sequence[int] | None, full: tuple[int, int, int]) -> tupl
     return sizes[0], sizes[1], sizes[2]
 
 
-def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings into an empty folder, or compare them with those of an existing CAPS."""
+def _has_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Return whether a folder contains a CAPS of these settings; raise an error if it contains anything else."""
     path = folder / _SETTINGS
     if path.exists():
         try:
@@ -213,12 +227,14 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
             raise SettingError(
                 f"{folder} contains a synthetic CAPS of other settings: {changes}; choose another folder"
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        return True
+    # The lock and a temporary file of the settings are what a run leaves that is killed at its start.
+    if folder.exists() and not (
+        folder.is_dir()
+        and all(entry.name == _LOCK or entry.name.startswith(f".{_SETTINGS}.") for entry in folder.iterdir())
+    ):
         raise SettingError(f"{folder} exists and is not a synthetic CAPS; choose an empty or new folder")
-    else:
-        with write_whole(path, "w") as file:
-            json.dump(settings, file, indent=2)
-            file.write("\n")
+    return False
 
 
 def _participant(index: int) -> str:
