@@ -19,7 +19,7 @@ from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.fold import SETS, FoldRun
 from neurocnn.experiment.recipe import WHERE, Recipe, choose
-from neurocnn.experiment.resuming import check_resumable, has_new_values
+from neurocnn.experiment.resuming import check_resumable, continued_epochs, has_new_values
 from neurocnn.experiment.transfer_source import Source, as_source
 from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import Results
@@ -199,8 +199,7 @@ class Experiment:
         Raises
         ------
         SettingError
-            If the folder contains another experiment; the message names the settings that differ. More epochs and
-            another `selection_threshold` are allowed until a network has results.
+            If the folder contains another experiment; the message names the settings that differ.
         NotFoundError
             If images (all are listed), or the weights of the transfer's source, are missing.
         TableError
@@ -217,35 +216,45 @@ class Experiment:
         by_index = {split.index: split for split in self.splits}
         chosen = [by_index[index] for index in choose("splits", splits, by_index)]
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
-        self._check_sessions(chosen)
         # Errors are found before the first epoch, and before a file is written.
-        runs = [self._fold_run(where, split, callbacks) for split in chosen]
+        images = self._check_sessions(chosen)
+        runs = [self._fold_run(self.recipe, where, split, images, callbacks) for split in chosen]
         settings = self._settings(runs[0].train)
         wanted = self.recipe.network_parts(runs[0].train.part_ids, networks)
-        check_resumable(where, settings, self.splits)
+        check_resumable(where, settings, self.splits, images)
+        epochs = continued_epochs(where, settings, len(self.splits))
+        if epochs is not None and epochs != self.trainer.epochs:
+            recipe = self.recipe.with_epochs(epochs)
+            runs = [dataclasses.replace(run, recipe=recipe) for run in runs]
+            settings["trainer"]["epochs"] = epochs
         for run in runs:
             run.check(wanted)
-        self._open_folder(where, settings)
+        self._open_folder(where, settings, images)
         for run in runs:
             LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
             run.run(wanted)
         return Results(folder, **self._custom_settings())
 
     def _fold_run(
-        self, where: ResultFolder, split: data.Split, callbacks: Sequence[engine.Callback]
+        self,
+        recipe: Recipe,
+        where: ResultFolder,
+        split: data.Split,
+        images: pd.DataFrame,
+        callbacks: Sequence[engine.Callback],
     ) -> FoldRun:
-        train, validation = self.recipe.datasets(self.caps, split)
-        seen = self.recipe.source_participants(split)
-        return FoldRun(self.recipe, where, where.fold(split.index), train, validation, seen, tuple(callbacks))
+        train, validation = recipe.datasets(self.caps, split)
+        seen, fold = recipe.source_participants(split, images), where.fold(split.index)
+        return FoldRun(recipe, where, fold, train, validation, images, seen, tuple(callbacks))
 
-    def _check_sessions(self, splits: Sequence[data.Split]) -> None:
-        """Check cohorts, images and labels of all splits at once."""
+    def _check_sessions(self, splits: Sequence[data.Split]) -> pd.DataFrame:
+        """Check cohorts, images and labels of all splits at once; return the fingerprints of the images."""
         if self.caps.cohorts:
             tables = [table for split in self.splits for table in (split.train, split.validation)]
             self.caps.check_cohorts({name for table in tables for name in table.get("cohort", ())})
         tables = [table for split in splits for table in (split.train, split.validation)]
         everybody = pd.concat(tables).drop_duplicates(key_columns(tables[0].columns, IMAGE))
-        self.caps.sources(everybody.reset_index(drop=True))
+        images = self.caps.fingerprints(everybody.reset_index(drop=True))
         label = self.task.label
         if label in everybody and everybody[label].isna().any():
             missing = everybody[everybody[label].isna()]
@@ -253,6 +262,7 @@ class Experiment:
             raise TableError(
                 f"{label!r} is missing for {len(missing)} sessions: {rows}; add it or remove these rows"
             )
+        return images
 
     def _settings(self, dataset: data.CapsDataset) -> Settings:
         source = self.recipe.transfer_from
@@ -276,14 +286,15 @@ class Experiment:
             name: value for name, value in fields.items() if name != "splits" and is_custom(encode(value))
         }
 
-    def _open_folder(self, where: ResultFolder, settings: Settings) -> None:
-        """Write the settings and the sessions of each split, unless they exist."""
+    def _open_folder(self, where: ResultFolder, settings: Settings, images: pd.DataFrame) -> None:
+        """Write the settings and the sessions of each split, unless the folder already has results of them."""
         ranks = engine.find_ranks()
         ranks.barrier("before the result folder is written")
         if ranks.rank == 0:
             # Another process of a job array may have started the folder since the first check.
-            check_resumable(where, settings, self.splits)
-            if not where.settings.is_file() or has_new_values(read_settings(where.settings), settings):
+            check_resumable(where, settings, self.splits, images)
+            claimed = where.settings.is_file() and where.is_claimed
+            if not claimed or has_new_values(read_settings(where.settings), settings):
                 # The settings come first, because they identify the folder.
                 write_settings(settings, where.settings)
             if not where.environment.is_file():
@@ -291,7 +302,7 @@ class Experiment:
             for split in self.splits:
                 fold = where.fold(split.index)
                 for name, sessions in zip(SETS, (split.train, split.validation), strict=True):
-                    if not fold.sessions(name).is_file():
+                    if not claimed or not fold.sessions(name).is_file():
                         storage.write_table(sessions, fold.sessions(name))
         ranks.barrier("after the result folder was written")
 

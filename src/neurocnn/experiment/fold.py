@@ -20,7 +20,7 @@ from neurocnn.results import leakage, scoring
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.results.reading import read_network_histories
-from neurocnn.storage.identity import interleave_parts
+from neurocnn.storage.identity import interleave_parts, key_columns
 from neurocnn.storage.locks import hold
 from neurocnn.storage.memory import available_memory
 
@@ -43,6 +43,8 @@ class FoldRun:
         Result folder, and the paths of this fold in it.
     train, validation
         Data sets with all their parts.
+    images
+        Fingerprints of the images of all splits.
     source_seen
         Participants that the transfer's source has seen; None without a transfer.
     callbacks
@@ -54,6 +56,7 @@ class FoldRun:
     fold: Fold
     train: data.CapsDataset
     validation: data.CapsDataset
+    images: pd.DataFrame
     source_seen: pd.DataFrame | None = None
     callbacks: tuple[engine.Callback, ...] = ()
 
@@ -89,6 +92,7 @@ class FoldRun:
         if self._writes:
             seen = leakage.record_seen(self.train.sessions, self.validation.sessions, self.source_seen)
             storage.write_table(seen, self.fold.seen)
+            self._write_images()
         if networks is None:
             with self._hold(None):
                 if not self._broadcast(self.is_done):
@@ -101,6 +105,14 @@ class FoldRun:
                         {name: self._read_predictions(name) for name in self.folder.selections}
                     )
         self._remove_states()
+
+    def _write_images(self) -> None:
+        """Write the fingerprints of this fold's images; those of a claimed folder were compared before."""
+        sessions = pd.concat([self.train.sessions, self.validation.sessions])
+        key = key_columns(self.images.columns)
+        own = self.images.merge(sessions[key].drop_duplicates(), on=key)
+        if not self.fold.images.is_file() or not self.folder.is_claimed:
+            storage.write_table(own, self.fold.images)
 
     @property
     def sets(self) -> dict[str, data.CapsDataset]:

@@ -1,7 +1,7 @@
 """The recipe: the checked settings of an experiment, without its images and splits."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import leakage
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.networks import NetworkRecipe
+from neurocnn.results.paths import Fold
+from neurocnn.results.same_study import check_renamed_cohorts
+from neurocnn.storage.identity import key_columns
 
 WHERE = "Experiment"
 
@@ -150,8 +153,19 @@ class Recipe:
             )
         return choose("networks", networks, part_ids)
 
-    def source_participants(self, split: data.Split) -> pd.DataFrame | None:
+    def with_epochs(self, epochs: int) -> "Recipe":
+        """Return the same settings with another number of epochs."""
+        return replace(self, trainer=replace(self.trainer, epochs=epochs))
+
+    def source_participants(self, split: data.Split, images: pd.DataFrame) -> pd.DataFrame | None:
         """Return the participants that the transfer's source has seen; None without a transfer.
+
+        Parameters
+        ----------
+        split
+            Split whose validation set they must not be in.
+        images
+            Fingerprints of the images, by which a cohort with another name is recognised.
 
         Raises
         ------
@@ -163,6 +177,11 @@ class Recipe:
         seen = transfer_source.source_participants(self.transfer_from, split.index)
         where = f"transfer from {self.transfer_from} to split {split.index}: validation set"
         leakage.check_unseen(seen, split.validation, where, leakage.TRAINED)
+        if isinstance(self.transfer_from, Path):
+            key = key_columns(images.columns)
+            own = images.merge(split.validation[key], on=key)
+            trained = seen[seen["role"].isin(leakage.TRAINED)]
+            check_renamed_cohorts(Fold(self.transfer_from, split.index), trained, own, where)
         return seen
 
     def build_network(self, input_shape: tuple[int, ...], split: int, part: int | None) -> torch_nn.Module:

@@ -3,18 +3,25 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from neurocnn import data, storage
-from neurocnn.engine.fingerprint import describe_changes, differences, forbidden_changes
+import pandas as pd
+
+from neurocnn import data
+from neurocnn.engine.fingerprint import Change, describe_changes, differences, forbidden_changes
 from neurocnn.errors import SettingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.recipe import Recipe
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.paths import COMMANDLINE, Fold
+from neurocnn.results.paths import COMMANDLINE
+from neurocnn.results.same_study import check_same_images, check_same_rows
 from neurocnn.results.settings import Settings, custom_names, read_settings
-from neurocnn.storage.identity import IMAGE, key_columns
 
 
-def check_resumable(where: ResultFolder, settings: Settings, splits: Sequence[data.Split]) -> None:
+def check_resumable(
+    where: ResultFolder,
+    settings: Settings,
+    splits: Sequence[data.Split],
+    images: pd.DataFrame | None = None,
+) -> None:
     """Refuse a folder that contains anything but the start of an experiment with these settings.
 
     Parameters
@@ -25,11 +32,13 @@ def check_resumable(where: ResultFolder, settings: Settings, splits: Sequence[da
         Settings of the experiment, as in `commandline.json`.
     splits
         Splits of the experiment.
+    images
+        Fingerprints of the images, see `Caps.fingerprints`.
 
     Raises
     ------
     SettingError
-        If it is a file, or contains other files, settings (the message names them) or sessions.
+        If it is a file, or contains other files, settings, sessions, labels or images; the message names them.
 
     Examples
     --------
@@ -40,19 +49,55 @@ def check_resumable(where: ResultFolder, settings: Settings, splits: Sequence[da
     neurocnn.errors.SettingError: ...: not empty and without commandline.json; choose another folder
     """
     root = where.root
-    if where.settings.is_file():
-        _warn_of_custom_code(root, settings)
-        _compare_settings(where, settings, splits)
-        for split in splits:
-            _compare_sessions(where.fold(split.index), split)
-    elif root.exists() and not root.is_dir():
+    if root.exists() and not root.is_dir():
         raise SettingError(f"{root}: a file; expected a folder for the results")
-    elif root.is_dir() and not all(map(_is_being_written, root.iterdir())):
-        raise SettingError(f"{root}: not empty and without {COMMANDLINE}; choose another folder")
+    if not where.settings.is_file():
+        if root.is_dir() and not all(map(_is_being_written, root.iterdir())):
+            raise SettingError(f"{root}: not empty and without {COMMANDLINE}; choose another folder")
+        return
+    if not where.is_claimed:
+        return
+    _warn_of_custom_code(root, settings)
+    _compare_settings(where, settings)
+    columns = [where.task.label] if where.task.label else []
+    for split in splits:
+        fold = where.fold(split.index)
+        for name, sessions in (("train", split.train), ("validation", split.validation)):
+            if fold.sessions(name).is_file():
+                check_same_rows(fold.sessions(name), sessions, columns)
+    if images is not None:
+        check_same_images(where, images)
+
+
+def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> int | None:
+    """Return the number of epochs for the splits that are not done; None if the folder claims none.
+
+    The larger number of the folder and of now is used. Splits that are done keep theirs.
+
+    Raises
+    ------
+    SettingError
+        If all splits are done and more epochs are requested.
+    """
+    if not where.settings.is_file() or not where.is_claimed:
+        return None
+    saved, new = (found["trainer"].get("epochs") for found in (read_settings(where.settings), settings))
+    if not isinstance(saved, int) or not isinstance(new, int):
+        return None
+    if new > saved and len(where.done) == n_splits:
+        raise SettingError(
+            f"{where.root}: epochs={new}, but all splits are finished with {saved}; a finished training is not "
+            f"continued; train in another folder with transfer_from={str(where.root)!r}"
+        )
+    if new < saved:
+        LOGGER.warning(
+            "%s: epochs=%d as in the folder, not %d: all splits use the larger number", where.root, saved, new
+        )
+    return max(saved, new)
 
 
 def has_new_values(saved: Settings, new: Settings) -> bool:
-    """Return whether settings differ that may change until a split is scored.
+    """Return whether settings differ that may change until a split is scored, or the images were moved.
 
     Examples
     --------
@@ -60,7 +105,9 @@ def has_new_values(saved: Settings, new: Settings) -> bool:
     True
     """
     rules = Recipe.rules()
-    return any(rules.get(name) in ("grow", "until scored") for name in differences(saved, new))
+    return any(
+        rules.get(name) in ("grow", "until scored") or _is_move(name) for name in differences(saved, new)
+    )
 
 
 def _warn_of_custom_code(root: Path, settings: Settings) -> None:
@@ -73,42 +120,36 @@ def _warn_of_custom_code(root: Path, settings: Settings) -> None:
         )
 
 
-def _compare_settings(where: ResultFolder, new: Settings, splits: Sequence[data.Split]) -> None:
-    saved, rules = read_settings(where.settings), Recipe.rules()
-    changes = forbidden_changes(saved, new, rules)
-    # The number of epochs may change in any way until a network has results.
+def _compare_settings(where: ResultFolder, new: Settings) -> None:
+    saved = read_settings(where.settings)
+    changes = forbidden_changes(saved, new, Recipe.rules(), scored=bool(where.done))
+    # `continued_epochs` decides on the epochs.
     changes.pop("trainer.epochs", None)
-    if changes:
+    moves = {name: change for name, change in changes.items() if _is_move(name)}
+    if moves:
+        _allow_move(where, moves)
+    refused = {name: change for name, change in changes.items() if name not in moves}
+    if refused:
         raise SettingError(
             f"{where.root}: the folder contains another experiment; these settings differ (folder → now): "
-            f"{describe_changes(changes)}; use the same settings to resume it, or another folder"
+            f"{describe_changes(refused)}; use the same settings to resume it, or another folder"
         )
-    folds = [where.fold(split.index) for split in splits]
-    done = [fold.index for fold in folds if where.is_done(fold)]
-    predicted = [fold.index for fold in folds if any(fold.state.glob("cnn-*/*_prediction.tsv"))]
-    found = differences(saved, new)
-    for name, fixed in (("trainer.epochs", done + predicted), ("selection_threshold", done)):
-        if fixed and name in found:
-            raise SettingError(
-                f"{where.root}: splits {fixed} have results of other settings (folder → now): "
-                f"{describe_changes({name: found[name]})}; expected the same in all splits; use the same settings to "
-                "resume, or another folder"
-            )
+
+
+def _is_move(name: str) -> bool:
+    return name == "caps.root" or name.startswith("caps.root.")
+
+
+def _allow_move(where: ResultFolder, moves: dict[str, Change]) -> None:
+    """Allow another location of the images: `check_same_images` compares their content."""
+    if not any(fold.images.is_file() for fold in where.folds):
+        LOGGER.warning(
+            "%s: the images have another location (%s), and images.tsv is missing: their content is not compared",
+            where.root,
+            describe_changes(moves),
+        )
 
 
 def _is_being_written(path: Path) -> bool:
     """Return whether `path` is the settings file, which a parallel task writes first."""
     return path.name == COMMANDLINE or path.name.startswith(f".{COMMANDLINE}.")
-
-
-def _compare_sessions(fold: Fold, split: data.Split) -> None:
-    for name, new in (("train", split.train), ("validation", split.validation)):
-        path = fold.sessions(name)
-        if path.is_file():
-            saved = storage.read_table(path)
-            key = key_columns(saved.columns, IMAGE)
-            if saved[key].to_numpy().tolist() != new.reindex(columns=key).to_numpy().tolist():
-                raise SettingError(
-                    f"{path}: {len(saved)} other sessions than those of the split ({len(new)}); use the same splits to "
-                    "resume, or another folder"
-                )

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn as torch_nn
 
-from neurocnn import nn, storage
+from neurocnn import nn
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.errors.arguments import argument_error
 from neurocnn.results import leakage
@@ -145,7 +145,7 @@ def source_participants(source: Source, split: int) -> pd.DataFrame:
                 f"{source}: split {split} has not been run; a transfer uses split k of the source for split k; run it "
                 "first, with the same splits"
             )
-        return storage.read_table(Fold(source, split, "").seen, required=("participant_id", "role"))
+        return leakage.read_seen(Fold(source, split, ""))
     what = type(source).__name__ if isinstance(source, torch_nn.Module) else str(source)
     warnings.warn(
         f"transfer from {what}: the participants that it has seen are unknown; check that none of them is in a "

@@ -7,9 +7,12 @@ from neurocnn import engine
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.errors.arguments import check_choice
 from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, Fold
+from neurocnn.storage.locks import is_held
 
 #: Level of whole images, and name of the parts that are whole images.
 IMAGE = "image"
+#: Files that protect a fold: the results of a training. A corrected run replaces everything else.
+_RESULTS = ("training.tsv", "models/**/training.tsv", "models/**/*.tar", "state/**/*_prediction.tsv")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,14 @@ class ResultFolder:
         if self.has_part_accuracy:
             return fold.part_accuracy(selection).is_file()
         return fold.table(selection, "validation", self.levels[-1], "metrics").is_file()
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the folder has results, or is in use: a run that failed before its first score claims nothing."""
+        folds = [fold.path for fold in self.folds]
+        if any(any(path.glob(pattern)) for path in folds for pattern in _RESULTS):
+            return True
+        return any(is_held(lock) for path in folds for lock in path.glob("state/**/*.lock"))
 
     def check_done(self) -> list[Fold]:
         """Return the folds that are done.

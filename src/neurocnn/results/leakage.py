@@ -8,7 +8,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from neurocnn import storage
 from neurocnn.errors import LeakError, TableError
+from neurocnn.results.paths import Fold
 from neurocnn.storage.identity import COHORT, PARTICIPANT, key_columns
 
 UNKNOWN = "source_unknown"
@@ -45,6 +47,33 @@ def record_seen(
         pieces.append(source.assign(role=own))
     table = pd.concat(pieces, ignore_index=True).drop_duplicates(ignore_index=True)
     return table[[*key_columns(table, PARTICIPANT), "role"]]
+
+
+def read_seen(fold: Fold) -> pd.DataFrame:
+    """Return the participants that the networks of a fold have seen.
+
+    Raises
+    ------
+    NotFoundError
+        If the fold has no record.
+    LeakError
+        If the record lacks participants of ``train.tsv`` or ``validation.tsv`` beside it.
+    """
+    seen = storage.read_table(fold.seen, required=("participant_id", "role"))
+    for role in ("train", "validation"):
+        path = fold.sessions(role)
+        if path.is_file():
+            sessions = storage.read_table(path)
+            key = key_columns(set(sessions.columns) & set(seen.columns), PARTICIPANT)
+            recorded = set(seen.loc[seen["role"] == role, key].itertuples(index=False, name=None))
+            missing = set(sessions[key].itertuples(index=False, name=None)) - recorded
+            if missing:
+                names = ", ".join(sorted(" ".join(map(str, person)) for person in missing)[:5])
+                raise LeakError(
+                    f"{fold.seen}: {len(missing)} participants of {path.name} are missing ({names}); restore the file "
+                    "that the training wrote"
+                )
+    return seen
 
 
 def unknown_source() -> pd.DataFrame:

@@ -59,6 +59,11 @@ class Fold:
         """Path of the table of participants that this model, its selection and its source have seen."""
         return self.path / "seen.tsv"
 
+    @property
+    def images(self) -> Path:
+        """Path of the fingerprints of the images that the fold has used."""
+        return self.path / "images.tsv"
+
     def sessions(self, dataset: str) -> Path:
         """Return the path of the sessions of ``train`` or ``validation``."""
         return self.path / f"{dataset}.tsv"

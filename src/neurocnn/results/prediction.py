@@ -13,8 +13,9 @@ from neurocnn.engine.inputs import image_targets
 from neurocnn.errors import SettingError
 from neurocnn.errors.arguments import argument_error, check_instance
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.leakage import check_unseen
+from neurocnn.results.leakage import check_unseen, read_seen
 from neurocnn.results.paths import Fold
+from neurocnn.results.same_study import check_renamed_cohorts
 from neurocnn.results.scoring import first_image, metrics_row, vote_weights, write_tables
 from neurocnn.storage.identity import IMAGE as IMAGE_KEY
 from neurocnn.storage.identity import interleave_parts, key_columns
@@ -78,7 +79,9 @@ def make_dataset(
     return dataset
 
 
-def check_new_data(folder: ResultFolder, fold: Fold, dataset: data.CapsDataset, name: str) -> None:
+def check_new_data(
+    folder: ResultFolder, fold: Fold, dataset: data.CapsDataset, images: pd.DataFrame, name: str
+) -> None:
     """Refuse participants that the fold's models have seen, and a name of other predicted data.
 
     Raises
@@ -90,8 +93,9 @@ def check_new_data(folder: ResultFolder, fold: Fold, dataset: data.CapsDataset, 
     TableError
         If a label is unknown.
     """
-    seen = storage.read_table(fold.seen, required=("participant_id", "role"))
-    check_unseen(seen, dataset.sessions, f"{fold.path}: prediction on new data")
+    where, seen = f"{fold.path}: prediction on new data", read_seen(fold)
+    check_unseen(seen, dataset.sessions, where)
+    check_renamed_cohorts(fold, seen, images, where)
     targets = image_targets(folder.task, dataset) if dataset.label is not None else None
     path = fold.table(folder.selections[0], name, folder.parts, "prediction")
     if path.is_file():

@@ -1,5 +1,6 @@
 """Tables of a result folder, read back and put together over the splits."""
 
+import numpy as np
 import pandas as pd
 
 from neurocnn import storage
@@ -15,7 +16,9 @@ def read_metrics(folder: ResultFolder, level: str, selection: str | None, datase
     }
     table = pd.DataFrame(rows).T.astype(float)
     spread = pd.DataFrame({"mean": table.mean(), "std": table.std()}).T
-    return pd.concat([table, spread]).rename_axis("split")
+    # An average of the splits' limits is not a confidence interval of their mean.
+    limits = [name for name in map(str, table) if name.endswith(("_low", "_high"))]
+    return pd.concat([table, spread.assign(**dict.fromkeys(limits, np.nan))]).rename_axis("split")
 
 
 def read_predictions(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:

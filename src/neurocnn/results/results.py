@@ -16,6 +16,7 @@ from neurocnn.errors.arguments import check_path
 from neurocnn.results import prediction, reading, summary
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.recorded import RecordedExperiment
+from neurocnn.results.same_study import add_images, check_same_images
 
 
 class Results:
@@ -140,8 +141,7 @@ class Results:
         -------
         DataFrame
             One row per split and image (or part): ``participant_id``, ``session_id``, [``cohort``, ``part_id``,]
-            ``true_label`` (missing if there were no labels), ``predicted_label`` and, for classes, ``proba0``,
-            ``proba1``, …; a class is its position in ``task.classes``.
+            ``true_label`` (may be missing), ``predicted_label`` and ``proba0``, …; a class is its index in `classes`.
 
         Raises
         ------
@@ -156,8 +156,8 @@ class Results:
         Returns
         -------
         DataFrame
-            ``split``, [``network``,] ``epoch``, ``iteration``, ``time`` in seconds, ``train_loss``, …,
-            ``validation_loss``, …, including splits that are still being trained.
+            ``split``, [``network``,] ``epoch``, ``iteration``, ``time`` in seconds, ``train_loss``, …, including
+            splits that are still being trained.
 
         Raises
         ------
@@ -172,9 +172,8 @@ class Results:
         Returns
         -------
         DataFrame
-            Participants of both sets, number of epochs and minutes (of the longest network, if each part has its own),
-            and the validation metric of each level: balanced accuracy, mean absolute error, mean squared error for
-            images, otherwise the metric of the last selection.
+            Participants of both sets, epochs and minutes (of the longest network), and the validation metric of each
+            level: balanced accuracy, mean absolute or squared error, otherwise that of the last selection.
 
         Raises
         ------
@@ -254,19 +253,20 @@ class Results:
         """
         name, folder, experiment = prediction.check_name(name), self._folder, self._experiment
         done, dataset = folder.check_done(), experiment.new_dataset(caps, sessions)
+        images = caps.fingerprints(dataset.sessions)
+        check_same_images(folder, images)
         for fold in done:
-            prediction.check_new_data(folder, fold, dataset, name)
-        threshold = self.settings["selection_threshold"]
+            prediction.check_new_data(folder, fold, dataset, images, name)
+        how = experiment.evaluation, self.settings["selection_threshold"]
         pairs = [(fold, selection) for fold in done for selection in self.selections]
         for fold, selection in tqdm(pairs, f"predict {name}", disable=None, unit="model"):
             load = partial(experiment.load_networks, fold, selection, dataset.part_ids)
-            prediction.predict_fold(
-                folder, fold, selection, name, dataset, load, experiment.evaluation, threshold
-            )
+            prediction.predict_fold(folder, fold, selection, name, dataset, load, *how)
+        if engine.find_ranks().rank == 0:
+            for fold in done:
+                add_images(fold, images)
         engine.find_ranks().barrier("after predicting new data")
-        if folder.reconstructs:
-            return self.metrics(level="part", dataset=name)
-        return self.predictions(dataset=name)
+        return self.metrics("part", dataset=name) if folder.reconstructs else self.predictions(dataset=name)
 
     def encode(self, caps: data.Caps, sessions: pd.DataFrame, selection: str | None = None) -> pd.DataFrame:
         """Return the codes of images, for clustering.

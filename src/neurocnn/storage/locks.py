@@ -82,3 +82,21 @@ def _read_note(path: Path) -> str:
         return path.read_text("utf-8", errors="replace")[:200].strip() or "unknown"
     except OSError:  # Windows denies access to locked bytes
         return "unknown"
+
+
+def is_held(path: str | os.PathLike[str]) -> bool:
+    """Return whether a lock file is locked, by any process.
+
+    Examples
+    --------
+    >>> with hold(tmp / "fold.lock", "split 0"):
+    ...     is_held(tmp / "fold.lock")
+    True
+    >>> is_held(tmp / "fold.lock")
+    False
+    """
+    try:
+        with hold(path, "the lock"):
+            return False
+    except InUseError:
+        return True
