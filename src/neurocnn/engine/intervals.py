@@ -1,14 +1,16 @@
-"""Confidence intervals of metrics."""
+"""Confidence intervals of metrics, over participants."""
 
 import math
 from collections.abc import Callable, Mapping
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
+from neurocnn.engine.class_intervals import class_intervals
 from neurocnn.engine.task import Task
-from neurocnn.errors.arguments import check_integer, check_number
-from neurocnn.storage.identity import PART, PARTICIPANT, key_columns
+from neurocnn.errors.arguments import check_callable, check_integer, check_number, check_table
+from neurocnn.storage.identity import PART, PARTICIPANT, check_columns, key_columns
 
 
 def confidence_intervals(
@@ -18,10 +20,17 @@ def confidence_intervals(
     seed: int = 0,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Return percentile bootstrap intervals of metrics, over participants.
+    """Return confidence intervals of metrics.
 
-    The rows of a participant are drawn together: sessions and parts of one person are not independent samples.
-    Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), section 13.3.
+    The rows of a participant are never taken for independent samples: sessions and parts of one person are a cluster.
+
+    Proportions (accuracy, sensitivity, specificity, PPV, NPV) have Wilson's limits, with the number of rows divided by
+    the design effect of the clusters (Wilson, JASA 22 (1927); Kish, "Survey Sampling" (1965)). Means of proportions,
+    such as the balanced accuracy, combine these limits by MOVER (Zou & Donner, Statistics in Medicine 27 (2008)). The
+    area under the ROC curve has DeLong's variance for clustered data (Obuchowski, Biometrics 53 (1997)) on the logit
+    scale; an area of 0 or 1 has Wilson's limits for the smaller class. All other metrics have percentile bootstrap
+    limits, over participants and within each class (Efron & Tibshirani, "An Introduction to the Bootstrap" (1993),
+    13.3).
 
     Parameters
     ----------
@@ -35,7 +44,7 @@ def confidence_intervals(
     seed
         Seed of the bootstrap samples.
     level
-        Share of the bootstrap distribution inside the interval.
+        Coverage of the intervals, between 0 and 1.
 
     Returns
     -------
@@ -43,32 +52,97 @@ def confidence_intervals(
         One row per metric (index ``metric``), columns ``value``, ``lower``, ``upper``. Bootstrap samples in which a
         metric is not defined are omitted.
 
+    Raises
+    ------
+    SettingError
+        If an argument has another kind of value.
+    TableError
+        If the table has no ``participant_id``, no row, or no true labels.
+
     Examples
     --------
-    >>> from neurocnn.engine import regression
+    >>> from neurocnn.engine import classification
     >>> table = pd.DataFrame({
-    ...     "participant_id": ["sub-1", "sub-2", "sub-3", "sub-4"],
-    ...     "true_label": [1.0, 2.0, 3.0, 4.0], "predicted_label": [1.5, 2.5, 3.5, 4.5],
+    ...     "participant_id": [f"sub-{i}" for i in range(10)],
+    ...     "true_label": [0, 1] * 5, "predicted_label": [0, 1] * 4 + [1, 1],
     ... })
-    >>> confidence_intervals(table, regression(), n=100).loc["mae"].to_list()
-    [0.5, 0.5, 0.5]
+    >>> confidence_intervals(table, classification()).loc["accuracy"].round(3).to_list()
+    [0.9, 0.596, 0.982]
     """
-    n = check_integer("n", n, minimum=1, where="confidence_intervals")
-    level = check_number("level", level, above=0, below=1, where="confidence_intervals")
-    score = metrics.metrics if isinstance(metrics, Task) else metrics
+    where = "confidence_intervals"
+    check_columns(check_table("table", table, where=where), ["participant_id"], where)
+    score = metrics.metrics if isinstance(metrics, Task) else check_callable("metrics", metrics, where=where)
+    n = check_integer("n", n, minimum=1, where=where)
+    seed = check_integer("seed", seed, minimum=0, where=where)
+    level = check_number("level", level, above=0, below=1, where=where)
     numbers = table.drop(columns=key_columns(table.columns, PART)).apply(pd.to_numeric).astype(np.float64)
-    values, value = numbers.to_numpy(), score(numbers)
-    groups = list(table.groupby(key_columns(table.columns, PARTICIPANT), sort=True).indices.values())
+    values = score(numbers)
+    people = table.groupby(key_columns(table.columns, PARTICIPANT), sort=True).ngroup().to_numpy()
+    n_classes = _count_classes(metrics, numbers)
+    known = (
+        class_intervals(numbers, people, n_classes, NormalDist().inv_cdf((1 + level) / 2))
+        if n_classes
+        else {}
+    )
+    # A metric of the user may have the name of another one; its value tells which one it is.
+    found = {
+        name: known[name][1:]
+        for name, value in values.items()
+        if name in known and math.isclose(value, known[name][0], abs_tol=1e-12)
+    }
+    if len(found) < len(values):
+        strata = _strata(numbers["true_label"].to_numpy() if n_classes else np.zeros(len(numbers)), people)
+        found = _bootstrap(numbers, strata, score, n, seed, level) | found
+    rows = [
+        {"metric": name, "value": values[name], "lower": found[name][0], "upper": found[name][1]}
+        for name in values
+    ]
+    return pd.DataFrame(rows).set_index("metric")
+
+
+def _bootstrap(
+    numbers: pd.DataFrame,
+    strata: list[list[np.ndarray]],
+    score: Callable[[pd.DataFrame], Mapping[str, float]],
+    n: int,
+    seed: int,
+    level: float,
+) -> dict[str, tuple[float, float]]:
+    """Return the percentile limits of each metric, from participants drawn within each stratum."""
+    values, names = numbers.to_numpy(), list(score(numbers))
     generator = np.random.default_rng(seed)
-    draws = np.full((n, len(value)), math.nan)
+    draws = np.full((n, len(names)), math.nan)
     for draw in draws:
-        rows = np.concatenate([groups[i] for i in generator.integers(len(groups), size=len(groups))])
-        scores = score(pd.DataFrame(values[rows], columns=numbers.columns))
-        draw[:] = [scores.get(name, math.nan) for name in value]
-    tail = (1 - level) / 2
-    intervals = []
-    for name, column in zip(value, draws.T, strict=True):
+        drawn = [
+            stratum[i] for stratum in strata for i in generator.integers(len(stratum), size=len(stratum))
+        ]
+        scores = score(pd.DataFrame(values[np.concatenate(drawn)], columns=numbers.columns))
+        draw[:] = [scores.get(name, math.nan) for name in names]
+    limits = {}
+    for name, column in zip(names, draws.T, strict=True):
         defined = column[~np.isnan(column)]
-        lower, upper = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (math.nan, math.nan)
-        intervals.append({"metric": name, "value": value[name], "lower": lower, "upper": upper})
-    return pd.DataFrame(intervals).set_index("metric")
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        lower, upper = np.quantile(defined, tails) if len(defined) else (math.nan, math.nan)
+        limits[name] = (float(lower), float(upper))
+    return limits
+
+
+def _count_classes(metrics: object, numbers: pd.DataFrame) -> int:
+    """Return the number of classes; 0 if the table is not one of a classification."""
+    if isinstance(metrics, Task):
+        return len(metrics.classes or ())
+    labels = numbers.filter(["true_label", "predicted_label"]).to_numpy()
+    probabilities = numbers.filter(regex=r"^proba\d+$").shape[1]
+    if probabilities or not labels.size or not set(np.unique(labels)) <= set(range(10)):
+        return probabilities
+    return max(2, int(labels.max()) + 1)
+
+
+def _strata(labels: np.ndarray, people: np.ndarray) -> list[list[np.ndarray]]:
+    """Return the rows of each participant, by class; participants with several classes are a stratum of their own."""
+    strata: dict[float | None, list[np.ndarray]] = {}
+    for person in range(people.max() + 1):
+        rows = np.flatnonzero(people == person)
+        classes = set(labels[rows])
+        strata.setdefault(classes.pop() if len(classes) == 1 else None, []).append(rows)
+    return list(strata.values())

@@ -74,7 +74,7 @@ def classification_metrics(table: pd.DataFrame, n_classes: int) -> Metrics:
     names = [f"proba{k}" for k in range(n_classes)]
     if set(names) <= set(table):
         columns = [np.asarray(table[name], dtype=float) for name in names]
-        areas = [_area(true == k, columns[k]) for k in range(n_classes)[positive]]
+        areas = [roc_area(true == k, columns[k]) for k in range(n_classes)[positive]]
         scores["roc_auc"] = sum(areas) / len(areas)
     return _with_loss(table, scores)
 
@@ -147,7 +147,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
     return shares
 
 
-def _area(positive: Array, scores: Array) -> float:
+def roc_area(positive: Array, scores: Array) -> float:
     """Return the area under the ROC curve: the Mann-Whitney statistic, with ties counted half."""
     n_positive = int(positive.sum())
     n_negative = len(positive) - n_positive

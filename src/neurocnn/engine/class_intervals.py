@@ -1,0 +1,143 @@
+"""Confidence intervals of the metrics of a classification, from formulas; see `confidence_intervals`."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neurocnn.engine.metrics import roc_area
+
+Array = np.ndarray[Any, Any]
+#: Value, lower limit, upper limit.
+Interval = tuple[float, float, float]
+
+
+def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float) -> dict[str, Interval]:
+    """Return the metrics that have an interval by formula, with their limits.
+
+    Parameters
+    ----------
+    table
+        ``true_label``, ``predicted_label``, and ``proba1`` for the area under the ROC curve.
+    people
+        Number of the participant of each row.
+    n_classes
+        Number of classes.
+    z
+        Quantile of the normal distribution, 1.96 for a coverage of 0.95.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"true_label": [0, 0, 1, 1], "predicted_label": [0, 1, 1, 1]})
+    >>> [round(limit, 3) for limit in class_intervals(table, np.arange(4), 2, 1.96)["balanced_accuracy"]]
+    [0.75, 0.336, 0.953]
+    """
+    if not {"true_label", "predicted_label"} <= set(table):
+        return {}
+    true, predicted = (table[name].to_numpy(dtype=float) for name in ("true_label", "predicted_label"))
+
+    def share(hit: Array, rows: Array) -> Interval:
+        return _proportion(hit[rows], people[rows], z)
+
+    right = true == predicted
+    recalls = [share(right, true == k) for k in range(n_classes)]
+    precisions = [share(right, predicted == k) for k in range(n_classes)]
+    present = [recall for k, recall in enumerate(recalls) if (true == k).any()]
+    found = {"accuracy": _proportion(right, people, z), "balanced_accuracy": _mean(present)}
+    if n_classes > 2:
+        # The rows of "one class against the rest" overlap for specificity and NPV: these are not independent.
+        return found | {"sensitivity": _mean(recalls), "ppv": _mean(precisions)}
+    found |= {
+        "sensitivity": recalls[1],
+        "specificity": recalls[0],
+        "ppv": precisions[1],
+        "npv": precisions[0],
+    }
+    if "proba1" in table and len(present) == 2:
+        found["roc_auc"] = _area(table["proba1"].to_numpy(dtype=float), true == 1, people, z)
+    return found
+
+
+def _proportion(hit: Array, people: Array, z: float) -> Interval:
+    """Return the share of hits with Wilson's limits; 0 with the limits 0 and 1 if there are no rows."""
+    if len(hit) == 0:
+        return 0.0, 0.0, 1.0
+    value = float(hit.mean())
+    return value, *wilson(value, effective_size(hit, people), z)
+
+
+def wilson(share: float, size: float, z: float) -> tuple[float, float]:
+    """Return Wilson's limits of a share of `size` independent samples.
+
+    Examples
+    --------
+    >>> [round(limit, 4) for limit in wilson(1.0, 10, 1.96)]
+    [0.7225, 1.0]
+    """
+    factor = 1 / (1 + z**2 / size)
+    centre = factor * (share + z**2 / (2 * size))
+    half = factor * z * math.sqrt(share * (1 - share) / size + z**2 / (4 * size**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def effective_size(hit: Array, people: Array) -> float:
+    """Return the number of independent samples with the variance of these rows: rows over the design effect.
+
+    It is at least the size of rows that depend on each other completely within a person, and at most the number of
+    rows.
+
+    Examples
+    --------
+    >>> effective_size(np.array([1, 1, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 2, 2]))
+    3.0
+    """
+    n = len(hit)
+    rows = np.bincount(people)
+    rows, hits = rows[rows > 0], np.bincount(people, weights=hit)[rows > 0]
+    least, share = n**2 / float(np.square(rows).sum()), float(np.mean(hit))
+    if len(rows) == n or share in (0.0, 1.0):
+        return least
+    m = len(rows)
+    variance = m / (m - 1) * float(np.square(hits - share * rows).sum()) / n**2 if m > 1 else math.inf
+    return min(float(n), max(least, share * (1 - share) / variance if variance > 0 else n))
+
+
+def _mean(parts: Sequence[Interval]) -> Interval:
+    """Return the mean of independent metrics with the limits of MOVER."""
+    values, lower, upper = np.array(parts).T
+    value = float(values.mean())
+    below = math.sqrt(float(np.square(values - lower).sum())) / len(parts)
+    above = math.sqrt(float(np.square(upper - values).sum())) / len(parts)
+    return value, max(0.0, value - below), min(1.0, value + above)
+
+
+def _area(scores: Array, positive: Array, people: Array, z: float) -> Interval:
+    """Return the area under the ROC curve with its limits on the logit scale."""
+    area = roc_area(positive, scores)
+    if math.isnan(area):
+        return area, area, area
+    if area in (0.0, 1.0):
+        sizes = [effective_size(np.ones(int(rows.sum())), people[rows]) for rows in (positive, ~positive)]
+        return area, *wilson(area, min(sizes), z)
+    deviation = math.sqrt(_area_variance(scores, positive, people, area)) / (area * (1 - area))
+    centre = math.log(area / (1 - area))
+    lower, upper = (1 / (1 + math.exp(-(centre + sign * z * deviation))) for sign in (-1, 1))
+    return area, lower, upper
+
+
+def _area_variance(scores: Array, positive: Array, people: Array, area: float) -> float:
+    """Return DeLong's variance for clusters (Obuchowski): that of the sums of each person's placements."""
+    wins = scores[positive][:, None] - scores[~positive][None, :]
+    placements = (wins > 0) + 0.5 * (wins == 0)
+    sums = []
+    for side, rows in ((placements.mean(1), positive), (placements.mean(0), ~positive)):
+        own = np.bincount(people[rows], weights=side - area, minlength=people.max() + 1) / len(side)
+        m = len(np.unique(people[rows]))
+        sums.append((own, m / (m - 1) if m > 1 else 1.0))
+    (first, few_first), (second, few_second) = sums
+    variance = (
+        few_first * np.square(first).sum() + few_second * np.square(second).sum() + 2 * (first * second).sum()
+    )
+    return max(0.0, float(variance))
