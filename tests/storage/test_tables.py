@@ -103,10 +103,28 @@ FAULTS = {
         "line 1: spaces around the column name ' age'",
     ),
     "slash in an id": (HEADER + ROW.replace("001", "0/1"), "line 2: participant_id='sub-0/1'"),
+    "UTF-16": ((HEADER + ROW).encode("utf-16"), "found UTF-16 text; expected UTF-8"),
+    "UTF-16, big end first": (b"\xfe\xff" + (HEADER + ROW).encode("utf-16-be"), "found UTF-16 text"),
+    "row index of pandas": (
+        "\t" + HEADER + "0\t" + ROW,
+        "line 1: column 1 has no name; write it with index=False",
+    ),
+    "row index of pandas, read and written again": (
+        "Unnamed: 0\t" + HEADER + "0\t" + ROW,
+        "line 1: column 1 has no name; write it with index=False",
+    ),
+    "number that overflows": (
+        HEADER + ROW + ROW.replace("001", "002").replace("71.5", "1e999"),
+        "line 3: age='1e999'",
+    ),
+    "negative overflow": (HEADER + ROW.replace("71.5", "-2e308"), "line 2: age='-2e308'"),
+    "digits of another script": (HEADER + ROW.replace("71.5", "٧١"), "line 2: age='٧١'"),
+    "full-width digits": (HEADER + ROW.replace("71.5", "７１.5"), "line 2: age='７１.5'"),
     "dots in an id": (HEADER + ROW.replace("M00", ".."), "line 2: session_id='ses-..'"),
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_table_is_refused_with_what_and_where(tmp_path: Path, fault: str):
     content, message = FAULTS[fault]
@@ -195,7 +213,20 @@ def test_missing_values_are_written_as_n_a(tmp_path: Path):
     assert (tmp_path / "t.tsv").read_text() == "a\tb\tc\nx\t1.5\tn/a\nn/a\tn/a\ty\n"
 
 
-@pytest.mark.parametrize("value", ["a\nb", " a", "a ", "a\r"])
+def test_a_code_like_1e999_among_texts_is_text(tmp_path: Path):
+    frame = read_table(written(tmp_path, "hash\n1e999\n3fa\n"), required=())
+    assert frame["hash"].tolist() == ["1e999", "3fa"]
+
+
+def test_a_text_that_looks_like_a_number_comes_back_as_one(tmp_path: Path):
+    write_table(pd.DataFrame({"x": ["12", "1.50"], "y": ["12", "a"]}), tmp_path / "t.tsv")
+    again = read_table(tmp_path / "t.tsv", required=())
+    assert again["x"].tolist() == [12, 1.5]
+    assert again["y"].tolist() == ["12", "a"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", ["a\nb", " a", "a ", "a\r", "", "n/a"])
 def test_a_value_that_could_not_be_read_back_is_not_written(tmp_path: Path, value: str):
     with pytest.raises(TableError, match="which a TSV file cannot keep"):
         write_table(pd.DataFrame({"x": [value]}), tmp_path / "t.tsv")

@@ -2,9 +2,11 @@
 
 A network would be trained on wrong labels without notice if a table were read wrongly. Therefore nothing is guessed: a
 ragged line, a repeated row, a stray space or a malformed id is an error that names the line, and only ``n/a`` and the
-empty cell are missing values. Ids are never converted to numbers.
+empty cell are missing values. Ids are never converted to numbers. A TSV file has no types: a text that looks like a
+number, such as "12", is read as a number unless other values of its column are text, and True is read as text.
 """
 
+import codecs
 import csv
 import io
 import math
@@ -64,7 +66,8 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
     check_columns(header, required, path)
     if not rows:
         raise TableError(f"{path}: the table has a header and no rows; expected at least one row")
-    columns = {name: _column([row[i] for row in rows], text=name in IMAGE) for i, name in enumerate(header)}
+    where = [f"{path}, line {line}" for line in lines]
+    columns = {name: _column([row[i] for row in rows], name, where) for i, name in enumerate(header)}
     frame = pd.DataFrame(columns, columns=header)
     if set(REQUIRED) <= set(required):
         check_ids(frame, str(path), [f"line {line}" for line in lines])
@@ -77,14 +80,16 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     frame
-        The table. Its index is not written. Missing values become ``n/a``.
+        The table. Its index is not written. Missing values become ``n/a``. Texts that look like numbers are written,
+        and read as numbers.
     path
         Path of the TSV file. Its folder is created if missing.
 
     Raises
     ------
     TableError
-        If a value could not be read back: it contains a line break, or starts or ends with a space.
+        If a value could not be read back: it contains a line break, starts or ends with a space, or is an empty text
+        or the text "n/a", which would be read as missing.
     StorageError
         If the file cannot be written (full disk, read-only folder). The message contains `path`.
 
@@ -156,6 +161,8 @@ def _text(path: Path) -> str:
             hint = suggestion(path.name, near) if near else f"{path.parent} contains no TSV files"
             raise NotFoundError(f"{path}: the table does not exist; {hint}")
         content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise TableError(f"{path}: found UTF-16 text; expected UTF-8; save or export the table as UTF-8")
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
         raise TableError(f"{path}, line {line}: NUL byte found; expected text; restore the file from a copy")
@@ -181,8 +188,9 @@ def _check_header(header: list[str], path: Path) -> None:
     for name in header:
         if name != name.strip():
             raise TableError(f"{path}, line 1: spaces around the column name {name!r}; remove them")
-        if not name and header.index(name) > 0:
-            raise TableError(f"{path}, line 1: column {header.index(name) + 1} has no name; add one")
+        if not name or re.fullmatch(r"Unnamed: \d+", name):
+            remedy = "write it with index=False if it is a row index of pandas, otherwise add a name"
+            raise TableError(f"{path}, line 1: column {header.index(name) + 1} has no name; {remedy}")
         if header.count(name) > 1:
             raise TableError(f"{path}, line 1: the column {name!r} occurs twice; rename or remove one")
 
@@ -198,20 +206,29 @@ def _check_cells(cells: list[str], header: list[str], path: Path, line: int) -> 
             raise TableError(f"{path}, line {line}: spaces around the {name} {cell!r}; remove them")
 
 
-def _column(cells: list[str], text: bool) -> pd.Series:
+def _column(cells: list[str], name: str, where: Sequence[str]) -> pd.Series:
     """Return one column: numbers if all its cells are numbers, otherwise text."""
     filled = [cell for cell in cells if cell not in MISSING]
-    if text or not all(_is_number(cell) for cell in filled):
+    if name in IMAGE or not all(is_number(cell) for cell in filled):
         # pandas 3 has a dtype for text; pandas 2 stores text as objects.
         dtype = pd.Series(filled or ["text"]).dtype
         return pd.Series([math.nan if cell in MISSING else cell for cell in cells], dtype=dtype)
+    for cell, row in zip(cells, where, strict=True):
+        overflows = cell not in (*MISSING, "inf", "-inf") and math.isinf(float(cell))
+        if overflows or not cell.isascii():
+            raise TableError(
+                f"{row}: {name}={cell!r}; expected a number of digits 0 to 9 up to 1.7e308; correct it"
+            )
     if len(filled) == len(cells) and all(_INTEGER.fullmatch(cell) for cell in cells):
         return pd.Series([int(cell) for cell in cells], dtype="int64")
     return pd.Series([math.nan if cell in MISSING else float(cell) for cell in cells], dtype="float64")
 
 
-def _is_number(cell: str) -> bool:
-    # A cell with leading zeros, or with more digits than int64 holds, is a name such as "001".
+def is_number(cell: str) -> bool:
+    """Return whether a cell is read as a number, if all other cells of its column are numbers too.
+
+    A cell with leading zeros, or with more digits than int64 holds, is a name such as "001".
+    """
     if not _NUMBER.fullmatch(cell) or _LEADING_ZERO.match(cell):
         return False
     return bool(_INTEGER.fullmatch(cell)) or not cell.lstrip("+-").isdigit()
@@ -222,11 +239,11 @@ def _texts(column: pd.Series, name: str, path: object) -> list[str]:
     texts = []
     for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True):
         # repr is the shortest text from which the same float is read.
-        text = "n/a" if missing else repr(float(value)) if isinstance(value, float) else str(value)
-        if text != text.strip() or "\n" in text or "\r" in text or "\0" in text:
+        text = repr(float(value)) if isinstance(value, float) else str(value)
+        if not missing and (text in MISSING or text != text.strip() or any(c in text for c in "\n\r\0")):
             raise TableError(
                 f"{path}: {name}={text!r}; expected a value without line breaks and without spaces around it, "
-                "which a TSV file cannot keep; replace it"
+                "neither empty nor 'n/a', which a TSV file cannot keep; replace it (use None for a missing value)"
             )
-        texts.append(text)
+        texts.append("n/a" if missing else text)
     return texts
