@@ -1,6 +1,7 @@
 """Splits by participant: no leak, no empty set, similar sets in the stratified columns."""
 
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -276,3 +277,115 @@ def test_kfold_of_random_tables_is_clean_or_correctly_refused():
         assert not double(rows)
         assert len(ids(frame)) >= n_splits
         assert all(not ids(split.train) & ids(split.validation) for split in splits)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("cell", ["NA", "-", "90+", "70,5", "unknown", "<55"])
+def test_a_number_column_with_one_cell_of_text_is_refused_by_cell(cell: str):
+    frame = people(10).astype({"age": object})
+    frame.loc[3, "age"] = cell
+    texts = frame.assign(age=[str(age) for age in frame["age"]])
+    for table in (frame, texts):
+        for split in (lambda t=table: kfold(t, 2, ["sex", "age"]), lambda t=table: holdout(t, 0.3, "age")):
+            with pytest.raises(
+                TableError, match=rf"age='{re.escape(cell)}' in row 3 \(sub-0003 ses-M00\)"
+            ) as caught:
+                split()
+            assert "as in 9 of 10 rows" in str(caught.value)
+
+
+@pytest.mark.faults
+def test_a_column_of_decimal_commas_is_refused():
+    frame = people(10)
+    with pytest.raises(TableError, match="expected a number as in 0 of 10 rows"):
+        kfold(frame.assign(age=[f"{age:.1f}".replace(".", ",") for age in frame["age"]]), 2, "age")
+
+
+def test_texts_that_are_mostly_not_numbers_and_categories_are_classes():
+    frame = people(10)
+    assert len(kfold(frame.assign(site=["1", "2", "A", "B", "C"] * 2), 2, "site")) == 2
+    assert len(kfold(frame.assign(site=["001", "002", "003", "004", "A"] * 2), 2, "site")) == 2
+    mixed = pd.Series(["1", "2", "3", "4", "A"] * 2, dtype="category")
+    counts = [
+        split.validation["site"].tolist().count("A") for split in kfold(frame.assign(site=mixed), 2, "site")
+    ]
+    assert counts == [1, 1]
+
+
+def test_a_column_of_objects_that_are_numbers_is_stratified_as_numbers():
+    frame = people(60)
+    objects = frame.assign(age=frame["age"].astype(object).where(frame.index > 2, None))
+    numbers = frame.assign(age=frame["age"].where(frame.index > 2))
+    for first, second in zip(kfold(objects, 3, "age"), kfold(numbers, 3, "age"), strict=True):
+        assert ids(first.validation) == ids(second.validation)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("cohorts", [["ADNI1", "ADNI2"], ["A", None], [None, "B"]])
+def test_equal_ids_are_kept_together_whatever_their_cohort(cohorts: list[str | None]):
+    """A study phase as cohort makes one person two; with an empty cell, the column cannot be compared at all."""
+    frame = people(9, sessions=2)
+    frame["cohort"] = [cohorts[session == "ses-M06"] for session in frame["session_id"]]
+    for split in kfold(frame, 3, ["diagnosis", "age"]):
+        assert not ids(split.train) & ids(split.validation)
+    rest, test = holdout(frame, 0.3)
+    assert not ids(rest) & ids(test)
+
+
+@pytest.mark.faults
+def test_cohorts_are_compared_only_if_both_sets_have_one_in_every_row():
+    frame = people(4)
+    Split(0, frame.assign(cohort="A"), frame.assign(cohort="B"))
+    for train, validation in (
+        (frame.assign(cohort="A"), frame),
+        (frame.assign(cohort=["A", "A", "A", None]), frame.assign(cohort="B")),
+    ):
+        with pytest.raises(LeakError, match="share 4 participants"):
+            Split(0, train, validation)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("other", ["sub-0001A", "sub-0001\u200ba", "sub-0001\uff41"])
+def test_ids_that_look_the_same_are_a_warning_once(other: str, caplog: pytest.LogCaptureFixture):
+    frame = people(8)
+    frame.loc[0, "participant_id"] = "sub-0001a"
+    frame.loc[5, "participant_id"] = other
+    kfold(frame, 4)
+    assert caplog.text.count("count as different participants") == 1
+    assert ", ".join(map(ascii, sorted(["sub-0001a", other]))) in caplog.text
+    assert "sub-0002" not in caplog.text
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stratify", [None, {"sex", "age"}, 3, {"sex": 1}, object()])
+def test_stratify_must_be_an_ordered_list(stratify: object):
+    with pytest.raises(SettingError, match="stratify"):
+        kfold(people(9), 3, stratify)
+
+
+def test_a_generator_of_columns_is_read_once():
+    expected = [ids(split.validation) for split in kfold(people(20), 4, ["sex", "age"])]
+    assert [ids(split.validation) for split in kfold(people(20), 4, (c for c in ("sex", "age")))] == expected
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [None, "labels.tsv", 3, [1], {"a": 1}, object()])
+def test_a_table_must_be_a_data_frame(value: object):
+    calls = [
+        lambda: kfold(value),
+        lambda: holdout(value),
+        lambda: baseline(value),
+        lambda: Split(0, value, people(2)),
+    ]
+    for call in calls:
+        with pytest.raises(TableError, match="expected a DataFrame"):
+            call()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", [None, -1, 1.5, "0", True])
+def test_a_seed_must_be_given(seed: object):
+    """Without a seed, the jobs of an array would have different splits."""
+    for split in (lambda: kfold(people(9), 3, seed=seed), lambda: holdout(people(9), 0.3, seed=seed)):
+        with pytest.raises(SettingError, match="seed="):
+            split()

@@ -1,21 +1,18 @@
 """Splits by participant, with similar sets in all the columns that are stratified."""
 
-import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from neurocnn.data.stratification import stratified_columns, stratified_order
 from neurocnn.errors import LeakError, TableError
-from neurocnn.errors.arguments import check_integer, check_list, check_number
-from neurocnn.storage.identity import check_columns, check_ids, person_columns, shared_participants
-
-_MOST_CLASSES = 6  # a column of more numbers than CDR scores does not encode classes
-
-Integers = NDArray[np.int64]
+from neurocnn.errors.arguments import check_integer, check_number, check_table
+from neurocnn.errors.logger import LOGGER
+from neurocnn.storage.identity import check_ids, person_columns, shared_participants, similar_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +48,7 @@ class Split:
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", check_integer("index", self.index, minimum=0, where="Split"))
         for name in ("train", "validation"):
-            frame = getattr(self, name).reset_index(drop=True)
+            frame = check_table(name, getattr(self, name), where="Split").reset_index(drop=True)
             check_ids(frame, f"split {self.index}, {name}")
             if not len(frame):
                 raise TableError(f"split {self.index}: the {name} set is empty")
@@ -63,9 +60,21 @@ class Split:
                 "expected none; move all sessions of a participant to one set"
             )
 
+        for ids in similar_ids([*self.train["participant_id"], *self.validation["participant_id"]]):
+            _warn_of_similar_ids(", ".join(map(ascii, sorted(ids))))
+
     def __repr__(self) -> str:
         sets = (f"{name}: {len(getattr(self, name))} images" for name in ("train", "validation"))
         return f"Split({self.index}, {', '.join(sets)})"
+
+
+@lru_cache(maxsize=1024)  # each warning is logged once, not once per split
+def _warn_of_similar_ids(ids: str) -> None:
+    LOGGER.warning(
+        "the participant ids %s differ only in upper and lower case, Unicode normalisation or invisible characters, "
+        "and count as different participants; use one id if they are the same person",
+        ids,
+    )
 
 
 def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
@@ -87,6 +96,7 @@ def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
     >>> baseline(frame)["session_id"].tolist()
     ['ses-M006']
     """
+    check_ids(check_table("sessions", sessions, where="baseline"), "sessions")
     frame = sessions.reset_index(drop=True)
     first: dict[str, tuple[int, int]] = {}
     seen: dict[tuple[str, int], str] = {}
@@ -124,6 +134,8 @@ def kfold(
 ) -> list[Split]:
     """Return the splits of a cross-validation; each participant is in exactly one validation set.
 
+    Equal participant ids are never separated, not even those of different cohorts.
+
     Parameters
     ----------
     sessions
@@ -144,7 +156,8 @@ def kfold(
     Raises
     ------
     TableError
-        If a column is missing, or there are fewer participants than splits.
+        If a column is missing, or text although most of its values are numbers, or there are fewer participants than
+        splits.
 
     Notes
     -----
@@ -160,13 +173,13 @@ def kfold(
     [['AD', 'CN'], ['AD', 'CN'], ['AD', 'CN']]
     """
     n_splits = check_integer("n_splits", n_splits, minimum=2, where="kfold")
-    people, columns = _people(sessions), _stratified_columns(sessions, stratify)
+    people, columns = _people(sessions, "kfold"), stratified_columns(sessions, stratify)
     if len(people) < n_splits:
         raise TableError(
             f"kfold: n_splits={n_splits}; expected at most the number of participants, {len(people)}"
         )
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="kfold"))
-    order = _stratified_order(people, columns, n_splits, rng)
+    order = stratified_order(people, columns, n_splits, rng)
     folds = np.empty(len(people), dtype=np.int64)
     # The sets get random numbers, otherwise the first splits would always be the larger ones.
     folds[order] = rng.permutation(n_splits)[np.arange(len(people)) % n_splits]
@@ -177,6 +190,8 @@ def holdout(
     sessions: pd.DataFrame, fraction: float = 0.2, stratify: str | Sequence[str] = (), seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Separate a test set of participants from the others.
+
+    Equal participant ids are never separated, not even those of different cohorts.
 
     Parameters
     ----------
@@ -195,7 +210,7 @@ def holdout(
     Raises
     ------
     TableError
-        If a column is missing, or there is only one participant.
+        If a column is missing, or text although most of its values are numbers, or there is only one participant.
 
     Examples
     --------
@@ -206,13 +221,13 @@ def holdout(
     (8, ['AD', 'CN'])
     """
     fraction = check_number("fraction", fraction, above=0, below=1, where="holdout")
-    people, columns = _people(sessions), _stratified_columns(sessions, stratify)
+    people, columns = _people(sessions, "holdout"), stratified_columns(sessions, stratify)
     n = len(people)
     if n < 2:
         raise TableError(f"holdout: sessions has {n} participants; expected at least 2")
     n_out = min(max(1, round(fraction * n)), n - 1)
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="holdout"))
-    order = _stratified_order(people, columns, max(2, round(n / min(n_out, n - n_out))), rng)
+    order = stratified_order(people, columns, max(2, round(n / min(n_out, n - n_out))), rng)
     # Equal steps through the sorted participants: each run of them has its share, rounded up or down.
     steps = np.floor(np.arange(n + 1) * n_out / n + rng.random())
     held_out = np.empty(n, dtype=bool)
@@ -221,82 +236,16 @@ def holdout(
     return split.train, split.validation
 
 
-def _people(sessions: pd.DataFrame) -> pd.DataFrame:
-    """Return the baseline session of each participant, sorted by id."""
-    check_ids(sessions, "sessions")
-    people = baseline(sessions)
+def _people(sessions: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return one baseline session per participant id, sorted by id."""
+    people = baseline(check_table("sessions", sessions, where=where))
     order = np.argsort(np.array(_persons(people), dtype=object), kind="stable")
-    return people.iloc[order].reset_index(drop=True)
+    return people.iloc[order].drop_duplicates("participant_id").reset_index(drop=True)
 
 
-def _split(sessions: pd.DataFrame, validation: pd.DataFrame, index: int) -> Split:
-    """Return the split with this validation set; its training set has all sessions of the other participants."""
-    held_out = set(_persons(validation))
-    return Split(index, sessions[[person not in held_out for person in _persons(sessions)]], validation)
-
-
-def _stratified_columns(sessions: pd.DataFrame, stratify: str | Sequence[str]) -> list[str]:
-    expected = "a column name or a list of them"
-    columns = [stratify] if isinstance(stratify, str) else check_list("stratify", stratify, expected)
-    check_columns(sessions, columns, "stratify")
-    return columns
-
-
-def _stratified_order(
-    people: pd.DataFrame, columns: list[str], block: int, rng: np.random.Generator
-) -> Integers:
-    """Return an order of participants in which any `block` neighbours are as similar as possible.
-
-    Participants are sorted by classes first, within a combination of classes by numbers, and within `block`
-    neighbours at random.
-    """
-    numbers = [name for name in columns if _is_continuous(people[name], block)]
-    classes = [_codes(people[name]) for name in columns if name not in numbers]
-    values = [_codes(people[name]) for name in numbers]
-    rows = rng.permutation(len(people))
-    for group in _groups(rows, classes):
-        group[:] = _order_by_numbers(group, values, block, rng)
-    return rows
-
-
-def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
-    """Sort `rows` by the classes, in place, and yield views of the rows of each combination."""
-    if not classes:
-        yield rows
-        return
-    rows[:] = rows[np.lexsort([codes[rows] for codes in reversed(classes)])]
-    keys = np.stack([codes[rows] for codes in classes])
-    starts = [0, *(np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1), len(rows)]
-    for first, after_last in itertools.pairwise(starts):
-        yield rows[first:after_last]
-
-
-def _order_by_numbers(
-    rows: Integers, values: list[Integers], block: int, rng: np.random.Generator
-) -> Integers:
-    """Sort by the first number, runs of that by the next one, and so on; then shuffle within blocks."""
-    if not values:
-        return rows
-    if len(rows) <= block:
-        return rng.permutation(rows)
-    rows = rows[np.argsort(values[0][rows], kind="stable")]
-    # With several numbers, a run spans so many blocks that each number has the same weight.
-    run = block * max(1, round((len(rows) / block) ** (1 - 1 / len(values))))
-    runs = [rows[i : i + run] for i in range(0, len(rows), run)]
-    if len(values) == 1:
-        return np.concatenate([rng.permutation(part) for part in runs])
-    return np.concatenate([_order_by_numbers(part, values[1:], block, rng) for part in runs])
-
-
-def _codes(column: pd.Series) -> Integers:
-    """Return integers that sort as the values do; missing values come first."""
-    values = column if pd.api.types.is_numeric_dtype(column) else column.astype(str).where(column.notna())
-    return np.asarray(values.rank(method="dense").fillna(0), dtype=np.int64)
-
-
-def _is_continuous(column: pd.Series, block: int) -> bool:
-    """Return whether a column contains numbers rather than classes encoded as numbers (CDR, sex)."""
-    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return False
-    n_values = column.nunique()
-    return bool(n_values > _MOST_CLASSES or n_values * 2 * block > len(column))
+def _split(sessions: pd.DataFrame, held_out: pd.DataFrame, index: int) -> Split:
+    """Return the split that validates on the baseline sessions of `held_out` and trains on all other participants."""
+    validates = sessions["participant_id"].isin(held_out["participant_id"])
+    validation = baseline(sessions[validates])
+    order = np.argsort(np.array(_persons(validation), dtype=object), kind="stable")
+    return Split(index, sessions[~validates], validation.iloc[order])

@@ -1,0 +1,149 @@
+"""Order of participants in which neighbours are similar in some columns of classes and numbers."""
+
+import itertools
+import numbers
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from neurocnn.errors import TableError
+from neurocnn.errors.arguments import check_list
+from neurocnn.storage.identity import check_columns, describe_rows
+from neurocnn.storage.tables import is_number
+
+_MOST_CLASSES = 6  # a column of more numbers than CDR scores does not encode classes
+_NUMBERS = 0.8  # a text column with this fraction of numbers is a column of numbers with some invalid cells
+
+Integers = NDArray[np.int64]
+
+
+def stratified_columns(sessions: pd.DataFrame, stratify: str | Sequence[str]) -> list[str]:
+    """Return the names of the stratified columns.
+
+    Parameters
+    ----------
+    sessions
+        One row per image.
+    stratify
+        Column name or list of column names.
+
+    Raises
+    ------
+    TableError
+        If a column is missing, or is text although at least 80 % of its values are numbers. The message names the
+        first cell that is not a number. Columns of pandas' dtype "category" are always classes.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"participant_id": ["sub-1", "sub-2", "sub-3", "sub-4", "sub-5"], "age": [*"1234", "90+"]})
+    >>> stratified_columns(frame, "age")
+    Traceback (most recent call last):
+    neurocnn.errors.TableError: stratify: age='90+' in row 4 (sub-5); expected a number as in 4 of 5 rows; correct it, \
+leave it empty if it is missing, or convert the column with astype("category") if its values are classes
+    """
+    expected = "a column name or a list of them"
+    columns = [stratify] if isinstance(stratify, str) else check_list("stratify", stratify, expected)
+    check_columns(sessions, columns, "stratify")
+    for column in columns:
+        _check_numbers(sessions, column)
+    return columns
+
+
+def _check_numbers(sessions: pd.DataFrame, name: str) -> None:
+    column = sessions[name]
+    if pd.api.types.is_numeric_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype):
+        return
+    cells = [(row, str(value)) for row, value in enumerate(column.tolist()) if not pd.isna(value)]
+    invalid = [(row, cell) for row, cell in cells if not is_number(cell)]
+    # A decimal comma is not read as a number, but its column was meant to be one.
+    n_numbers = sum(is_number(cell.replace(",", ".", 1)) for _, cell in cells)
+    if invalid and n_numbers >= _NUMBERS * len(cells):
+        row, cell = invalid[0]
+        who = describe_rows(sessions.iloc[[row]])
+        raise TableError(
+            f"stratify: {name}={cell!r} in row {row} ({who}); expected a number as in "
+            f"{len(cells) - len(invalid)} of {len(cells)} rows; correct it, leave it empty if it is missing, or "
+            'convert the column with astype("category") if its values are classes'
+        )
+
+
+def _plain_numbers(column: pd.Series) -> pd.Series:
+    """Return a column of Python objects as numbers if all its values are numbers."""
+    values = column.dropna().tolist() if column.dtype == object else ()
+    if any(isinstance(value, bool) or not isinstance(value, numbers.Real) for value in values) or not values:
+        return column
+    return pd.to_numeric(column)
+
+
+def stratified_order(
+    people: pd.DataFrame, columns: list[str], block: int, rng: np.random.Generator
+) -> Integers:
+    """Return an order of participants in which any `block` neighbours are as similar as possible.
+
+    Participants are sorted by classes first, within a combination of classes by numbers, and within `block`
+    neighbours at random.
+
+    Parameters
+    ----------
+    people
+        One row per participant.
+    columns
+        Columns by which to sort, most important first; see `stratified_columns`.
+    block
+        Number of neighbours that are shuffled.
+    rng
+        Source of random numbers.
+    """
+    series = [_plain_numbers(people[name]) for name in columns]
+    continuous = [_is_continuous(column, block) for column in series]
+    classes = [_codes(column) for column, number in zip(series, continuous, strict=True) if not number]
+    values = [_codes(column) for column, number in zip(series, continuous, strict=True) if number]
+    rows = rng.permutation(len(people))
+    for group in _groups(rows, classes):
+        group[:] = _order_by_numbers(group, values, block, rng)
+    return rows
+
+
+def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
+    """Sort `rows` by the classes, in place, and yield views of the rows of each combination."""
+    if not classes:
+        yield rows
+        return
+    rows[:] = rows[np.lexsort([codes[rows] for codes in reversed(classes)])]
+    keys = np.stack([codes[rows] for codes in classes])
+    starts = [0, *(np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1), len(rows)]
+    for first, after_last in itertools.pairwise(starts):
+        yield rows[first:after_last]
+
+
+def _order_by_numbers(
+    rows: Integers, values: list[Integers], block: int, rng: np.random.Generator
+) -> Integers:
+    """Sort by the first number, runs of that by the next one, and so on; then shuffle within blocks."""
+    if not values:
+        return rows
+    if len(rows) <= block:
+        return rng.permutation(rows)
+    rows = rows[np.argsort(values[0][rows], kind="stable")]
+    # With several numbers, a run spans so many blocks that each number has the same weight.
+    run = block * max(1, round((len(rows) / block) ** (1 - 1 / len(values))))
+    runs = [rows[i : i + run] for i in range(0, len(rows), run)]
+    if len(values) == 1:
+        return np.concatenate([rng.permutation(part) for part in runs])
+    return np.concatenate([_order_by_numbers(part, values[1:], block, rng) for part in runs])
+
+
+def _codes(column: pd.Series) -> Integers:
+    """Return integers that sort as the values do; missing values come first."""
+    values = column if pd.api.types.is_numeric_dtype(column) else column.astype(str).where(column.notna())
+    return np.asarray(values.rank(method="dense").fillna(0), dtype=np.int64)
+
+
+def _is_continuous(column: pd.Series, block: int) -> bool:
+    """Return whether a column contains numbers rather than classes encoded as numbers (CDR, sex)."""
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return False
+    n_values = column.nunique()
+    return bool(n_values > _MOST_CLASSES or n_values * 2 * block > len(column))
