@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from neurocnn.data import population
-from neurocnn.errors import TableError
+from neurocnn.errors import NeurocnnError, TableError
 
 
 def oasis(n: int = 40, seed: int = 0) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def test_a_group_without_values_is_n_a_without_warnings():
 
 
 def test_text_instead_of_numbers_is_refused():
-    with pytest.raises(TableError, match="'MMS' contains 'NA'; expected numbers"):
+    with pytest.raises(TableError, match="MMS='NA' of sub-. ses-M00; expected a number"):
         population(oasis().assign(MMS="NA"))
 
 
@@ -97,3 +97,63 @@ def test_a_column_may_have_the_name_of_its_characteristic():
     frame = oasis()
     plain = frame.rename(columns={"age_bl": "age", "education_level": "education", "cdr_global": "CDR"})
     pd.testing.assert_frame_equal(population(plain), population(frame))
+
+
+@pytest.mark.faults
+def test_the_share_of_women_is_that_of_the_known_however_they_are_written():
+    sexes = ["F", "female", "f", "Female", "M", "male", "m", None, None, "FEMALE"]
+    frame = pd.DataFrame({"diagnosis": ["AD"] * 10, "sex": sexes})
+    assert population(frame).loc["AD", "%sexF"] == 62.5  # 5 of 8
+    assert population(frame.assign(sex=[None] * 10)).loc["AD", "%sexF"] == "n/a"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("code", [0, 1, 1.0, "0", "W", "woman", "", True])
+def test_other_codes_of_sex_are_refused_by_row(code: object):
+    frame = oasis(4).astype({"sex": object})
+    frame.loc[2, "sex"] = code
+    with pytest.raises(TableError, match=f"sex={code!r} of sub-2 ses-M00; expected F, M, female or male"):
+        population(frame)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("column", ["age_bl", "education_level", "MMS", "cdr_global"])
+def test_a_text_among_numbers_is_refused_by_row(column: str):
+    frame = oasis(6).astype({column: object})
+    frame.loc[4, column] = "0.5"
+    with pytest.raises(TableError, match=f"{column}='0.5' of sub-4 ses-M00; expected a number"):
+        population(frame)
+
+
+@pytest.mark.faults
+def test_participants_count_once_with_their_first_session():
+    """24 participants in 44 visits, whose diagnosis and MMS change later."""
+    first = oasis(24)
+    later = first[:20].assign(session_id="ses-M12", diagnosis="AD", MMS=0.0)
+    visits = pd.concat([later, first], ignore_index=True)
+    assert len(visits) == 44
+    pd.testing.assert_frame_equal(population(visits), population(first))
+    rows = visits.drop(columns=["participant_id", "session_id"])
+    assert population(rows)["N"].sum() == 44
+    assert population(visits.drop(columns="session_id"))["N"].sum() == 24
+
+
+@pytest.mark.faults
+def test_missing_groups_and_unknown_scores_are_shown_as_n_a():
+    frame = oasis(10)
+    frame.loc[:3, "diagnosis"] = None
+    assert population(frame).loc["n/a", "N"] == 4
+    unknown = population(frame.assign(cdr_global=np.nan))
+    assert (unknown[["CDR=0", "CDR=0.5", "CDR=1", "CDR=2"]] == "n/a").all(axis=None)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [None, "labels.tsv", 3, [1], {"a": 1}, object()])
+def test_arguments_of_another_kind_are_refused(value: object):
+    with pytest.raises(TableError, match="expected a DataFrame"):
+        population(value)
+    with pytest.raises(NeurocnnError, match="by"):
+        population(oasis(), by=3)
+    if value is not None:
+        with pytest.raises(NeurocnnError):
+            population(oasis(), columns=value)

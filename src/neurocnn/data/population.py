@@ -1,14 +1,19 @@
 """Table that describes a population."""
 
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from neurocnn.data.splits import baseline
 from neurocnn.errors import TableError, suggestion
-from neurocnn.storage.identity import check_columns
+from neurocnn.errors.arguments import argument_error, check_table, check_text
+from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows, person_columns
 
 _COLUMNS = {"age": "age_bl", "sex": "sex", "education": "education_level", "MMS": "MMS", "CDR": "cdr_global"}
+_FEMALE = {"f": True, "female": True, "m": False, "male": False}
 
 
 def population(
@@ -19,9 +24,10 @@ def population(
     Parameters
     ----------
     sessions
-        One row per participant.
+        One row per image or per participant. Participants with several rows count once, with their first session;
+        without `participant_id`, each row is a participant.
     by
-        Column whose values become rows.
+        Column whose values become rows; missing values are the row ``n/a``.
     columns
         Column of ``age``, ``sex``, ``education``, ``MMS`` and ``CDR``, if it is neither the lab's (``age_bl``,
         ``education_level``, ``cdr_global``) nor named as the characteristic. Missing columns are omitted.
@@ -30,12 +36,13 @@ def population(
     -------
     table
         ``N``, ``age``, ``%sexF``, ``education``, ``MMS``, ``CDR=0``, ``CDR=0.5``, ``CDR=1``, ``CDR=2``. Missing
-        values do not count in means and standard deviations (dividing by N).
+        values do not count in means, standard deviations (dividing by N) and shares, which are ``n/a`` if no value is
+        known. Sexes are F, M, female or male, in upper or lower case.
 
     Raises
     ------
     TableError
-        If a column is missing, or contains text instead of numbers.
+        If a column is missing, or a value is neither a sex nor a number. The message names the row.
 
     Examples
     --------
@@ -45,34 +52,67 @@ def population(
     AD  1  70.0 ± 0.0  100.0
     CN  2  62.0 ± 2.0   50.0
     """
-    known = [str(column) for column in sessions.columns]
+    check_table("sessions", sessions, where="population")
+    if columns is not None and not isinstance(columns, Mapping):
+        raise argument_error("columns", columns, "a mapping such as {'age': 'age_bl'}", where="population")
     named = dict(columns or {})
     for name in named:
         if name not in _COLUMNS:
-            raise TableError(f"population: no characteristic {name!r}; {suggestion(name, _COLUMNS)}")
-    check_columns(sessions, (by, *named.values()), "population")
+            raise TableError(f"population: no characteristic {name!r}; {suggestion(str(name), _COLUMNS)}")
+    check_columns(sessions, (check_text("by", by, where="population"), *named.values()), "population")
+    known = [str(column) for column in sessions.columns]
     found = {name: column if column in known else name for name, column in _COLUMNS.items()}
     used = {name: column for name, column in (found | named).items() if column in known}
-    rows = {value: _describe(group, used) for value, group in sessions.groupby(by)}
+    people = _people(sessions)
+    rows = {
+        "n/a" if pd.isna(value) else value: _describe(group, used)
+        for value, group in people.groupby(by, dropna=False)
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _describe(group: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, object]:
-    row: dict[str, object] = {"N": len(group)}
+def _people(sessions: pd.DataFrame) -> pd.DataFrame:
+    if set(REQUIRED) <= set(sessions.columns):
+        return baseline(sessions)
+    return sessions.drop_duplicates(person_columns(sessions)) if "participant_id" in sessions else sessions
+
+
+def _describe(people: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, object]:
+    row: dict[str, object] = {"N": len(people)}
     for name, column in columns.items():
-        values = group[column]
         if name == "sex":
-            row["%sexF"] = round(100 * float((values == "F").mean()), 1)
-        elif name == "CDR":
-            row |= {f"CDR={score:g}": int((values == score).sum()) for score in (0, 0.5, 1, 2)}
+            female = [
+                _is_female(people, index, column) for index in np.flatnonzero(people[column].notna()).tolist()
+            ]
+            row["%sexF"] = round(100 * float(np.mean(female)), 1) if female else "n/a"
+            continue
+        numbers = _numbers(people, column)
+        if name == "CDR":
+            counts = {f"CDR={score:g}": int((numbers == score).sum()) for score in (0, 0.5, 1, 2)}
+            row |= counts if len(numbers) else dict.fromkeys(counts, "n/a")
         else:
-            row[name] = _mean_and_deviation(values)
+            row[name] = f"{numbers.mean():.1f} ± {np.std(numbers):.1f}" if len(numbers) else "n/a"
     return row
 
 
-def _mean_and_deviation(values: pd.Series) -> str:
-    if not pd.api.types.is_numeric_dtype(values) and values.notna().any():
-        text = next(value for value in values.dropna() if isinstance(value, str))
-        raise TableError(f"population: the column {values.name!r} contains {text!r}; expected numbers")
-    numbers = values.dropna().to_numpy(dtype=float)
-    return f"{numbers.mean():.1f} ± {np.std(numbers):.1f}" if len(numbers) else "n/a"
+def _is_female(people: pd.DataFrame, row: int, column: str) -> bool:
+    value = people[column].iloc[row]
+    female = _FEMALE.get(value.lower()) if isinstance(value, str) else None
+    if female is None:
+        raise _cell_error(people, row, column, "F, M, female or male")
+    return female
+
+
+def _numbers(people: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """Return the known values of a column of numbers."""
+    if not pd.api.types.is_numeric_dtype(people[column]):
+        for row, value in enumerate(people[column].tolist()):
+            if isinstance(value, str | bool) or not (pd.isna(value) or isinstance(value, Real)):
+                raise _cell_error(people, row, column, "a number")
+    return people[column].dropna().to_numpy(dtype=np.float64)
+
+
+def _cell_error(people: pd.DataFrame, row: int, column: str, expected: str) -> TableError:
+    who = describe_rows(people.iloc[[row]]) or f"row {people.index[row]}"
+    value = people[column].iloc[row]
+    return TableError(f"population: {column}={value!r} of {who}; expected {expected}; correct the table")
