@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import cast
 
@@ -63,9 +64,8 @@ class Architectures:
         self._found: dict[str, list[Architecture]] = {}
         self.broken: dict[str, str] = {}  # traceback by origin
         self._add(f"neurocnn {metadata.version('neurocnn')}", lambda: builtin)
-        entries = metadata.entry_points(group=GROUP)
-        for entry in sorted(entries, key=lambda entry: (_origin(entry), entry.name)):
-            self._add(_origin(entry), entry.load)
+        for origin, load in sorted(_installed_plugins(), key=lambda plugin: plugin[0]):
+            self._add(origin, load)
 
     def _add(self, origin: str, load: Callable[[], object]) -> None:
         plugin: object = None
@@ -73,14 +73,15 @@ class Architectures:
             plugin = load()
             for architecture in self._call_hook(origin, plugin):
                 self._found.setdefault(architecture.name, []).append(architecture)
-        except (Exception, SystemExit) as error:
-            # The other packages must work in spite of any error in this one.
+        except BaseException as error:
+            # The other packages must work, even if this one calls sys.exit() or raises KeyboardInterrupt.
             if plugin is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             self.broken[origin] = traceback.format_exc()
+            reason = "".join(traceback.format_exception_only(error)).strip()  # safe if str(error) raises
             warnings.warn(
-                f"plugin {origin} failed to load: {type(error).__name__}: {error}; its traceback is shown when an "
-                "unknown architecture is requested",
+                f"plugin {origin} failed to load: {reason}; its traceback is shown when an unknown architecture is "
+                "requested",
                 stacklevel=2,
             )
 
@@ -125,8 +126,32 @@ class _Specification:
     neurocnn_architectures = staticmethod(neurocnn_architectures)
 
 
+def _installed_plugins() -> list[tuple[str, Callable[[], object]]]:
+    """Return origin and loader of each plugin. The loader raises if the package's metadata cannot be read."""
+    try:
+        return [(_origin(entry), entry.load) for entry in metadata.entry_points(group=GROUP)]
+    except Exception:  # One unreadable package would hide the plugins of all others.
+        plugins: list[tuple[str, Callable[[], object]]] = []
+        for distribution in metadata.distributions():
+            try:
+                entries = distribution.entry_points.select(group=GROUP)
+            except Exception as error:
+                name = str(getattr(distribution, "_path", "of unknown name"))
+                plugins.append((name, partial(_raise, error)))
+            else:
+                plugins += [(_origin(entry), entry.load) for entry in entries]
+        return plugins
+
+
 def _origin(entry: metadata.EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+    try:
+        return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+    except Exception:
+        return entry.value
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _check(origin: str, returned: object) -> list[Architecture]:

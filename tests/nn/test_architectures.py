@@ -17,6 +17,7 @@ def n_parameters(model, trained_only=False):
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
     [
@@ -140,6 +141,7 @@ def test_resnet18_takes_its_weights_from_a_path(cache):
     assert_pretrained(create_model("resnet18", (3, 64, 64), weights=str(made)), state)
 
 
+@pytest.mark.faults
 def test_weights_that_cannot_be_had_are_an_error_that_says_where_to_put_the_file(cache):
     path, _, _ = cache
     with pytest.raises(NotFoundError) as error:
@@ -149,6 +151,7 @@ def test_weights_that_cannot_be_had_are_an_error_that_says_where_to_put_the_file
     assert not path.exists()
 
 
+@pytest.mark.faults
 def test_damaged_weights_are_an_error_never_used(cache):
     path, made, _ = cache
     content = bytearray(made.read_bytes())

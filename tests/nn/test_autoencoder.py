@@ -25,6 +25,7 @@ def block(n, *channels, **options):
     return [convolution(*channels, 3, **options), norm(channels[1]), nn.ReLU(), pool(2, 2)]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("n", [2, 3])
 def test_the_decoder_is_the_published_one_in_2d_and_3d_alike(n):
     autoencoder = CNN_Transformer(nn.Sequential(*block(n, 1, 8, padding=1), *block(n, 8, 16)))
@@ -253,6 +254,7 @@ def test_a_network_that_is_no_sequence_is_refused():
         CNN_Transformer(CNN(WithSkip(), nn.Flatten()))
 
 
+@pytest.mark.faults
 def test_resnet18_is_refused_for_its_skip_connections():
     pytest.importorskip("torchvision")
     with pytest.raises(ModelError, match=r"convolutions\.4\.0 \(BasicBlock\).*skip connections"):

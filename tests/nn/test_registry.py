@@ -1,11 +1,13 @@
 """A name, a builder or a module becomes a network that was checked before it is trained."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 from neurocnn.errors import ModelError, NeurocnnError
-from neurocnn.nn import CNN_Transformer, create_model, describe, list_models
+from neurocnn.nn import CNN_Transformer, create_model, describe, list_models, transfer_weights
 
 
 def small(input_shape, n_outputs, *, width=4):
@@ -53,11 +55,13 @@ def test_the_check_changes_no_running_statistics():
     assert model.training
 
 
+@pytest.mark.faults
 def test_an_unknown_name_is_refused_with_the_near_one():
     with pytest.raises(ModelError, match=r"'Conv4_FC'.*did you mean.*'Conv4_FC3'"):
         create_model("Conv4_FC", (1, 50, 50))
 
 
+@pytest.mark.faults
 def test_an_unknown_option_is_refused_with_the_accepted_ones():
     with pytest.raises(ModelError, match=r"unknown option 'droput'; expected dropout"):
         create_model("Conv4_FC3", (1, 50, 50), droput=0.5)
@@ -72,6 +76,7 @@ def test_what_is_neither_name_nor_builder_nor_module_is_refused():
         create_model(7, (1, 9, 9))
 
 
+@pytest.mark.faults
 def test_a_builder_that_returns_no_module_is_refused():
     with pytest.raises(ModelError, match=r"returned str; expected a torch\.nn\.Module"):
         create_model(lambda shape, n_outputs: "network", (1, 9, 9))
@@ -86,6 +91,7 @@ def test_a_builder_that_fails_is_named_with_its_error():
     assert isinstance(error.value.__cause__, KeyError)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("module", "found"),
     [
@@ -110,11 +116,13 @@ def test_any_outputs_will_do_where_they_do_not_matter():
     assert create_model("Conv4_FC3", (1, 40, 40), n_outputs=None).fc[-1].out_features == 2
 
 
+@pytest.mark.faults
 def test_a_network_that_cannot_take_the_images_is_refused():
     with pytest.raises(ModelError, match=r"images of shape \(1, 9, 9\) are not accepted"):
         create_model(nn.Sequential(nn.Flatten(), nn.Linear(80, 2)), (1, 9, 9))
 
 
+@pytest.mark.faults
 def test_lazy_layers_have_their_parameters_before_training():
     model = create_model(nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2)), (3, 9, 9))
     assert [tuple(p.shape) for p in model.parameters()] == [(4, 3, 3, 3), (4,), (2, 196), (2,)]
@@ -155,3 +163,73 @@ def test_describe_takes_what_create_model_takes():
 def test_an_input_size_that_is_not_written_as_documented_is_refused(size):
     with pytest.raises(NeurocnnError, match="expected C@HxW or C@DxHxW"):
         describe("Conv5_FC3", size)
+
+
+def with_old_weight_norm(shape=(1, 9, 9), n_outputs=2):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates it
+        convolution = nn.utils.weight_norm(nn.Conv2d(shape[0], 2, 3))
+    return nn.Sequential(convolution, nn.Flatten(), nn.Linear(2 * 49, n_outputs))
+
+
+class KeepsItsOutput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(81, 2)
+
+    def forward(self, x):
+        self.last = self.layer(x.flatten(1))
+        return self.last
+
+
+@pytest.mark.faults
+def test_a_network_that_cannot_be_copied_is_refused_with_the_layer():
+    for architecture in (with_old_weight_norm(), with_old_weight_norm, lambda s, n: with_old_weight_norm()):
+        with pytest.raises(
+            ModelError, match=r"0 \(Conv2d\) keeps the computed tensor 'weight'.*parametrizations"
+        ):
+            create_model(architecture, (1, 9, 9))
+    with pytest.raises(ModelError, match="keeps the computed tensor"):
+        describe(with_old_weight_norm(), "1@9x9")
+    with pytest.raises(ModelError, match=r"0 \(Conv2d\) keeps the computed tensor"):
+        CNN_Transformer(with_old_weight_norm()[:1])
+    network = KeepsItsOutput()
+    network(torch.zeros(2, 1, 9, 9))
+    with pytest.raises(ModelError, match="keeps the computed tensor 'last'"):
+        create_model(network, (1, 9, 9))
+
+
+def test_a_network_with_torchs_new_weight_norm_is_copied():
+    convolution = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 3))
+    model = create_model(nn.Sequential(convolution, nn.Flatten(), nn.Linear(98, 2)), (1, 9, 9))
+    images = torch.rand(2, 1, 9, 9)
+    assert torch.equal(model[0](images), convolution(images))
+    assert CNN_Transformer(nn.Sequential(convolution))(images)[1].shape == images.shape
+
+
+@pytest.mark.faults
+def test_lazy_layers_are_described_and_refused_where_their_size_is_needed():
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    assert "4@7x7" in describe(lazy, "1@9x9")
+    for first, second in ((nn.LazyLinear(2), nn.Linear(3, 2)), (nn.LazyLinear(2), nn.LazyLinear(2))):
+        for source, target in ((first, second), (second, first)):
+            with pytest.raises(ModelError, match="an uninitialised lazy layer"):
+                transfer_weights(source, target)
+    with pytest.raises(ModelError, match=r"1 \(LazyBatchNorm2d\).*size is not known yet"):
+        CNN_Transformer(nn.Sequential(nn.Conv2d(1, 4, 3), nn.LazyBatchNorm2d()))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("n_outputs", [0, -1, 2.0, "2", True, [2]])
+def test_a_number_of_outputs_below_1_or_of_another_kind_is_refused(n_outputs):
+    with pytest.raises(NeurocnnError, match=r"create_model: n_outputs=.*expected an integer ≥ 1"):
+        create_model("Conv3_FC1", (1, 9, 9), n_outputs=n_outputs)
+
+
+@pytest.mark.faults
+def test_a_builder_that_leaves_is_refused():
+    def leave(input_shape, n_outputs):
+        raise SystemExit(3)
+
+    with pytest.raises(ModelError, match=r"leave: not built.*SystemExit"):
+        create_model(leave, (1, 9, 9))

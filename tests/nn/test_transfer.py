@@ -93,6 +93,7 @@ def test_the_targets_gradient_flags_and_parameters_stay_themselves():
     assert not target.convolutions[0].weight.requires_grad
 
 
+@pytest.mark.faults
 def test_a_misfit_lists_missing_unexpected_and_mismatched_and_leaves_the_target_as_it_was():
     target = cnn(2)
     before = copied(target)
@@ -257,6 +258,7 @@ class Malicious:
         return exec, ("import builtins; builtins.neurocnn_was_here = True",)
 
 
+@pytest.mark.faults
 def test_a_pickle_payload_is_refused_and_does_not_run(tmp_path):
     import builtins
 
@@ -268,6 +270,7 @@ def test_a_pickle_payload_is_refused_and_does_not_run(tmp_path):
     assert not hasattr(builtins, "neurocnn_was_here")
 
 
+@pytest.mark.faults
 def test_truncated_empty_text_and_flipped_files_are_refused(tmp_path):
     path = tmp_path / "model.pth.tar"
     save_tensors({"model": {"weight": torch.rand(1000)}, "epoch": 1}, path)
@@ -280,10 +283,77 @@ def test_truncated_empty_text_and_flipped_files_are_refused(tmp_path):
             read_weights(path)
 
 
+@pytest.mark.faults
 def test_a_file_without_weights_or_no_file_is_refused(tmp_path):
     for content in ({"epoch": 3}, {"model": [torch.zeros(1)]}, torch.zeros(3), {"model": {}}):
         save_tensors(content, tmp_path / "model.pth.tar")
-        with pytest.raises(CheckpointError, match="no state dict"):
+        with pytest.raises(CheckpointError, match=r"model\.pth\.tar.*expected a (dict|tensor)"):
             read_weights(tmp_path / "model.pth.tar")
     with pytest.raises(NotFoundError):
         read_weights(tmp_path / "none.pth.tar")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_with_file_and_parameter(tmp_path, value):
+    model = cnn(1)
+    with torch.no_grad():
+        model.convolutions[1].running_var[3] = value
+    save_tensors({"model": model.state_dict(), "epoch": 1, "name": "CNN"}, tmp_path / "model.pth.tar")
+    with pytest.raises(
+        CheckpointError, match=r"model\.pth\.tar: convolutions\.1\.running_var: 1 of 8 values"
+    ):
+        read_weights(tmp_path / "model.pth.tar")
+
+
+WRONG = {
+    "names that are numbers": ({1: torch.zeros(2)}, "found the name 1"),
+    "text for a tensor": ({"weight": "0.5"}, "weight: found str"),
+    "a number for a tensor": ({"weight": 0.5}, "weight: found float"),
+    "a list of tensors": ([torch.zeros(2)], "found list"),
+    "a model that is text": ({"model": "Conv5_FC3"}, "found str"),
+    "a model that is missing": ({"model": None}, "found NoneType"),
+    "an empty model": ({"model": {}}, "found an empty dict"),
+    "deeply nested": ({"model": {"model": {"model": {"weight": torch.zeros(2)}}}}, "model: found dict"),
+    "terabytes of one number": ({"w": torch.zeros(1).expand(2**20, 2**20)}, "bytes of its data in the file"),
+    "a sparse tensor": ({"w": torch.zeros(2, 2).to_sparse()}, "without plain values"),
+    "a tensor without values": ({"w": torch.zeros(2, device="meta")}, "without plain values"),
+    "two names that become one": ({"w": torch.zeros(2), "module.w": torch.zeros(2)}, "one name"),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.filterwarnings("ignore:Validating sparse")  # torch's remark about speed
+@pytest.mark.parametrize("case", WRONG)
+def test_a_well_formed_file_with_other_content_is_refused_by_name(tmp_path, case):
+    content, message = WRONG[case]
+    torch.save(content, tmp_path / "model.pth.tar")
+    with pytest.raises(CheckpointError, match=rf"model\.pth\.tar.*{message}"):
+        read_weights(tmp_path / "model.pth.tar")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", [["Conv4_FC3"], {"a": 1}, None, 3])
+def test_a_name_of_another_kind_in_a_file_does_not_matter(tmp_path, name):
+    torch.save({"model": {"fc.1.bias": torch.ones(2)}, "epoch": 1, "name": name}, tmp_path / "model.pth.tar")
+    assert list(read_weights(tmp_path / "model.pth.tar")) == ["fc.1.bias"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("last", ["fc.2.bias", "fc.num_batches_tracked", f"fc.{'9' * 5000}.bias"])
+def test_the_last_layer_is_found_whatever_the_names(tmp_path, last):
+    state = {"fc.0.bias": torch.tensor([1.0, 2.0]), last: torch.tensor(3)}
+    torch.save(state, tmp_path / "model.pth.tar")
+    assert read_weights(tmp_path / "model.pth.tar", output_order=(1, 0))["fc.0.bias"].tolist() == [2.0, 1.0]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
+def test_weights_of_another_data_type_are_refused(dtype):
+    target = nn.Linear(3, 2)
+    before = copied(target)
+    with pytest.raises(ModelError, match=rf"weight \(source \(2, 3\) {dtype}, target \(2, 3\)\)"):
+        transfer_weights({"weight": torch.zeros(2, 3, dtype=dtype), "bias": torch.zeros(2)}, target)
+    with pytest.raises(ModelError, match="without values"):
+        transfer_weights(nn.Linear(3, 2, device="meta"), target)
+    assert_same(copied(target), before)

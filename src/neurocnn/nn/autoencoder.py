@@ -4,7 +4,6 @@ The encoder records the sizes that its layers round, and the decoder restores th
 exactly the size of the input.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from neurocnn.errors import ModelError
 from neurocnn.errors.arguments import check_instance
 from neurocnn.nn.decoder import MaxPool, PadPool, is_sequence, iterate_layers, mirror
+from neurocnn.nn.dry_run import copy_network
 from neurocnn.nn.functional import pad_max_pool, scatter_maxima
 
 
@@ -60,13 +60,13 @@ class CNN_Transformer(nn.Module):
                 f"CNN_Transformer: found {type(convolutions).__name__} in {type(cnn).__name__}"
                 f"{'.convolutions' if has_parts else ', which has no `convolutions`'}; expected a Sequential"
             )
-        self.encoder = copy.deepcopy(convolutions)
+        steps = mirror(convolutions, "convolutions" if has_parts else "")
+        self.encoder = copy_network(convolutions, "CNN_Transformer")
         for layer in self.encoder.modules():
             if isinstance(layer, PadPool):
                 layer.set_new_return(False, False)
             elif isinstance(layer, MaxPool):
                 layer.return_indices = False
-        steps = mirror(convolutions, "convolutions" if has_parts else "")
         self.decoder = nn.Sequential(*(layer for layer, _ in steps))
         self._sources = [source for _, source in steps]
         self.train(cnn.training)

@@ -10,8 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from neurocnn.errors import CheckpointError, ModelError
+from neurocnn.errors.arguments import check_each, check_integer, check_list, check_path
 from neurocnn.nn.transfer import unwrap_names
-from neurocnn.storage.tensors import check_finite_weights, load_tensors
+from neurocnn.storage.tensors import load_tensors
+from neurocnn.storage.weights import check_state_dict
 
 FilePath = str | os.PathLike[str]
 # Names of architectures in checkpoints of ClinicaDL 1.x; those of neurocnn contain the class, such as CNN.
@@ -45,7 +47,7 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
     NotFoundError
         If the file is missing.
     CheckpointError
-        If the file is damaged, would run code, has no weights, or has weights that are not finite.
+        If the file is damaged, would run code, or does not contain the finite weights of a network.
     ModelError
         If `output_order` is not a permutation of the outputs.
 
@@ -64,26 +66,31 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
     >>> list(weights), weights["fc.2.bias"].tolist()
     (['convolutions.0.weight', 'fc.2.bias'], [2.0, 1.0])
     """
-    content = load_tensors(path, safe=_numpy_scalars())
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(
-            f"{path}: no state dict; expected a dict from names to tensors, or one with such a dict under 'model'"
-        )
-    check_finite_weights(state, path)
-    state = unwrap_names(state)
+    file = check_path("path", path, where="read_weights")
+    order = output_order
+    if order is not None:
+        order = check_list("output_order", order, "integers such as (1, 0)", where="read_weights")
+        check_each("output_order", order, check_integer, minimum=0, where="read_weights")
+    content = load_tensors(file, safe=_numpy_scalars())
+    has_model = isinstance(content, dict) and "model" in content
+    weights = check_state_dict(content["model"] if has_model else content, file)
+    state = unwrap_names(weights)
     if "valid_loss" in content:  # ClinicaDL 0.2
         state = from_torchvision(_rename(state, V02_PREFIXES))
     elif set(content) == {"model", "epoch", "name"}:  # ClinicaDL 1.x, or neurocnn
         state = _rename(state, V1_PREFIXES)
-        if output_order is None and content["name"] in V1_CLASSIFIERS:
+        if order is None and str(content["name"]) in V1_CLASSIFIERS:
             warnings.warn(
-                f"{path}: output_order=None; ClinicaDL 1.x sorts its labels (AD 0, CN 1), and their order is kept; "
+                f"{file}: output_order=None; ClinicaDL 1.x sorts its labels (AD 0, CN 1), and their order is kept; "
                 "pass output_order=(1, 0) for classes=['CN', 'AD'], or (0, 1) to keep the order; in an experiment, "
                 "use classes=['AD', 'CN']",
                 stacklevel=2,
             )
-    return state if output_order is None else _reorder_outputs(state, list(output_order), path)
+    if len(state) < len(weights):
+        raise CheckpointError(
+            f"{file}: several parameters have one name after renaming; expected distinct names"
+        )
+    return state if order is None else _reorder_outputs(state, order, file)
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,17 +111,21 @@ def _rename(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[st
 
 def _reorder_outputs(state: dict[str, Tensor], order: list[int], path: object) -> dict[str, Tensor]:
     """Permute the outputs of the last fully-connected layer."""
-    classifier = (name for name in state if name.startswith("fc."))
-    last = max(
-        classifier, key=lambda name: [*map(int, re.findall(r"\.(\d+)(?=\.)", name))], default="fc.?.weight"
-    )
-    names = [name for name in state if name.rpartition(".")[0] == last.rpartition(".")[0]]
-    if not names or any(sorted(order) != list(range(len(state[name]))) for name in names):
-        found = f"{len(state[names[0]])} outputs" if names else "no outputs (parameters fc.…)"
+    tensors = [name for name, value in state.items() if name.startswith("fc.") and value.dim()]
+    last = max(tensors, key=_position, default="fc.?.weight").rpartition(".")[0]
+    names = [name for name in tensors if name.rpartition(".")[0] == last]
+    sizes = {len(state[name]) for name in names}
+    if sizes != {len(order)} or sorted(order) != list(range(len(order))):
+        found = f"{min(sizes)} outputs" if sizes else "no outputs (parameters fc.…)"
         raise ModelError(
             f"{path}: output_order={tuple(order)}, the file has {found}; expected each output once"
         )
     return {name: value[order] if name in names else value for name, value in state.items()}
+
+
+def _position(name: str) -> list[tuple[int, str]]:
+    # Longer numbers are greater; int() refuses thousands of digits.
+    return [(len(digits), digits) for digits in re.findall(r"\.(\d+)(?=\.)", name)]
 
 
 def _numpy_scalars() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:

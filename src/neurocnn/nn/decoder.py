@@ -5,7 +5,6 @@ reverse consists of the unpoolings, the transposed convolution, and the remainin
 norms resized.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from neurocnn.errors import ModelError
-from neurocnn.nn.dry_run import dry_run
+from neurocnn.nn.dry_run import copy_network, dry_run
 from neurocnn.nn.pooling import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d
 
 Convolution = nn.Conv2d | nn.Conv3d
@@ -151,7 +150,7 @@ def _transpose(layer: nn.Conv2d | nn.Conv3d) -> nn.Module:
 def _resize(path: str, layer: nn.Module, after: Shape, before: Shape) -> nn.Module:
     """Return a copy of a layer for the decoder's values `before`; its input in the encoder is `after`."""
     n = before[0]
-    new = copy.deepcopy(layer)
+    new = copy_network(layer, path)
     if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.num_features != n:
         new = type(layer)(n, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
     elif isinstance(layer, nn.GroupNorm) and layer.num_channels != n:

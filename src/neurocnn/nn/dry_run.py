@@ -1,4 +1,4 @@
-"""The shape of a network's outputs, determined without computing them."""
+"""Copies of networks, and the shape of their outputs, determined without computing them."""
 
 import copy
 from collections.abc import Sequence
@@ -6,7 +6,52 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from neurocnn.errors import ModelError
+
+
+def copy_network(module: nn.Module, where: str = "", memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy of a network.
+
+    Parameters
+    ----------
+    module
+        The network.
+    where
+        Its name, for the message.
+    memo
+        Copies of some of its tensors by their `id`, see `copy.deepcopy`.
+
+    Raises
+    ------
+    ModelError
+        If a layer keeps a computed tensor, such as the weight of the old weight_norm, or cannot be copied for another
+        reason; the message contains the path of the layer.
+
+    Examples
+    --------
+    >>> copy_network(nn.Linear(2, 1))
+    Linear(in_features=2, out_features=1, bias=True)
+    """
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        for path, layer in module.named_modules():
+            computed = [
+                name for name, value in vars(layer).items() if isinstance(value, Tensor) and value.grad_fn
+            ]
+            if computed:
+                reason = (
+                    f"{path or 'it'} ({type(layer).__name__}) keeps the computed tensor {computed[0]!r}; expected only "
+                    "parameters and buffers; use torch.nn.utils.parametrizations instead of the old weight_norm"
+                )
+            elif isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+                reason = f"{path or 'it'} has no size yet; send a batch through the network first"
+        raise ModelError(
+            f"{where or type(module).__name__}: the network cannot be copied: {reason}"
+        ) from error
 
 
 def dry_run(module: nn.Module, input_shape: Sequence[int], batch: int = 2) -> Any:
@@ -81,4 +126,4 @@ def _copy(module: nn.Module, device: str) -> nn.Module:
         if not isinstance(p, nn.parameter.UninitializedParameter)
     }
     memo.update({id(b): b.detach().to(device, copy=True) for b in module.buffers() if b is not None})
-    return copy.deepcopy(module, memo)
+    return copy_network(module, memo=memo)

@@ -1,6 +1,5 @@
 """Networks from names, builders or modules, checked before they are trained."""
 
-import copy
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from neurocnn.errors import ModelError, NeurocnnError
 from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list, check_text
 from neurocnn.nn import architectures
-from neurocnn.nn.dry_run import dry_run, layer_shapes
+from neurocnn.nn.dry_run import copy_network, dry_run, layer_shapes
 from neurocnn.plugins import Architectures, Builder
 
 #: A name of `list_models`, a builder ``build(input_shape, n_outputs, **options)``, or a module.
@@ -77,7 +76,7 @@ def create_model(
             raise ModelError(
                 f"{title}: options={sorted(options)}; expected none, because the network exists already"
             )
-        model: nn.Module = copy.deepcopy(architecture)
+        model = copy_network(architecture, title)
     elif isinstance(architecture, str) or callable(architecture):
         build = installed().get(architecture).build if isinstance(architecture, str) else architecture
         _check_options(build, options, title)
@@ -97,7 +96,7 @@ def _build(
         model = build(shape, n_outputs, **options)
     except NeurocnnError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"{title}: not built for images of shape {shape} and {n_outputs} outputs: "
             f"{type(error).__name__}: {error}"
@@ -122,7 +121,13 @@ def _check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_options(build: Builder, options: Mapping[str, Any], title: str) -> None:
-    parameters = list(inspect.signature(build).parameters.values())
+    try:
+        parameters = list(inspect.signature(build).parameters.values())
+    except (
+        TypeError,
+        ValueError,
+    ):  # Some functions of extension modules have no signature; the call decides.
+        return
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     accepted = [p.name for p in parameters[2:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -134,9 +139,11 @@ def _check_options(build: Builder, options: Mapping[str, Any], title: str) -> No
 
 def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | None, title: str) -> None:
     try:
-        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        if any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
             _initialize(model, shape)
         outputs = dry_run(model, shape)
+    except NeurocnnError:
+        raise
     except Exception as error:
         raise ModelError(
             f"{title}: images of shape {shape} are not accepted: {type(error).__name__}: {error}"
@@ -152,8 +159,9 @@ def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | No
 def _initialize(model: nn.Module, shape: tuple[int, ...]) -> None:
     """Run torch's lazy layers once, so that an optimizer finds their parameters."""
     training = model.training
+    device = next(parameter.device for parameter in model.parameters())
     with torch.no_grad():
-        model.eval()(torch.zeros(2, *shape))
+        model.eval()(torch.zeros(2, *shape, device=device))
     model.train(training)
 
 

@@ -11,6 +11,7 @@ from neurocnn.errors.arguments import argument_error, check_instance
 
 # Wrappers that prefix the name of every parameter: torch.compile and DistributedDataParallel.
 WRAPPERS = re.compile(r"^((_orig_mod|module)\.)+")
+UNINITIALIZED = "an uninitialised lazy layer"
 
 
 def transfer_weights(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> None:
@@ -74,11 +75,15 @@ def _has(names: Iterable[str], prefix: str) -> bool:
 
 
 def _check(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
-    common = [name for name in wanted if name in given and _shape(given[name]) != _shape(wanted[name])]
+    kinds = {name: (_kind(given[name]), _kind(wanted[name])) for name in wanted if name in given}
     found = {
         "missing in the source": [name for name in wanted if name not in given],
         "unexpected": [name for name in given if name not in wanted],
-        "of another shape": [f"{n} (source {_shape(given[n])}, target {_shape(wanted[n])})" for n in common],
+        "of another shape": [
+            f"{name} (source {source}, target {target})"
+            for name, (source, target) in kinds.items()
+            if source != target or source == UNINITIALIZED
+        ],
     }
     if any(found.values()):
         lines = "".join(f"\n  {what}: {', '.join(names)}" for what, names in found.items() if names)
@@ -88,5 +93,11 @@ def _check(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
         )
 
 
-def _shape(value: object) -> Any:
-    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+def _kind(value: object) -> str:
+    """Return the shape of a tensor as text, with its data type unless it is floating point."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if nn.parameter.is_lazy(value):
+        return UNINITIALIZED
+    dtype = "" if value.is_floating_point() else f" {value.dtype}"
+    return f"{tuple(value.shape)}{dtype}{' without values' if value.is_meta else ''}"
