@@ -144,7 +144,7 @@ def test_two_plugins_with_one_name_are_both_named_when_that_name_is_used(install
 
 
 @pytest.mark.faults
-def test_a_plugin_cannot_take_the_name_of_a_built_in_network_in_silence(install):
+def test_a_plugin_cannot_replace_a_built_in_network_silently(install):
     install("brain-nets", good("Conv5_FC3"))
     with pytest.raises(ModelError, match=r"'Conv5_FC3': provided by neurocnn .* and by brain-nets 1\.0"):
         nc.create_model("Conv5_FC3", (1, 9, 9))

@@ -72,7 +72,7 @@ def test_dropout_is_an_option_with_the_documents_default(name, default, n):
         assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [expected] * n
 
 
-def test_conv4_fc3_says_which_size_it_needs():
+def test_conv4_fc3_names_the_minimum_size():
     assert create_model("Conv4_FC3", (1, 31, 31))(torch.zeros(1, 1, 31, 31).repeat(2, 1, 1, 1)).shape == (
         2,
         2,
@@ -83,16 +83,16 @@ def test_conv4_fc3_says_which_size_it_needs():
         create_model("Conv4_FC3", (1, 50, 30, 50))
 
 
-def test_conv5_fc3_takes_a_single_voxel():
+def test_conv5_fc3_accepts_a_single_voxel():
     assert create_model("Conv5_FC3", (1, 1, 1, 1)).eval()(torch.zeros(2, 1, 1, 1, 1)).shape == (2, 2)
 
 
-def test_resnet18_takes_slices_only():
+def test_resnet18_accepts_slices_only():
     with pytest.raises(ModelError, match="expected 2-D images"):
         create_model("resnet18", (3, 32, 32, 32))
 
 
-def test_imagenets_weights_are_for_three_channels():
+def test_imagenets_weights_need_three_channels():
     with pytest.raises(ModelError, match=r"1 channels; expected 3 channels.*weights=None"):
         create_model("resnet18", (1, 64, 64))
     model = create_model("resnet18", (1, 64, 64), weights=None).eval()
@@ -127,7 +127,7 @@ def assert_pretrained(model, state):
     torch.testing.assert_close(model.eval()(images), expected)
 
 
-def test_resnet18_takes_its_weights_from_torchvisions_cache(cache):
+def test_resnet18_reads_weights_from_torchvisions_cache(cache):
     path, made, state = cache
     made.rename(path)
     model = create_model("resnet18", (3, 64, 64))
@@ -136,13 +136,13 @@ def test_resnet18_takes_its_weights_from_torchvisions_cache(cache):
     assert trained == {"7", "1", "3"}  # layer4 of the convolutions; the 1000 outputs and the new layer of fc
 
 
-def test_resnet18_takes_its_weights_from_a_path(cache):
+def test_resnet18_reads_weights_from_a_path(cache):
     _, made, state = cache
     assert_pretrained(create_model("resnet18", (3, 64, 64), weights=str(made)), state)
 
 
 @pytest.mark.faults
-def test_weights_that_cannot_be_had_are_an_error_that_says_where_to_put_the_file(cache):
+def test_missing_imagenet_weights_are_an_error_that_names_the_path_for_the_file(cache):
     path, _, _ = cache
     with pytest.raises(NotFoundError) as error:
         create_model("resnet18", (3, 64, 64))
@@ -152,7 +152,7 @@ def test_weights_that_cannot_be_had_are_an_error_that_says_where_to_put_the_file
 
 
 @pytest.mark.faults
-def test_damaged_weights_are_an_error_never_used(cache):
+def test_damaged_imagenet_weights_are_refused(cache):
     path, made, _ = cache
     content = bytearray(made.read_bytes())
     content[len(content) // 2] ^= 1

@@ -27,7 +27,7 @@ def block(n, *channels, **options):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("n", [2, 3])
-def test_the_decoder_is_the_published_one_in_2d_and_3d_alike(n):
+def test_the_decoder_equals_the_published_one_in_2d_and_3d(n):
     autoencoder = CNN_Transformer(nn.Sequential(*block(n, 1, 8, padding=1), *block(n, 8, 16)))
     unit = [f"CropMaxUnpool{n}d", f"ConvTranspose{n}d", f"BatchNorm{n}d", "ReLU"]
     assert names(autoencoder.decoder) == unit * 2
@@ -36,7 +36,7 @@ def test_the_decoder_is_the_published_one_in_2d_and_3d_alike(n):
     assert autoencoder.decoder[6].num_features == 1
 
 
-def test_forward_is_the_labs_loop_over_pools_and_unpools():
+def test_forward_equals_the_labs_loop_over_pools_and_unpools():
     torch.manual_seed(0)
     autoencoder = CNN_Transformer(nn.Sequential(*block(3, 1, 4, padding=1), *block(3, 4, 6))).eval()
     images = torch.randn(2, 1, 13, 10, 9)
@@ -69,7 +69,7 @@ def test_the_encoder_is_a_copy_with_the_weights_of_the_cnn():
     assert cnn.convolutions[0].weight.abs().sum() > 0
 
 
-def test_a_leaky_relu_comes_back_with_the_inverse_slope_and_a_slope_of_0_stays():
+def test_a_leaky_relu_gets_the_inverse_slope_and_a_slope_of_0_is_kept():
     cnn = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.25), nn.Conv2d(2, 2, 3), nn.LeakyReLU(0))
     decoder = CNN_Transformer(cnn).decoder
     assert [decoder[1].negative_slope, decoder[3].negative_slope] == [0, 4]
@@ -141,7 +141,7 @@ def test_strides_dilations_groups_and_bias_are_kept():
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark about speed
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(7, 12))
-def test_a_convolution_with_same_padding_comes_back_at_its_size(kernel, dilation, size):
+def test_a_convolution_with_same_padding_is_reversed_to_its_input_size(kernel, dilation, size):
     convolution = nn.Conv2d(1, 2, kernel, dilation=dilation, padding="same")
     images = torch.rand(1, 1, size, size + 1)
     autoencoder = CNN_Transformer(nn.Sequential(convolution))
@@ -201,7 +201,7 @@ def architectures(draw):
 
 @settings(max_examples=60)
 @given(architectures())
-def test_the_reconstruction_has_the_size_of_the_input_whatever_the_layers(case):
+def test_the_reconstruction_has_the_size_of_the_input_for_any_layers(case):
     cnn, shape = case
     images = torch.rand(shape)
     try:
@@ -245,7 +245,7 @@ def test_a_layer_that_cannot_be_transposed_is_refused_with_its_path(layer, reaso
     assert reason in str(error.value)
 
 
-def test_a_network_that_is_no_sequence_is_refused():
+def test_a_network_that_is_not_a_sequence_is_refused():
     with pytest.raises(
         ModelError, match="found WithSkip in WithSkip, which has no `convolutions`; expected a Sequential"
     ):
@@ -274,14 +274,14 @@ def test_a_custom_layer_that_keeps_the_size_is_copied():
     assert decoder[1].factor.item() == 3
 
 
-def test_the_pools_of_a_lab_encoder_may_come_with_their_flags_set():
+def test_pools_of_the_encoder_may_have_their_flags_set():
     cnn = nn.Sequential(nn.Conv2d(1, 2, 3), PadMaxPool2d(2, return_indices=True, return_pad=True))
     autoencoder = CNN_Transformer(cnn)
     assert autoencoder.encode(torch.rand(2, 1, 7, 7)).shape == (2, 2 * 3 * 3)
     assert cnn[1].return_indices
 
 
-def test_it_works_on_the_meta_device_under_export_and_in_double_precision():
+def test_autoencoders_work_on_the_meta_device_under_export_and_in_double_precision():
     cnn = nn.Sequential(*block(3, 1, 4, padding=1))
     with torch.device("meta"):
         code, reconstruction = CNN_Transformer(copy.deepcopy(cnn).to("meta"))(torch.zeros(2, 1, 7, 8, 9))

@@ -63,7 +63,7 @@ def poolings(draw):
 
 
 @given(poolings())
-def test_pooling_gives_the_numbers_indices_and_pad_of_padding_then_pooling(case):
+def test_pooling_equals_padding_then_pooling_in_maxima_indices_and_pad(case):
     x, kernel, stride = case
     pool = POOLS[x.dim() - 2](kernel, stride)
     out, indices, pad = plain_pool(x, kernel, stride)
@@ -76,7 +76,7 @@ def test_pooling_gives_the_numbers_indices_and_pad_of_padding_then_pooling(case)
 
 
 @given(poolings(), st.integers(0, 99))
-def test_gradients_are_those_of_padding_then_pooling_ties_included(case, seed):
+def test_gradients_equal_those_of_padding_then_pooling_including_ties(case, seed):
     x, kernel, stride = case
     x.requires_grad_()
     expected = plain_pool(x, kernel, stride)[0]
@@ -107,7 +107,7 @@ def naive_unpool(maxima, indices, size):
 
 
 @given(poolings(), st.integers(0, 99))
-def test_unpooling_puts_each_value_back_and_crops_the_pad(case, seed):
+def test_unpooling_restores_each_value_and_crops_the_pad(case, seed):
     x, kernel, stride = case
     maxima, indices, pad = plain_pool(x, kernel, stride)
     other = values(maxima.shape, "mixed", seed).requires_grad_()
@@ -137,7 +137,7 @@ def test_unpooling_equals_torchs_where_kernel_and_stride_are_equal(n):
     assert torch.equal(UNPOOLS[n](2, 2)(maxima, indices, pad), expected[..., *crop])
 
 
-def test_a_pad_that_ties_takes_the_gradient_and_drops_the_value():
+def test_a_pad_equal_to_the_maximum_gets_the_gradient_and_drops_the_value():
     x = torch.tensor([0.0, -1.0, 5.0], requires_grad=True).view(1, 1, 1, 3)
     leaf = x.detach().clone().requires_grad_()
     pool = PadMaxPool2d((1, 2), return_indices=True, return_pad=True)
@@ -151,7 +151,7 @@ def test_a_pad_that_ties_takes_the_gradient_and_drops_the_value():
 
 @pytest.mark.parametrize("differentiated", [False, True])
 @pytest.mark.parametrize("place", [0, 1, 4])
-def test_a_nan_is_never_swallowed(place, differentiated):
+def test_a_nan_is_never_lost(place, differentiated):
     x = torch.zeros(1, 1, 5, 4, 3)
     x[0, 0, place, 1, 0] = math.nan
     x.requires_grad_(differentiated)
@@ -160,7 +160,7 @@ def test_a_nan_is_never_swallowed(place, differentiated):
     assert expected.isnan().any()
 
 
-def test_a_layer_behind_may_work_in_place():
+def test_the_next_layer_may_work_in_place():
     x = values((1, 2, 5, 6, 7), "mixed", 0).requires_grad_()
     expected = torch.autograd.grad(F.relu(plain_pool(x, 2, 2)[0]).sum(), x)[0]
     found = torch.autograd.grad(F.relu(PadMaxPool3d(2)(x), inplace=True).sum(), x)[0]
@@ -244,7 +244,7 @@ LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @given(poolings(), st.integers(0, 99))
-def test_the_operations_of_other_devices_give_the_same(layout, case, seed):
+def test_the_operations_for_other_devices_give_equal_results(layout, case, seed):
     x, kernel, stride = case
     n = x.dim() - 2
     x = x.contiguous(memory_format=LAST[n]) if layout == "channels last" else x
@@ -334,7 +334,7 @@ class TestEverywhere:
         (gradient,) = torch.autograd.grad(out[0], leaf, torch.ones_like(out[0]))
         assert gradient.is_contiguous(memory_format=LAST[n])
 
-    def test_the_map_itself_is_not_kept_for_its_gradient(self, n):
+    def test_the_feature_map_is_not_saved_for_the_backward_pass(self, n):
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
             POOLS[n](2)(values(MAPS[n], "mixed", 1).requires_grad_())
@@ -410,7 +410,7 @@ class TestEverywhere:
         assert torch.equal(found, torch.stack(expected))
         assert not torch.equal(expected[0], expected[1])
 
-    def test_where_new_tensors_are_made_elsewhere(self, n):
+    def test_with_another_default_device(self, n):
         x, expected = self.expected(n)
         with torch.device("meta"):
             out = RoundTrip(n)(x)
@@ -432,7 +432,7 @@ class TestEverywhere:
 
 
 @pytest.mark.parametrize("value", [0, -1, (2, 2, 2), 2.0, (2, "2")])
-def test_a_kernel_or_stride_that_makes_no_sense_is_refused(value):
+def test_an_invalid_kernel_or_stride_is_refused(value):
     with pytest.raises(NeurocnnError, match="kernel_size"):
         PadMaxPool2d(value)
     with pytest.raises(NeurocnnError, match="stride"):
@@ -449,6 +449,6 @@ def test_indices_of_another_pooling_are_refused():
         CropMaxUnpool2d(2)(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 3, 3, dtype=torch.int64))
 
 
-def test_layers_can_be_pickled_and_say_what_they_are():
+def test_the_repr_of_layers_contains_kernel_and_stride():
     assert repr(PadMaxPool2d(2, (1, 2))) == "PadMaxPool2d(kernel_size=(2, 2), stride=(1, 2))"
     assert repr(CropMaxUnpool3d(2)) == "CropMaxUnpool3d(kernel_size=(2, 2, 2), stride=(2, 2, 2))"

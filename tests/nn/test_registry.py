@@ -15,7 +15,7 @@ def small(input_shape, n_outputs, *, width=4):
     return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(input_shape[0] * 4, n_outputs))
 
 
-def test_every_name_comes_with_package_and_version():
+def test_every_name_is_listed_with_package_and_version():
     from importlib.metadata import version
 
     names = ["Conv3_FC1", "Conv4_FC3", "Conv4_FC3_v1", "Conv5_FC3", "Conv5_FC3_mni", "resnet18"]
@@ -24,7 +24,7 @@ def test_every_name_comes_with_package_and_version():
     )
 
 
-def test_a_builder_serves_where_a_name_does():
+def test_a_builder_can_replace_a_name():
     assert create_model(small, (3, 9, 9), n_outputs=4, width=2)(torch.zeros(1, 3, 9, 9)).shape == (1, 4)
     assert create_model(lambda shape, n: small(shape, n), (3, 9, 9)) is not None
 
@@ -38,7 +38,7 @@ def test_a_module_is_copied():
     assert module[2].weight.abs().sum() > 0
 
 
-def test_weights_depend_on_torchs_seed_alone_and_the_check_draws_no_number():
+def test_weights_depend_only_on_torchs_seed_and_the_check_draws_no_random_number():
     def first():
         torch.manual_seed(3)
         model = create_model("Conv3_FC1", (1, 12, 12))
@@ -56,7 +56,7 @@ def test_the_check_changes_no_running_statistics():
 
 
 @pytest.mark.faults
-def test_an_unknown_name_is_refused_with_the_near_one():
+def test_an_unknown_name_is_refused_with_a_similar_one():
     with pytest.raises(ModelError, match=r"'Conv4_FC'.*did you mean.*'Conv4_FC3'"):
         create_model("Conv4_FC", (1, 50, 50))
 
@@ -71,7 +71,7 @@ def test_an_unknown_option_is_refused_with_the_accepted_ones():
         create_model(small((1,), 2), (1, 50, 50), dropout=0.5)
 
 
-def test_what_is_neither_name_nor_builder_nor_module_is_refused():
+def test_a_value_that_is_neither_name_nor_builder_nor_module_is_refused():
     with pytest.raises(ModelError, match="architecture=7; expected a name"):
         create_model(7, (1, 9, 9))
 
@@ -108,7 +108,7 @@ def test_outputs_of_another_shape_are_refused_before_training(module, found):
         create_model(lambda shape, n_outputs: module, (1, 9, 9))
 
 
-def test_any_outputs_will_do_where_they_do_not_matter():
+def test_any_outputs_are_accepted_if_their_number_is_none():
     assert (
         create_model(CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3))), (1, 9, 9), n_outputs=None)
         is not None
@@ -117,7 +117,7 @@ def test_any_outputs_will_do_where_they_do_not_matter():
 
 
 @pytest.mark.faults
-def test_a_network_that_cannot_take_the_images_is_refused():
+def test_a_network_that_does_not_accept_the_images_is_refused():
     with pytest.raises(ModelError, match=r"images of shape \(1, 9, 9\) are not accepted"):
         create_model(nn.Sequential(nn.Flatten(), nn.Linear(80, 2)), (1, 9, 9))
 
@@ -138,7 +138,7 @@ def test_a_network_that_needs_values_is_checked_too():
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (1, 9, 9, 9, 9), (1, 0, 9)])
-def test_a_shape_that_makes_no_sense_is_refused(shape):
+def test_an_invalid_input_shape_is_refused(shape):
     with pytest.raises(NeurocnnError, match=r"expected \(C, H, W\) or \(C, D, H, W\)"):
         create_model(small, shape)
 
@@ -153,7 +153,7 @@ def test_describe_shows_layers_maps_and_parameters():
     assert "'resnet18' on 3@64x64" in describe("resnet18", "3@64x64")  # and no file of weights is needed
 
 
-def test_describe_takes_what_create_model_takes():
+def test_describe_accepts_the_arguments_of_create_model():
     assert "Linear" in describe(small, "3@9x9", n_outputs=4)
     assert "8@9x9" in describe(CNN_Transformer(nn.Sequential(nn.Conv2d(1, 8, 1))), "1@9x9", n_outputs=None)
     assert "'Conv4_FC3' on 1@128x128" in describe("Conv4_FC3", dropout=0.5)

@@ -43,7 +43,7 @@ def part(model, prefix):
     return {n.removeprefix(prefix): t for n, t in copied(model).items() if n.startswith(prefix)}
 
 
-def test_an_autoencoder_gives_its_encoder_to_a_cnn_and_nothing_else():
+def test_only_the_encoder_of_an_autoencoder_is_copied_into_a_cnn():
     source, target = filled(CNN_Transformer(cnn()), 1), cnn(2)
     before = part(target, "fc.")
     transfer_weights(source, target)
@@ -51,7 +51,7 @@ def test_an_autoencoder_gives_its_encoder_to_a_cnn_and_nothing_else():
     assert_same(part(target, "fc."), before)
 
 
-def test_a_cnn_gives_its_convolutions_to_an_autoencoder_and_nothing_else():
+def test_only_the_convolutions_of_a_cnn_are_copied_into_an_autoencoder():
     source, target = cnn(1), filled(CNN_Transformer(cnn()), 2)
     before = part(target, "decoder.")
     transfer_weights(source, target)
@@ -84,7 +84,7 @@ def test_compiled_and_distributed_wrappers_do_not_matter():
     assert_same(copied(target), copied(source))
 
 
-def test_the_targets_gradient_flags_and_parameters_stay_themselves():
+def test_the_targets_parameters_keep_their_identity_and_gradient_flags():
     target = cnn(2)
     target.convolutions.requires_grad_(False)
     kept = list(target.parameters())
@@ -94,7 +94,7 @@ def test_the_targets_gradient_flags_and_parameters_stay_themselves():
 
 
 @pytest.mark.faults
-def test_a_misfit_lists_missing_unexpected_and_mismatched_and_leaves_the_target_as_it_was():
+def test_an_error_lists_missing_unexpected_and_mismatched_parameters_and_the_target_is_unchanged():
     target = cnn(2)
     before = copied(target)
     source = copied(cnn(1))
@@ -110,7 +110,7 @@ def test_a_misfit_lists_missing_unexpected_and_mismatched_and_leaves_the_target_
     assert_same(copied(target), before)
 
 
-def test_another_architecture_is_refused_whole():
+def test_another_architecture_is_refused_completely():
     target = create_model("Conv3_FC1", SHAPE)
     before = copied(target)
     for source in (cnn(1), CNN_Transformer(cnn(1))):
@@ -201,7 +201,7 @@ def v1_file(path, name="Conv4_FC3"):
     return model.eval()
 
 
-def test_a_classifier_of_clinicadl_1_is_read_with_a_word_about_its_order(tmp_path):
+def test_reading_a_classifier_of_clinicadl_1_warns_of_the_order_of_its_outputs(tmp_path):
     old = v1_file(tmp_path / "model.pth.tar")
     with pytest.warns(UserWarning, match=r"sorts its labels \(AD 0, CN 1\).*output_order=\(1, 0\)"):
         weights = read_weights(tmp_path / "model.pth.tar")
@@ -211,7 +211,7 @@ def test_a_classifier_of_clinicadl_1_is_read_with_a_word_about_its_order(tmp_pat
     assert torch.equal(model(images), old(images))
 
 
-def test_output_order_says_what_becomes_of_the_outputs(tmp_path):
+def test_output_order_permutes_the_outputs(tmp_path):
     old = v1_file(tmp_path / "model.pth.tar")
     images = torch.rand(2, *SHAPE)
     for order in ((0, 1), (1, 0)):
@@ -221,7 +221,7 @@ def test_output_order_says_what_becomes_of_the_outputs(tmp_path):
 
 
 @pytest.mark.parametrize("order", [(0,), (0, 0), (1, 2), (0, 1, 2)])
-def test_an_order_that_is_none_is_refused(tmp_path, order):
+def test_an_order_that_is_not_a_permutation_is_refused(tmp_path, order):
     v1_file(tmp_path / "model.pth.tar")
     with pytest.raises(ModelError, match="the file has 2 outputs"):
         read_weights(tmp_path / "model.pth.tar", output_order=order)
@@ -234,7 +234,7 @@ def test_resnet18_of_clinicadl_1_ends_in_fc_out(tmp_path):
     assert list(weights) == ["fc.1.weight", "fc.3.weight"]
 
 
-def test_an_autoencoder_of_clinicadl_1_is_read_as_it_stands(tmp_path):
+def test_an_autoencoder_of_clinicadl_1_is_read_unchanged(tmp_path):
     source = filled(CNN_Transformer(create_model("Conv5_FC3", (1, 9, 8, 7))), 1)
     path = tmp_path / "model.pth.tar"
     torch.save({"model": source.state_dict(), "epoch": 5, "name": "AE_Conv5_FC3"}, path)
@@ -341,7 +341,7 @@ def test_a_name_of_another_kind_in_a_file_does_not_matter(tmp_path, name):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("last", ["fc.2.bias", "fc.num_batches_tracked", f"fc.{'9' * 5000}.bias"])
-def test_the_last_layer_is_found_whatever_the_names(tmp_path, last):
+def test_the_last_layer_is_found_for_any_names(tmp_path, last):
     state = {"fc.0.bias": torch.tensor([1.0, 2.0]), last: torch.tensor(3)}
     torch.save(state, tmp_path / "model.pth.tar")
     assert read_weights(tmp_path / "model.pth.tar", output_order=(1, 0))["fc.0.bias"].tolist() == [2.0, 1.0]
