@@ -16,8 +16,8 @@ from neurocnn.data.prepare import prepare_images
 from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
 from neurocnn.data.sources import Source, find_source, list_subfolders, missing_message
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
-from neurocnn.errors.arguments import check_choice, check_integer
-from neurocnn.storage.identity import COHORT, REQUIRED, check_ids, key_columns
+from neurocnn.errors.arguments import check_choice, check_integer, check_text
+from neurocnn.storage.identity import COHORT, REQUIRED, check_id, check_ids, key_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +187,9 @@ class Caps:
         StorageError
             If the disk is too small or the folder is read-only.
         """
+        check_integer("n_workers", n_workers, minimum=0, where="Caps.prepare")
+        if parts is not None:
+            check_parts(parts, where="Caps.prepare")
         frame = self.sessions() if sessions is None else sessions
         prepare_images(
             self.images, self._locate(frame), parts if parts is not None else WholeImage(), n_workers
@@ -259,6 +262,10 @@ class Caps:
         return find_source(self._folders[cohort], participant, session, cohort, self._pipeline)
 
     def _source(self, participant: str, session: str, cohort: str | None) -> Source:
+        check_id("participant_id", participant, "sub-")
+        check_id("session_id", session, "ses-")
+        if cohort is not None:
+            check_text("cohort", cohort, expected="a cohort of the CAPS, or None")
         if cohort not in self._folders:
             hint = suggestion(str(cohort), self.cohorts)
             raise SettingError(f"{participant}: cohort={cohort!r}; expected a cohort of the CAPS; {hint}")

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from neurocnn.errors import TableError, suggestion
+from neurocnn.errors.arguments import check_table
 
 COHORT = "cohort"
 PARTICIPANT = (COHORT, "participant_id")
@@ -145,6 +146,7 @@ def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None
     TableError
         If an id is malformed, or two rows have the same ids.
     """
+    check_table("table", frame, where=where)
     check_columns(frame, REQUIRED, where)
     names = [f"row {i}" for i in range(len(frame))] if rows is None else rows
     for column, prefix, example in zip(REQUIRED, ("sub-", "ses-"), ("sub-001", "ses-M00"), strict=True):
@@ -185,6 +187,20 @@ def similar_ids(ids: Iterable[str]) -> list[list[str]]:
 def _visible(name: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(c for c in folded if unicodedata.category(c) not in _INVISIBLE and c not in _FILLERS)
+
+
+def check_id(name: str, value: object, prefix: str) -> str:
+    """Return the id of a participant or session if it starts with `prefix` and cannot leave its folder.
+
+    Examples
+    --------
+    >>> check_id("participant_id", "../sub-01", "sub-")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: participant_id='../sub-01'; expected text such as 'sub-001' without spaces, '/' or '..'
+    """
+    if isinstance(value, str) and _is_id(value, prefix):
+        return value
+    raise argument_error(name, value, f"text such as '{prefix}001' without spaces, '/' or '..'")
 
 
 def _is_id(value: object, prefix: str) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from neurocnn.errors import NotFoundError, TableError, suggestion
+from neurocnn.errors.arguments import check_each, check_list, check_path, check_table, check_text
 from neurocnn.storage.files import storage_errors, write_whole
 from neurocnn.storage.identity import IMAGE, REQUIRED, check_columns, check_ids
 
@@ -61,7 +62,9 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
       participant_id session_id  age
     0         sub-01    ses-M00  NaN
     """
-    path = Path(path)
+    path = check_path("path", path, where="read_table")
+    required = check_list("required", required, "column names", where="read_table")
+    check_each("required", required, check_text, where="read_table")
     header, rows, lines = _cells(path)
     check_columns(header, required, path)
     if not rows:
@@ -99,6 +102,8 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     >>> (tmp / "training.tsv").read_text()
     'epoch\\tloss\\n1\\t0.1\\n2\\tn/a\\n'
     """
+    path = check_path("path", path, where="write_table")
+    check_table("frame", frame, where="write_table")
     text = format_table(frame, path)
     with write_whole(path, "w") as file:
         file.write(text)
