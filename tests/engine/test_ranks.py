@@ -59,6 +59,7 @@ def test_all_ranks_end_with_identical_weights(ranks, kind):
     assert first["histories"] == second["histories"]
 
 
+@pytest.mark.faults
 def test_an_evaluation_has_each_sample_once_and_the_numbers_of_one_process(ranks, alone):
     _, (first, second) = ranks
     expected = pd.DataFrame(alone["table"])
@@ -180,6 +181,7 @@ class Waiting(Hanging):
     fail = staticmethod(lambda: time.sleep(1000))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", [Dying, Waiting])
 @pytest.mark.parametrize("where", ["training", "prediction"])
 def test_a_rank_that_dies_or_hangs_ends_the_job_and_is_named(kind, where, tmp_path):

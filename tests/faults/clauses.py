@@ -154,8 +154,17 @@ CLAUSES = {
     ],
 }
 
-#: Clauses whose tests are elsewhere, because they need the fixtures there: the file and a pattern of the test's name.
-ELSEWHERE: dict[str, tuple[str, str]] = {}
+#: Clauses whose tests are elsewhere, because they need the fixtures there: file and name of the test.
+ELSEWHERE = {
+    "rank that dies or hangs": (
+        "engine/test_ranks.py",
+        "test_a_rank_that_dies_or_hangs_ends_the_job_and_is_named",
+    ),
+    "uneven data over ranks": (
+        "engine/test_ranks.py",
+        "test_an_evaluation_has_each_sample_once_and_the_numbers_of_one_process",
+    ),
+}
 
 COVERED: set[str] = set()
 

@@ -1,5 +1,7 @@
 """Faults of a training and of its result folder: nothing is lost, nothing is silently wrong."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -183,7 +185,7 @@ def test_out_of_memory_names_a_smaller_batch(caps: nc.Caps, tmp_path: Path):
             self.fc = nn.Linear(8, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if len(x) > 1:
+            if len(x) > 2 and not x.is_meta:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return self.fc(nn.functional.adaptive_avg_pool3d(x, 2).flatten(1))
 
@@ -246,6 +248,20 @@ def test_a_folder_without_permission_is_named(caps: nc.Caps, tmp_path: Path):
         refuse(lambda: on(caps).run(tmp_path / "closed" / "results"), nc.StorageError, "closed")
 
     assert in_child(as_another_user) == 0
+
+
+@covers("no file locks")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_disk_without_locks_is_named(
+    caps: nc.Caps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def flock(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "lockf", flock)
+    message = refuse(lambda: on(caps).run(tmp_path / "results"), nc.StorageError, str(tmp_path / "results"))
+    assert "lock" in message
 
 
 @covers("existing result folder")

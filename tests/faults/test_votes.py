@@ -46,7 +46,7 @@ def test_nan_probabilities_are_named(predictions: pd.DataFrame):
 @covers("two true labels")
 def test_two_true_labels_of_one_image_are_refused(predictions: pd.DataFrame):
     predictions.loc[1, "true_label"] = 1
-    refuse(lambda: nc.soft_vote(predictions), nc.NeurocnnError, "sub-1", "true_label")
+    refuse(lambda: nc.soft_vote(predictions), nc.NeurocnnError, "sub-1", "[0, 1]")
 
 
 @covers("threshold without parts")
