@@ -156,36 +156,34 @@ def test_every_kind_of_error_is_public():
 
 #: Options of ClinicaDL 0.2.1 and 1.6.
 CLINICADL_OPTIONS = """
---accumulation_steps --ad_subtypes_distribution --adaptive_learning_rate --amp/--no-amp
---anomaly_degree --architecture --atrophy_percent --baseline --baseline/--longitudinal --batch_size
+--accumulation_steps --ad_subtypes_distribution --adaptive_learning_rate --amp/--no-amp --anomaly_degree
+--architecture --atrophy_percent --baseline --baseline/--longitudinal --batch_size
 --calculate_emissions/--dont_calculate_emissions --caps_dir --caps_directory --caps_target
 --categorical_split_variable --cn_subtypes_distribution --compensation --config_file
 --contrast/--no-contrast --custom_suffix --data_augmentation --deterministic
---deterministic/--nondeterministic --diagnoses --diagnosis --discarded_slices --dropout
---dti_measure --dti_space --epochs --evaluation_steps --extract_json --fully_sharded_data_parallel
---gamma --gpu/--no-gpu --help --ignore_demographics --image_size --input_size --keep_smc --keep_true
---label --labels_list --learning_rate --level_grad_cam --logname --loss --mask_path --mean --merged-
-tsv --merged_tsv --missing_mods --modality --model_layers --motion/--no-motion --multi --multi-
-diagnoses --multi_cohort --multi_cohort/--single_cohort --multi_network/--single_network --n_proc
---n_procs --n_splits --n_subjects --n_test --n_validation --nb_unfrozen_layer --network
---nifti_template_path --no_labels --no_mci_sub_categories --noise/--no-noise --noise_std
---normalize/--unnormalize --nproc --num_transforms --optimizer --overwrite --overwrite_name
---p_age_threshold --p_sex_threshold --participants_tsv --patch_size --pathology --patience
---preprocessing --preprocessing_dict_target --profiler/--no-profiler --remove_unique_session
---restriction_path --restriction_tsv --roi_custom_mask_pattern --roi_custom_template --roi_list
---roi_uncrop_output --rotation --sampler --save_all_models/--save_only_best_model --save_features
---save_individual --save_latent_tensor --save_nifti --save_tensor --seed --selection
---selection_metrics --selection_threshold --sigma --skip_leak_check --slice_direction --slice_mode
---smoothing --smoothing/--no-smoothing --split --ssda_network --ssda_network/--single_network
---stratification --stride_size --subjects_sessions_tsv --subset_name --suvr_reference_region
---target_diagnosis --target_node --test_tsv --threshold --time_horizon --tolerance --tracer
---track_exp --transfer_learning_path --transfer_learning_selection --transfer_path
---transfer_selection_metric --translation --tsv_path --tsv_target_lab --tsv_target_unlab
+--deterministic/--nondeterministic --diagnoses --diagnosis --discarded_slices --dropout --dti_measure
+--dti_space --epochs --evaluation_steps --extract_json --fully_sharded_data_parallel --gamma
+--gpu/--no-gpu --help --ignore_demographics --image_size --input_size --keep_smc --keep_true --label
+--labels_list --learning_rate --level_grad_cam --logname --loss --mask_path --mean --merged-tsv
+--merged_tsv --missing_mods --modality --model_layers --motion/--no-motion --multi --multi-diagnoses
+--multi_cohort --multi_cohort/--single_cohort --multi_network/--single_network --n_proc --n_procs
+--n_splits --n_subjects --n_test --n_validation --nb_unfrozen_layer --network --nifti_template_path
+--no_labels --no_mci_sub_categories --noise/--no-noise --noise_std --normalize/--unnormalize --nproc
+--num_transforms --optimizer --overwrite --overwrite_name --p_age_threshold --p_sex_threshold
+--participants_tsv --patch_size --pathology --patience --preprocessing --preprocessing_dict_target
+--profiler/--no-profiler --remove_unique_session --restriction_path --restriction_tsv
+--roi_custom_mask_pattern --roi_custom_template --roi_list --roi_uncrop_output --rotation --sampler
+--save_all_models/--save_only_best_model --save_features --save_individual --save_latent_tensor
+--save_nifti --save_tensor --seed --selection --selection_metrics --selection_threshold --sigma
+--skip_leak_check --slice_direction --slice_mode --smoothing --smoothing/--no-smoothing --split
+--ssda_network --ssda_network/--single_network --stratification --stride_size --subjects_sessions_tsv
+--subset_name --suvr_reference_region --target_diagnosis --target_node --test_tsv --threshold
+--time_horizon --tolerance --tracer --track_exp --transfer_learning_path --transfer_learning_selection
+--transfer_path --transfer_selection_metric --translation --tsv_path --tsv_target_lab --tsv_target_unlab
 --uncropped_roi --unnormalize --use_cpu --use_extracted_features --use_extracted_patches
---use_extracted_roi --use_extracted_slices --use_labels/--no_labels --use_tensor
---use_uncropped_image --valid_longitudinal/--valid_baseline --validation_type
---variables_of_interest --verbose --version --visualization --vmax --weight_decay
---working_directory -cpu -h -v
+--use_extracted_roi --use_extracted_slices --use_labels/--no_labels --use_tensor --use_uncropped_image
+--valid_longitudinal/--valid_baseline --validation_type --variables_of_interest --verbose --version
+--visualization --vmax --weight_decay --working_directory -cpu -h -v
 """
 
 
