@@ -243,8 +243,8 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         warnings.simplefilter("always")
         names = run("docs/how-to/start-from-clinicadl.md")
     # Only the warning that the page describes: these classes are sorted, so that their order is correct.
-    assert {re.search("which participants it has seen|sorts its labels", str(w.message))[0] for w in caught} == {
-        "which participants it has seen"
+    assert {re.search("participants that it has seen|sorts its labels", str(w.message))[0] for w in caught} == {
+        "participants that it has seen"
     }  # fmt: skip
     assert nc.Results("results/cnn").splits == [0, 1]
     assert nc.Results("results/age").splits == [0]
