@@ -190,7 +190,7 @@ def test_a_value_instead_of_splits_is_refused(study: Study, value: object):
 
 
 @covers("another kind of value")
-@pytest.mark.parametrize("stratify", [None, {"age", "diagnosis"}, 3], ids=str)
+@pytest.mark.parametrize("stratify", [None, {"age", "diagnosis"}, 3], ids=["None", "set", "number"])
 def test_a_value_instead_of_columns_is_refused(stratify: object):
     refuse(lambda: nc.kfold(rows(6), 2, stratify=stratify), nc.NeurocnnError, "stratify")
 
@@ -207,7 +207,6 @@ def test_a_near_name_of_a_keyword_is_suggested():
         {"epochs": 0},
         {"learning_rate": float("nan")},
         {"batch_size": -1},
-        {"learning_rate": 0},
         {"patience": -1},
     ],
     ids=str,
