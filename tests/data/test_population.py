@@ -89,7 +89,7 @@ def test_a_group_without_values_is_n_a_without_warnings():
 
 
 def test_text_instead_of_numbers_is_refused():
-    with pytest.raises(TableError, match="MMS='NA' of sub-. ses-M00; expected a number"):
+    with pytest.raises(TableError, match=r"MMS='NA' of sub-. ses-M00; expected a number"):
         population(oasis().assign(MMS="NA"))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from neurocnn.errors import TableError, suggestion
-from neurocnn.errors.arguments import check_table
+from neurocnn.errors.arguments import argument_error, check_table
 
 COHORT = "cohort"
 PARTICIPANT = (COHORT, "participant_id")
@@ -194,9 +194,9 @@ def check_id(name: str, value: object, prefix: str) -> str:
 
     Examples
     --------
-    >>> check_id("participant_id", "../sub-01", "sub-")
+    >>> check_id("participant_id", "../sub-01", "sub-")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    neurocnn.errors.SettingError: participant_id='../sub-01'; expected text such as 'sub-001' without spaces, '/' or '..'
+    neurocnn.errors.SettingError: participant_id='../sub-01'; expected text such as ...
     """
     if isinstance(value, str) and _is_id(value, prefix):
         return value
