@@ -1,5 +1,6 @@
 """Split trees of both generations of ClinicaDL can be read, and ClinicaDL can read the written ones."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -227,7 +228,7 @@ def test_cohorts_with_different_numbers_of_splits_are_refused(tmp_path: Path):
 
 def test_a_cohort_without_diagnoses_is_refused(tmp_path: Path):
     with pytest.raises(TableError, match="cohort 'B' has no diagnoses"):
-        read_splits(cohorts(tmp_path, ("AD", "n/a")))
+        read_splits(cohorts(tmp_path, ("AD", math.nan)))
 
 
 def test_written_splits_are_read_back(tmp_path: Path):

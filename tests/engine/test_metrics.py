@@ -139,9 +139,10 @@ def test_intervals_depend_on_the_seed_alone():
     shuffled = table.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(first, confidence_intervals(table, classification(), n=50, seed=3))
     assert list(first.columns) == ["value", "lower", "upper"]
+    # The intervals of a classification come from formulas: resampling, and with it the seed, plays no part.
     assert (
         first.lower["accuracy"]
-        != confidence_intervals(table, classification(), n=50, seed=4).lower["accuracy"]
+        == confidence_intervals(table, classification(), n=50, seed=4).lower["accuracy"]
     )
     assert (
         confidence_intervals(shuffled, classification(), n=50, seed=3).value["accuracy"]

@@ -96,10 +96,54 @@ def test_more_epochs_are_for_runs_without_results(study: Study, tmp_path: Path):
     results = more.run(tmp_path / "begun", splits=[0])
     assert list(results.history()["epoch"]) == [0, 1]
     assert nc.Experiment.load(tmp_path / "begun").trainer.epochs == 2
-    run.run(tmp_path / "done", splits=[0])
-    with pytest.raises(SettingError, match=r"splits \[0\] have results .*trainer\.epochs: 1 → 2"):
-        more.run(tmp_path / "done")
-    assert not (tmp_path / "done/fold-1/training.tsv").exists()
+
+
+def test_splits_that_are_not_finished_use_the_larger_number_of_epochs(study: Study, tmp_path: Path):
+    more = experiment(study, trainer=dataclasses.replace(TRAINER, epochs=2))
+    experiment(study).run(tmp_path, splits=[0])
+    finished = (tmp_path / "fold-0/training.tsv").read_bytes()
+    history = more.run(tmp_path).history()
+    assert history.groupby("split")["epoch"].max().to_dict() == {0: 0, 1: 1}
+    assert (tmp_path / "fold-0/training.tsv").read_bytes() == finished
+    longer = experiment(study, trainer=dataclasses.replace(TRAINER, epochs=3))
+    with pytest.raises(SettingError, match=r"all splits are finished with 2.*transfer_from="):
+        longer.run(tmp_path)
+
+
+def test_corrected_labels_and_replaced_images_are_refused_by_name(study: Study, tmp_path: Path):
+    experiment(study).run(tmp_path, splits=[0])
+    split = study.splits[0]
+    other = split.validation.assign(diagnosis=split.validation["diagnosis"].map({"AD": "CN", "CN": "AD"}))
+    changed = [nc.Split(0, split.train, other), *study.splits[1:]]
+    run = nc.Experiment(study.caps, changed, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
+    name = f"{other.participant_id[0]} {other.session_id[0]}: diagnosis="
+    with pytest.raises(SettingError, match=name):
+        run.run(tmp_path)
+    path = tmp_path / "fold-0/images.tsv"
+    images = nc.read_table(path, required=("fingerprint",))
+    nc.write_table(images.assign(fingerprint="0-1"), path)
+    with pytest.raises(SettingError, match=f"{len(images)} images have changed.*{images.participant_id[0]}"):
+        experiment(study).run(tmp_path)
+
+
+def test_a_run_that_failed_before_its_first_score_never_refuses_the_corrected_one(
+    study: Study, tmp_path: Path
+):
+    def broken(input_shape, n_outputs):
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, n_outputs))
+
+    first = nc.Experiment(study.caps, study.splits, PARTS["roi"], TASKS["classification"], broken, TRAINER)
+    with pytest.raises(nc.NeurocnnError):
+        first.run(tmp_path)
+
+    def fail(output, target):
+        raise RuntimeError("a loss of one's own")
+
+    task = dataclasses.replace(TASKS["classification"], loss=fail)
+    second = nc.Experiment(study.caps, study.splits, PARTS["roi"], task, "Conv3_FC1", TRAINER)
+    with pytest.raises(RuntimeError, match="of one's own"):
+        second.run(tmp_path)
+    assert experiment(study).run(tmp_path, splits=[0]).splits == [0]
 
 
 def _interrupt(state):

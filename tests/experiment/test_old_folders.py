@@ -53,7 +53,9 @@ def assert_same_table(path: Path, expected: Path) -> None:
     exact = machine == json.loads((EXPECTED / "machine.json").read_text())
     # A metric that is new since then has a column of its own.
     assert set(wanted) <= set(found)
-    pd.testing.assert_frame_equal(found[list(wanted)], wanted, check_exact=exact, atol=1e-3)
+    # Intervals are computed by other formulas since then.
+    names = [name for name in wanted if not name.endswith(("_low", "_high"))]
+    pd.testing.assert_frame_equal(found[names], wanted[names], check_exact=exact, atol=1e-3)
 
 
 def test_the_images_are_those_of_the_old_version(caps: nc.Caps):

@@ -32,7 +32,7 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
     --------
     >>> table = pd.DataFrame({"true_label": [0, 0, 1, 1], "predicted_label": [0, 1, 1, 1]})
     >>> [round(limit, 3) for limit in class_intervals(table, np.arange(4), 2, 1.96)["balanced_accuracy"]]
-    [0.75, 0.336, 0.953]
+    [0.75, 0.364, 0.953]
     """
     if not {"true_label", "predicted_label"} <= set(table):
         return {}

@@ -110,7 +110,7 @@ class FoldRun:
         """Write the fingerprints of this fold's images; those of a claimed folder were compared before."""
         sessions = pd.concat([self.train.sessions, self.validation.sessions])
         key = key_columns(self.images.columns)
-        own = self.images.merge(sessions[key].drop_duplicates(), on=key)
+        own = sessions[key].drop_duplicates().merge(self.images, on=key)
         if not self.fold.images.is_file() or not self.folder.is_claimed:
             storage.write_table(own, self.fold.images)
 

@@ -42,6 +42,7 @@ def check_resumable(
 
     Examples
     --------
+    >>> from neurocnn import engine
     >>> check_resumable(ResultFolder(tmp / "new", engine.classification(), "image"), {"multi": True}, [])
     >>> _ = (tmp / "thesis.txt").write_text("years of work")
     >>> check_resumable(ResultFolder(tmp, engine.classification(), "image"), {"multi": True}, [])  # doctest: +ELLIPSIS

@@ -78,7 +78,7 @@ def read_seen(fold: Fold) -> pd.DataFrame:
 
 def unknown_source() -> pd.DataFrame:
     """Return the table of a source without a record of the participants that it has seen."""
-    return pd.DataFrame({"participant_id": ["n/a"], "role": [UNKNOWN]})
+    return pd.DataFrame({"participant_id": [None], "role": [UNKNOWN]})
 
 
 def check_unseen(
