@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -131,12 +133,16 @@ class TestUnreadableFiles:
         )
         assert all(words in line for words, line in zip(found, lines, strict=True))
 
-    def test_a_file_or_folder_without_permission(self, tmp_path: Path):
+    @pytest.fixture
+    def public(self) -> Iterator[Path]:
+        """A folder that other users can enter: those of pytest are private, and it keeps them so."""
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
+            yield Path(folder)
+
+    def test_a_file_or_folder_without_permission(self, public: Path):
         """In a child that gave up root, for whom every file is readable."""
-        root = small_caps(tmp_path / "caps")
-        # pytest's own folders are private.
-        for folder in [tmp_path, *(path for path in tmp_path.parents if "pytest-" in str(path))]:
-            folder.chmod(0o755)
+        root = small_caps(public / "caps")
         path = Caps(root).path("sub-01", "ses-M00")
         path.chmod(0)
         script = (
@@ -156,7 +162,7 @@ class TestUnreadableFiles:
         )
         lines = done.stdout.splitlines()
         assert len(lines) == 3
-        assert all("cannot read sub-01 ses-M00: Permission denied" in line for line in lines)
+        assert all("cannot read sub-01 ses-M00: Permission denied" in line for line in lines), lines
         assert all(str(path) in line for line in lines)
         path.chmod(0o644)
         path.parent.chmod(0)
