@@ -108,7 +108,9 @@ def test_weights_that_are_not_finite_are_refused_with_the_file(value, tmp_path):
     content["model"]["0.bias"][1] = value
     save_tensors(content, path)
     for load in (lambda: training.best["best_loss"], lambda: read_weights(path)):
-        with pytest.raises(CheckpointError, match=r"best_loss/model_best\.pth\.tar: 0\.bias(: 1 of 3| has 1 value)"):
+        with pytest.raises(
+            CheckpointError, match=r"best_loss/model_best\.pth\.tar: 0\.bias(: 1 of 3| has 1 value)"
+        ):
             load()
     training.best["best_balanced_accuracy"]
 
