@@ -151,6 +151,8 @@ class Deadly(Toys):
         return super().__getitem__(index)
 
 
+# A killed worker leaves objects whose finalisers may fail; torch reports the death itself.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("table", [True, False])
 def test_a_worker_that_dies_names_its_sample_and_shared_memory(table):
     data = Deadly(12, (0, 7), table=table)
