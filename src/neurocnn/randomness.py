@@ -117,7 +117,7 @@ def reseed(transform: Callable[..., object], seed: int) -> None:
         reseed(member, (seed + i + 1) % 2**32)
 
 
-def members(transform: Callable[..., object]) -> list[Callable[..., object]]:
+def members(transform: Callable[..., object]) -> list[Callable[..., Any]]:
     """Return the members of a composition of transforms, empty if it is a single one."""
     found = getattr(transform, "transforms", None)
     return list(found) if isinstance(found, list | tuple | torch.nn.ModuleList) else []

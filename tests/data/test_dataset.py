@@ -202,6 +202,7 @@ def test_the_global_random_states_are_restored(caps: Caps):
 def test_the_transform_comes_before_the_augmentation(caps: Caps):
     seen = []
     dataset = CapsDataset(caps, rows(), augmentation=lambda part: seen.append(part.aminmax()) or part * 2)
+    seen.clear()
     assert dataset[0]["image"].max() == 2
     assert seen == [(0, 1)]
 
@@ -345,3 +346,99 @@ def test_sessions_are_kept_in_order(caps: Caps):
     dataset = CapsDataset(caps, frame, Patch(3, 3), label="age")
     pd.testing.assert_frame_equal(dataset.sessions, frame.reset_index(drop=True))
     assert [dataset[i]["label"] for i in (0, 8)] == [62.5, 60.5]
+
+
+class HiddenGenerator:
+    """An augmentation with a generator that cannot be seeded from outside."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng()
+
+    def __call__(self, part: Tensor) -> Tensor:
+        return part + float(self._random.random())
+
+
+@pytest.mark.faults
+def test_an_augmentation_that_hides_its_generator_is_a_warning(caps: Caps, caplog: pytest.LogCaptureFixture):
+    hidden = HiddenGenerator()
+    for augmentation in (hidden, lambda part: hidden(part)):
+        CapsDataset(caps, rows(), Patch(3, 3), augmentation=augmentation)
+        assert "two calls with one seed differ for sub-00 ses-M00; it hides a random generator" in caplog.text
+        caplog.clear()
+    CapsDataset(caps, rows(), Patch(3, 3), augmentation=noise)
+    CapsDataset(caps, rows(), Patch(3, 3), augmentation=lambda part: part * torch.nan)
+    assert caplog.text == ""
+
+
+@pytest.mark.faults
+def test_an_error_in_a_transform_names_the_image_and_the_part(caps: Caps):
+    def fails(part: Tensor) -> Tensor:
+        raise IndexError("the third of two")
+
+    with pytest.raises(
+        SettingError, match=r"sub-00 ses-M00, part 0 of shape \(1, 3, 3, 3\): transform="
+    ) as caught:
+        CapsDataset(caps, rows(), Patch(3, 3), transform=fails)
+    assert "failed: IndexError: the third of two" in str(caught.value)
+    assert isinstance(caught.value.__cause__, IndexError)
+
+    def fails_later(part: Tensor) -> Tensor:
+        if torch.equal(part, MinMax()(torch.from_numpy(voxels_of(2))[None])):
+            raise RuntimeError("not this one")
+        return part
+
+    dataset = CapsDataset(caps, rows(), augmentation=fails_later)
+    for n_workers in (0, 1):
+        with pytest.raises(
+            SettingError, match=r"sub-02 ses-M00, part 0 .*augmentation=.*RuntimeError: not this one"
+        ):
+            list(DataLoader(dataset, None, num_workers=n_workers))
+
+
+@pytest.mark.faults
+def test_a_transform_that_returns_different_sizes_is_refused_by_image(caps: Caps):
+    def crops(part: Tensor) -> Tensor:
+        return part[
+            :, : 3 if part.min() < -1e9 or torch.equal(part[0], torch.from_numpy(voxels_of(1))) else 4
+        ]
+
+    dataset = CapsDataset(caps, rows(), transform=crops)
+    assert dataset[0]["image"].shape == dataset.input_shape == (1, 4, 8, 7)
+    with pytest.raises(
+        SettingError, match=r"sub-01 ses-M00, part 0: shape=\(1, 3, 8, 7\).*expected \(1, 4, 8, 7\)"
+    ):
+        dataset[1]
+
+
+def test_a_random_transform_is_seeded_in_evaluation_too(caps: Caps):
+    dataset = CapsDataset(caps, rows(), transform=noise)
+    before = random.getstate(), torch.get_rng_state()
+    first = dataset[1]["image"]
+    assert torch.equal(dataset[1]["image"], first)
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+OTHER_KINDS = ["text", 3.5, ["a"], {"a": 1}, object()]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["caps", "sessions", "parts", "label", "transform", "augmentation", "seed"])
+@pytest.mark.parametrize("value", [None, *OTHER_KINDS], ids=repr)
+def test_arguments_of_another_kind_are_refused(caps: Caps, name: str, value: object):
+    arguments = {"caps": caps, "sessions": rows(), name: value}
+    if value is None and name not in ("caps", "sessions", "seed"):
+        CapsDataset(**arguments)
+        return
+    with pytest.raises(
+        (SettingError, TableError), match=name if value != "text" or name != "label" else "text"
+    ):
+        CapsDataset(**arguments)
+
+
+@pytest.mark.faults
+def test_a_class_instead_of_an_instance_is_refused(caps: Caps):
+    with pytest.raises(SettingError, match=r"parts=.*make an instance: Patch\(\)"):
+        CapsDataset(caps, rows(), Patch)
+    with pytest.raises(SettingError, match=r"transform=.*make an instance: ZScore\(\)"):
+        CapsDataset(caps, rows(), transform=ZScore)

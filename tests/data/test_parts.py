@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_caps import AFFINE, rows, small_caps, write_nifti
 
 from neurocnn.data import Caps, CapsDataset, Parts, Patch, Roi, Slice, WholeImage
-from neurocnn.errors import ImageError, SettingError
+from neurocnn.errors import ImageError, NeurocnnError, SettingError
 
 CROPPED = (169, 208, 179)  # t1-linear
 VOLUME = (121, 145, 121)  # t1-volume
@@ -320,3 +320,44 @@ def test_places_cover_each_voxel_the_expected_number_of_times():
             for position, n in zip((z, y, x), shape, strict=True)
         ]
         assert count[z, y, x] == np.prod(per_axis)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("masks", [{"a", "b"}, {"a": 1}, 3, None, [None], ["roi-a.nii", 3]], ids=repr)
+def test_masks_must_be_an_ordered_list_of_paths(masks: object):
+    """The order of a set of names differs between two processes, and with it the ids of the regions."""
+    with pytest.raises(SettingError, match="paths="):
+        Roi.from_masks(masks)
+
+
+def test_a_generator_of_masks_is_read_once(tmp_path: Path):
+    paths = [write_nifti(tmp_path / f"roi-{name}_mask.nii.gz", mask_of()) for name in "ba"]
+    assert Roi.from_masks(path for path in paths) == Roi.from_masks(paths)
+    assert list(Roi.from_masks(paths).regions) == ["b", "a"]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [None, "text", 3.5, ["a"], {"a": 1}, object()], ids=repr)
+def test_settings_of_another_kind_are_refused(value: object):
+    calls = [
+        lambda: Patch(value),
+        lambda: Patch(3, value),
+        lambda: Slice(value),
+        lambda: Slice(0, value),
+        lambda: Slice(0, 1, value),
+        lambda: Roi(value),
+        lambda: Roi({"a": value}),
+        lambda: Roi({"a": ((0, 1), (0, 1), (0, 1))}, value),
+        lambda: Roi.hippocampi(value),
+    ]
+    for call in calls:
+        with pytest.raises(NeurocnnError):
+            call()
+
+
+def test_settings_may_be_numbers_of_numpy():
+    assert Patch(np.int64(4), np.int32(2)) == Patch(4, 2)
+    assert type(Patch(np.int64(4)).size) is int
+    assert Slice(np.int64(1), (np.int64(2), 1), np.int64(3)).ids((9, 9, 9)) == Slice(1, (2, 1), 3).ids(
+        (9, 9, 9)
+    )

@@ -11,7 +11,7 @@ from clinicadl_files import write_old_set as write_old
 from small_caps import rows
 
 from neurocnn.data import Split, kfold, read_splits, write_splits
-from neurocnn.errors import LeakError, NotFoundError, SettingError, TableError
+from neurocnn.errors import LeakError, NeurocnnError, NotFoundError, SettingError, TableError
 from neurocnn.storage import write_table
 
 DIAGNOSES = ("AD", "CN", "pMCI", "sMCI")
@@ -142,7 +142,7 @@ def test_missing_labels_are_an_error_only_if_needed(tmp_path: Path):
 
 
 def test_a_missing_split_tree_lists_the_searched_folders(tmp_path: Path):
-    with pytest.raises(NotFoundError, match="folder does not exist"):
+    with pytest.raises(NotFoundError, match="found no folder; expected the folder"):
         read_splits(tmp_path / "nowhere")
     with pytest.raises(
         NotFoundError, match=r"no split tree; searched for train_splits-<n>/split-<i>.*<n>_fold"
@@ -294,3 +294,19 @@ def test_cohorts_of_labels_and_caps_are_compared_by_name(tmp_path: Path):
     with pytest.raises(TableError, match=r"C only in the CAPS; B only in the labels"):
         caps.check_cohorts(train["cohort"])
     assert len(caps.sources(rows(2).assign(cohort=["A", "C"]))) == 2
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [None, 3.5, ["a"], {"a": 1}, object()], ids=repr)
+def test_arguments_of_another_kind_are_refused(tmp_path: Path, value: object):
+    calls = [
+        lambda: read_splits(value),
+        lambda: write_splits(value, tmp_path),
+        lambda: write_splits([value], tmp_path),
+        lambda: read_splits(tmp_path, baseline=value),
+    ]
+    if value is not None:
+        calls += [lambda: read_splits(tmp_path, value), lambda: read_splits(tmp_path, diagnoses=value)]
+    for call in calls:
+        with pytest.raises(NeurocnnError):
+            call()

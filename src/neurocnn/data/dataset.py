@@ -12,12 +12,18 @@ from torch.utils.data import Dataset
 from neurocnn.data.caps import Caps
 from neurocnn.data.orientation import Grid
 from neurocnn.data.part_files import read_part
-from neurocnn.data.parts import Parts, ShiftedParts, WholeImage
+from neurocnn.data.parts import LocatedParts, Parts, ShiftedParts, WholeImage, check_parts
 from neurocnn.data.roi import Roi
-from neurocnn.data.transforms import MinMax, Transform
-from neurocnn.errors import ImageError, SettingError, TableError, suggestion
+from neurocnn.data.sources import Source
+from neurocnn.data.spatial import Space, located, needs_affine, part_space, with_affine
+from neurocnn.data.transforms import MinMax, Transform, ZScore, check_transform
+from neurocnn.errors import ImageError, NeurocnnError, SettingError, TableError, suggestion
+from neurocnn.errors.arguments import check_instance, check_integer, check_table, check_text
+from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import reseed, seeded
 from neurocnn.storage.identity import check_columns, describe_rows
+
+_WHERE = "CapsDataset"
 
 
 class CapsDataset(Dataset[dict[str, Any]]):
@@ -40,8 +46,10 @@ class CapsDataset(Dataset[dict[str, Any]]):
         Column of `sessions`; None for items without a label.
     transform
         Function from tensor to tensor, applied to each part: `MinMax`, `ZScore`, a composition; None for raw voxels.
+        Transforms of TorchIO and MONAI, also in a composition, get the affine of the part.
     augmentation
-        Random function from tensor to tensor, applied in training only.
+        Random function from tensor to tensor, applied in training only. A warning says if two calls with one seed
+        differ.
     seed
         Seed of the augmentation and of the parts' random shift.
 
@@ -52,7 +60,8 @@ class CapsDataset(Dataset[dict[str, Any]]):
     TableError
         If ids or labels are missing.
     SettingError
-        If the images cannot be cut into these parts.
+        If the images cannot be cut into these parts, or a transform fails or returns parts of different sizes; the
+        message names the image and the part.
 
     Examples
     --------
@@ -79,14 +88,16 @@ class CapsDataset(Dataset[dict[str, Any]]):
         *,
         seed: int = 0,
     ) -> None:
-        self.caps = caps
-        self.parts: Parts = parts if parts is not None else WholeImage()
-        self.label = label
-        self.transform = transform
-        self.augmentation = augmentation
-        self.seed = seed
+        self.caps = check_instance("caps", caps, Caps, "an nc.Caps", where=_WHERE)
+        self.parts: Parts = WholeImage() if parts is None else check_parts("parts", parts, where=_WHERE)
+        self.label = (
+            None if label is None else check_text("label", label, expected="a column name", where=_WHERE)
+        )
+        self.transform = check_transform("transform", transform, where=_WHERE)
+        self.augmentation = check_transform("augmentation", augmentation, where=_WHERE)
+        self.seed = check_integer("seed", seed, minimum=0, where=_WHERE)
         self.augmented = True
-        self.sessions = sessions.reset_index(drop=True)
+        self.sessions = check_table("sessions", sessions, where=_WHERE).reset_index(drop=True)
         if not len(sessions):
             raise TableError("CapsDataset: sessions has no rows; expected one row per image")
         self._labels = _labels(self.sessions, label)
@@ -100,6 +111,8 @@ class CapsDataset(Dataset[dict[str, Any]]):
             )
         self._check_equal_sizes(shape)
         self.input_shape: tuple[int, ...] = tuple(self._item_image(0, self.part_ids[0], 0, False).shape)
+        if augmentation is not None:
+            self._check_augmentation()
 
     def _shape(self) -> tuple[int, int, int]:
         """Return the shape that all images must have, from the header of each cohort's first image."""
@@ -148,7 +161,14 @@ class CapsDataset(Dataset[dict[str, Any]]):
         row, position = divmod(number % len(self), len(self.part_ids))
         part_id = self.part_ids[position]
         source = self._sources[row]
-        item: dict[str, Any] = {"image": self._item_image(row, part_id, epoch, self.augmented)}
+        image = self._item_image(row, part_id, epoch, self.augmented)
+        # An augmentation may change the size of all parts alike, a transform has done so for `input_shape`.
+        if image.shape != self.input_shape and not (self.augmented and self.augmentation is not None):
+            raise SettingError(
+                f"{source.name}, part {part_id}: shape={tuple(image.shape)} after transform={self.transform!r}; "
+                f"expected {self.input_shape} as of the first part; use a transform that returns one size"
+            )
+        item: dict[str, Any] = {"image": image}
         if self._labels is not None:
             item["label"] = self._labels[row]
         item |= {"participant_id": source.participant_id, "session_id": source.session_id, "part_id": part_id}
@@ -161,24 +181,66 @@ class CapsDataset(Dataset[dict[str, Any]]):
         images, parts = self.caps.images, self.parts
         shifted = parts if augmented and isinstance(parts, ShiftedParts) and parts.random_shift else None
         augmentation = self.augmentation if augmented else None
-        if shifted is None and augmentation is None:
-            part = self._transformed(read_part(images, source, parts, part_id))
-            return _plain_tensor(part, images.cached(source))
+        # These transforms draw no random numbers; TorchIO draws one for each transform.
+        is_plain = self.transform is None or isinstance(self.transform, MinMax | ZScore)
+        if shifted is None and augmentation is None and is_plain:
+            part = read_part(images, source, parts, part_id)
+            return _plain_tensor(self._transform("transform", part, source, part_id), images.cached(source))
         identity = source.cohort, source.participant_id, source.session_id, part_id
         with seeded(self.seed, epoch, *identity) as seed:
+            shift = [0, 0, 0]
             if shifted is None:
                 part = read_part(images, source, parts, part_id)
             else:
                 shift = torch.randint(-shifted.random_shift, shifted.random_shift + 1, (3,)).tolist()
                 part = shifted.extract(images.image(source), part_id, shift)
-            part = self._transformed(part)
-            if augmentation is not None:
-                reseed(augmentation, seed)
-                part = augmentation(part)
+            with located(self._space(source, part_id, shift, part)):
+                part = self._transform("transform", part, source, part_id)
+                if augmentation is not None:
+                    reseed(augmentation, seed)
+                    part = self._transform("augmentation", part, source, part_id)
         return _plain_tensor(part, images.cached(source))
 
-    def _transformed(self, part: Tensor) -> Tensor:
-        return part if self.transform is None else self.transform(part)
+    def _space(self, source: Source, part_id: int, shift: list[int], part: Tensor) -> Space | None:
+        """Return the position of a part, if a transform needs it and it is known."""
+        transforms = [each for each in (self.transform, self.augmentation) if each is not None]
+        if not isinstance(self.parts, LocatedParts) or not any(map(needs_affine, transforms)):
+            return None
+        grid = self.caps.images.grid(source)
+        if grid.affine is None:
+            return None
+        box = self.parts.place(grid.shape, part_id)
+        first, second, third = (
+            slice(axis.start + by, axis.stop + by) for axis, by in zip(box, shift, strict=True)
+        )
+        return part_space(grid.affine, (first, second, third), tuple(part.shape))
+
+    def _transform(self, name: str, part: Tensor, source: Source, part_id: int) -> Tensor:
+        """Apply the transform or the augmentation; an error in it names the part."""
+        transform: Transform | None = getattr(self, name)
+        if transform is None:
+            return part
+        try:
+            return with_affine(transform)(part)
+        except (NeurocnnError, MemoryError):
+            raise
+        except Exception as error:
+            raise SettingError(
+                f"{source.name}, part {part_id} of shape {tuple(part.shape)}: {name}={transform!r} failed: "
+                f"{type(error).__name__}: {error}; correct the {name}"
+            ) from error
+
+    def _check_augmentation(self) -> None:
+        """Warn if two calls with one seed differ: the augmentation has a generator that `reseed` does not find."""
+        part_id = self.part_ids[0]
+        first, second = (self._item_image(0, part_id, 0, True) for _ in range(2))
+        if first.shape != second.shape or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
+            LOGGER.warning(
+                "augmentation=%r: two calls with one seed differ for %s; it hides a random generator, so that no run "
+                "can be repeated; give it set_random_state(seed=...), as MONAI's transforms have, or use the global "
+                "random numbers of torch, numpy or Python",
+                self.augmentation, self._sources[0].name,
+            )  # fmt: skip
 
     def only_part(self, part_id: int) -> Self:
         """Return a dataset of the same images with one of their parts.
@@ -205,7 +267,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
     def with_seed(self, seed: int) -> Self:
         """Return the dataset with another seed of the augmentation."""
         dataset = copy.copy(self)
-        dataset.seed = seed
+        dataset.seed = check_integer("seed", seed, minimum=0, where="with_seed")
         return dataset
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -177,8 +177,10 @@ class Slice:
     name = "slice"
 
     def __post_init__(self) -> None:
-        check_choice("direction", self.direction, (0, 1, 2), where="Slice")
-        check_choice("channels", self.channels, (1, 3), where="Slice")
+        direction = check_integer("direction", self.direction, minimum=0, maximum=2, where="Slice")
+        object.__setattr__(self, "direction", direction)
+        channels = check_integer("channels", self.channels, minimum=1, where="Slice")
+        object.__setattr__(self, "channels", check_choice("channels", channels, (1, 3), where="Slice"))
         self._discarded()
 
     def _discarded(self) -> tuple[int, int]:
@@ -226,6 +228,23 @@ class Slice:
         """Return the part's name in file names."""
         axis = ("sag", "cor", "axi")[self.direction]
         return f"axis-{axis}_channel-{'rgb' if self.channels == 3 else 'single'}_slice-{part_id}"
+
+
+def check_parts(name: str, value: Any, *, where: str = "") -> Parts:
+    """Return `value` if it can be used as parts, else raise a SettingError.
+
+    Examples
+    --------
+    >>> check_parts("parts", Patch)
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: parts=<class 'neurocnn.data.parts.Patch'>; expected parts such as nc.Patch(50), or \
+an object with name, ids and extract; make an instance: Patch()
+    """
+    if isinstance(value, Parts) and not isinstance(value, type):
+        return value
+    remedy = f"make an instance: {value.__name__}()" if isinstance(value, type) else ""
+    expected = "parts such as nc.Patch(50), or an object with name, ids and extract"
+    raise argument_error(name, value, expected, where=where, remedy=remedy)
 
 
 def check_part(name: str, ids: range, shape: Shape, part_id: int) -> None:

@@ -16,7 +16,14 @@ from neurocnn.data.cohorts import cohort_paths
 from neurocnn.data.splits import Split
 from neurocnn.data.splits import baseline as baseline_sessions
 from neurocnn.errors import NotFoundError, SettingError, TableError, suggestion
-from neurocnn.errors.arguments import check_integer, check_list
+from neurocnn.errors.arguments import (
+    check_each,
+    check_flag,
+    check_instance,
+    check_integer,
+    check_list,
+    check_path,
+)
 from neurocnn.storage.files import write_whole
 from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows
 from neurocnn.storage.tables import format_table, read_table
@@ -78,7 +85,8 @@ def read_splits(
     >>> [split.train["participant_id"].tolist() for split in read_splits(tmp)]
     [['sub-1'], ['sub-2']]
     """
-    path = Path(path)
+    path = check_path("path", path, where="read_splits")
+    check_flag("baseline", baseline, where="read_splits")
     if n_splits is not None:
         n_splits = check_integer("n_splits", n_splits, minimum=2, where="read_splits")
     if isinstance(diagnoses, str):
@@ -129,10 +137,9 @@ def _read_cohorts(
 
 def _find_tree(folder: Path, n_splits: int | None) -> _Tree:
     """Return the only split tree in a folder or in its folders ``split[_k]``."""
-    if folder.is_file():
-        raise TableError(f"{folder}: found a file; expected the folder of a split tree")
     if not folder.is_dir():
-        raise NotFoundError(f"{folder}: the folder does not exist; expected one with a split tree")
+        error, found = (TableError, "a file") if folder.is_file() else (NotFoundError, "no folder")
+        raise error(f"{folder}: found {found}; expected the folder of a split tree")
     below = sorted(path for path in folder.glob("split*/") if re.match(r"split(_\d+)?$", path.name))
     trees = [tree for candidate in (folder, *below) for tree in _trees(candidate)]
     # A folder may contain both the single split (train, test) and a cross-validation of its training set.
@@ -280,10 +287,13 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     >>> sorted(path.name for path in (tmp / "split").iterdir())
     ['train.tsv', 'train_baseline.tsv', 'validation_baseline.tsv']
     """
+    splits = check_list("splits", splits, "a list of nc.Split", where="write_splits")
+    check_each("splits", splits, check_instance, kind=Split, expected="an nc.Split", where="write_splits")
+    folder = check_path("folder", folder, where="write_splits")
     indices = [split.index for split in splits]
     if indices != list(range(len(splits))) or not splits:
         raise SettingError(f"write_splits: indices={indices}; expected 0, 1, … for all splits together")
-    tree = Path(folder) / ("split" if len(splits) == 1 else f"{len(splits)}_fold")
+    tree = folder / ("split" if len(splits) == 1 else f"{len(splits)}_fold")
     tables: dict[Path, pd.DataFrame] = {}
     for split in splits:
         parent = tree if len(splits) == 1 else tree / f"split-{split.index}"

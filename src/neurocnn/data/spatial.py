@@ -1,0 +1,168 @@
+"""Transforms of TorchIO and MONAI, which need the affine of a part: flips by anatomy, spacings in mm.
+
+TorchIO's transforms get a `ScalarImage`, MONAI's a `MetaTensor`, also as members of a composition. Neither library is
+imported here: an object of one of them exists only if the library has been imported already.
+"""
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neurocnn.data.painting import Floats, part_affine
+from neurocnn.data.parts import Place
+from neurocnn.data.transforms import Transform
+from neurocnn.errors import SettingError
+from neurocnn.randomness import members
+
+
+@dataclass(frozen=True)
+class Space:
+    """Position of a part in the world.
+
+    Parameters
+    ----------
+    affine
+        (4, 4), from voxel indices of the part to mm.
+    across
+        Axis of the image tensor (1, 2 or 3) that a slice crosses; None for parts with three axes.
+    """
+
+    affine: Floats
+    across: int | None = None
+
+    def plane_affine(self) -> Floats:
+        """Return the affine (3, 3) of a slice: in each world axis that is nearest to one of the slice's axes.
+
+        Examples
+        --------
+        >>> Space(np.diag([2.0, 3.0, 4.0, 1.0]), across=1).plane_affine().tolist()
+        [[3.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 1.0]]
+        """
+        axes = [axis for axis in range(3) if axis + 1 != self.across]
+        steps = np.abs(self.affine[:3, :3])
+        first = int(steps[:, axes[0]].argmax())
+        second = max((row for row in range(3) if row != first), key=lambda row: float(steps[row, axes[1]]))
+        return self.affine[np.ix_([first, second, 3], [*axes, 3])]
+
+
+#: Position of the part that is being transformed; each transform that moves the part replaces it.
+_space: ContextVar[Space | None] = ContextVar("space", default=None)
+
+
+def needs_affine(transform: Transform) -> bool:
+    """Return whether a transform, or a member of a composition, is one of TorchIO or MONAI."""
+    return _library(transform) is not None or any(map(needs_affine, members(transform)))
+
+
+def part_space(affine: Floats, place: Place, shape: tuple[int, ...]) -> Space:
+    """Return the position of a part.
+
+    Parameters
+    ----------
+    affine
+        (4, 4), affine of the image.
+    place
+        Box of the part.
+    shape
+        Shape of the part: (C, D, H, W), or (C, H, W) for slices.
+    """
+    box = [axis.stop - axis.start for axis in place]
+    planes = [
+        axis for axis in range(3) if box[axis] == 1 and (*box[:axis], *box[axis + 1 :]) == tuple(shape[1:])
+    ]
+    return Space(part_affine(affine, place), planes[0] + 1 if planes else None)
+
+
+@contextmanager
+def located(space: Space | None) -> Iterator[None]:
+    """Set the position of the part that is transformed in the block."""
+    token = _space.set(space)
+    try:
+        yield
+    finally:
+        _space.reset(token)
+
+
+def with_affine(transform: Transform) -> Transform:
+    """Return a transform that passes the affine of the part to its members of TorchIO and MONAI."""
+    library = _library(transform)
+    inner = members(transform)
+    # A composition passes images of its own library to its members itself.
+    wrapped = [
+        member if library == "torchio" or library == _library(member) == "monai" else with_affine(member)
+        for member in inner
+    ]
+    if any(new is not old for new, old in zip(wrapped, inner, strict=True)):
+        composition: Any = copy.copy(transform)
+        object.__setattr__(composition, "transforms", type(composition.transforms)(wrapped))
+        transform = composition
+    return transform if library is None else _WithAffine(transform, library)
+
+
+class _WithAffine:
+    """A transform of TorchIO or MONAI as a function from tensor to tensor, which passes the affine of the part."""
+
+    def __init__(self, transform: Transform, library: str) -> None:
+        self.transform: Any = transform
+        self.library = library
+
+    def __call__(self, part: Tensor) -> Tensor:
+        space = _space.get()
+        if space is None:
+            return self.transform(part)  # type: ignore[no-any-return]
+        return self._torchio(part, space) if self.library == "torchio" else self._monai(part, space)
+
+    def _torchio(self, part: Any, space: Space) -> Tensor:
+        """Apply a transform of TorchIO, which takes volumes: a slice is a volume of one voxel across."""
+        # Within a composition of MONAI, the part has an affine, which may have changed.
+        in_monai = hasattr(part, "affine")
+        affine = part.affine.numpy() if in_monai and space.across is None else space.affine
+        across = space.across if part.ndim == 3 else None
+        volume = part if across is None else part.unsqueeze(across)
+        image = self.transform(sys.modules["torchio"].ScalarImage(tensor=_plain(volume), affine=affine))
+        found: Tensor = image.data
+        if across is not None:
+            if found.shape[across] != 1:
+                raise SettingError(
+                    f"{self.transform!r} returned {found.shape[across]} slices for one; expected 1; use a transform "
+                    "that keeps the axis across the slice"
+                )
+            found = found.squeeze(across)
+        _space.set(Space(image.affine, space.across))
+        if not in_monai:
+            return found
+        moved: Tensor = type(part)(
+            found, affine=torch.as_tensor(image.affine) if across is None else part.affine
+        )
+        return moved
+
+    def _monai(self, part: Tensor, space: Space) -> Tensor:
+        """Apply a transform of MONAI; a slice has an affine of two axes."""
+        if hasattr(part, "affine"):
+            return self.transform(part)  # type: ignore[no-any-return]
+        in_plane = space.across is not None and part.ndim == 3
+        affine = torch.as_tensor(space.plane_affine() if in_plane else space.affine)
+        image = self.transform(sys.modules["monai.data.meta_tensor"].MetaTensor(part, affine=affine))
+        if hasattr(image, "affine") and not in_plane:
+            _space.set(Space(image.affine.numpy(), space.across))
+        return _plain(image)
+
+
+def _plain(image: Any) -> Tensor:
+    """Return an image of MONAI as a plain tensor."""
+    tensor: Tensor = image.as_tensor() if hasattr(image, "as_tensor") else image
+    return tensor
+
+
+def _library(transform: Transform) -> str | None:
+    """Return "torchio" or "monai" if a transform's class, or a base of it, comes from there."""
+    roots = {base.__module__.partition(".")[0] for base in type(transform).__mro__}
+    return next((name for name in ("torchio", "monai") if name in roots), None)
