@@ -424,7 +424,7 @@ OTHER_KINDS = ["text", 3.5, ["a"], {"a": 1}, object()]
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["caps", "sessions", "parts", "label", "transform", "augmentation", "seed"])
-@pytest.mark.parametrize("value", [None, *OTHER_KINDS], ids=repr)
+@pytest.mark.parametrize("value", [None, *OTHER_KINDS], ids=lambda value: type(value).__name__)
 def test_arguments_of_another_kind_are_refused(caps: Caps, name: str, value: object):
     arguments = {"caps": caps, "sessions": rows(), name: value}
     if value is None and name not in ("caps", "sessions", "seed"):

@@ -337,7 +337,9 @@ def test_a_generator_of_masks_is_read_once(tmp_path: Path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("value", [None, "text", 3.5, ["a"], {"a": 1}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, "text", 3.5, ["a"], {"a": 1}, object()], ids=lambda value: type(value).__name__
+)
 def test_settings_of_another_kind_are_refused(value: object):
     calls = [
         lambda: Patch(value),

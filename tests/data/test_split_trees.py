@@ -297,7 +297,9 @@ def test_cohorts_of_labels_and_caps_are_compared_by_name(tmp_path: Path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("value", [None, 3.5, ["a"], {"a": 1}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, 3.5, ["a"], {"a": 1}, object()], ids=lambda value: type(value).__name__
+)
 def test_arguments_of_another_kind_are_refused(tmp_path: Path, value: object):
     calls = [
         lambda: read_splits(value),
