@@ -11,13 +11,13 @@ from neurocnn.data.cohorts import Root, cohort_folders
 from neurocnn.data.fingerprints import fingerprint
 from neurocnn.data.images import Images
 from neurocnn.data.orientation import Affine, check_orientation
-from neurocnn.data.parts import Parts, WholeImage
+from neurocnn.data.parts import Parts, WholeImage, check_parts
 from neurocnn.data.prepare import prepare_images
 from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
 from neurocnn.data.sources import Source, find_source, list_subfolders, missing_message
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
-from neurocnn.errors.arguments import check_choice, check_integer, check_text
-from neurocnn.storage.identity import COHORT, REQUIRED, check_ids, key_columns
+from neurocnn.errors.arguments import argument_error, check_choice, check_integer, check_text
+from neurocnn.storage.identity import COHORT, REQUIRED, check_id, check_ids, key_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,9 @@ class Caps:
         TableError
             If a cohort is in one of the two only.
         """
-        labels, caps = set(names), set(self.cohorts)
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise argument_error("names", names, "cohort names", where="Caps.check_cohorts")
+        labels, caps = set(map(str, names)), set(self.cohorts)
         if labels != caps:
             only = {"the CAPS": caps - labels, "the labels": labels - caps}
             found = "; ".join(

@@ -11,7 +11,15 @@ from torch import Tensor
 from neurocnn.data.nifti import Header, read_voxels
 from neurocnn.data.parts import Place, Shape, check_part
 from neurocnn.errors import ImageError, SettingError
-from neurocnn.errors.arguments import argument_error, check_choice, check_integer, check_list
+from neurocnn.errors.arguments import (
+    argument_error,
+    check_choice,
+    check_each,
+    check_instance,
+    check_integer,
+    check_list,
+    check_shape,
+)
 
 Box = Sequence[Sequence[int]]
 
@@ -138,6 +146,7 @@ class Roi:
         ImageError
             If a mask has another shape.
         """
+        shape = check_shape("shape", shape, where="Roi")
         for region in self._checked:
             if region.header is not None and region.header.shape != tuple(shape):
                 raise ImageError(
@@ -156,12 +165,16 @@ class Roi:
     def place(self, shape: Shape, part_id: int, shift: Sequence[int] = (0, 0, 0)) -> Place:
         """Return the region's box, moved by `shift` voxels along each axis."""
         check_part(self.name, range(len(self.ids(shape))), shape, part_id)
+        shift = check_each("shift", check_list("shift", shift, "3 integers", where="Roi"), check_integer)
+        if len(shift) != 3:
+            raise argument_error("shift", shift, "3 integers", where="Roi")
         box = self._checked[part_id].box
         first, second, third = (slice(a + s, b + s) for (a, b), s in zip(box, shift, strict=True))
         return (first, second, third)
 
     def extract(self, image: Tensor, part_id: int, shift: Sequence[int] = (0, 0, 0)) -> Tensor:
         """Return a copy of the region (1, d, h, w), its box (and mask) moved by `shift` voxels along each axis."""
+        check_instance("image", image, Tensor, "a tensor (1, D, H, W)", where="Roi")
         part = image[(slice(None), *self.place(image.shape[1:], part_id, shift))]
         mask = self._checked[part_id].mask
         return part.clone() if mask is None else part * mask
