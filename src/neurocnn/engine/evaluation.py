@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from neurocnn.engine.batch import Batch, Dataset, Network, part_ids_of
 from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.inference import Computation, Measure, network_tables
+from neurocnn.engine.inputs import check_dataset, check_networks
 from neurocnn.engine.labels import has_labels
 from neurocnn.engine.non_finite import check_outputs
 from neurocnn.engine.outputs import Columns
@@ -88,7 +89,7 @@ def evaluate(
     """
     check_instance("task", task, Task, "a task, such as nc.classification()")
     computation = _computation(batch_size, n_workers, device, precision)
-    networks: dict[Network, nn.Module] = dict(model.items()) if isinstance(model, Mapping) else {None: model}
+    networks = check_networks(model)
     tables = _evaluate_networks(networks, dataset, computation, task_measure(task, computation))
     if None in tables:
         return tables[None]
@@ -134,6 +135,7 @@ def encode(
     'code3'
     """
     computation = _computation(batch_size, n_workers, device, precision)
+    check_instance("model", model, nn.Module, "a torch.nn.Module", where="encode")
     measure = Measure(_codes, lambda batch: None, _code_columns, by_labels=True)
     return _evaluate_networks({None: model}, dataset, computation, measure)[None]
 
@@ -143,8 +145,8 @@ def _evaluate_networks(
 ) -> dict[Network, pd.DataFrame]:
     """Return the table of each network, computed in the memory format of its training."""
     for model in networks.values():
-        check_instance("model", model, nn.Module, "a torch.nn.Module, or a dict of them by part_id")
         check_initialized(model)
+    check_dataset("dataset", dataset)
     with ExitStack() as stack:
         stack.enter_context(exclusive("the prediction"))
         stack.enter_context(translate_errors(computation.device, computation.batch_size))

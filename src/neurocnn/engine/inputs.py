@@ -4,15 +4,55 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from neurocnn.engine.batch import EXTRAS, Dataset, label_list, sessions_of
+from neurocnn.engine.batch import EXTRAS, Dataset, Network, label_list, sessions_of
 from neurocnn.engine.task import Task
 from neurocnn.errors import LeakError, SettingError, TableError
-from neurocnn.errors.arguments import argument_error
+from neurocnn.errors.arguments import argument_error, check_instance, check_integer
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.identity import key_columns, shared_participants
+
+
+def check_dataset(name: str, dataset: Any) -> None:
+    """Check that a value is a map-style dataset whose samples are dicts.
+
+    Raises
+    ------
+    SettingError
+        If it has no length or no items, or is a list of other values.
+    """
+    expected = "a dataset with a length and samples that are dicts, such as nc.CapsDataset"
+    has_items = hasattr(type(dataset), "__len__") and hasattr(type(dataset), "__getitem__")
+    if not has_items or isinstance(
+        dataset, str | bytes | Mapping | Tensor | pd.DataFrame | pd.Series | np.ndarray
+    ):
+        raise argument_error(name, dataset, expected)
+    if isinstance(dataset, list | tuple) and not all(isinstance(item, Mapping) for item in dataset):
+        raise argument_error(name, dataset, expected)
+
+
+def check_networks(model: nn.Module | Mapping[int, nn.Module]) -> dict[Network, nn.Module]:
+    """Return networks by part_id; a single network has the key None.
+
+    Raises
+    ------
+    SettingError
+        If the value is neither a network nor a mapping from part_id to networks.
+    """
+    expected = "a torch.nn.Module, or a dict of them by part_id"
+    if isinstance(model, nn.Module):
+        return {None: model}
+    if not isinstance(model, Mapping) or not model:
+        raise argument_error("model", model, expected)
+    for part, network in model.items():
+        check_integer("part_id of a model", part)
+        check_instance("model", network, nn.Module, expected)
+    return dict(model.items())
 
 
 def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
@@ -33,6 +73,7 @@ def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
             raise SettingError(
                 f"the {name} set is a DataLoader; expected the dataset itself: the trainer creates its batches"
             )
+        check_dataset(name, dataset)
         _check_wrapper(name, dataset)
         if len(dataset) == 0:
             raise SettingError(f"the {name} set is empty; expected at least one sample")

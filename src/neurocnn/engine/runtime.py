@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocnn.errors import SettingError
+from neurocnn.errors.arguments import check_text
 from neurocnn.errors.logger import LOGGER
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +41,7 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
     >>> find_device("cpu")
     device(type='cpu')
     """
+    check_text("device", name, expected="'auto' or a device name of torch, such as 'cuda:1'")
     if name == "auto":
         found = [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
         name = found[0] if found else "cpu"

@@ -8,10 +8,12 @@ from typing import overload
 from torch import nn
 
 from neurocnn.engine.batch import Dataset, Network
+from neurocnn.engine.inputs import check_networks
 from neurocnn.engine.loop import Loop
 from neurocnn.engine.settings import TrainingSettings
 from neurocnn.engine.task import Task
 from neurocnn.engine.training import Callback, Training
+from neurocnn.errors.arguments import check_callable, check_each, check_instance, check_list, check_path
 from neurocnn.errors.keywords import suggest_keywords
 
 
@@ -154,8 +156,11 @@ class Trainer(TrainingSettings):
         >>> float(training.history.train_balanced_accuracy.iloc[-1])
         1.0
         """
-        networks: dict[Network, nn.Module] = (
-            dict(model.items()) if isinstance(model, Mapping) else {None: model}
-        )
+        where = "Trainer.fit"
+        networks = check_networks(model)
+        check_instance("task", task, Task, "a task, such as nc.classification()", where=where)
+        folder = None if folder is None else check_path("folder", folder, where=where)
+        callbacks = check_list("callbacks", callbacks, "a list of callables", where=where)
+        check_each("callbacks", callbacks, check_callable, where=where)
         trainings = Loop(self, task, train, validation, folder, callbacks).train(networks)
         return trainings if isinstance(model, Mapping) else trainings[None]
