@@ -130,6 +130,9 @@ def calls_of_images(w: SimpleNamespace) -> dict[str, Call]:
         "Roi.extract": (w.roi.extract, {"image": w.image, "part_id": 0}),
         "Roi.from_masks": (nc.Roi.from_masks, {"paths": [w.mask]}),
         "Roi.hippocampi": (nc.Roi.hippocampi, {}),
+        "Roi.descriptor": (w.roi.descriptor, {"part_id": 0}),
+        "Roi.mask": (w.roi.mask, {"part_id": 0}),
+        "Roi.mask_headers": (w.roi.mask_headers, {}),
         "Roi.ids": (w.roi.ids, {"shape": SHAPE}),
         "Roi.place": (w.roi.place, of_roi),
         "make_caps": (
@@ -192,6 +195,8 @@ def calls_of_results(w: SimpleNamespace) -> dict[str, Call]:
 
 GROUPS = [calls_of_networks, calls_of_images, calls_of_tables, calls_of_trainings, calls_of_results]
 NAMES = {make.__name__: make for make in GROUPS}
+#: A class is a callable, and what a user's callable raises is the user's own error.
+FOREIGN_CODE = {("CapsDataset", "transform", "a class")}
 #: The marker of pluggy, and results that only the library creates.
 NOT_CALLED = {"hookimpl", "Training", "TrainingState"}
 
@@ -232,6 +237,8 @@ def test_an_argument_of_another_kind_is_refused_or_works(
         call(**given)
         for parameter in parameters(call, given):
             for kind, make in HOSTILE.items():
+                if (name, parameter, kind) in FOREIGN_CODE:
+                    continue
                 found = failure(call, given | {parameter: make()})
                 if found is not None:
                     failures.append(f"{name}({parameter}={kind}): {found}")

@@ -181,7 +181,7 @@ class Roi:
 
     def mask(self, part_id: int) -> Tensor | None:
         """Return the voxels of a region's mask within its box. None if the region is a box."""
-        return self._checked[part_id].mask
+        return self._region(part_id).mask
 
     def mask_headers(self) -> dict[str, Header]:
         """Return the header of each region's mask, by the region's name; regions that are boxes have none."""
@@ -189,7 +189,12 @@ class Roi:
 
     def descriptor(self, part_id: int) -> str:
         """Return the part's name in file names."""
-        return f"roi-{self._checked[part_id].name}"
+        return f"roi-{self._region(part_id).name}"
+
+    def _region(self, part_id: int) -> _Region:
+        return self._checked[
+            check_integer("part_id", part_id, minimum=0, maximum=len(self._checked) - 1, where="Roi")
+        ]
 
 
 def _region(name: str, value: Box | str | os.PathLike[str]) -> _Region:

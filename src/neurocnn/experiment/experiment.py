@@ -14,7 +14,14 @@ import pandas as pd
 
 from neurocnn import data, engine, storage
 from neurocnn.errors import TableError
-from neurocnn.errors.arguments import argument_error, check_instance, check_list, check_path
+from neurocnn.errors.arguments import (
+    argument_error,
+    check_callable,
+    check_each,
+    check_instance,
+    check_list,
+    check_path,
+)
 from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.fold import SETS, FoldRun
@@ -213,6 +220,8 @@ class Experiment:
         TrainingError
             See `Trainer.fit`.
         """
+        callbacks = check_list("callbacks", callbacks, "a list of callables", where="Experiment.run")
+        check_each("callbacks", callbacks, check_callable, where="Experiment.run")
         by_index = {split.index: split for split in self.splits}
         chosen = [by_index[index] for index in choose("splits", splits, by_index)]
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))

@@ -15,6 +15,7 @@ from neurocnn.errors import SettingError
 from neurocnn.errors.arguments import (
     argument_error,
     check_callable,
+    check_each,
     check_flag,
     check_instance,
     check_integer,
@@ -215,6 +216,7 @@ def choose(name: str, chosen: Iterable[int] | None, existing: Iterable[int]) -> 
         return known
     expected = f"a list of numbers of {known}"
     wanted = check_list(name, chosen, expected, where="Experiment.run")
+    check_each(name, wanted, check_integer, where="Experiment.run")
     if not wanted or any(number not in known for number in wanted):
         raise argument_error(name, wanted, expected, where="Experiment.run")
     return wanted

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from neurocnn import engine
 from neurocnn.errors import NotFoundError, SettingError
-from neurocnn.errors.arguments import check_choice
+from neurocnn.errors.arguments import check_choice, check_integer, check_text
 from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, Fold
 from neurocnn.storage.locks import is_held
 
@@ -120,7 +120,7 @@ class ResultFolder:
     def check_fold(self, index: int) -> Fold:
         """Return an existing fold, else raise a SettingError that lists them."""
         folds = {fold.index: fold for fold in self.folds}
-        if index not in folds:
+        if check_integer("split", index, where=str(self.root)) not in folds:
             done = [fold.index for fold in self.done]
             raise SettingError(
                 f"{self.root}: split={index!r}; expected one of {sorted(folds)}, of which {done} are done"
@@ -146,6 +146,7 @@ class ResultFolder:
         >>> ResultFolder(Path("results"), engine.classification(), "patch").check_level("part")
         'patch'
         """
+        check_text("level", level, where=str(self.root))
         if level == "part" or (level == IMAGE and not self.votes):
             return self.parts
         return check_choice("level", level, self.levels, where=str(self.root))

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from neurocnn import data, engine
 from neurocnn.data.parts import LocatedParts
 from neurocnn.errors import NotFoundError
-from neurocnn.errors.arguments import check_path
+from neurocnn.errors.arguments import check_path, check_text
 from neurocnn.results import prediction, reading, summary
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.recorded import RecordedExperiment
@@ -73,7 +73,9 @@ class Results:
         SettingError
             If it is not a setting, or is custom and was not given.
         """
-        return self._experiment.setting(name)
+        return self._experiment.setting(
+            check_text("name", name, expected="a setting", where="Results.setting")
+        )
 
     @property
     def task(self) -> engine.Task:
