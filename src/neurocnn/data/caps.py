@@ -17,7 +17,7 @@ from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
 from neurocnn.data.sources import Source, find_source, list_subfolders, missing_message
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_choice, check_integer, check_text
-from neurocnn.storage.identity import COHORT, REQUIRED, check_id, check_ids, key_columns
+from neurocnn.storage.identity import COHORT, REQUIRED, check_folder_name, check_ids, key_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +262,8 @@ class Caps:
         return find_source(self._folders[cohort], participant, session, cohort, self._pipeline)
 
     def _source(self, participant: str, session: str, cohort: str | None) -> Source:
+        check_folder_name("participant_id", participant)
+        check_folder_name("session_id", session)
         if cohort is not None:
             check_text("cohort", cohort, expected="a cohort of the CAPS, or None")
         if cohort not in self._folders:

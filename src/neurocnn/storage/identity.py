@@ -189,18 +189,18 @@ def _visible(name: str) -> str:
     return "".join(c for c in folded if unicodedata.category(c) not in _INVISIBLE and c not in _FILLERS)
 
 
-def check_id(name: str, value: object, prefix: str) -> str:
-    """Return the id of a participant or session if it starts with `prefix` and cannot leave its folder.
+def check_folder_name(name: str, value: object) -> str:
+    """Return the id of a participant or session if it cannot leave its folder.
 
     Examples
     --------
-    >>> check_id("participant_id", "../sub-01", "sub-")  # doctest: +ELLIPSIS
+    >>> check_folder_name("participant_id", "../sub-01")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     neurocnn.errors.SettingError: participant_id='../sub-01'; expected text such as ...
     """
-    if isinstance(value, str) and _is_id(value, prefix):
+    if isinstance(value, str) and _is_id(value, ""):
         return value
-    raise argument_error(name, value, f"text such as '{prefix}001' without spaces, '/' or '..'")
+    raise argument_error(name, value, "text such as 'sub-001' without spaces, '/' or '..'")
 
 
 def _is_id(value: object, prefix: str) -> bool:
