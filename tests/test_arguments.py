@@ -104,6 +104,8 @@ def calls_of_images(w: SimpleNamespace) -> dict[str, Call]:
     return {
         "Caps": (nc.Caps, {"root": w.folder / "caps", "preprocessing": "t1-volume"}),
         "Caps.affine": (w.caps.affine, w.who),
+        "Caps.fingerprints": (w.caps.fingerprints, {"sessions": w.labels}),
+        "Caps.known_affine": (w.caps.known_affine, w.who),
         "Caps.check_cohorts": (w.caps.check_cohorts, {"names": []}),
         "Caps.path": (w.caps.path, w.who),
         "Caps.prepare": (w.caps.prepare, {"sessions": w.labels.head(1), "parts": w.patches}),

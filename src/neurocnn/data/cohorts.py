@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neurocnn.errors import NotFoundError, SettingError, TableError
-from neurocnn.errors.arguments import argument_error
+from neurocnn.errors.arguments import argument_error, check_path
 from neurocnn.storage.files import storage_errors
 from neurocnn.storage.tables import read_table
 
@@ -36,10 +36,10 @@ def cohort_folders(root: Root) -> dict[str | None, Path]:
     if isinstance(root, Mapping):
         if not root or not all(isinstance(name, str) and name for name in root):
             raise argument_error("root", root, expected, where="Caps")
-        folders = {name: Path(folder) for name, folder in root.items()}
+        folders = {name: check_path(f"root[{name!r}]", folder, where="Caps") for name, folder in root.items()}
     elif not isinstance(root, str | os.PathLike):
         raise argument_error("root", root, expected, where="Caps")
-    elif Path(root).is_file():
+    elif check_path("root", root, where="Caps").is_file():
         folders = dict(cohort_paths(root).items())
     else:
         folders = {None: Path(root)}
