@@ -300,9 +300,7 @@ def test_weights_that_are_not_finite_are_refused_with_file_and_parameter(tmp_pat
     with torch.no_grad():
         model.convolutions[1].running_var[3] = value
     save_tensors({"model": model.state_dict(), "epoch": 1, "name": "CNN"}, tmp_path / "model.pth.tar")
-    with pytest.raises(
-        CheckpointError, match=r"model\.pth\.tar: convolutions\.1\.running_var: 1 of 8 values"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.pth\.tar: convolutions\.1\.running_var has 1 value"):
         read_weights(tmp_path / "model.pth.tar")
 
 
@@ -315,9 +313,9 @@ WRONG = {
     "a model that is missing": ({"model": None}, "found NoneType"),
     "an empty model": ({"model": {}}, "found an empty dict"),
     "deeply nested": ({"model": {"model": {"model": {"weight": torch.zeros(2)}}}}, "model: found dict"),
-    "terabytes of one number": ({"w": torch.zeros(1).expand(2**20, 2**20)}, "tensor of shape"),
-    "a sparse tensor": ({"w": torch.zeros(2, 2).to_sparse()}, "sparse|meta|device|layout|plain"),
-    "a tensor without values": ({"w": torch.zeros(2, device="meta")}, "sparse|meta|device|layout|plain"),
+    "terabytes of one number": ({"w": torch.zeros(1).expand(2**20, 2**20)}, "bytes of the file"),
+    "a sparse tensor": ({"w": torch.zeros(2, 2).to_sparse()}, "expected a dense one"),
+    "a tensor without values": ({"w": torch.zeros(2, device="meta")}, "expected a dense one"),
     "two names that become one": ({"w": torch.zeros(2), "module.w": torch.zeros(2)}, "one name"),
 }
 

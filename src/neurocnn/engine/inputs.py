@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from neurocnn.engine.batch import EXTRAS, Dataset, Network, label_list, sessions_of
@@ -28,9 +28,7 @@ def check_dataset(name: str, dataset: Any) -> None:
     """
     expected = "a dataset with a length and samples that are dicts, such as nc.CapsDataset"
     has_items = hasattr(type(dataset), "__len__") and hasattr(type(dataset), "__getitem__")
-    if not has_items or isinstance(
-        dataset, str | bytes | Mapping | Tensor | pd.DataFrame | pd.Series | np.ndarray
-    ):
+    if not has_items or isinstance(dataset, str | bytes | Mapping | pd.DataFrame | pd.Series | np.ndarray):
         raise argument_error(name, dataset, expected)
     if isinstance(dataset, list | tuple) and not all(isinstance(item, Mapping) for item in dataset):
         raise argument_error(name, dataset, expected)

@@ -1,12 +1,14 @@
 """State dicts from files: their names, kinds of values and numbers are checked before a network gets them."""
 
-import torch
+import os
+
 from torch import Tensor
 
 from neurocnn.errors import CheckpointError
+from neurocnn.storage.tensors import check_finite_weights
 
 
-def check_state_dict(state: object, where: object) -> dict[str, Tensor]:
+def check_state_dict(state: object, where: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return a state dict that was read from a file, if its content can be the weights of a network.
 
     Parameters
@@ -19,14 +21,13 @@ def check_state_dict(state: object, where: object) -> dict[str, Tensor]:
     Raises
     ------
     CheckpointError
-        If it is not a dict from names to dense tensors, a tensor is larger than its data in the file, or weights are
-        not finite.
+        If it is not a dict from names to plain tensors, or weights are not finite.
 
     Examples
     --------
-    >>> check_state_dict({"fc.bias": torch.tensor([1.0, float("nan")])}, "model.pth.tar")
+    >>> check_state_dict({"fc.bias": 0.5}, "model.pth.tar")
     Traceback (most recent call last):
-    neurocnn.errors.CheckpointError: model.pth.tar: fc.bias: 1 of 2 values are not finite; expected finite weights; ...
+    neurocnn.errors.CheckpointError: model.pth.tar: fc.bias: found float; expected a plain tensor
     """
     if not isinstance(state, dict) or not state:
         found = "an empty dict" if isinstance(state, dict) else type(state).__name__
@@ -34,25 +35,8 @@ def check_state_dict(state: object, where: object) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(name, str):
             raise CheckpointError(f"{where}: found the name {name!r}; expected text, the name of a parameter")
-        _check_tensor(value, f"{where}: {name}")
+        # The loader has checked layout and size of each tensor.
+        if not isinstance(value, Tensor) or value.is_nested:
+            raise CheckpointError(f"{where}: {name}: found {type(value).__name__}; expected a plain tensor")
+    check_finite_weights(state, where)
     return state
-
-
-def _check_tensor(value: object, where: str) -> None:
-    if not isinstance(value, Tensor):
-        raise CheckpointError(f"{where}: found {type(value).__name__}; expected a tensor")
-    if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
-        raise CheckpointError(f"{where}: found a tensor without plain values; expected a dense one")
-    stored = value.untyped_storage().nbytes()
-    # An expanded tensor repeats few stored numbers, so that its copy could exceed the memory.
-    if value.numel() * value.element_size() > stored:
-        raise CheckpointError(
-            f"{where}: shape {tuple(value.shape)}; expected at most the {stored} bytes of its data in the file"
-        )
-    if value.is_floating_point() or value.is_complex():
-        bad = int(value.numel() - torch.isfinite(value).sum())
-        if bad:
-            raise CheckpointError(
-                f"{where}: {bad} of {value.numel()} values are not finite; expected finite weights; use a checkpoint "
-                "from before the training diverged"
-            )
