@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from neurocnn.errors import TableError
-from neurocnn.errors.arguments import check_list
+from neurocnn.errors.arguments import check_each, check_list, check_text
 from neurocnn.storage.identity import check_columns, describe_rows
 from neurocnn.storage.tables import is_number
 
@@ -45,6 +45,7 @@ leave it empty if it is missing, or convert the column with astype("category") i
     """
     expected = "a column name or a list of them"
     columns = [stratify] if isinstance(stratify, str) else check_list("stratify", stratify, expected)
+    check_each("stratify", columns, check_text, expected="a column name")
     check_columns(sessions, columns, "stratify")
     for column in columns:
         _check_numbers(sessions, column)
