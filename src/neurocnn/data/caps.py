@@ -189,7 +189,7 @@ class Caps:
         """
         check_integer("n_workers", n_workers, minimum=0, where="Caps.prepare")
         if parts is not None:
-            check_parts(parts, where="Caps.prepare")
+            check_parts("parts", parts, where="Caps.prepare")
         frame = self.sessions() if sessions is None else sessions
         prepare_images(
             self.images, self._locate(frame), parts if parts is not None else WholeImage(), n_workers
