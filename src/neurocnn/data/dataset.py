@@ -250,6 +250,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         SettingError
             If the part does not exist.
         """
+        part_id = check_integer("part_id", part_id, where="only_part")
         if part_id not in self.part_ids:
             known = suggestion(str(part_id), map(str, self.part_ids))
             raise SettingError(f"only_part: there is no part {part_id}; {known}")

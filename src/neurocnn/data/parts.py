@@ -264,6 +264,7 @@ def check_part(name: str, ids: range, shape: Shape, part_id: int) -> None:
     SettingError
         If the part does not exist; the message has the range of ids.
     """
+    check_integer("part_id", part_id, where=name)
     if part_id not in ids:
         raise SettingError(
             f"{name} {part_id} does not exist in an image of shape {tuple(shape)}; "
