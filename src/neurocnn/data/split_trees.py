@@ -15,15 +15,7 @@ import pandas as pd
 from neurocnn.data.cohorts import cohort_paths
 from neurocnn.data.splits import Split
 from neurocnn.data.splits import baseline as baseline_sessions
-from neurocnn.errors import NotFoundError, SettingError, TableError, suggestion
-from neurocnn.errors.arguments import (
-    check_each,
-    check_flag,
-    check_instance,
-    check_integer,
-    check_list,
-    check_path,
-)
+from neurocnn.errors import NotFoundError, SettingError, TableError, arguments, suggestion
 from neurocnn.storage.files import write_whole
 from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows
 from neurocnn.storage.tables import format_table, read_table
@@ -33,15 +25,12 @@ _LEVELS = 4  # number of parent folders of a split in which labels.tsv is search
 
 @dataclass(frozen=True)
 class _Tree:
-    """A split tree: for each split its index and its folders of the training and the validation set.
-
-    `n_splits` is None for a single split. `by_diagnosis` is true for trees of 0.2.1.
-    """
+    """A split tree; each pair has the split's index and its folders of the training and the validation set."""
 
     folder: Path
-    n_splits: int | None
+    n_splits: int | None  # None for a single split
     pairs: tuple[tuple[int, Path, Path], ...]
-    by_diagnosis: bool
+    by_diagnosis: bool  # true for trees of 0.2.1
 
 
 def read_splits(
@@ -85,14 +74,16 @@ def read_splits(
     >>> [split.train["participant_id"].tolist() for split in read_splits(tmp)]
     [['sub-1'], ['sub-2']]
     """
-    path = check_path("path", path, where="read_splits")
-    check_flag("baseline", baseline, where="read_splits")
+    path = arguments.check_path("path", path, where="read_splits")
+    arguments.check_flag("baseline", baseline, where="read_splits")
     if n_splits is not None:
-        n_splits = check_integer("n_splits", n_splits, minimum=2, where="read_splits")
+        n_splits = arguments.check_integer("n_splits", n_splits, minimum=2, where="read_splits")
     if isinstance(diagnoses, str):
         diagnoses = [diagnoses]
     elif diagnoses is not None:
-        diagnoses = check_list("diagnoses", diagnoses, "a diagnosis or a list of them", where="read_splits")
+        diagnoses = arguments.check_list(
+            "diagnoses", diagnoses, "a diagnosis or a list of them", where="read_splits"
+        )
     if path.is_file():
         return _read_cohorts(path, n_splits, diagnoses, baseline)
     sets = _read_tree(_find_tree(path, n_splits), diagnoses, baseline)
@@ -241,9 +232,8 @@ def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline
         return frame
     check_columns(frame, ["diagnosis"], f"{path} (and labels.tsv in its parent folders)")
     known = sorted(set(frame["diagnosis"].dropna().astype(str)))
-    for diagnosis in diagnoses:
-        if diagnosis not in known:
-            raise TableError(f"{path}: no row of {diagnosis!r}; {suggestion(str(diagnosis), known)}")
+    for diagnosis in [name for name in diagnoses if name not in known]:
+        raise TableError(f"{path}: no row of {diagnosis!r}; {suggestion(str(diagnosis), known)}")
     return frame[frame["diagnosis"].isin(diagnoses)].reset_index(drop=True)
 
 
@@ -287,9 +277,10 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     >>> sorted(path.name for path in (tmp / "split").iterdir())
     ['train.tsv', 'train_baseline.tsv', 'validation_baseline.tsv']
     """
-    splits = check_list("splits", splits, "a list of nc.Split", where="write_splits")
-    check_each("splits", splits, check_instance, kind=Split, expected="an nc.Split", where="write_splits")
-    folder = check_path("folder", folder, where="write_splits")
+    expected = "a list of nc.Split"
+    splits = arguments.check_list("splits", splits, expected, where="write_splits")
+    arguments.check_each("splits", splits, arguments.check_instance, kind=Split, expected=expected)
+    folder = arguments.check_path("folder", folder, where="write_splits")
     indices = [split.index for split in splits]
     if indices != list(range(len(splits))) or not splits:
         raise SettingError(f"write_splits: indices={indices}; expected 0, 1, … for all splits together")

@@ -24,15 +24,7 @@ from tqdm import tqdm
 from neurocnn.data.preprocessing import as_preprocessing
 from neurocnn.data.synthetic.person import Floats, Person, draw_person
 from neurocnn.data.synthetic.phantom import Contrast, scan
-from neurocnn.errors import SettingError
-from neurocnn.errors.arguments import (
-    argument_error,
-    check_choice,
-    check_integer,
-    check_number,
-    check_path,
-    check_shape,
-)
+from neurocnn.errors import SettingError, arguments
 from neurocnn.storage.files import remove_leftovers, write_whole
 from neurocnn.storage.locks import hold
 from neurocnn.storage.tables import read_table, write_table
@@ -150,14 +142,14 @@ def make_caps(
     ['.make_caps.lock', 'labels.tsv', 'subjects', 'synthetic.json']
     """
     n_workers = min(os.cpu_count() or 1, _MOST_WORKERS) if n_workers is None else n_workers
-    n_participants = check_integer("n_participants", n_participants, minimum=1, where=_WHERE)
-    seed = check_integer("seed", seed, minimum=0, where=_WHERE)
-    n_workers = check_integer("n_workers", n_workers, minimum=1, where=_WHERE)
-    atrophy = check_number("atrophy", atrophy, minimum=0, maximum=0.8, where=_WHERE)
-    check_choice("preprocessing", preprocessing, _KINDS, where=_WHERE)
+    n_participants = arguments.check_integer("n_participants", n_participants, minimum=1, where=_WHERE)
+    seed = arguments.check_integer("seed", seed, minimum=0, where=_WHERE)
+    n_workers = arguments.check_integer("n_workers", n_workers, minimum=1, where=_WHERE)
+    atrophy = arguments.check_number("atrophy", atrophy, minimum=0, maximum=0.8, where=_WHERE)
+    arguments.check_choice("preprocessing", preprocessing, _KINDS, where=_WHERE)
     size = _check_size(shape, _KINDS[preprocessing][0].shape)
     space, contrast = _KINDS[preprocessing]
-    folder = check_path("folder", folder, where=_WHERE)
+    folder = arguments.check_path("folder", folder, where=_WHERE)
     settings = {"format": _FORMAT, "n_participants": n_participants, "preprocessing": preprocessing}
     settings |= {"shape": list(size), "atrophy": atrophy, "seed": seed}
     indices = range(n_participants)
@@ -188,9 +180,7 @@ def _run_in_threads(draw: Callable[[int], None], indices: Sequence[int], n_worke
     # Threads suffice: numpy and zlib release the interpreter lock, and processes would repeat all imports.
     with ThreadPoolExecutor(n_workers) as pool:
         try:
-            done = pool.map(draw, indices)
-            for _ in tqdm(done, "synthetic CAPS", len(indices), disable=None, unit="image"):
-                pass
+            list(tqdm(pool.map(draw, indices), "synthetic CAPS", len(indices), disable=None, unit="image"))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -207,9 +197,11 @@ def _check_size(shape: Sequence[int] | None, full: tuple[int, int, int]) -> tupl
     """Return the shape to draw: `full` by default."""
     if shape is None:
         return full
-    sizes = check_shape("shape", shape, where=_WHERE)
+    sizes = arguments.check_shape("shape", shape, where=_WHERE)
     if not all(_SMALLEST <= n <= most for n, most in zip(sizes, full, strict=True)):
-        raise argument_error("shape", shape, f"three integers from {_SMALLEST} to {full}", where=_WHERE)
+        raise arguments.argument_error(
+            "shape", shape, f"three integers from {_SMALLEST} to {full}", where=_WHERE
+        )
     return sizes[0], sizes[1], sizes[2]
 
 
