@@ -323,7 +323,11 @@ def test_places_cover_each_voxel_the_expected_number_of_times():
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("masks", [{"a", "b"}, {"a": 1}, 3, None, [None], ["roi-a.nii", 3]], ids=repr)
+@pytest.mark.parametrize(
+    "masks",
+    [{"a", "b"}, {"a": 1}, 3, None, [None], ["roi-a.nii", 3]],
+    ids=["set", "dict", "number", "None", "list of None", "list with a number"],
+)
 def test_masks_must_be_an_ordered_list_of_paths(masks: object):
     """The order of a set of names differs between two processes, and with it the ids of the regions."""
     with pytest.raises(SettingError, match="paths="):
