@@ -10,6 +10,7 @@ import torch
 from torch import nn as torch_nn
 
 from neurocnn import data, engine, nn
+from neurocnn.data.parts import check_parts
 from neurocnn.engine.fingerprint import resume_rules
 from neurocnn.errors import SettingError
 from neurocnn.errors.arguments import (
@@ -81,14 +82,11 @@ class Recipe:
             raise SettingError(f"{WHERE}: reconstructions=True; expected parts with place(shape, part_id)")
 
     def _check_kinds(self) -> None:
-        if isinstance(self.parts, type) or not all(
-            hasattr(self.parts, n) for n in ("name", "ids", "extract")
-        ):
-            expected = "parts such as nc.Patch(), or an object with name, ids and extract"
-            raise argument_error("parts", self.parts, expected, where=WHERE)
+        check_parts("parts", self.parts, where=WHERE)
         check_instance("task", self.task, engine.Task, "a task such as nc.classification()", where=WHERE)
         check_instance("trainer", self.trainer, engine.Trainer, "an nc.Trainer", where=WHERE)
-        check_instance("options", self.options, dict, "a dict such as {'dropout': 0.5}", where=WHERE)
+        if not isinstance(self.options, Mapping):
+            raise argument_error("options", self.options, "a dict such as {'dropout': 0.5}", where=WHERE)
         check_text(
             "transfer_selection", self.transfer_selection, expected="a name such as 'best_loss'", where=WHERE
         )

@@ -12,7 +12,13 @@ from neurocnn.storage.locks import is_held
 #: Level of whole images, and name of the parts that are whole images.
 IMAGE = "image"
 #: Files that protect a fold: the results of a training. A corrected run replaces everything else.
-_RESULTS = ("training.tsv", "models/**/training.tsv", "models/**/*.tar", "state/**/*_prediction.tsv")
+_RESULTS = (
+    "training.tsv",
+    "*/best_*/*.tsv",
+    "models/**/training.tsv",
+    "models/**/*.tar",
+    "state/**/*_prediction.tsv",
+)
 
 
 @dataclass(frozen=True)

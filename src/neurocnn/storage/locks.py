@@ -23,6 +23,9 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from neurocnn.errors import InUseError
 from neurocnn.storage.files import storage_errors
 
+#: `is_held` takes a lock for a moment: a process that wants it does not mistake that for another training.
+_PROBE_SECONDS = 0.5
+
 
 @contextlib.contextmanager
 def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iterator[BaseFileLock]:
@@ -55,7 +58,9 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
     note: dict[str, Any] = {} if issubclass(FileLock, SoftFileLock) else {"on_acquired": _write_note}
     with storage_errors(path, f"lock {what}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, -1 if wait else 0, thread_local=False, fallback_to_soft=False, **note)
+        lock = FileLock(
+            path, -1 if wait else _PROBE_SECONDS, thread_local=False, fallback_to_soft=False, **note
+        )
         try:
             lock.acquire()
         except Timeout:
