@@ -120,7 +120,12 @@ def test_corrected_labels_and_replaced_images_are_refused_by_name(study: Study, 
     with pytest.raises(SettingError, match=name):
         run.run(tmp_path)
     path = tmp_path / "fold-0/images.tsv"
+    written = path.read_text()
     images = nc.read_table(path, required=("fingerprint",))
+    path.write_text("\n".join(written.split("\n")[:5]) + "\n")
+    with pytest.raises(SettingError, match=r"images.tsv: \d+ sessions of train.tsv are missing"):
+        experiment(study).run(tmp_path)
+    assert len(path.read_text().split("\n")) == 6
     nc.write_table(images.assign(fingerprint="0-1"), path)
     with pytest.raises(SettingError, match=f"{len(images)} images have changed.*{images.participant_id[0]}"):
         experiment(study).run(tmp_path)

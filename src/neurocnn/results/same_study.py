@@ -57,6 +57,31 @@ def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> No
         )
 
 
+def read_images(fold: Fold) -> pd.DataFrame:
+    """Return the fingerprints of the images that a fold has used.
+
+    Raises
+    ------
+    SettingError
+        If sessions of the fold are missing: a shortened table would let replaced images pass.
+    """
+    images = storage.read_table(fold.images, required=("fingerprint",))
+    for name in ("train", "validation"):
+        path = fold.sessions(name)
+        if path.is_file():
+            sessions = storage.read_table(path)
+            key = key_columns(set(sessions.columns) & set(images.columns))
+            known = set(images[key].itertuples(index=False, name=None))
+            missing = [row for row in sessions[key].itertuples(index=False, name=None) if row not in known]
+            if missing:
+                names = _shorten([" ".join(map(str, row)) for row in missing])
+                raise SettingError(
+                    f"{fold.images}: {len(missing)} sessions of {path.name} are missing ({names}); restore the file "
+                    "that the training wrote"
+                )
+    return images
+
+
 def check_same_images(folder: ResultFolder, images: pd.DataFrame) -> None:
     """Check that images are those that the folds of a result folder have used.
 
@@ -75,7 +100,7 @@ def check_same_images(folder: ResultFolder, images: pd.DataFrame) -> None:
     for fold in folder.folds:
         if not fold.images.is_file():
             continue
-        saved = storage.read_table(fold.images, required=("fingerprint",))
+        saved = read_images(fold)
         key = key_columns(set(saved.columns) & set(images.columns))
         both = saved.merge(images, on=key, suffixes=("_saved", ""))
         changed = both[both["fingerprint_saved"] != both["fingerprint"]]
@@ -90,7 +115,7 @@ def check_same_images(folder: ResultFolder, images: pd.DataFrame) -> None:
 def add_images(fold: Fold, images: pd.DataFrame) -> None:
     """Add the fingerprints of images to those of a fold."""
     if fold.images.is_file():
-        saved = storage.read_table(fold.images, required=("fingerprint",))
+        saved = read_images(fold)
         images = pd.concat([saved, images], ignore_index=True)
     storage.write_table(images.drop_duplicates(key_columns(images.columns)), fold.images)
 
@@ -116,7 +141,7 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
     """
     if not fold.images.is_file() or COHORT not in images:
         return
-    saved = storage.read_table(fold.images, required=("fingerprint",))
+    saved = read_images(fold)
     person = key_columns(set(seen.columns) & set(saved.columns), IMAGE[:2])
     saved = saved.merge(seen[person].drop_duplicates(), on=person)
     if COHORT not in saved:
