@@ -15,6 +15,7 @@ import torch
 from toys import Toys, die, network, same_weights
 
 from neurocnn.engine import Trainer, classification, predict
+from neurocnn.engine.ranks import find_ranks
 from neurocnn.errors import TrainingError
 
 
@@ -204,3 +205,19 @@ def test_a_rank_that_dies_or_hangs_ends_the_job_and_is_named(kind, where, tmp_pa
     assert codes[1] == (-signal.SIGKILL if kind is Dying else None)
     assert "rank 1" in (tmp_path / "error-0").read_text().lower()
     assert not list(Path(tmp_path).rglob(".*.tsv.*")), "no half-written table"
+
+
+@pytest.mark.faults
+def test_a_rank_that_died_before_the_others_waited_is_named(tmp_path):
+    def job(rank):
+        ranks = find_ranks(seconds=3)
+        ranks.barrier("at first")
+        if rank == 1:
+            die()
+        time.sleep(1)
+        with pytest.raises(TrainingError, match="rank 1 is missing"):
+            ranks.barrier("later")
+        (tmp_path / "named").touch()
+
+    forked(job)
+    assert (tmp_path / "named").exists()

@@ -54,11 +54,25 @@ class Ranks:
             )
         except RuntimeError as error:
             found = re.search(r"Ranks? ([\d, ]+) failed", str(error))
-            who = f"rank {found[1].strip()} is missing" if found else f"not all arrived ({error})"
+            missing = found[1].strip() if found else ", ".join(map(str, self._closed()))
+            who = f"rank {missing} is missing" if missing else f"not all arrived ({error})"
             raise TrainingError(
                 f"rank {self.rank} of {self.world} waited at most {self.seconds:g} s {where}, and {who}: it has died "
                 "or hangs; see its own output"
             ) from error
+
+    def _closed(self) -> list[int]:
+        """Return the ranks whose connection to rank 0 is closed; empty on the others.
+
+        gloo does not name a rank that died before rank 0 waited for it, but refuses to receive from it.
+        """
+        closed: list[int] = []
+        for rank in range(1, self.world if self.rank == 0 else 1):
+            try:
+                dist.irecv(torch.zeros(1), rank, group=_control["group"])
+            except RuntimeError:
+                closed.append(rank)
+        return closed
 
     def all_reduce_max(self, *numbers: int) -> list[int]:
         """Return the element-wise maximum over all ranks."""
