@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from neurocnn import data, engine, storage
 from neurocnn.errors import TableError
@@ -24,13 +25,15 @@ from neurocnn.errors.arguments import (
 )
 from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
-from neurocnn.experiment.fold import SETS, FoldRun
+from neurocnn.experiment.fold import FoldRun
 from neurocnn.experiment.recipe import WHERE, Recipe, choose
-from neurocnn.experiment.resuming import check_resumable, continued_epochs, has_new_values
+from neurocnn.experiment.resuming import check_resumable, continued_epochs, has_new_values, warn_on_resume
 from neurocnn.experiment.transfer_source import Source, as_source
 from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import Results
 from neurocnn.results.folder import ResultFolder
+from neurocnn.results.leakage import identified
+from neurocnn.results.paths import SETS
 from neurocnn.results.scoring import first_image
 from neurocnn.results.settings import (
     Settings,
@@ -231,6 +234,7 @@ class Experiment:
         settings = self._settings(runs[0].train)
         wanted = self.recipe.network_parts(runs[0].train.part_ids, networks)
         check_resumable(where, settings, self.splits, images)
+        warn_on_resume(where, settings)
         epochs = continued_epochs(where, settings, len(self.splits))
         if epochs is not None and epochs != self.trainer.epochs:
             recipe = self.recipe.with_epochs(epochs)
@@ -253,7 +257,9 @@ class Experiment:
         callbacks: Sequence[engine.Callback],
     ) -> FoldRun:
         train, validation = recipe.datasets(self.caps, split)
-        seen, fold = recipe.source_participants(split, images), where.fold(split.index)
+        key = key_columns(images.columns)
+        seen = recipe.source_participants(split.index, images.merge(split.validation[key], on=key))
+        fold = where.fold(split.index)
         return FoldRun(recipe, where, fold, train, validation, images, seen, tuple(callbacks))
 
     def _check_sessions(self, splits: Sequence[data.Split]) -> pd.DataFrame:
@@ -262,7 +268,8 @@ class Experiment:
             tables = [table for split in self.splits for table in (split.train, split.validation)]
             self.caps.check_cohorts({name for table in tables for name in table.get("cohort", ())})
         tables = [table for split in splits for table in (split.train, split.validation)]
-        everybody = pd.concat(tables).drop_duplicates(key_columns(tables[0].columns, IMAGE))
+        everybody = identified(pd.concat(tables), self.caps.cohorts)
+        everybody = everybody.drop_duplicates(key_columns(everybody.columns, IMAGE))
         images = self.caps.fingerprints(everybody.reset_index(drop=True))
         label = self.task.label
         if label in everybody and everybody[label].isna().any():
@@ -287,6 +294,8 @@ class Experiment:
             "splits": [split.index for split in self.splits],
             "input_shape": list(dataset.input_shape),
             "image_shape": list(self.caps.shape(*first_image(dataset))),
+            "network": self.recipe.network(dataset.input_shape).describe(),
+            "n_threads": torch.get_num_threads(),
         }
 
     def _custom_settings(self) -> dict[str, Any]:

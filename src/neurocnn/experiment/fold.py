@@ -18,13 +18,14 @@ from neurocnn.experiment import reconstructions, transfer_source
 from neurocnn.experiment.recipe import Recipe
 from neurocnn.results import leakage, scoring
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.paths import Fold
+from neurocnn.results.leakage import identified
+from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_network_histories
+from neurocnn.results.same_study import write_images
 from neurocnn.storage.identity import interleave_parts, key_columns
 from neurocnn.storage.locks import hold
 from neurocnn.storage.memory import available_memory
 
-SETS = ("train", "validation")
 T = TypeVar("T")
 #: Predictions by set, one row per part.
 Tables = Mapping[str, pd.DataFrame]
@@ -90,7 +91,9 @@ class FoldRun:
             self._remove_states()
             return
         if self._writes:
-            seen = leakage.record_seen(self.train.sessions, self.validation.sessions, self.source_seen)
+            cohorts = self.train.caps.cohorts
+            train, validation = (identified(each.sessions, cohorts) for each in self.sets.values())
+            seen = leakage.record_seen(train, validation, self.source_seen)
             storage.write_table(seen, self.fold.seen)
             self._write_images()
         if networks is None:
@@ -108,11 +111,10 @@ class FoldRun:
 
     def _write_images(self) -> None:
         """Write the fingerprints of this fold's images; those of a claimed folder were compared before."""
-        sessions = pd.concat([self.train.sessions, self.validation.sessions])
         key = key_columns(self.images.columns)
-        own = sessions[key].drop_duplicates().merge(self.images, on=key)
+        own = {name: dataset.sessions[key].merge(self.images, on=key) for name, dataset in self.sets.items()}
         if not self.fold.images.is_file() or not self.folder.is_claimed:
-            storage.write_table(own, self.fold.images)
+            write_images(self.fold, own)
 
     @property
     def sets(self) -> dict[str, data.CapsDataset]:

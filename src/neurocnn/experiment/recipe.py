@@ -31,7 +31,6 @@ from neurocnn.results.folder import ResultFolder
 from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.paths import Fold
 from neurocnn.results.same_study import check_renamed_cohorts
-from neurocnn.storage.identity import key_columns
 
 WHERE = "Experiment"
 
@@ -104,7 +103,7 @@ class Recipe:
     def rules() -> dict[str, str]:
         """Return the rules for a resume of all settings in `commandline.json`, by dotted name."""
         return (
-            {"neurocnn": "free"}
+            {"neurocnn": "free", "n_threads": "free"}
             | resume_rules(Recipe)
             | resume_rules(engine.Trainer, "trainer.")
             | resume_rules(data.Caps, "caps.")
@@ -156,15 +155,16 @@ class Recipe:
         """Return the same settings with another number of epochs."""
         return replace(self, trainer=replace(self.trainer, epochs=epochs))
 
-    def source_participants(self, split: data.Split, images: pd.DataFrame) -> pd.DataFrame | None:
+    def source_participants(self, index: int, images: pd.DataFrame) -> pd.DataFrame | None:
         """Return the participants that the transfer's source has seen; None without a transfer.
 
         Parameters
         ----------
-        split
-            Split whose validation set they must not be in.
+        index
+            Index of the split.
         images
-            Fingerprints of the images, by which a cohort with another name is recognised.
+            Fingerprints of its validation images. Their participants must not be among those that the source was
+            trained on; a cohort with another name is recognised by its images.
 
         Raises
         ------
@@ -173,21 +173,23 @@ class Recipe:
         """
         if self.transfer_from is None:
             return None
-        seen = transfer_source.source_participants(self.transfer_from, split.index)
-        where = f"transfer from {self.transfer_from} to split {split.index}: validation set"
-        leakage.check_unseen(seen, split.validation, where, leakage.TRAINED)
+        seen = transfer_source.source_participants(self.transfer_from, index)
+        where = f"transfer from {self.transfer_from} to split {index}: validation set"
+        leakage.check_unseen(seen, images, where, leakage.TRAINED)
         if isinstance(self.transfer_from, Path):
-            key = key_columns(images.columns)
-            own = images.merge(split.validation[key], on=key)
             trained = seen[seen["role"].isin(leakage.TRAINED)]
-            check_renamed_cohorts(Fold(self.transfer_from, split.index), trained, own, where)
+            check_renamed_cohorts(Fold(self.transfer_from, index), trained, images, where)
         return seen
+
+    def network(self, input_shape: tuple[int, ...]) -> NetworkRecipe:
+        """Return what determines the networks, except their weights."""
+        return NetworkRecipe(self.architecture, self.options, input_shape, self.task)
 
     def build_network(self, input_shape: tuple[int, ...], split: int, part: int | None) -> torch_nn.Module:
         """Return a network with its first weights: the same for every part, or those of the transfer's source."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trainer.seed)
-            model = NetworkRecipe(self.architecture, self.options, input_shape, self.task).build()
+            model = self.network(input_shape).build()
         if self.transfer_from is not None:
             weights = transfer_source.weights(
                 self.transfer_from, split, part, self.transfer_selection, self.task.classes

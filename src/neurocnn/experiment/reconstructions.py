@@ -12,6 +12,7 @@ from torch import nn as torch_nn
 from neurocnn import data
 from neurocnn.data.parts import LocatedParts
 from neurocnn.errors import SettingError
+from neurocnn.errors.logger import LOGGER
 from neurocnn.results.scoring import first_image, write_nifti
 
 
@@ -46,7 +47,10 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
         Data set without augmentation.
     """
     first = first_image(dataset)
-    shape, affine = dataset.caps.shape(*first), dataset.caps.affine(*first)
+    shape, affine = dataset.caps.shape(*first), dataset.caps.known_affine(*first)
+    if affine is None:
+        LOGGER.info("%s: no reconstructions are written, because the affine of the images is unknown", folder)
+        return
     for k, part in enumerate(dataset.part_ids):
         if part not in models:
             continue

@@ -11,9 +11,11 @@ from neurocnn.errors import SettingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.recipe import Recipe
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.paths import COMMANDLINE
+from neurocnn.results.leakage import identified
+from neurocnn.results.paths import COMMANDLINE, SETS
 from neurocnn.results.same_study import check_same_images, check_same_rows
-from neurocnn.results.settings import Settings, custom_names, read_settings
+from neurocnn.results.settings import Settings, custom_names, drop_unrecorded, read_settings
+from neurocnn.storage.identity import COHORT
 
 
 def check_resumable(
@@ -58,16 +60,16 @@ def check_resumable(
         return
     if not where.is_claimed:
         return
-    _warn_of_custom_code(root, settings)
     _compare_settings(where, settings)
     columns = [where.task.label] if where.task.label else []
+    cohorts = [] if images is None else [name for name in images if name == COHORT]
     for split in splits:
         fold = where.fold(split.index)
         for name, sessions in (("train", split.train), ("validation", split.validation)):
             if fold.sessions(name).is_file():
-                check_same_rows(fold.sessions(name), sessions, columns)
-    if images is not None:
-        check_same_images(where, images)
+                check_same_rows(fold.sessions(name), identified(sessions, cohorts), columns)
+        if images is not None:
+            check_same_images(fold, images, SETS)
 
 
 def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> int | None:
@@ -111,44 +113,57 @@ def has_new_values(saved: Settings, new: Settings) -> bool:
     )
 
 
-def _warn_of_custom_code(root: Path, settings: Settings) -> None:
+def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
+    """Log what a resume cannot compare, or what changes the last digits of its results."""
+    if not where.settings.is_file() or not where.is_claimed:
+        return
     own = sorted({name for value in settings.values() for name in custom_names(value)})
     if own:
         LOGGER.warning(
-            "%s: resuming with custom code (%s), which is compared by name only: use another folder if it has changed",
-            root,
+            "%s: resuming with custom code (%s), which is compared by name and by the arguments that it "
+            "shows: use another folder if it has changed",
+            where.root,
             ", ".join(own),
         )
-
-
-def _compare_settings(where: ResultFolder, new: Settings) -> None:
     saved = read_settings(where.settings)
-    changes = forbidden_changes(saved, new, Recipe.rules(), scored=bool(where.done))
-    # `continued_epochs` decides on the epochs.
-    changes.pop("trainer.epochs", None)
-    moves = {name: change for name, change in changes.items() if _is_move(name)}
-    if moves:
-        _allow_move(where, moves)
-    refused = {name: change for name, change in changes.items() if name not in moves}
-    if refused:
-        raise SettingError(
-            f"{where.root}: the folder contains another experiment; these settings differ (folder → now): "
-            f"{describe_changes(refused)}; use the same settings to resume it, or another folder"
-        )
-
-
-def _is_move(name: str) -> bool:
-    return name == "caps.root" or name.startswith("caps.root.")
-
-
-def _allow_move(where: ResultFolder, moves: dict[str, Change]) -> None:
-    """Allow another location of the images: `check_same_images` compares their content."""
-    if not any(fold.images.is_file() for fold in where.folds):
+    threads, now = saved.get("n_threads"), settings.get("n_threads")
+    if threads is not None and threads != now:
+        LOGGER.warning(
+            "%s: running with %s threads of torch, the folder was started with %s: the last digits of the results "
+            "change; torch.set_num_threads(%s) keeps them",
+            where.root, now, threads, threads,
+        )  # fmt: skip
+    moves = {name: change for name, change in differences(saved, settings).items() if _is_move(name)}
+    if moves and not any(fold.images.is_file() for fold in where.folds):
         LOGGER.warning(
             "%s: the images have another location (%s), and images.tsv is missing: their content is not compared",
             where.root,
             describe_changes(moves),
         )
+
+
+def _compare_settings(where: ResultFolder, new: Settings) -> None:
+    saved = read_settings(where.settings)
+    changes = forbidden_changes(saved, drop_unrecorded(new, saved), Recipe.rules(), scored=bool(where.done))
+    # `continued_epochs` decides on the epochs, and `check_same_images` compares images that were moved.
+    refused = {
+        name: change for name, change in changes.items() if name != "trainer.epochs" and not _is_move(name)
+    }
+    if refused:
+        raise SettingError(
+            f"{where.root}: the folder contains another experiment; these settings differ (folder → now): "
+            f"{describe_changes(_first_weights(refused))}; use the same settings to resume it, or another folder"
+        )
+
+
+def _first_weights(changes: dict[str, Change], most: int = 3) -> dict[str, Change]:
+    """Return changes with the first few weights of the network only."""
+    weights = [name for name in changes if name.startswith("network.")]
+    return {name: change for name, change in changes.items() if name not in weights[most:]}
+
+
+def _is_move(name: str) -> bool:
+    return name == "caps.root" or name.startswith("caps.root.")
 
 
 def _is_being_written(path: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from neurocnn import engine
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.errors.arguments import check_choice, check_integer, check_text
-from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, Fold
+from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, Fold, check_file_name
 from neurocnn.storage.locks import is_held
 
 #: Level of whole images, and name of the parts that are whole images.
@@ -34,6 +34,11 @@ class ResultFolder:
     parts
         Name of the parts, such as ``patch``.
 
+    Raises
+    ------
+    SettingError
+        If a name of the task or the parts cannot be part of a file name.
+
     Examples
     --------
     >>> folder = ResultFolder(Path("results"), engine.classification(), "patch")
@@ -44,6 +49,12 @@ class ResultFolder:
     root: Path
     task: engine.Task
     parts: str
+
+    def __post_init__(self) -> None:
+        check_file_name("task.name", self.task.name)
+        check_file_name("parts.name", self.parts)
+        for name in self.task.selection:
+            check_file_name("task.selection", name)
 
     @property
     def settings(self) -> Path:

@@ -4,7 +4,7 @@
 the transfer's source with the prefix ``source_``, and one row ``source_unknown`` if the source has no record.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pandas as pd
 
@@ -57,7 +57,7 @@ def read_seen(fold: Fold) -> pd.DataFrame:
     NotFoundError
         If the fold has no record.
     LeakError
-        If the record lacks participants of ``train.tsv`` or ``validation.tsv`` beside it.
+        If the record differs from ``train.tsv`` or ``validation.tsv`` in the same folder.
     """
     seen = storage.read_table(fold.seen, required=("participant_id", "role"))
     for role in ("train", "validation"):
@@ -65,15 +65,30 @@ def read_seen(fold: Fold) -> pd.DataFrame:
         if path.is_file():
             sessions = storage.read_table(path)
             key = key_columns(set(sessions.columns) & set(seen.columns), PARTICIPANT)
-            recorded = set(seen.loc[seen["role"] == role, key].itertuples(index=False, name=None))
-            missing = set(sessions[key].itertuples(index=False, name=None)) - recorded
-            if missing:
-                names = ", ".join(sorted(" ".join(map(str, person)) for person in missing)[:5])
-                raise LeakError(
-                    f"{fold.seen}: {len(missing)} participants of {path.name} are missing ({names}); restore the file "
-                    "that the training wrote"
-                )
+            recorded, people = (
+                set(table[key].fillna("").itertuples(index=False, name=None))
+                for table in (seen[seen["role"] == role], sessions)
+            )
+            for found, where in ((people - recorded, path), (recorded - people, fold.seen)):
+                if found:
+                    names = ", ".join(sorted(" ".join(map(str, person)) for person in found)[:5])
+                    raise LeakError(
+                        f"{fold.seen} and {path.name} differ: {len(found)} participants are only in {where.name} "
+                        f"({names}); restore the files that the training wrote"
+                    )
     return seen
+
+
+def identified(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.DataFrame:
+    """Return sessions without the column ``cohort`` if their images have none: then it does not name people.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"participant_id": ["sub-01"], "cohort": ["phase 2"]})
+    >>> list(identified(table, [])), list(identified(table, ["phase 1", "phase 2"]))
+    (['participant_id'], ['participant_id', 'cohort'])
+    """
+    return sessions if cohorts else sessions.drop(columns=COHORT, errors="ignore")
 
 
 def unknown_source() -> pd.DataFrame:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn as torch_nn
 
 from neurocnn import engine, nn
@@ -55,13 +56,21 @@ class NetworkRecipe:
         """
         # Not `nn.read_weights`, which would rename weights that look like those of other programs.
         state = read_best_weights(path)
-        recipe = self
-        if self.architecture == "resnet18":
-            # All weights come from the file, so that ImageNet's are not needed.
-            recipe = replace(self, options={**self.options, "weights": None})
-        model = recipe.build()
+        model = self._untrained().build()
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise ModelError(f"{path} does not fit the architecture of these settings: {error}") from error
         return model.eval()
+
+    def describe(self) -> dict[str, str]:
+        """Return the shape of each weight by its name, such as ``{"fc.2.bias": "2"}``."""
+        with torch.random.fork_rng(devices=[]):
+            state = self._untrained().build().state_dict()
+        return {name: "x".join(map(str, value.shape)) for name, value in state.items()}
+
+    def _untrained(self) -> "NetworkRecipe":
+        """Return a recipe that does not read ImageNet's weights, which would be replaced."""
+        if self.architecture == "resnet18":
+            return replace(self, options={**self.options, "weights": None})
+        return self

@@ -1,7 +1,10 @@
 """Paths of the files of a result folder."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from neurocnn.errors.arguments import argument_error
 
 #: Folder of a fold that contains the tables, by the name of the task.
 TABLES = {
@@ -9,8 +12,26 @@ TABLES = {
     "regression": "cnn_regression",
     "reconstruction": "autoencoder_reconstruction",
 }
+#: Data sets of the training of a fold.
+SETS = ("train", "validation")
 COMMANDLINE = "commandline.json"
 ENVIRONMENT = "environment.txt"
+
+
+def check_file_name(name: str, value: object) -> str:
+    """Return a text that can be part of a file name, without leaving the folder; else raise a SettingError.
+
+    Examples
+    --------
+    >>> check_file_name("parts.name", "patch")
+    'patch'
+    >>> check_file_name("parts.name", "../patch")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: parts.name='../patch'; expected letters, digits, spaces and any of _ . + -
+    """
+    if isinstance(value, str) and re.fullmatch(r"\w[\w .+-]*", value):
+        return value
+    raise argument_error(name, value, "letters, digits, spaces and any of _ . + -")
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,7 @@ class Fold:
 
     @property
     def images(self) -> Path:
-        """Path of the fingerprints of the images that the fold has used."""
+        """Path of the fingerprints of the images that the fold has used, by data set."""
         return self.path / "images.tsv"
 
     def sessions(self, dataset: str) -> Path:

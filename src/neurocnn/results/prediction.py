@@ -1,6 +1,7 @@
 """Predictions for new data with the models of a result folder, written into it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,12 +14,18 @@ from neurocnn.engine.inputs import image_targets
 from neurocnn.errors import SettingError
 from neurocnn.errors.arguments import argument_error, check_instance
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.leakage import check_unseen, read_seen
+from neurocnn.results.leakage import check_unseen, identified, read_seen
 from neurocnn.results.paths import Fold
-from neurocnn.results.same_study import check_renamed_cohorts
+from neurocnn.results.same_study import (
+    check_renamed_cohorts,
+    check_same_images,
+    describe_other_sessions,
+    read_images,
+    shorten_list,
+    write_images,
+)
 from neurocnn.results.scoring import first_image, metrics_row, vote_weights, write_tables
-from neurocnn.storage.identity import IMAGE as IMAGE_KEY
-from neurocnn.storage.identity import interleave_parts, key_columns
+from neurocnn.storage.identity import describe_row, interleave_parts, key_columns
 
 #: One network for all parts, or one per part_id.
 Networks = torch_nn.Module | Mapping[int, torch_nn.Module]
@@ -89,30 +96,65 @@ def check_new_data(
     LeakError
         If participants were seen; with their roles.
     SettingError
-        If the name is used for other sessions or other labels.
+        If the name is used for other sessions, labels or images.
     TableError
         If a label is unknown.
     """
     where, seen = f"{fold.path}: prediction on new data", read_seen(fold)
-    check_unseen(seen, dataset.sessions, where)
+    check_unseen(seen, identified(dataset.sessions, dataset.caps.cohorts), where)
     check_renamed_cohorts(fold, seen, images, where)
     targets = image_targets(folder.task, dataset) if dataset.label is not None else None
+    if not _is_begun(folder, fold, name):
+        return
+    check_same_images(fold, images, [name])
+    saved = read_images(fold, [name])
+    key = key_columns(set(saved.columns) & set(images.columns))
+    differing = describe_other_sessions(saved[key], images[key]) if len(saved) else ""
+    if differing:
+        raise SettingError(
+            f"{fold.images}: name={name!r} is used for other sessions ({differing}); choose another name"
+        )
     path = fold.table(folder.selections[0], name, folder.parts, "prediction")
     if path.is_file():
-        _check_same(storage.read_table(path), dataset.sessions, targets, path)
+        _check_same(folder, storage.read_table(path), dataset.sessions, targets, path)
+
+
+def _is_begun(folder: ResultFolder, fold: Fold, name: str) -> bool:
+    """Return whether a fold has tables of these new data: images are compared only if they are protected."""
+    levels, contents = folder.levels, ("prediction", "metrics")
+    tables = product(folder.selections, [name], levels, contents)
+    return any(fold.table(*key).is_file() for key in tables)
 
 
 def _check_same(
-    saved: pd.DataFrame, sessions: pd.DataFrame, targets: Sequence[float] | None, path: Path
+    folder: ResultFolder,
+    saved: pd.DataFrame,
+    sessions: pd.DataFrame,
+    targets: Sequence[float] | None,
+    path: Path,
 ) -> None:
-    key = key_columns(saved, IMAGE_KEY)
+    key = key_columns(set(saved.columns) & set(sessions.columns))
     labels = saved.drop_duplicates(key).set_index(key)["true_label"]
-    if set(key) > set(sessions) or set(labels.index) != set(map(tuple, sessions[key].to_numpy())):
-        raise SettingError(f"{path} contains predictions of other sessions; choose another name")
+    differing = describe_other_sessions(labels.index.to_frame(), sessions[key])
+    if differing:
+        raise SettingError(f"{path}: predictions of other sessions ({differing}); choose another name")
     if targets is not None and labels.notna().all():
         new = pd.Series(targets, index=pd.MultiIndex.from_frame(sessions[key]), dtype=float)
-        if not np.allclose(labels.reindex(new.index).to_numpy(dtype=float), new, rtol=1e-5):
-            raise SettingError(f"{path} contains other labels of these sessions; choose another name")
+        old = labels.reindex(new.index).astype(float)
+        changed = [
+            f"{describe_row(dict(zip(key, row, strict=True)))}: {_label(folder, old[row])} → {_label(folder, new[row])}"
+            for row in new.index[~np.isclose(old, new, rtol=1e-5)]
+        ]
+        if changed:
+            raise SettingError(
+                f"{path}: other labels (folder → now): {shorten_list(changed)}; choose another name"
+            )
+
+
+def _label(folder: ResultFolder, target: float) -> str:
+    """Return a target as text: the name of its class, or the number."""
+    classes = folder.task.classes
+    return f"{target:g}" if classes is None else str(classes[int(target)])
 
 
 def predict_fold(
@@ -121,6 +163,7 @@ def predict_fold(
     selection: str,
     name: str,
     dataset: data.CapsDataset,
+    images: pd.DataFrame,
     load: Callable[[], Networks],
     evaluation: Evaluation,
     threshold: float | None,
@@ -131,8 +174,8 @@ def predict_fold(
     ----------
     folder, fold, selection, name
         Location of the tables.
-    dataset
-        New data.
+    dataset, images
+        New data, and the fingerprints of their images.
     load
         ``load()`` returns the trained networks; it is called only if tables are missing.
     evaluation
@@ -142,10 +185,10 @@ def predict_fold(
     """
     content = "metrics" if dataset.label or folder.reconstructs else "prediction"
     last = fold.table(selection, name, folder.levels[-1], content)
-    if last.is_file() and not folder.reconstructs:
+    if last.is_file() and not (folder.reconstructs and read_images(fold, [name]).empty):
         return
     predictions = engine.evaluate(load(), folder.task, dataset, **evaluation)
-    if folder.reconstructs and last.is_file():
+    if last.is_file():
         _check_same_metrics(last, metrics_row(folder.task, predictions, intervals=False))
         return
     weights = None
@@ -153,6 +196,9 @@ def predict_fold(
         path = fold.table(selection, "validation", folder.parts, "prediction")
         weights = vote_weights(folder, storage.read_table(path), threshold)
     if engine.find_ranks().rank == 0:
+        # Written before the first table, so that no table exists whose images are unknown.
+        if not _is_begun(folder, fold, name):
+            write_images(fold, {name: images})
         write_tables(folder, fold, selection, name, predictions, weights)
 
 
@@ -167,7 +213,7 @@ def encode_fold(networks: Networks, dataset: data.CapsDataset, evaluation: Evalu
 
 
 def _check_same_metrics(path: Path, new: pd.DataFrame) -> None:
-    # No table contains the sessions of reconstructions, but other images have other metrics.
+    # Folders of earlier versions do not record whose reconstructions these are, but other images have other metrics.
     saved = storage.read_table(path, required=())
     if not np.allclose(saved[list(new)].to_numpy(dtype=float), new.to_numpy(dtype=float), rtol=1e-2):
         raise SettingError(f"{path} contains metrics of other sessions; choose another name")

@@ -1,24 +1,41 @@
 """Tables of a result folder, read back and put together over the splits."""
 
+import numbers
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from neurocnn import storage
-from neurocnn.errors import NotFoundError, SettingError
+from neurocnn.errors import NotFoundError, SettingError, TableError
 from neurocnn.results.folder import ResultFolder
 
 
 def read_metrics(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
     """Return the table that `Results.metrics` documents."""
-    rows = {
-        fold.index: storage.read_table(path, required=()).iloc[0]
-        for fold, path in folder.find_tables("metrics", level, selection, dataset)
-    }
-    table = pd.DataFrame(rows).T.astype(float)
+    tables = folder.find_tables("metrics", level, selection, dataset)
+    table = pd.DataFrame({fold.index: _read_numbers(path).iloc[0] for fold, path in tables}).T
     spread = pd.DataFrame({"mean": table.mean(), "std": table.std()}).T
     # An average of the splits' limits is not a confidence interval of their mean.
     limits = [name for name in map(str, table) if name.endswith(("_low", "_high"))]
     return pd.concat([table, spread.assign(**dict.fromkeys(limits, np.nan))]).rename_axis("split")
+
+
+def _read_numbers(path: Path) -> pd.DataFrame:
+    """Return the one row of a table of metrics.
+
+    Raises
+    ------
+    TableError
+        If it does not have one row of numbers.
+    """
+    table = storage.read_table(path, required=())
+    if len(table) != 1:
+        raise TableError(f"{path}: {len(table)} rows; expected one, as written; restore the file")
+    for name, value in table.iloc[0].items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TableError(f"{path}: {name}={value!r}; expected a number, as written; restore the file")
+    return table.astype(float)
 
 
 def read_predictions(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
@@ -34,7 +51,10 @@ def read_predictions(folder: ResultFolder, level: str, selection: str | None, da
 def read_history(folder: ResultFolder) -> pd.DataFrame:
     """Return the table that `Results.history` documents."""
     paths = {fold.index: fold.training() for fold in folder.folds}
-    tables = {index: storage.read_table(path, required=()) for index, path in paths.items() if path.is_file()}
+    required = ("epoch", "iteration", "time")
+    tables = {
+        index: storage.read_table(path, required=required) for index, path in paths.items() if path.is_file()
+    }
     if not tables:
         raise NotFoundError(f"{folder.root}: training.tsv is missing; run the experiment first")
     return _stack(tables, "split")
@@ -57,7 +77,8 @@ def read_part_accuracy(folder: ResultFolder, selection: str | None) -> dict[int,
     """
     chosen = folder.check_selection(selection)
     paths = [fold.part_accuracy(chosen) for fold in folder.check_done()]
-    tables = [storage.read_table(path, required=("part_id",)) for path in paths if path.is_file()]
+    required = ("part_id", "balanced_accuracy")
+    tables = [storage.read_table(path, required=required) for path in paths if path.is_file()]
     if not tables:
         raise NotFoundError(
             f"{folder.root}: part_balanced_accuracy.tsv is missing; only a classification of several parts has it"

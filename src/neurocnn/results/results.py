@@ -15,8 +15,8 @@ from neurocnn.errors import NotFoundError
 from neurocnn.errors.arguments import check_path, check_text
 from neurocnn.results import prediction, reading, summary
 from neurocnn.results.folder import ResultFolder
+from neurocnn.results.leakage import identified
 from neurocnn.results.recorded import RecordedExperiment
-from neurocnn.results.same_study import add_images, check_same_images
 
 
 class Results:
@@ -255,18 +255,14 @@ class Results:
         """
         name, folder, experiment = prediction.check_name(name), self._folder, self._experiment
         done, dataset = folder.check_done(), experiment.new_dataset(caps, sessions)
-        images = caps.fingerprints(dataset.sessions)
-        check_same_images(folder, images)
+        images = caps.fingerprints(identified(dataset.sessions, caps.cohorts))
         for fold in done:
             prediction.check_new_data(folder, fold, dataset, images, name)
         how = experiment.evaluation, self.settings["selection_threshold"]
         pairs = [(fold, selection) for fold in done for selection in self.selections]
         for fold, selection in tqdm(pairs, f"predict {name}", disable=None, unit="model"):
             load = partial(experiment.load_networks, fold, selection, dataset.part_ids)
-            prediction.predict_fold(folder, fold, selection, name, dataset, load, *how)
-        if engine.find_ranks().rank == 0:
-            for fold in done:
-                add_images(fold, images)
+            prediction.predict_fold(folder, fold, selection, name, dataset, images, load, *how)
         engine.find_ranks().barrier("after predicting new data")
         return self.metrics("part", dataset=name) if folder.reconstructs else self.predictions(dataset=name)
 

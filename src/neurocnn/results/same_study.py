@@ -1,10 +1,10 @@
 """Checks that a result folder stays one study: the same sessions, labels and images in every run.
 
 `images.tsv` of a fold contains the fingerprint (checksum and size) of each image that its networks were trained or
-evaluated on.
+evaluated on, and the name of the data set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +12,11 @@ import pandas as pd
 from neurocnn import storage
 from neurocnn.engine.labels import label_key
 from neurocnn.errors import LeakError, SettingError
-from neurocnn.results.folder import ResultFolder
-from neurocnn.results.paths import Fold
-from neurocnn.storage.identity import COHORT, IMAGE, describe_row, key_columns
+from neurocnn.results.paths import SETS, Fold
+from neurocnn.storage.identity import COHORT, IMAGE, REQUIRED, describe_row, key_columns
 
+#: Column of `images.tsv`: ``train``, ``validation``, or the name of predicted data.
+DATASET = "dataset"
 _SHOWN = 5
 
 
@@ -37,12 +38,12 @@ def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> No
         If sessions or values differ; the message names the rows and both values.
     """
     saved = storage.read_table(path)
-    key = key_columns(saved.columns)
+    key = key_columns(set(saved.columns) & set(new.columns))
     rows = saved[key].to_numpy().tolist()
-    if rows != new.reindex(columns=key).to_numpy().tolist():
+    if rows != new[key].to_numpy().tolist():
+        differing = describe_other_sessions(saved[key], new[key]) or "their order"
         raise SettingError(
-            f"{path}: {len(saved)} other sessions than those of now ({len(new)}); use the same sessions, or another "
-            "folder"
+            f"{path}: other sessions than now ({differing}); use the same ones, or another folder"
         )
     changed = [
         f"{describe_row(dict(zip(key, row, strict=True)))}: {name}={old!r} → {now!r}"
@@ -53,71 +54,91 @@ def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> No
     ]
     if changed:
         raise SettingError(
-            f"{path}: values have changed (folder → now): {_shorten(changed)}; use another folder"
+            f"{path}: values have changed (folder → now): {shorten_list(changed)}; use another folder"
         )
 
 
-def read_images(fold: Fold) -> pd.DataFrame:
-    """Return the fingerprints of the images that a fold has used.
-
-    Raises
-    ------
-    SettingError
-        If sessions of the fold are missing: a shortened table would let replaced images pass.
-    """
-    images = storage.read_table(fold.images, required=("fingerprint",))
-    for name in ("train", "validation"):
-        path = fold.sessions(name)
-        if path.is_file():
-            sessions = storage.read_table(path)
-            key = key_columns(set(sessions.columns) & set(images.columns))
-            known = set(images[key].itertuples(index=False, name=None))
-            missing = [row for row in sessions[key].itertuples(index=False, name=None) if row not in known]
-            if missing:
-                names = _shorten([" ".join(map(str, row)) for row in missing])
-                raise SettingError(
-                    f"{fold.images}: {len(missing)} sessions of {path.name} are missing ({names}); restore the file "
-                    "that the training wrote"
-                )
-    return images
+def describe_other_sessions(saved: pd.DataFrame, new: pd.DataFrame) -> str:
+    """Return the sessions that only one of two tables has, as text; empty if there are none."""
+    rows = [set(table.itertuples(index=False, name=None)) for table in (saved, new)]
+    names = [
+        f"{describe_row(dict(zip(saved.columns, row, strict=True)))} only {where}"
+        for where, only in (("in the folder", rows[0] - rows[1]), ("now", rows[1] - rows[0]))
+        for row in sorted(only)
+    ]
+    return shorten_list(names)
 
 
-def check_same_images(folder: ResultFolder, images: pd.DataFrame) -> None:
-    """Check that images are those that the folds of a result folder have used.
+def check_same_images(fold: Fold, images: pd.DataFrame, datasets: Sequence[str]) -> None:
+    """Check that images are those that a fold has used.
 
     Parameters
     ----------
-    folder
-        Result folder.
+    fold
+        Fold of a result folder.
     images
         Fingerprints of now, see `Caps.fingerprints`.
+    datasets
+        Names of the data sets whose images are compared. Another data set may have other images of the same ids.
 
     Raises
     ------
     SettingError
         If an image has changed; the message names the sessions.
     """
-    for fold in folder.folds:
-        if not fold.images.is_file():
-            continue
-        saved = read_images(fold)
-        key = key_columns(set(saved.columns) & set(images.columns))
-        both = saved.merge(images, on=key, suffixes=("_saved", ""))
-        changed = both[both["fingerprint_saved"] != both["fingerprint"]]
-        if len(changed):
-            names = [describe_row(row) for row in changed[key].to_dict("records")]  # type: ignore[arg-type]
-            raise SettingError(
-                f"{fold.images}: {len(names)} images have changed since they were used: {_shorten(names)}; restore "
-                "them, or use another folder"
-            )
+    saved = read_images(fold, datasets)
+    key = key_columns(set(saved.columns) & set(images.columns))
+    both = saved.merge(images, on=key, suffixes=("_saved", ""))
+    changed = both[both["fingerprint_saved"] != both["fingerprint"]].drop_duplicates(key)
+    if len(changed):
+        names = [describe_row(row) for row in changed[key].to_dict("records")]  # type: ignore[arg-type]
+        raise SettingError(
+            f"{fold.images}: {len(names)} images have changed since they were used: {shorten_list(names)}; restore "
+            "them, or use another folder or name"
+        )
 
 
-def add_images(fold: Fold, images: pd.DataFrame) -> None:
-    """Add the fingerprints of images to those of a fold."""
-    if fold.images.is_file():
-        saved = read_images(fold)
-        images = pd.concat([saved, images], ignore_index=True)
-    storage.write_table(images.drop_duplicates(key_columns(images.columns)), fold.images)
+def read_images(fold: Fold, datasets: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the fingerprints of the images of some data sets, all by default; empty if none is recorded.
+
+    Raises
+    ------
+    SettingError
+        If sessions of the training are missing: a shortened table would let replaced images pass.
+    """
+    if not fold.images.is_file():
+        return pd.DataFrame(columns=[*REQUIRED, DATASET, "fingerprint"], dtype=object)
+    saved = storage.read_table(fold.images, required=("participant_id", DATASET, "fingerprint"))
+    recorded = set(saved[DATASET])
+    # A folder of an earlier version has no images of its training, and gets the images of later predictions only.
+    if not recorded or not recorded.isdisjoint(SETS):
+        for name in SETS:
+            _check_complete(fold, name, saved[saved[DATASET] == name])
+    return saved if datasets is None else saved[saved[DATASET].isin(list(datasets))]
+
+
+def _check_complete(fold: Fold, dataset: str, images: pd.DataFrame) -> None:
+    path = fold.sessions(dataset)
+    if not path.is_file():
+        return
+    sessions = storage.read_table(path)
+    key = key_columns(set(sessions.columns) & set(images.columns))
+    known = set(images[key].itertuples(index=False, name=None))
+    missing = [row for row in sessions[key].itertuples(index=False, name=None) if row not in known]
+    if missing:
+        names = shorten_list([describe_row(dict(zip(key, row, strict=True))) for row in missing])
+        raise SettingError(
+            f"{fold.images}: {len(missing)} sessions of {path.name} are missing ({names}); restore the file that the "
+            "training wrote"
+        )
+
+
+def write_images(fold: Fold, images: Mapping[str, pd.DataFrame]) -> None:
+    """Write the fingerprints of the images of data sets by name, next to those of other data sets."""
+    saved = read_images(fold)
+    kept = saved[~saved[DATASET].isin(list(images))]
+    new = [table.assign(**{DATASET: name}) for name, table in images.items()]
+    storage.write_table(pd.concat([*([kept] if len(kept) else []), *new], ignore_index=True), fold.images)
 
 
 def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, where: str) -> None:
@@ -139,13 +160,11 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
     LeakError
         If an image of a participant who was seen has another cohort now.
     """
-    if not fold.images.is_file() or COHORT not in images:
-        return
     saved = read_images(fold)
+    if COHORT not in images or COHORT not in saved:
+        return
     person = key_columns(set(seen.columns) & set(saved.columns), IMAGE[:2])
     saved = saved.merge(seen[person].drop_duplicates(), on=person)
-    if COHORT not in saved:
-        return
     same = saved.merge(images, on=["participant_id", "session_id", "fingerprint"], suffixes=("_saved", ""))
     renamed = same[same[f"{COHORT}_saved"] != same[COHORT]]
     if len(renamed):
@@ -154,11 +173,12 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
             for _, row in renamed.drop_duplicates("participant_id").iterrows()
         ]
         raise LeakError(
-            f"{where}: {len(names)} participants were seen under another cohort: {_shorten(names)}; use the cohort "
+            f"{where}: {len(names)} participants were seen under another cohort: {shorten_list(names)}; use the cohort "
             "names of the training, and leave these participants out"
         )
 
 
-def _shorten(texts: Sequence[str]) -> str:
+def shorten_list(texts: Sequence[str]) -> str:
+    """Return the first texts and the number of the remaining ones."""
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more

@@ -10,6 +10,7 @@ import pandas as pd
 
 from neurocnn import data, engine, ensemble, storage
 from neurocnn.data.parts import LocatedParts
+from neurocnn.errors.logger import LOGGER
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.storage.files import write_whole
@@ -90,7 +91,8 @@ def write_part_accuracy(
     weights
         See `vote_weights`.
     dataset
-        Data set whose first image gives the map its shape and affine. Parts without `place` have no map.
+        Data set whose first image gives the map its shape and affine. Parts without `place` have no map, and images
+        whose affine is unknown have none.
     """
     accuracy = ensemble.part_balanced_accuracy(validation)
     table = pd.DataFrame({"part_id": accuracy.index, "balanced_accuracy": accuracy.to_numpy()})
@@ -99,8 +101,11 @@ def write_part_accuracy(
         values = {int(part): float(value) for part, value in zip(accuracy.index, accuracy, strict=True)}
         first = first_image(dataset)
         painted = data.paint(cast(LocatedParts, dataset.parts), dataset.caps.shape(*first), values)
-        path = fold.part_accuracy(selection, "nii.gz")
-        write_nifti(path, np.nan_to_num(painted), dataset.caps.affine(*first))
+        path, affine = fold.part_accuracy(selection, "nii.gz"), dataset.caps.known_affine(*first)
+        if affine is None:
+            LOGGER.info("%s: not written, because the affine of the images is unknown", path)
+        else:
+            write_nifti(path, np.nan_to_num(painted), affine)
     # The table is written last, because its existence marks the fold as done.
     storage.write_table(table, fold.part_accuracy(selection))
 

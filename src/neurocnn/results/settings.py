@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NoReturn
 
 import torch
@@ -24,7 +25,10 @@ from neurocnn.storage.files import write_whole
 Settings = dict[str, Any]
 
 CUSTOM = "custom"
+_OF_PARTIAL = ("arguments", "keywords")
 _TASKS = ("classification", "regression", "reconstruction")
+#: Settings that describe the run of an experiment: weights' names and shapes, and torch's number of threads.
+DESCRIPTIONS = ("network", "n_threads")
 #: Values that held before a setting was recorded, by type and field; for others its default held.
 _EARLIER: dict[str, Settings] = {}
 
@@ -39,6 +43,8 @@ def encode(value: object) -> Any:
     'Patch'
     >>> encode(print)
     {'custom': 'builtins.print'}
+    >>> encode(partial(print, end=""))["keywords"]
+    {'end': ''}
     """
     if value is None or isinstance(value, str | bool | int | float):
         return value
@@ -55,14 +61,29 @@ def encode(value: object) -> Any:
         return [encode(item) for item in value]
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("neurocnn."):
         return _encode_fields(value)
-    if isinstance(value, data.Parts) and not isinstance(value, type):
-        return {CUSTOM: qualified_name(value), "name": value.name}
-    return {CUSTOM: qualified_name(value)}
+    return _encode_code(value)
 
 
 def _encode_fields(value: Any) -> Settings:
     names = [field.name for field in dataclasses.fields(value) if field.init]
     return {"type": type(value).__name__, **{name: encode(getattr(value, name)) for name in names}}
+
+
+def _encode_code(value: object) -> Settings:
+    """Return the name of code, with the arguments that it shows."""
+    found: Settings = {CUSTOM: qualified_name(value)}
+    if isinstance(value, partial):
+        arguments = encode(value.args), encode(value.keywords)
+        return (
+            found | {"function": qualified_name(value.func)} | dict(zip(_OF_PARTIAL, arguments, strict=True))
+        )
+    if isinstance(value, data.Parts) and not isinstance(value, type):
+        found["name"] = value.name
+    if not hasattr(value, "__qualname__") and type(value).__repr__ is not object.__repr__:
+        text = repr(value)
+        # An address differs in each process.
+        found |= {} if " at 0x" in text else {"repr": shorten(text, 2000)}
+    return found
 
 
 def _absolute(root: Any) -> Any:
@@ -98,7 +119,12 @@ def _short_name(value: object) -> str:
 def qualified_name(value: object) -> str:
     """Return module and name of a function or class, or of the class of an object."""
     named: Any = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return _main_name(f"{named.__module__}.{named.__qualname__}")
+
+
+def _main_name(name: str) -> str:
+    """Return a name with the module that a script has in its own process, not in one that it spawned."""
+    return name.replace("__mp_main__.", "__main__.")
 
 
 def is_custom(value: object) -> bool:
@@ -194,6 +220,8 @@ def fill_missing(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     filled = {name: fill_missing(item) for name, item in value.items()}
+    if CUSTOM in value:
+        filled[CUSTOM] = _main_name(str(value[CUSTOM]))
     kind = value.get("type")
     if isinstance(kind, str) and kind[:1].isupper():
         for field in dataclasses.fields(_maker(kind)):  # type: ignore[arg-type]
@@ -201,6 +229,24 @@ def fill_missing(value: Any) -> Any:
                 earlier = _EARLIER.get(kind, {})
                 filled[field.name] = earlier.get(field.name, encode(field.default))
     return filled
+
+
+def drop_unrecorded(new: Settings, saved: Settings) -> Settings:
+    """Return new settings without what earlier versions did not record: the network, and arguments of code.
+
+    Examples
+    --------
+    >>> drop_unrecorded({"multi": True, "network": {}}, {"multi": False})
+    {'multi': True}
+    """
+    optional = set(new) if CUSTOM in saved else set(DESCRIPTIONS)
+    kept = {name: value for name, value in new.items() if name in saved or name not in optional}
+    return {
+        name: drop_unrecorded(value, saved[name])
+        if isinstance(value, dict) and isinstance(saved.get(name), dict)
+        else value
+        for name, value in kept.items()
+    }
 
 
 def write_settings(settings: Settings, path: Path) -> None:
