@@ -1,7 +1,9 @@
 """The kinds of bad input and faults that the tests in this folder make for real, by topic."""
 
+import contextlib
 import pickle
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -175,6 +177,17 @@ def covers(*clauses: str) -> pytest.MarkDecorator:
     assert set(clauses) <= known, set(clauses) - known
     COVERED.update(clauses)
     return pytest.mark.faults(*clauses)
+
+
+@contextlib.contextmanager
+def messages(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Collect the warnings and the messages of the logger; the list is complete after the block."""
+    found: list[str] = []
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level("INFO", "neurocnn"):
+        warnings.simplefilter("always")
+        yield found
+    found += [str(one.message) for one in caught] + [one.getMessage() for one in caplog.records]
 
 
 def refuse(action: Callable[[], object], kind: type[Exception], *words: str) -> str:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from faults.clauses import covers, refuse
+from faults.clauses import covers, messages, refuse
 from small_caps import AFFINE, T1, rows, small_caps, voxels_of, write_nifti, write_t1
 
 import neurocnn as nc
@@ -154,11 +154,9 @@ def test_an_image_of_another_shape_is_refused(root: Path):
 @covers("constant image")
 def test_a_constant_image_becomes_zeros_with_one_warning(root: Path, caplog: pytest.LogCaptureFixture):
     write_t1(root, "sub-01", np.full((6, 8, 7), 3, np.float32))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with messages(caplog) as said:
         dataset = nc.CapsDataset(nc.Caps(root), rows())
         found = [dataset[1]["image"] for _ in range(2)]
-    said = [str(one.message) for one in caught] + [one.getMessage() for one in caplog.records]
     assert all(bool((one == 0).all()) for one in found)
     assert len([message for message in said if "all voxels are 3.0" in message]) == 1
 

@@ -79,7 +79,7 @@ def translate_network_errors(model: nn.Module, batch: Batch) -> Iterator[None]:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise TrainingError(
                 f"compile=True: torch.compile failed ({line}); install a C++ compiler such as g++, or use compile=False"
             ) from error

@@ -15,6 +15,7 @@ from neurocnn.results.leakage import identified
 from neurocnn.results.paths import COMMANDLINE, SETS
 from neurocnn.results.same_study import check_same_images, check_same_rows
 from neurocnn.results.settings import Settings, custom_names, drop_unrecorded, read_settings
+from neurocnn.storage.files import storage_errors
 from neurocnn.storage.identity import COHORT
 
 
@@ -52,7 +53,9 @@ def check_resumable(
     neurocnn.errors.SettingError: ...: not empty and without commandline.json; choose another folder
     """
     root = where.root
-    if root.exists() and not root.is_dir():
+    with storage_errors(root, "open"):
+        exists = root.exists()
+    if exists and not root.is_dir():
         raise SettingError(f"{root}: a file; expected a folder for the results")
     if not where.settings.is_file():
         if root.is_dir() and not all(map(_is_being_written, root.iterdir())):

@@ -15,6 +15,7 @@ from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.prediction import Evaluation, Networks, make_dataset
 from neurocnn.results.settings import (
+    content_errors,
     custom_names,
     decode,
     describe_task,
@@ -68,7 +69,8 @@ class RecordedExperiment:
                 f"{self.root}: the setting {name!r} is custom ({', '.join(custom_names(value))}) and its code is not "
                 f"stored; use Results({str(self.root)!r}, {name}=…) or Experiment.load(…, {name}=…)"
             )
-        return decode(value)
+        with content_errors(self.root / COMMANDLINE):
+            return decode(value)
 
     @cached_property
     def task(self) -> engine.Task:
@@ -83,9 +85,10 @@ class RecordedExperiment:
     @cached_property
     def readable(self) -> ResultFolder | None:
         """The folder as a value; None if custom code is needed to read it."""
-        task = self.custom.get("task") or describe_task(self.settings["task"])
-        given = self.custom.get("parts")
-        parts = given.name if given is not None else parts_name(self.settings["parts"])
+        with content_errors(self.root / COMMANDLINE):
+            task = self.custom.get("task") or describe_task(self.settings["task"])
+            given = self.custom.get("parts")
+            parts = given.name if given is not None else parts_name(self.settings["parts"])
         return None if task is None or parts is None else ResultFolder(self.root, task, parts)
 
     @cached_property

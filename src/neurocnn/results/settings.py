@@ -5,11 +5,12 @@ optimizer) is recorded as custom, by its name: code is not stored, and loading a
 tasks and parts are called is recorded too, so that they can be read without the code.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -256,6 +257,27 @@ def write_settings(settings: Settings, path: Path) -> None:
         file.write("\n")
 
 
+@contextlib.contextmanager
+def content_errors(path: Path) -> Iterator[None]:
+    """Raise a SettingError with the path for settings whose content cannot be used.
+
+    Examples
+    --------
+    >>> with content_errors(Path("results/commandline.json")):
+    ...     decode({"type": "Patch", "size": "large"})
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: results/commandline.json: Patch: size='large'; expected an integer ≥ 1
+    """
+    try:
+        yield
+    except SettingError as error:
+        raise error if str(path.parent) in str(error) else SettingError(f"{path}: {error}") from error
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
+        raise SettingError(
+            f"{path}: {error}; expected the settings of an experiment; restore it from a copy"
+        ) from error
+
+
 def read_settings(path: Path) -> Settings:
     """Read `commandline.json`.
 
@@ -280,7 +302,8 @@ def read_settings(path: Path) -> Settings:
         raise SettingError(f"{path}: {error}; expected JSON; restore it from a copy") from error
     if not isinstance(settings, dict):
         raise SettingError(f"{path}: found a {type(settings).__name__}; expected settings by name")
-    filled: Settings = fill_missing(settings)
+    with content_errors(path):
+        filled: Settings = fill_missing(settings)
     return filled
 
 
