@@ -87,7 +87,6 @@ def names(folder: Path) -> set[str]:
     return {name for name in files if "tensorboard_logs" not in name}
 
 
-@pytest.mark.xfail(reason="temporary files of a killed fold may remain", strict=False)
 @covers("SIGKILL")
 def test_a_run_killed_again_and_again_equals_an_unbroken_one(study: Study, tmp_path: Path, repetitions):
     """Several splits and networks; the processes are forked from this one, which has trained nothing."""

@@ -26,8 +26,9 @@ from neurocnn.errors.arguments import (
 from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.fold import FoldRun
+from neurocnn.experiment.opening import open_folder
 from neurocnn.experiment.recipe import WHERE, Recipe, choose
-from neurocnn.experiment.resuming import check_resumable, continued_epochs, has_new_values, warn_on_resume
+from neurocnn.experiment.resuming import check_resumable, continued_epochs, warn_on_resume
 from neurocnn.experiment.transfer_source import Source, as_source
 from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import Results
@@ -39,9 +40,6 @@ from neurocnn.results.settings import (
     Settings,
     encode,
     is_custom,
-    read_settings,
-    write_environment,
-    write_settings,
 )
 from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
 
@@ -242,7 +240,7 @@ class Experiment:
             settings["trainer"]["epochs"] = epochs
         for run in runs:
             run.check(wanted)
-        self._open_folder(where, settings, images)
+        open_folder(where, settings, self.splits, images)
         for run in runs:
             LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
             run.run(wanted)
@@ -303,26 +301,6 @@ class Experiment:
         return {
             name: value for name, value in fields.items() if name != "splits" and is_custom(encode(value))
         }
-
-    def _open_folder(self, where: ResultFolder, settings: Settings, images: pd.DataFrame) -> None:
-        """Write the settings and the sessions of each split, unless the folder already has results of them."""
-        ranks = engine.find_ranks()
-        ranks.barrier("before the result folder is written")
-        if ranks.rank == 0:
-            # Another process of a job array may have started the folder since the first check.
-            check_resumable(where, settings, self.splits, images)
-            claimed = where.settings.is_file() and where.is_claimed
-            if not claimed or has_new_values(read_settings(where.settings), settings):
-                # The settings come first, because they identify the folder.
-                write_settings(settings, where.settings)
-            if not where.environment.is_file():
-                write_environment(where.environment)
-            for split in self.splits:
-                fold = where.fold(split.index)
-                for name, sessions in zip(SETS, (split.train, split.validation), strict=True):
-                    if not claimed or not fold.sessions(name).is_file():
-                        storage.write_table(sessions, fold.sessions(name))
-        ranks.barrier("after the result folder was written")
 
 
 def _read_split(where: ResultFolder, index: int) -> data.Split:

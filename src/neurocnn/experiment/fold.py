@@ -4,10 +4,12 @@ import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
+from filelock import BaseFileLock
 from torch import nn as torch_nn
 
 from neurocnn import data, engine, storage
@@ -90,31 +92,55 @@ class FoldRun:
             LOGGER.info("%s is done", self.fold.path)
             self._remove_states()
             return
-        if self._writes:
-            cohorts = self.train.caps.cohorts
-            train, validation = (identified(each.sessions, cohorts) for each in self.sets.values())
-            seen = leakage.record_seen(train, validation, self.source_seen)
-            storage.write_table(seen, self.fold.seen)
-            self._write_images()
+        claimed = self.folder.is_claimed
         if networks is None:
-            with self._hold(None):
+            with self._hold(None) as lock:
+                self._write_people(lock, claimed)
                 if not self._broadcast(self.is_done):
                     self._write_tables(self._train_one())
         else:
+            with self._hold(None, wait=True) as lock:
+                self._write_people(lock, claimed)
             self._train_several(networks)
-            with self._hold(None, wait=True):
+            with self._hold(None, wait=True) as lock:
+                if lock is not None:
+                    storage.remove_leftovers(lock, *self._paths())
                 if self._broadcast(not self.is_done and all(map(self._is_predicted, self.train.part_ids))):
                     self._write_tables(
                         {name: self._read_predictions(name) for name in self.folder.selections}
                     )
         self._remove_states()
 
-    def _write_images(self) -> None:
-        """Write the fingerprints of this fold's images; those of a claimed folder were compared before."""
+    def _write_people(self, lock: BaseFileLock | None, claimed: bool) -> None:
+        """Write who was seen, and the fingerprints of the images; those of a claimed folder were compared before."""
+        if lock is None:  # only rank 0 writes, and holds the lock
+            return
+        storage.remove_leftovers(lock, *self._paths())
+        cohorts = self.train.caps.cohorts
+        train, validation = (identified(each.sessions, cohorts) for each in self.sets.values())
+        storage.write_table(leakage.record_seen(train, validation, self.source_seen), self.fold.seen)
         key = key_columns(self.images.columns)
         own = {name: dataset.sessions[key].merge(self.images, on=key) for name, dataset in self.sets.items()}
-        if not self.fold.images.is_file() or not self.folder.is_claimed:
+        if not self.fold.images.is_file() or not claimed:
             write_images(self.fold, own)
+
+    def _paths(self) -> list[Path]:
+        """Return the paths of all files that are written under the lock of the fold."""
+        fold, selections = self.fold, self.folder.selections
+        paths = [fold.seen, fold.images, *([fold.training()] if self.recipe.multi else [])]
+        paths += [fold.part_accuracy(name, suffix) for name in selections for suffix in ("tsv", "nii.gz")]
+        paths += [
+            fold.table(*key)
+            for key in product(selections, SETS, self.folder.levels, ("metrics", "prediction"))
+        ]
+        # With one network per part, reconstructions are written under the locks of the networks.
+        if self.recipe.reconstructions and (
+            not self.recipe.multi or all(map(self._is_predicted, self.train.part_ids))
+        ):
+            numbers = range(len(self.train.part_ids))
+            files = [f"{kind}-{k}.nii.gz" for kind in ("input", "output") for k in numbers]
+            paths += [fold.tables / name / file for name in SETS for file in files]
+        return paths
 
     @property
     def sets(self) -> dict[str, data.CapsDataset]:
@@ -252,10 +278,11 @@ class FoldRun:
                 reconstructions.write(self.fold.tables / name, models, dataset.without_augmentation())
 
     @contextmanager
-    def _hold(self, part: int | None, *, wait: bool = False) -> Iterator[None]:
-        """Hold the lock of the fold or of one network, in rank 0."""
+    def _hold(self, part: int | None, *, wait: bool = False) -> Iterator[BaseFileLock | None]:
+        """Hold the lock of the fold or of one network, in rank 0; other ranks get None."""
         what = f"split {self.fold.index}" + ("" if part is None else f", network {part}")
-        with ExitStack() as stack:
-            if self._writes:
-                stack.enter_context(hold(self.fold.lock(part), f"{what} of {self.fold.root}", wait=wait))
-            yield
+        if not self._writes:
+            yield None
+            return
+        with hold(self.fold.lock(part), f"{what} of {self.fold.root}", wait=wait) as lock:
+            yield lock

@@ -18,6 +18,9 @@ from neurocnn.results.settings import Settings, custom_names, drop_unrecorded, r
 from neurocnn.storage.files import storage_errors
 from neurocnn.storage.identity import COHORT
 
+#: Lock under which the settings and sessions are written.
+OPENING_LOCK = ".open.lock"
+
 
 def check_resumable(
     where: ResultFolder,
@@ -170,5 +173,5 @@ def _is_move(name: str) -> bool:
 
 
 def _is_being_written(path: Path) -> bool:
-    """Return whether `path` is the settings file, which a parallel task writes first."""
-    return path.name == COMMANDLINE or path.name.startswith(f".{COMMANDLINE}.")
+    """Return whether `path` is the settings file or its lock, which a parallel task writes first."""
+    return path.name in (COMMANDLINE, OPENING_LOCK) or path.name.startswith(f".{COMMANDLINE}.")

@@ -1,0 +1,46 @@
+"""The start of a run in a result folder, which several processes may share."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from neurocnn import data, engine, storage
+from neurocnn.experiment.resuming import OPENING_LOCK, check_resumable, has_new_values
+from neurocnn.results.folder import ResultFolder
+from neurocnn.results.paths import SETS
+from neurocnn.results.settings import Settings, read_settings, write_environment, write_settings
+
+
+def open_folder(
+    where: ResultFolder, settings: Settings, splits: Sequence[data.Split], images: pd.DataFrame
+) -> None:
+    """Write the settings and the sessions of each split, unless the folder already has results of them.
+
+    Raises
+    ------
+    SettingError
+        If another process has started another experiment in the folder since the first check.
+    """
+    ranks = engine.find_ranks()
+    ranks.barrier("before the result folder is written")
+    if ranks.rank == 0:
+        with storage.hold(where.root / OPENING_LOCK, f"the start of {where.root}", wait=True) as lock:
+            sessions = {
+                where.fold(split.index).sessions(name): table
+                for split in splits
+                for name, table in zip(SETS, (split.train, split.validation), strict=True)
+            }
+            storage.remove_leftovers(lock, where.settings, where.environment, *sessions)
+            check_resumable(where, settings, splits, images)
+            claimed = where.settings.is_file() and where.is_claimed
+            if not claimed or has_new_values(read_settings(where.settings), settings):
+                # The settings come first, because they identify the folder.
+                write_settings(settings, where.settings)
+            if not where.environment.is_file():
+                write_environment(where.environment)
+            for path, table in sessions.items():
+                if not claimed or not path.is_file():
+                    storage.write_table(table, path)
+            # Under the lock: a process that waits for the removed file creates another one.
+            (where.root / OPENING_LOCK).unlink()
+    ranks.barrier("after the result folder was written")
