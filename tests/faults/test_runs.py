@@ -225,7 +225,6 @@ def test_a_full_disk_names_the_path_and_the_run_resumes(caps: nc.Caps, tmp_path:
     assert content(big) == content(tmp_path / "whole")
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("read-only folder")
 def test_a_file_for_a_folder_is_named(caps: nc.Caps, tmp_path: Path):
     (tmp_path / "file").write_text("mine")
@@ -462,7 +461,6 @@ def test_workers_in_a_daemonic_process_are_refused_or_replaced():
     assert said == "" or (said.startswith("True") and "n_workers" in said)
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("no compiler")
 def test_without_a_compiler_compile_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name in ("CXX", "CC"):
@@ -547,7 +545,6 @@ def test_a_cohort_renamed_later_is_recognised_by_its_images(tmp_path: Path):
     refuse(lambda: results.predict(renamed, seen, name="test"), nc.NeurocnnError, "sub-0", "adni")
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("well-formed with other content")
 @pytest.mark.parametrize(
     "change",

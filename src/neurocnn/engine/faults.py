@@ -74,18 +74,33 @@ def translate_network_errors(model: nn.Module, batch: Batch) -> Iterator[None]:
         If `torch.compile` cannot compile it.
     """
     try:
-        yield
+        with translate_compiler_errors():
+            yield
     except NeurocnnError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise TrainingError(
-                f"compile=True: torch.compile failed ({line}); install a C++ compiler such as g++, or use compile=False"
-            ) from error
+        line = _first_line(error)
         if _is_memory(error) or _NOT_OF_THE_NETWORK.search(str(error)):
             raise
         raise ModelError(_network_message(model, batch, line)) from error
+
+
+@contextmanager
+def translate_compiler_errors() -> Iterator[None]:
+    """Raise a TrainingError with a remedy if `torch.compile` cannot compile a forward or backward pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise TrainingError(
+            f"compile=True: torch.compile failed ({_first_line(error)}); install a C++ compiler such as g++, or use "
+            "compile=False"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _network_message(model: nn.Module, batch: Batch, line: str) -> str:

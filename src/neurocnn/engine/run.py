@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocnn.engine.batch import Batch, Network, sample_name
-from neurocnn.engine.faults import translate_network_errors
+from neurocnn.engine.faults import translate_compiler_errors, translate_network_errors
 from neurocnn.engine.non_finite import gradients_error, loss_error, scale_error
 from neurocnn.engine.optimizer import check_moments, make_optimizer, step_scheduler
 from neurocnn.engine.ranks import Ranks
@@ -115,7 +115,8 @@ class Run:
             losses = sample_losses(self.task, output, target, len(image))
             # DistributedDataParallel divides by the number of ranks.
             share = losses.sum() * (0.0 if empty else self.ranks.world / n_window)
-            self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+            with translate_compiler_errors():
+                self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         if not empty:
             self._window.append((losses.detach(), [sample_name(batch, row) for row in range(len(losses))]))
 

@@ -38,6 +38,7 @@ from neurocnn.results.paths import SETS
 from neurocnn.results.scoring import first_image
 from neurocnn.results.settings import (
     Settings,
+    content_errors,
     encode,
     is_custom,
 )
@@ -173,8 +174,8 @@ class Experiment:
         results = Results(folder, **custom)
         where = ResultFolder(results.folder, results.task, results.parts.name)
         splits = custom.get("splits") or [_read_split(where, index) for index in results.settings["splits"]]
-        fields = {name: results.setting(name) for name in Recipe.names()}
-        return cls(caps=results.setting("caps"), splits=splits, **fields)
+        with content_errors(where.settings):
+            return cls(splits=splits, **{name: results.setting(name) for name in ("caps", *Recipe.names())})
 
     def run(
         self,

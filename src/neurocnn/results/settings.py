@@ -20,6 +20,7 @@ import torch
 
 from neurocnn import data, engine
 from neurocnn.errors import NotFoundError, SettingError
+from neurocnn.errors.arguments import check_each, check_integer, check_list
 from neurocnn.storage.files import write_whole
 
 #: Settings by name: plain values, and settings inside them.
@@ -304,6 +305,8 @@ def read_settings(path: Path) -> Settings:
         raise SettingError(f"{path}: found a {type(settings).__name__}; expected settings by name")
     with content_errors(path):
         filled: Settings = fill_missing(settings)
+        indices = check_list("splits", filled.get("splits", []), "a list of indices")
+        check_each("splits", indices, check_integer, minimum=0)
     return filled
 
 
