@@ -267,7 +267,7 @@ def test_an_error_of_a_callback_comes_out_and_the_training_can_go_on(tmp_path):
 
 def test_a_loader_instead_of_a_dataset_is_named():
     loader = torch.utils.data.DataLoader(Toys(4))
-    with pytest.raises(SettingError, match="DataLoader; expected the dataset"):
+    with pytest.raises(SettingError, match="expected the dataset itself"):
         Trainer(epochs=1, device="cpu").fit(network(), TASK, loader)
 
 

@@ -134,16 +134,17 @@ def test_an_interval_of_accuracy_is_that_of_the_binomial_over_participants():
 
 
 def test_intervals_depend_on_the_seed_alone():
-    table = people()
+    table = people().assign(loss=lambda table: np.linspace(0, 1, len(table)))
     first = confidence_intervals(table, classification(), n=50, seed=3)
     shuffled = table.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(first, confidence_intervals(table, classification(), n=50, seed=3))
     assert list(first.columns) == ["value", "lower", "upper"]
-    # The intervals of a classification come from formulas: resampling, and with it the seed, plays no part.
+    # The interval of a proportion comes from a formula, without a seed.
     assert (
         first.lower["accuracy"]
         == confidence_intervals(table, classification(), n=50, seed=4).lower["accuracy"]
     )
+    assert first.lower["loss"] != confidence_intervals(table, classification(), n=50, seed=4).lower["loss"]
     assert (
         confidence_intervals(shuffled, classification(), n=50, seed=3).value["accuracy"]
         == first.value["accuracy"]

@@ -99,8 +99,8 @@ def test_regression_reads_numbers_and_text():
 def test_a_regression_predicts_on_the_scale_that_it_is_given():
     task = regression("age", mean=np.float64(70), scale=8)
     output, target = torch.tensor([[-1.25], [0.5]], dtype=torch.float64), torch.tensor([58.0, 75.5])
-    assert task.rows(output, target)["predicted_label"].tolist() == [60.0, 74.0]
-    assert task.loss(output, target).tolist() == [4.0, 2.25]
+    assert task.rows(task.prediction(output), target)["predicted_label"].tolist() == [60.0, 74.0]
+    assert task.loss(task.prediction(output), target).tolist() == [4.0, 2.25]
     assert regression(**json.loads(json.dumps(task.arguments))).arguments == task.arguments
     for wrong in ({"scale": 0}, {"scale": -1}, {"mean": float("nan")}, {"scale": float("inf")}):
         with pytest.raises(SettingError, match=r"(mean|scale)=.*; expected"):
@@ -124,9 +124,9 @@ def test_ages_are_learnt_in_a_few_updates_where_their_scale_is_told():
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
         for _ in range(20):
             optimizer.zero_grad()
-            task.loss(model(images), ages).mean().backward()
+            task.loss(task.prediction(model(images)), ages).mean().backward()
             optimizer.step()
-        rows = task.rows(model(images), ages)
+        rows = task.rows(task.prediction(model(images)), ages)
         return np.abs(rows["predicted_label"] - rows["true_label"]).mean()
 
     assert error(regression("age", mean=70, scale=8)) < 0.5

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from neurocnn.errors import SettingError, TableError
-from neurocnn.storage.identity import PART, describe_row
+from neurocnn.storage.identity import PART, describe_row, describe_rows
 
 #: One sample: ``image`` (C, …), ``participant_id``, ``session_id``, ``part_id``, optionally ``label``, ``cohort``.
 Item = Mapping[str, Any]
@@ -110,16 +110,14 @@ def part_ids_of(dataset: object) -> list[int]:
     return parts
 
 
-def plain_dataset(dataset: Dataset) -> Dataset:
+def plain_dataset(dataset: Any) -> Dataset:
     """Return a dataset without its augmentation, if it offers that."""
-    plain: Dataset = dataset.without_augmentation() if hasattr(dataset, "without_augmentation") else dataset
-    return plain
+    return dataset.without_augmentation() if hasattr(dataset, "without_augmentation") else dataset  # type: ignore[no-any-return]
 
 
-def seeded_dataset(dataset: Dataset, seed: int) -> Dataset:
+def seeded_dataset(dataset: Any, seed: int) -> Dataset:
     """Return a dataset with another seed of its augmentation, if it offers that."""
-    seeded: Dataset = dataset.with_seed(seed) if hasattr(dataset, "with_seed") else dataset
-    return seeded
+    return dataset.with_seed(seed) if hasattr(dataset, "with_seed") else dataset  # type: ignore[no-any-return]
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -147,8 +145,28 @@ def collate(items: Sequence[Item]) -> Batch:
     except (KeyError, TypeError, IndexError):
         columns = {}
     columns = columns or _align(items)
-    makers: dict[str, Callable[[list[Any]], Any]] = {"label": _plain_labels, "part_id": _collate_part_ids}
-    return {name: makers.get(name, _collate_column)(values) for name, values in columns.items()}
+    try:
+        batch = {name: _COLLATORS.get(name, _collate_column)(values) for name, values in columns.items()}
+    except (RuntimeError, TypeError) as error:
+        _check_shapes(columns)
+        raise SettingError(
+            f"the samples {describe_rows(items)} cannot be joined in a batch: {str(error).splitlines()[0]}; expected "
+            "tensors, arrays, numbers or text of one kind in each entry"
+        ) from error
+    return batch
+
+
+def _check_shapes(columns: Mapping[str, list[Any]]) -> None:
+    """Raise an error that names the samples if tensors of a batch have different shapes."""
+    for name, values in columns.items():
+        shapes = [tuple(np.shape(value)) for value in values if isinstance(value, Tensor | np.ndarray)]
+        if name != "label" and len(shapes) == len(values) and len(set(shapes)) > 1:
+            other = next(row for row, shape in enumerate(shapes) if shape != shapes[0])
+            found = [f"{sample_name(columns, row)} has shape {shapes[row]}" for row in (0, other)]
+            raise SettingError(
+                f"{name}: {' and '.join(found)}; expected one shape in all samples of a batch; pad or crop in the "
+                "transform"
+            )
 
 
 def _align(items: Sequence[Any]) -> dict[str, list[Any]]:
@@ -193,10 +211,6 @@ def _collate_part_ids(values: list[Any]) -> Tensor:
     return found
 
 
-def _plain_labels(values: list[Any]) -> list[Any]:
-    return [_plain_label(value) for value in values]
-
-
 def _plain_label(value: Any) -> Any:
     # Images as labels stay arrays: as lists they would take many times their memory.
     if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim < 2:
@@ -204,15 +218,14 @@ def _plain_label(value: Any) -> Any:
     return value
 
 
-def label_list(batch: Mapping[str, Any], label: str) -> list[Any]:
-    """Return the labels of a batch.
+_COLLATORS: dict[str, Callable[[list[Any]], Any]] = {
+    "label": lambda values: [_plain_label(value) for value in values],
+    "part_id": _collate_part_ids,
+}
 
-    Parameters
-    ----------
-    batch
-        The batch.
-    label
-        Name of the labels' column, for the message.
+
+def label_list(batch: Mapping[str, Any], label: str) -> list[Any]:
+    """Return the labels of a batch; `label` is the name of their column, for the message.
 
     Raises
     ------

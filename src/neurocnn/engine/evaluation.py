@@ -18,7 +18,7 @@ from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.runtime import PRECISIONS, autocast, find_device, memory_format, use_memory_format
 from neurocnn.engine.task import Task, sample_losses
 from neurocnn.errors import ModelError
-from neurocnn.errors.arguments import check_choice, check_instance, check_integer
+from neurocnn.errors.arguments import check_choice, check_instance, check_integer, check_text
 from neurocnn.randomness import exclusive
 from neurocnn.storage.identity import interleave_parts
 
@@ -161,7 +161,7 @@ def _computation(batch_size: int, n_workers: int, device: str, precision: str) -
     return Computation(
         check_integer("batch_size", batch_size, minimum=1),
         check_integer("n_workers", n_workers, minimum=0),
-        find_device(device, ranks.local),
+        find_device(check_text("device", device, expected="'auto' or a name such as 'cuda:1'"), ranks.local),
         check_choice("precision", precision, PRECISIONS),
         0,
         ranks,
@@ -181,7 +181,7 @@ def task_measure(task: Task, computation: Computation) -> Measure:
         return task.target(batch, computation.device)
 
     def columns(found: Any, target: Tensor | None) -> Columns:
-        rows = task.rows(found, target)
+        rows = task.rows(task.prediction(found), target)
         if target is not None:
             n = len(next(iter(rows.values()), target))
             rows["loss"] = sample_losses(task, found, target, n).cpu().double().numpy()

@@ -1,7 +1,7 @@
 """Checks of the data sets before the first epoch, and the targets of their tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,10 @@ def check_dataset(name: str, dataset: Any) -> None:
     Raises
     ------
     SettingError
-        If it has no length or no items, or is a list of other values.
+        If it has no length or no items, or is a data loader or a list of other values.
     """
+    if isinstance(dataset, DataLoader):
+        raise argument_error(name, dataset, "the dataset itself: batches are created from it")
     expected = "a dataset with a length and samples that are dicts, such as nc.CapsDataset"
     has_items = hasattr(type(dataset), "__len__") and hasattr(type(dataset), "__getitem__")
     if not has_items or isinstance(dataset, str | bytes | Mapping | pd.DataFrame | pd.Series | np.ndarray):
@@ -67,17 +69,14 @@ def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
         If labels are missing or unknown, or the training set has a single class.
     """
     for name, dataset in sets.items():
-        if isinstance(dataset, DataLoader):
-            raise SettingError(
-                f"the {name} set is a DataLoader; expected the dataset itself: the trainer creates its batches"
-            )
-        check_dataset(name, dataset)
+        check_dataset(f"the {name} set", dataset)
         _check_wrapper(name, dataset)
         if len(dataset) == 0:
             raise SettingError(f"the {name} set is empty; expected at least one sample")
     if sampler == "weighted" and task.classes is None:
         raise argument_error("sampler", sampler, f"'random': a {task.name} has no classes")
-    _check_disjoint(sets)
+    tables = [sessions_of(dataset) for dataset in sets.values()]
+    check_disjoint([table for table in tables if table is not None])
     targets = image_targets(task, sets["train"])
     if targets is not None:
         check_classes(task, targets)
@@ -99,8 +98,16 @@ def _check_wrapper(name: str, dataset: object) -> None:
             _check_wrapper(name, inner)
 
 
-def _check_disjoint(sets: Mapping[str, Dataset]) -> None:
-    tables = [table for table in map(sessions_of, sets.values()) if table is not None]
+def check_disjoint(tables: Sequence[pd.DataFrame]) -> None:
+    """Check that no participant is in the tables of both the training and the validation set.
+
+    The tables are those of the sessions or, for datasets without one, those of the first evaluation.
+
+    Raises
+    ------
+    LeakError
+        If a participant is in both.
+    """
     if len(tables) < 2 or any("participant_id" not in table for table in tables):
         return
     shared = shared_participants(*tables)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neurocnn.engine.batch import label_list, sample_name
 from neurocnn.errors import SettingError, TableError
-from neurocnn.errors.arguments import argument_error, check_integer
+from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list, check_number
 
 MISSING = ""
 
@@ -69,6 +69,47 @@ def class_codes(classes: Sequence[Any] | Mapping[Any, int]) -> tuple[dict[str, i
     if len(members) < 2 or sorted(members) != list(range(len(members))):
         raise argument_error("classes", classes, "two or more, with the outputs 0, 1, 2, …")
     return codes, tuple("+".join(members[output]) for output in sorted(members))
+
+
+def check_class_weights(weights: Any, codes: Mapping[str, int], names: Sequence[str]) -> tuple[float, ...]:
+    """Return the weight of each class, from a list in their order, or a dict or Series by label.
+
+    Raises
+    ------
+    SettingError
+        If they are not positive numbers, or do not name the classes.
+
+    Examples
+    --------
+    >>> check_class_weights({"AD": 3, "CN": 1}, {"CN": 0, "AD": 1}, ["CN", "AD"])
+    (1.0, 3.0)
+    """
+    order = ", ".join(names)
+    expected = (
+        f"{len(names)} positive numbers: a list in the order of the classes {order}, or a dict by label"
+    )
+    if isinstance(weights, Mapping | pd.Series):
+        values = _weights_by_class(weights, codes, names, expected)
+    else:
+        values = check_list("class_weights", weights, expected, where="classification")
+    if len(values) != len(names):
+        raise argument_error("class_weights", weights, expected, where="classification")
+    return tuple(check_each("class_weights", values, check_number, above=0, where="classification"))
+
+
+def _weights_by_class(
+    weights: Mapping[Any, Any] | pd.Series, codes: Mapping[str, int], names: Sequence[str], expected: str
+) -> list[Any]:
+    outputs_by_key = dict(codes) | {label_key(name): output for output, name in enumerate(names)}
+    found: dict[int, Any] = {}
+    for label, value in weights.items():
+        output = outputs_by_key.get(label_key(label))
+        if output is None or found.setdefault(output, value) != value:
+            reason = f"{label!r} is not a class" if output is None else f"{names[output]!r} has two weights"
+            raise argument_error(
+                "class_weights", dict(weights), expected, where="classification", remedy=reason
+            )
+    return [found[output] for output in sorted(found)]
 
 
 def class_indices(

@@ -21,7 +21,7 @@ from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.fingerprint import fingerprint
 from neurocnn.engine.inference import Computation, network_tables
-from neurocnn.engine.inputs import check_classes, check_sets
+from neurocnn.engine.inputs import check_classes, check_disjoint, check_sets
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loggers import Progress
 from neurocnn.engine.network_files import NetworkFiles
@@ -33,7 +33,7 @@ from neurocnn.engine.settings import TrainingSettings
 from neurocnn.engine.task import Task
 from neurocnn.engine.training import Callback, Training, TrainingState
 from neurocnn.engine.workers import catch_worker_death
-from neurocnn.errors import CheckpointError, SettingError, TableError, TrainingError
+from neurocnn.errors import CheckpointError, LeakError, SettingError, TableError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import exclusive
 
@@ -162,7 +162,7 @@ class Loop:
             metrics = self.scores(runs)
             for run in runs:
                 run.check_selection(metrics[run.part])
-        except (SettingError, TableError):
+        except (SettingError, TableError, LeakError):
             for run in runs:
                 self.files[run.part].discard_checkpoint()
             raise
@@ -199,8 +199,10 @@ class Loop:
         for name, rows in wrong.items():
             if len(rows) and self.ranks.rank == 0:
                 log_outputs(run.where(), rows, name)
-        if not run.history and self.task.classes:
-            check_classes(self.task, tables["train"]["true_label"])
+        if not run.history:
+            check_disjoint(list(tables.values()))
+            if self.task.classes:
+                check_classes(self.task, tables["train"]["true_label"])
         all_finite = not any(map(len, wrong.values()))
         return {
             f"{name}_{metric}": score

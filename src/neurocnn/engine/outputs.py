@@ -62,9 +62,14 @@ def class_rows(output: object, target: Tensor | None) -> Columns:
     return columns | {f"proba{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
 
 
-def squared_error(output: object, target: Tensor, mean: float, scale: float) -> Tensor:
+def rescale(output: object, mean: float, scale: float) -> Tensor:
+    """Return ``mean + scale * output``, in the shape of the output."""
+    return mean + scale * final_output(output)
+
+
+def squared_error(output: object, target: Tensor) -> Tensor:
     """Return the squared error of each predicted number; shape (B,)."""
-    values = _predicted_numbers(output, mean, scale)
+    values = _predicted_numbers(output)
     if values.shape != target.shape:
         raise ModelError(
             f"the network's output has {len(values)} numbers for labels of shape {tuple(target.shape)}; expected one "
@@ -73,14 +78,14 @@ def squared_error(output: object, target: Tensor, mean: float, scale: float) -> 
     return F.mse_loss(values, target.to(values.dtype), reduction="none")
 
 
-def number_rows(output: object, target: Tensor | None, mean: float, scale: float) -> Columns:
+def number_rows(output: object, target: Tensor | None) -> Columns:
     """Return ``true_label`` and ``predicted_label`` of each sample."""
-    predicted = _predicted_numbers(output, mean, scale).detach().cpu().double().numpy()
+    predicted = _predicted_numbers(output).detach().cpu().double().numpy()
     true = _missing_labels(len(predicted)) if target is None else _shortest_decimals(target)
     return {"true_label": true, "predicted_label": predicted}
 
 
-def _predicted_numbers(output: object, mean: float, scale: float) -> Tensor:
+def _predicted_numbers(output: object) -> Tensor:
     values = final_output(output)
     if values.dim() == 0 or values.numel() != len(values):
         n_samples = len(values) if values.dim() else "samples"
@@ -88,7 +93,7 @@ def _predicted_numbers(output: object, mean: float, scale: float) -> Tensor:
             f"the network's output has shape {tuple(values.shape)}; expected ({n_samples}, 1), also for a batch of "
             "one; create the network with n_outputs=1 and remove .squeeze()"
         )
-    return mean + scale * values.reshape(-1)
+    return values.reshape(-1)
 
 
 def _shortest_decimals(target: Tensor) -> np.ndarray[Any, Any]:

@@ -15,14 +15,17 @@ from torch import Tensor
 
 from neurocnn.engine import outputs
 from neurocnn.engine.batch import Batch
-from neurocnn.engine.labels import class_codes, class_indices, label_numbers
+from neurocnn.engine.labels import check_class_weights, class_codes, class_indices, label_numbers
 from neurocnn.engine.metrics import classification_metrics, reconstruction_metrics, regression_metrics
 from neurocnn.engine.outputs import Columns
 from neurocnn.errors import ModelError
 from neurocnn.errors.arguments import (
     argument_error,
+    check_callable,
     check_choice,
     check_each,
+    check_flag,
+    check_integer,
     check_list,
     check_number,
     check_text,
@@ -30,6 +33,10 @@ from neurocnn.errors.arguments import (
 from neurocnn.storage.tensors import plain
 
 Vote = Literal["soft_vote", "average"]
+
+
+def _output_itself(output: Any) -> Any:
+    return output
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,13 @@ class Task:
     target
         ``target(batch, device)`` returns the tensor that the output is compared with. ``batch["label"]`` is a list of
         plain values, as the table contains them.
+    prediction
+        ``prediction(output)`` returns the network's output in the unit of the label, which `loss` and `rows` receive:
+        for a regression ``mean + scale * output``, shape (B, 1).
     loss
-        ``loss(output, target)`` returns one value per sample, shape (B,).
+        ``loss(prediction, target)`` returns one value per sample, shape (B,).
     rows
-        ``rows(output, target)`` returns the columns of these samples in a table; `target` may be None.
+        ``rows(prediction, target)`` returns the columns of these samples in a table; `target` may be None.
     metrics
         ``metrics(table)`` returns a dict of numbers. `table` is a DataFrame.
     selection
@@ -100,9 +110,22 @@ class Task:
     target_from: Literal["label", "image"] = "label"
     reconstructs: bool = False
     vote: Vote | Literal["auto"] | None = "auto"
+    prediction: Callable[[Any], Any] = _output_itself
 
     def __post_init__(self) -> None:
         check_text("name", self.name, where="Task")
+        if self.label is not None:
+            check_text("label", self.label, expected="a column name or None", where="Task")
+        if self.n_outputs is not None:
+            check_integer("n_outputs", self.n_outputs, minimum=1, where="Task")
+        for function in ("target", "loss", "rows", "metrics", "prediction"):
+            check_callable(function, getattr(self, function), "a function", where="Task")
+        check_flag("reconstructs", self.reconstructs, where="Task")
+        if not isinstance(self.arguments, Mapping):
+            raise argument_error("arguments", self.arguments, "a dict", where="Task")
+        if self.classes is not None:
+            names = check_list("classes", self.classes, "a list of names, or None", where="Task")
+            object.__setattr__(self, "classes", tuple(check_each("classes", names, check_text, where="Task")))
         names = check_list("selection", self.selection, "a list of metrics, such as ['loss']", where="Task")
         if not names:
             raise argument_error("selection", names, "at least one metric, such as 'loss'", where="Task")
@@ -121,7 +144,7 @@ class Task:
 def classification(
     label: str = "diagnosis",
     classes: Sequence[Any] | Mapping[Any, int] = ("CN", "AD"),
-    class_weights: Sequence[float] | None = None,
+    class_weights: Sequence[float] | Mapping[Any, float] | pd.Series | None = None,
 ) -> Task:
     """Return the task of distinguishing two or more classes, with cross-entropy as its loss.
 
@@ -135,12 +158,14 @@ def classification(
         Labels in the order of the network's outputs, or a mapping from label to output, which may join several labels
         in one class. Text and numbers name the same label: ``1``, ``1.0`` and ``"1"``.
     class_weights
-        Factor of each class for the loss of its samples. The loss of a batch is a mean over samples, not over weights.
+        Factor of each class for the loss of its samples: a list in the order of the classes, or a dict or Series by
+        label. The loss of a batch is a mean over samples, not over weights.
 
     Raises
     ------
     SettingError
-        If there are fewer than two classes, a label occurs twice, or the outputs are not 0, 1, 2, …
+        If there are fewer than two classes, a label occurs twice, the outputs are not 0, 1, 2, …, or the weights are
+        not positive or do not name the classes.
 
     Examples
     --------
@@ -153,7 +178,7 @@ def classification(
     check_text("label", label, expected="a column name", where="classification")
     listed = dict(classes) if isinstance(classes, Mapping) else _check_classes(classes)
     codes, names = class_codes(listed)
-    weights = None if class_weights is None else _check_class_weights(class_weights, len(names))
+    weights = None if class_weights is None else check_class_weights(class_weights, codes, names)
     return Task(
         name="classification",
         label=label,
@@ -196,7 +221,7 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
     >>> task = regression("age", mean=75, scale=10)
     >>> task.target({"label": ["71", "64.5"]}, torch.device("cpu"))
     tensor([71.0000, 64.5000])
-    >>> task.loss(torch.tensor([[-0.5], [-1.0]]), torch.tensor([71, 64.5]))
+    >>> task.loss(task.prediction(torch.tensor([[-0.5], [-1.0]])), torch.tensor([71, 64.5]))
     tensor([1.0000, 0.2500])
     """
     check_text("label", label, expected="a column name", where="regression")
@@ -206,8 +231,9 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
         name="regression",
         label=label,
         target=partial(label_numbers, label=label),
-        loss=partial(outputs.squared_error, mean=mean, scale=scale),
-        rows=partial(outputs.number_rows, mean=mean, scale=scale),
+        prediction=partial(outputs.rescale, mean=mean, scale=scale),
+        loss=outputs.squared_error,
+        rows=outputs.number_rows,
         metrics=regression_metrics,
         n_outputs=1,
         arguments={"label": label, "mean": mean, "scale": scale},
@@ -243,14 +269,14 @@ def reconstruction() -> Task:
 
 
 def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
-    """Return the losses of `n` samples, shape (n,).
+    """Return the losses of `n` samples from the output of the network, shape (n,).
 
     Raises
     ------
     ModelError
         If the task's loss has another shape: a mean over samples cannot be split into their losses.
     """
-    losses: object = task.loss(output, target)
+    losses: object = task.loss(task.prediction(output), target)
     if not isinstance(losses, Tensor) or losses.shape != (n,):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
         raise ModelError(
@@ -268,11 +294,3 @@ def _image_target(batch: Batch, device: torch.device) -> Tensor:
 
 def _check_classes(classes: object) -> list[Any]:
     return check_list("classes", classes, "a list such as ['CN', 'AD'], or a dict", where="classification")
-
-
-def _check_class_weights(weights: object, n_classes: int) -> tuple[float, ...]:
-    expected = f"a list of {n_classes} positive numbers, in the order of the classes"
-    values = check_list("class_weights", weights, expected, where="classification")
-    if len(values) != n_classes:
-        raise argument_error("class_weights", weights, expected, where="classification")
-    return tuple(check_each("class_weights", values, check_number, above=0, where="classification"))

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache, partial
 from typing import Any
 from weakref import WeakSet
 
@@ -14,9 +15,12 @@ from torch.utils.data import DataLoader, get_worker_info
 from neurocnn.engine.batch import Batch, Dataset, Item, collate, optional_part_ids, sessions_of
 from neurocnn.engine.sampling import Index
 from neurocnn.errors import TrainingError
+from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import preserve_random_states, seed_all
 from neurocnn.storage.identity import describe_row
 
+#: Messages of the system and of torch if file handles or shared memory are short.
+_SHORTAGE = re.compile(r"Too many open files|ancdata|shared memory|/dev/shm|shm_open")
 #: Sets of samples that worker processes may be reading.
 _open_samples: "WeakSet[Samples]" = WeakSet()
 
@@ -124,6 +128,12 @@ def loader(
     persistent
         Whether the worker processes are kept between two passes.
     """
+    _limit_threads_after_fork()
+    if n_workers and multiprocessing.current_process().daemon:
+        LOGGER.warning(
+            "n_workers=%d: a daemonic process cannot have workers; it reads the samples itself", n_workers
+        )
+        n_workers = 0
     samples = Samples(dataset, seed, n_workers)
     if n_workers == 0 and not pinned:
         return LocalBatches(samples, batches)
@@ -140,6 +150,16 @@ def loader(
     )
 
 
+@cache
+def _limit_threads_after_fork() -> None:
+    """Let processes that are forked from this one, from now on, start with one thread of torch.
+
+    The threads of OpenMP do not survive a fork: a child with several would wait for them for ever.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
+
 @contextmanager
 def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
     """Iterate over a loader in the block; the death of a worker is raised as an error that names its sample.
@@ -149,10 +169,11 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
     Raises
     ------
     TrainingError
-        If a worker died.
+        If a worker died, or file handles or shared memory are short.
     """
-    batches = iter(source)
+    batches: Iterator[Batch] = iter(())
     try:
+        batches = iter(source)
         yield batches
     except BaseException as error:
         ended = _ended_workers(batches) if isinstance(error, RuntimeError | OSError | EOFError) else set()
@@ -164,6 +185,11 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
         # torch re-raises an error of the dataset in a worker with this prefix.
         if (reported or lost) and not str(error).startswith("Caught "):
             raise TrainingError(_worker_death_message(str(error), ended)) from error
+        if _SHORTAGE.search(str(error)):
+            raise TrainingError(
+                f"file handles or shared memory are short: {str(error).strip().splitlines()[-1]}; use fewer workers "
+                "(n_workers) or a smaller batch_size, or raise the limit (ulimit -n, or the size of /dev/shm)"
+            ) from error
         raise
 
 

@@ -1,0 +1,277 @@
+"""Arguments and data sets that cannot be used, where a batch is made, predicted or scored."""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from toys import Toys, in_child, network
+
+from neurocnn.engine import (
+    Task,
+    Trainer,
+    classification,
+    confidence_intervals,
+    encode,
+    evaluate,
+    predict,
+    reconstruction,
+    regression,
+)
+from neurocnn.engine.batch import collate
+from neurocnn.errors import LeakError, NeurocnnError, SettingError, TrainingError
+
+pytestmark = pytest.mark.faults
+TASK = classification("diagnosis", ["CN", "AD"])
+ITEM = {"participant_id": "sub-1", "session_id": "ses-M00", "part_id": 3}
+STRANGE = [None, "text", 3.7, -1, ["a", None], {"a": 1}, {"a", "b"}, object(), (x for x in "ab"), int]
+
+
+class Hidden(Dataset):
+    """A wrapper that keeps its dataset for itself, as a cache of samples does."""
+
+    def __init__(self, data):
+        self._cache = [data[i] for i in range(len(data))]
+
+    def __len__(self):
+        return len(self._cache)
+
+    def __getitem__(self, index):
+        return self._cache[index]
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+def of_another_kind(function, usual):
+    return [(function, usual, name, value) for name in usual for value in STRANGE]
+
+
+CALLS = [
+    *of_another_kind(
+        classification, {"label": "diagnosis", "classes": ["CN", "AD"], "class_weights": [1, 2]}
+    ),
+    *of_another_kind(regression, {"label": "age", "mean": 70, "scale": 8}),
+    *of_another_kind(
+        predict,
+        {
+            "model": network(),
+            "task": TASK,
+            "dataset": Toys(2),
+            "batch_size": 2,
+            "n_workers": 0,
+            "device": "cpu",
+        }
+        | {"precision": "float32"},
+    ),
+    *of_another_kind(evaluate, {"model": network(), "task": TASK, "dataset": Toys(2), "device": "cpu"}),
+    *of_another_kind(encode, {"model": network(), "dataset": Toys(2), "device": "cpu", "batch_size": 2}),
+    *of_another_kind(
+        Task,
+        {"name": "mine", "label": "age", "target": len, "loss": len, "rows": len, "metrics": len}
+        | {
+            "selection": ["loss"],
+            "n_outputs": 1,
+            "classes": ["a", "b"],
+            "arguments": {},
+            "target_from": "label",
+        }
+        | {"reconstructs": False, "vote": None, "prediction": len},
+    ),
+    *of_another_kind(
+        confidence_intervals, {"table": pd.DataFrame(), "metrics": len, "n": 1, "seed": 0, "level": 0.9}
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "usual", "name", "value"), CALLS)
+def test_an_argument_of_another_kind_works_or_is_refused(function, usual, name, value):
+    with contextlib.suppress(NeurocnnError):
+        function(**usual | {name: value})
+
+
+def test_swapped_arguments_are_refused():
+    with pytest.raises(SettingError, match="task="):
+        predict(network(), Toys(2), TASK)
+    with pytest.raises(SettingError, match=r"dataset=|model="):
+        encode(Toys(2), network())
+
+
+@pytest.mark.parametrize("dataset", [DataLoader(Toys(2)), Endless(), {"a": 1}, "folder", 3, None])
+def test_what_is_no_dataset_is_refused_with_what_is_expected(dataset):
+    with pytest.raises(SettingError, match=r"dataset.* expected (the dataset itself|a map-style dataset)"):
+        predict(network(), TASK, dataset, device="cpu")
+    with pytest.raises(
+        SettingError, match=r"the train set.* expected (the dataset itself|a map-style dataset)"
+    ):
+        Trainer(epochs=1, device="cpu").fit(network(), TASK, dataset)
+
+
+@pytest.mark.parametrize("classes", [{"CN", "AD"}, frozenset("ab"), "CN", b"ab", 3, None])
+def test_classes_without_an_order_are_refused(classes):
+    with pytest.raises(SettingError, match="classes="):
+        classification(classes=classes)
+
+
+def test_classes_of_a_generator_are_read_once():
+    task = classification(classes=(name for name in ["CN", "AD"]))
+    assert task.classes == ("CN", "AD")
+    assert task.arguments["classes"] == ["CN", "AD"]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"AD": 3, "CN": 1},
+        pd.Series({"AD": 3, "CN": 1}),
+        pd.Series(["AD"] * 3 + ["CN"]).value_counts(),
+        {"CN": np.float32(1), "AD": torch.tensor(3.0)},
+        (weight for weight in (1, 3)),
+    ],
+)
+def test_weights_are_joined_to_classes_by_label(weights):
+    task = classification(classes=["CN", "AD"], class_weights=weights)
+    assert task.arguments["class_weights"] == [1, 3]
+    output, target = torch.zeros(2, 2), torch.tensor([0, 1])
+    assert torch.allclose(task.loss(output, target), torch.tensor([1.0, 3.0]) * np.log(2))
+
+
+def test_weights_of_joined_labels_are_those_of_their_class():
+    classes = {"CN": 0, "sMCI": 0, "AD": 1}
+    for weights in ({"CN+sMCI": 2, "AD": 1}, {"CN": 2, "sMCI": 2, "AD": 1}, {"CN": 2, "AD": 1}):
+        assert classification(classes=classes, class_weights=weights).arguments["class_weights"] == [2, 1]
+    with pytest.raises(SettingError, match="two weights"):
+        classification(classes=classes, class_weights={"CN": 2, "sMCI": 1, "AD": 1})
+    assert classification(classes=[0, 1], class_weights={"1": 5, 0: 2}).arguments["class_weights"] == [2, 5]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {1: 5.0, 2: 0.5},
+        pd.Series([1.0, 2.0]),
+        {"CN": 1},
+        {"CN": 1, "BV": 2},
+        {1.0, 2.0},
+        "12",
+        {"CN": 0, "AD": 1},
+    ],
+)
+def test_weights_that_do_not_name_the_classes_are_refused(weights):
+    with pytest.raises(SettingError, match="class_weights"):
+        classification(classes=["CN", "AD"], class_weights=weights)
+
+
+def test_a_loss_and_its_table_are_in_the_unit_of_the_label():
+    def absolute(output, target):
+        assert output.shape == (len(target), 1)
+        return (output[:, 0] - target).abs()
+
+    own = replace(regression("age", mean=75, scale=8), loss=absolute)
+    data = Toys(8, labels=(70.0, 80.0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(216, 1))
+    table = evaluate(model, own, data, device="cpu")
+    assert np.allclose(table.loss, (table.predicted_label - table.true_label).abs(), atol=1e-4)
+    assert table.loss.mean() < 20
+    squared = evaluate(model, regression("age", mean=75, scale=8), data, device="cpu")
+    assert np.allclose(squared.loss, table.loss**2, rtol=1e-4)
+    trained = Trainer(epochs=1, learning_rate=0, weight_decay=0, device="cpu").fit(model, own, data)
+    assert trained.history.train_loss[0] == pytest.approx(trained.history.train_mae[0], rel=1e-5)
+
+
+def test_an_undeclared_wrapper_with_the_same_people_in_both_sets_is_a_leak(tmp_path):
+    trainer = Trainer(epochs=2, batch_size=4, device="cpu")
+    with pytest.raises(
+        LeakError, match="4 participants are in the training and in the validation set: sub-00"
+    ):
+        trainer.fit(network(), TASK, Hidden(Toys(8)), Hidden(Toys(4)), folder=tmp_path)
+    with pytest.raises(LeakError, match="sub-00"):
+        trainer.fit(network(), TASK, Toys(8), Hidden(Toys(4)))
+    assert not list(tmp_path.rglob("*best*"))
+    trainer.fit(network(), TASK, Hidden(Toys(8)), Hidden(Toys(4, prefix="val")), folder=tmp_path)
+
+
+def test_cohorts_separate_people_only_if_both_sets_name_them_in_every_row():
+    train, validation = Toys(8), Toys(4)
+    train.sessions["cohort"], validation.sessions["cohort"] = "A", ["B", "B", "B", None]
+    with pytest.raises(LeakError, match="4 participants"):
+        Trainer(epochs=1, device="cpu").fit(network(), TASK, train, validation)
+    validation.sessions["cohort"] = "B"
+    Trainer(epochs=1, device="cpu").fit(network(), TASK, train, validation)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_parts_of_different_sizes_in_a_batch_are_named(n_workers):
+    data = Toys(4)
+    items = [data[i] for i in range(3)] + [data[3] | {"image": torch.zeros(1, 6, 6, 5)}]
+    message = r"image: sub-00 ses-M00 part 0 has shape \(1, 6, 6, 6\) and sub-03 .* has shape \(1, 6, 6, 5\)"
+    with pytest.raises(SettingError, match=message):
+        predict(network(), TASK, items, batch_size=4, n_workers=n_workers, device="cpu")
+    with pytest.raises(SettingError, match=message):
+        Trainer(epochs=1, batch_size=4, n_workers=n_workers, device="cpu").fit(network(), TASK, items)
+
+
+def test_entries_that_fit_in_no_batch_are_named():
+    items = [{"image": torch.zeros(1), **ITEM, "extra": object()} for _ in range(2)]
+    with pytest.raises(SettingError, match=r"sub-1 ses-M00 part 3.* cannot be joined in a batch"):
+        collate(items)
+
+
+def test_few_file_handles_are_told():
+    def predict_with_few():
+        data, model = [Toys(8)[i] for i in range(8)] * 30, network()
+        predict(model, TASK, data, batch_size=1, device="cpu")
+        n = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n + 4, n + 4))
+        with pytest.raises(TrainingError, match=r"file handles or shared memory are short: .*n_workers"):
+            predict(model, TASK, data, batch_size=1, n_workers=2, device="cpu")
+
+    assert in_child(predict_with_few) == 0
+
+
+def history_of(n_workers):
+    torch.set_num_threads(1)
+    trainer = Trainer(epochs=1, batch_size=4, n_workers=n_workers, device="cpu")
+    return trainer.fit(network(), TASK, Toys(8)).history.drop(columns="time").to_dict("list")
+
+
+def test_a_process_without_children_reads_its_samples_itself():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(history_of, [2]) == [history_of(0)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_process_that_is_forked_after_a_training_does_not_wait_for_ever():
+    def train_and_fork():
+        torch.set_num_threads(4)
+        data = Toys(8, size=40)
+        model = nn.Sequential(nn.Conv3d(1, 8, 3), nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(64, 2))
+        Trainer(epochs=1, batch_size=4, device="cpu").fit(model, TASK, data)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            assert len(predict(model, TASK, data, device="cpu")) == 8
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+    assert in_child(train_and_fork) == 0
+
+
+def test_a_loss_that_smooths_labels_trains_as_ours_do():
+    def smooth(output, target):
+        return F.cross_entropy(output, target, reduction="none", label_smoothing=0.1)
+
+    history = Trainer(epochs=1, device="cpu").fit(network(), replace(TASK, loss=smooth), Toys(8)).history
+    assert history.train_loss[0] > 0
+    assert reconstruction().vote is None

@@ -1,0 +1,167 @@
+"""Intervals cover the true value as often as they say."""
+
+import math
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from neurocnn.engine import classification, confidence_intervals, regression
+from neurocnn.engine.class_intervals import class_intervals, effective_size, wilson
+from neurocnn.errors import SettingError, TableError
+
+Z = NormalDist().inv_cdf(0.975)
+
+
+def study(generator, n, value, visits=1, rho=0.7):
+    """Sample a study whose proportions are all `value`, and whose area under the curve is too."""
+    true = np.repeat(np.arange(n) % 2, visits)
+    person, visit = generator.standard_normal(n).repeat(visits), generator.standard_normal(n * visits)
+    latent = math.sqrt(rho) * person + math.sqrt(1 - rho) * visit if visits > 1 else visit
+    quantile = NormalDist().inv_cdf(value)
+    table = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{i // visits:03d}" for i in range(n * visits)],
+            "true_label": true,
+            "predicted_label": np.where(latent < quantile, true, 1 - true),
+            "proba1": latent + true * math.sqrt(2) * quantile,
+        }
+    )
+    return table.assign(proba0=-table.proba1)
+
+
+@pytest.mark.on_demand
+@pytest.mark.parametrize("visits", [1, 3])
+def test_intervals_cover_the_true_value(visits):
+    generator, coverage = np.random.default_rng(visits), []
+    for n in (20, 40, 100):
+        for value in (0.6, 0.75, 0.85, 0.9, 0.95):
+            inside = []
+            for _ in range(2000):
+                table = study(generator, n, value, visits)
+                people = np.repeat(np.arange(n), visits)
+                found = class_intervals(table.drop(columns="participant_id"), people, 2, Z)
+                inside.append({name: low <= value <= high for name, (_, low, high) in found.items()})
+            coverage.append(pd.DataFrame(inside).mean().rename((n, value)))
+    table = pd.DataFrame(coverage)
+    print(table.round(3).to_string())
+    # 0.015 is three standard errors of 2,000 studies; the exact coverage of one proportion is in the next test.
+    assert (table.mean() >= 0.94).all()
+    assert (table.min() >= 0.90 - 0.015).all()
+
+
+@pytest.mark.parametrize("n", [10, 20, 50, 100])
+def test_limits_of_a_share_cover_it_exactly_as_often_as_the_binomial_says(n):
+    hits = np.arange(n + 1)
+    limits = np.array([wilson(k / n, n, Z) for k in hits])
+    coverage = []
+    for value in (0.6, 0.75, 0.85, 0.9, 0.95):
+        chance = np.array([math.comb(n, k) * value**k * (1 - value) ** (n - k) for k in hits])
+        coverage.append(chance[(limits[:, 0] <= value) & (value <= limits[:, 1])].sum())
+    assert min(coverage) >= 0.90
+    assert np.mean(coverage) >= 0.94
+
+
+def test_the_variance_of_an_area_is_that_of_delong():
+    table = study(np.random.default_rng(0), 40, 0.8)
+    positive, scores = table.true_label.to_numpy() == 1, table.proba1.to_numpy()
+    kernel = np.array([[float(x > y) for y in scores[~positive]] for x in scores[positive]])
+    variance = kernel.mean(1).var(ddof=1) / 20 + kernel.mean(0).var(ddof=1) / 20
+    area = kernel.mean()
+    half = Z * math.sqrt(variance) / (area * (1 - area))
+    centre = math.log(area / (1 - area))
+    expected = [area, 1 / (1 + math.exp(half - centre)), 1 / (1 + math.exp(-half - centre))]
+    found = confidence_intervals(table, classification()).loc["roc_auc"]
+    assert found.to_list() == pytest.approx(expected)
+
+
+def test_copies_of_a_visit_add_nothing():
+    table = study(np.random.default_rng(1), 40, 0.8)
+    once = confidence_intervals(table, classification())
+    thrice = confidence_intervals(pd.concat([table] * 3), classification())
+    names = ["accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "roc_auc"]
+    assert thrice.loc[names].to_numpy() == pytest.approx(once.loc[names].to_numpy(), rel=0.01)
+    assert effective_size(np.ones(6), np.array([0, 0, 0, 0, 1, 2])) == 2.0
+
+
+def test_a_perfect_area_is_as_uncertain_as_its_smaller_class():
+    table = pd.DataFrame(
+        {"participant_id": [f"sub-{i}" for i in range(30)], "true_label": [0] * 20 + [1] * 10}
+    )
+    table["predicted_label"] = table.true_label
+    table["proba1"] = table.true_label + np.arange(30) / 100
+    table["proba0"] = -table.proba1
+    found = confidence_intervals(table, classification())
+    assert found.loc["roc_auc"].to_list() == pytest.approx([1, 10 / (10 + Z**2), 1])
+    assert found.lower["balanced_accuracy"] < 0.9
+
+
+def test_a_metric_of_ones_own_has_a_bootstrap_interval_whatever_its_name():
+    table = study(np.random.default_rng(2), 60, 0.8)
+
+    def own(table):
+        # Not the accuracy, but the share of errors, under the same name.
+        return {"accuracy": float((table["true_label"] != table["predicted_label"]).mean())}
+
+    row = confidence_intervals(table, replace(classification(), metrics=own)).loc["accuracy"]
+    ours = confidence_intervals(table, classification()).loc["accuracy"]
+    assert row["value"] == pytest.approx(1 - ours["value"])
+    assert row["lower"] == pytest.approx(1 - ours["upper"], abs=0.04)
+    assert row["upper"] == pytest.approx(1 - ours["lower"], abs=0.04)
+    pd.testing.assert_frame_equal(
+        confidence_intervals(table, own), confidence_intervals(table, replace(classification(), metrics=own))
+    )
+
+
+def test_the_bootstrap_draws_within_each_class():
+    table = study(np.random.default_rng(3), 20, 0.8).assign(weight=lambda table: table.true_label)
+    row = confidence_intervals(table, lambda table: {"share": float(table["weight"].mean())}, n=50).loc[
+        "share"
+    ]
+    assert row.to_list() == [0.5, 0.5, 0.5]
+
+
+def test_numbers_are_no_classes():
+    ages = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{i}" for i in range(8)],
+            "true_label": [1.0] * 4 + [2.0] * 4,
+            "predicted_label": 1.5,
+        }
+    )
+    found = confidence_intervals(ages, regression())
+    assert found.loc["mae"].to_list() == [0.5, 0.5, 0.5]
+
+
+def test_three_classes_have_limits_too():
+    table = study(np.random.default_rng(4), 60, 0.8).drop(columns=["proba0", "proba1"])
+    table.loc[::3, ["true_label", "predicted_label"]] = 2
+    found = confidence_intervals(table, classification(classes=["a", "b", "c"]), n=100)
+    assert ((found.lower <= found.value) & (found.value <= found.upper)).all()
+    assert (found.upper - found.lower < 0.5).all()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"table": None}, TableError),
+        ({"table": "predictions.tsv"}, TableError),
+        ({"metrics": None}, SettingError),
+        ({"n": 0}, SettingError),
+        ({"n": "many"}, SettingError),
+        ({"seed": -1}, SettingError),
+        ({"level": 1}, SettingError),
+        ({"table": pd.DataFrame({"true_label": [1], "predicted_label": [1]})}, TableError),
+        (
+            {"table": pd.DataFrame({"participant_id": [], "true_label": [], "predicted_label": []})},
+            TableError,
+        ),
+    ],
+)
+def test_arguments_of_intervals_that_make_no_sense_are_refused(change, error):
+    table = study(np.random.default_rng(0), 10, 0.8)
+    with pytest.raises(error):
+        confidence_intervals(**{"table": table, "metrics": classification()} | change)
