@@ -66,7 +66,6 @@ class DatasetExtras(Protocol):
         ...
 
 
-#: Names of the members of `DatasetExtras`.
 EXTRAS = ("sessions", "part_ids", "takes_epoch", "with_seed", "without_augmentation")
 
 
