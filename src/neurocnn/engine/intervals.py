@@ -91,7 +91,8 @@ def confidence_intervals(
         if name in known and math.isclose(value, known[name][0], abs_tol=1e-12)
     }
     if len(found) < len(values):
-        strata = _strata(numbers["true_label"].to_numpy() if n_classes else np.zeros(len(numbers)), people)
+        by_class = n_classes > 0 and "true_label" in numbers
+        strata = _strata(numbers["true_label"].to_numpy() if by_class else np.zeros(len(numbers)), people)
         found = _bootstrap(numbers, strata, score, n, seed, level) | found
     rows = [
         {"metric": name, "value": values[name], "lower": found[name][0], "upper": found[name][1]}

@@ -140,8 +140,10 @@ class Trainer(TrainingSettings):
         Notes
         -----
         Global effects end with the call: handlers of SIGINT and SIGTERM (in the main thread), torch's current GPU,
-        deterministic algorithms and warning filters. Two remain: under ``torchrun`` the default process group is
-        created, and ``deterministic=True`` sets the environment variable ``CUBLAS_WORKSPACE_CONFIG`` if it is not set.
+        deterministic algorithms and warning filters. Three remain: under ``torchrun`` the default process group is
+        created; ``deterministic=True`` sets the environment variable ``CUBLAS_WORKSPACE_CONFIG`` if it is not set; and
+        processes that are forked afterwards start with one thread of torch, because OpenMP's threads do not survive a
+        fork (`predict` and `encode` have this effect too).
 
         Examples
         --------
