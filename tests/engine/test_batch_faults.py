@@ -110,11 +110,9 @@ def test_swapped_arguments_are_refused():
 
 @pytest.mark.parametrize("dataset", [DataLoader(Toys(2)), Endless(), {"a": 1}, "folder", 3, None])
 def test_what_is_no_dataset_is_refused_with_what_is_expected(dataset):
-    with pytest.raises(SettingError, match=r"dataset.* expected (the dataset itself|a map-style dataset)"):
+    with pytest.raises(SettingError, match=r"dataset=.* expected (the dataset itself|a dataset with)"):
         predict(network(), TASK, dataset, device="cpu")
-    with pytest.raises(
-        SettingError, match=r"the train set.* expected (the dataset itself|a map-style dataset)"
-    ):
+    with pytest.raises(SettingError, match=r"the train set=.* expected (the dataset itself|a dataset with)"):
         Trainer(epochs=1, device="cpu").fit(network(), TASK, dataset)
 
 

@@ -142,7 +142,6 @@ def test_one_folder_under_two_names_is_refused(tmp_path: Path):
     )
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("weights by label")
 @pytest.mark.parametrize(
     "weights",

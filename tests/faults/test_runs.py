@@ -360,7 +360,6 @@ def test_batches_of_one_with_batch_norm_are_refused_before_the_first_epoch():
     refuse(lambda: fit(Items(), model=model, batch_size=1), nc.NeurocnnError, "batch_size")
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("parts of unequal size")
 def test_parts_of_unequal_size_name_samples_and_shapes():
     refuse(lambda: fit(Items(sizes=(6, 7))), nc.NeurocnnError, "sub-0", "(1, 6, 6, 6)", "(1, 7, 7, 7)")
@@ -379,7 +378,6 @@ class Wrapper(Dataset):  # type: ignore[type-arg]
         return self.items[index]
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("wrapper that hides participants")
 def test_participants_behind_a_wrapper_are_compared(caps: nc.Caps):
     train = Wrapper(nc.CapsDataset(caps, rows(8), label="diagnosis"))
@@ -420,7 +418,6 @@ def test_two_trainings_in_two_threads_do_not_disturb_each_other():
         assert torch.equal(network[3].weight, alone[3].weight)  # type: ignore[index]
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("fork after a training")
 def test_a_process_forked_after_a_training_trains():
     torch.set_num_threads(2)
@@ -449,7 +446,6 @@ def _train_with_workers(queue: object) -> None:
         queue.put(f"{isinstance(error, nc.NeurocnnError)}: {error}")  # type: ignore[attr-defined]
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("workers in a daemonic process")
 def test_workers_in_a_daemonic_process_are_refused_or_replaced():
     context = multiprocessing.get_context("spawn")
