@@ -9,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neurocnn.errors import ModelError
-from neurocnn.nn import CNN, CNN_Transformer, PadMaxPool2d, PadMaxPool3d, create_model
+from neurocnn.errors import ModelError, NeurocnnError
+from neurocnn.nn import (
+    CNN,
+    CNN_Transformer,
+    CropMaxUnpool3d,
+    PadMaxPool2d,
+    PadMaxPool3d,
+    create_model,
+    transfer_weights,
+)
 
 
 def names(sequence):
@@ -61,7 +69,7 @@ def test_forward_equals_the_labs_loop_over_pools_and_unpools():
 
 
 def test_the_encoder_is_a_copy_with_the_weights_of_the_cnn():
-    cnn = create_model("Conv3_FC1", (1, 16, 16, 16))
+    cnn = create_model("Conv5_FC3", (1, 16, 16, 16))
     autoencoder = CNN_Transformer(cnn)
     assert set(autoencoder.encoder.state_dict()) == set(cnn.convolutions.state_dict())
     with torch.no_grad():
@@ -69,6 +77,7 @@ def test_the_encoder_is_a_copy_with_the_weights_of_the_cnn():
     assert cnn.convolutions[0].weight.abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:CNN_Transformer. output='mirror' multiplies")
 def test_a_leaky_relu_gets_the_inverse_slope_and_a_slope_of_0_is_kept():
     cnn = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.25), nn.Conv2d(2, 2, 3), nn.LeakyReLU(0))
     decoder = CNN_Transformer(cnn).decoder
@@ -199,6 +208,7 @@ def architectures(draw):
     return nn.Sequential(*layers), (2, first, *size)
 
 
+@pytest.mark.filterwarnings("ignore:CNN_Transformer. output='mirror' multiplies")
 @settings(max_examples=60)
 @given(architectures())
 def test_the_reconstruction_has_the_size_of_the_input_for_any_layers(case):
@@ -290,3 +300,122 @@ def test_autoencoders_work_on_the_meta_device_under_export_and_in_double_precisi
     images = torch.rand(1, 1, 5, 6, 7).double()
     program = torch.export.export(autoencoder, (images,))
     torch.testing.assert_close(program.module()(images), autoencoder(images))
+
+
+def labs_autoencoder():
+    """The autoencoder of the lab as its document writes it."""
+    encoder, decoder = nn.ModuleList(), nn.ModuleList([nn.ConvTranspose3d(1, 32, 1)])
+    for before, after in ((1, 8), (8, 16), (16, 32)):
+        encoder += [nn.Conv3d(before, after, 3, padding=1), nn.BatchNorm3d(after), nn.LeakyReLU()]
+        encoder += [PadMaxPool3d(2, 2, return_indices=True, return_pad=True)]
+    encoder += [nn.Conv3d(32, 1, 1)]
+    for before, after in ((32, 16), (16, 8), (8, 1)):
+        last = nn.Sigmoid() if after == 1 else nn.LeakyReLU()
+        decoder += [
+            CropMaxUnpool3d(2, 2),
+            nn.ConvTranspose3d(before, after, 3, padding=1),
+            nn.BatchNorm3d(after),
+            last,
+        ]
+    return encoder, decoder
+
+
+def test_the_labs_autoencoder_is_one_call():
+    torch.manual_seed(0)
+    encoder, decoder = labs_autoencoder()
+    autoencoder = CNN_Transformer(create_model("Conv3_FC1", (1, 30, 40, 30)), output="sigmoid", bottleneck=1)
+    ours = [*autoencoder.encoder, autoencoder.bottleneck, autoencoder.expansion, *autoencoder.decoder]
+    assert [type(layer) for layer in ours] == [type(layer) for layer in (*encoder, *decoder)]
+    for layer, theirs in zip(ours, (*encoder, *decoder), strict=True):
+        layer.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 1, 30, 40, 30)
+    x, kept = images, []
+    for layer in encoder:
+        x = layer(x)
+        if isinstance(layer, PadMaxPool3d):
+            x, *rest = x
+            kept.append(rest)
+    code = x.flatten(1)
+    for layer in decoder:
+        x = layer(x, *kept.pop()) if isinstance(layer, CropMaxUnpool3d) else layer(x)
+    found_code, found = autoencoder(images)
+    assert code.shape == (2, 80)
+    torch.testing.assert_close(found_code, code, rtol=0, atol=0)
+    assert autoencoder.encode(images).shape == code.shape
+    torch.testing.assert_close(found, x, rtol=0, atol=0)
+
+
+def test_a_linear_output_ends_in_the_transposed_convolution_and_keeps_slopes():
+    cnn = nn.Sequential(*block(3, 1, 4), nn.Conv3d(4, 6, 3), nn.LeakyReLU(0.25), nn.BatchNorm3d(6))
+    linear = CNN_Transformer(cnn, output="linear")
+    unit = ["ConvTranspose3d", "LeakyReLU", "BatchNorm3d"]
+    assert names(linear.decoder) == [*unit, "CropMaxUnpool3d", "ConvTranspose3d"]
+    assert linear.decoder[1].negative_slope == 0.25
+    sigmoid = CNN_Transformer(cnn, output="sigmoid")
+    assert names(sigmoid.decoder) == [*names(linear.decoder), "BatchNorm3d", "Sigmoid"]
+    assert sigmoid.decoder[-2].num_features == 1
+    reconstruction = sigmoid(torch.rand(2, 1, 11, 12, 13))[1]
+    assert reconstruction.shape == (2, 1, 11, 12, 13)
+    assert reconstruction.min() > 0
+    assert reconstruction.max() < 1
+
+
+@pytest.mark.filterwarnings("ignore:CNN_Transformer")  # slopes above 1 are among the cases
+@settings(max_examples=30)
+@given(architectures(), st.sampled_from(["linear", "sigmoid"]), st.sampled_from([None, 1, 3]))
+def test_any_output_and_bottleneck_give_reconstructions_of_the_size_of_the_input(case, output, bottleneck):
+    cnn, shape = case
+    images = torch.rand(shape)
+    try:
+        maps = copy.deepcopy(cnn).eval()(images)
+    except (RuntimeError, ValueError):
+        return  # the network itself takes no images of that size
+    autoencoder = CNN_Transformer(cnn, output=output, bottleneck=bottleneck).eval()
+    code, reconstruction = autoencoder(images)
+    assert reconstruction.shape == images.shape
+    channels = maps.shape[1] if bottleneck is None else bottleneck
+    assert code.shape == (len(images), channels * maps[0, 0].numel())
+    assert code.shape == autoencoder.encode(images).shape
+
+
+def test_fully_connected_encoders_end_linear_or_sigmoid_too():
+    cnn = nn.Sequential(nn.Flatten(), nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 4))
+    for output, end in (
+        ("linear", ["Linear", "Reshape"]),
+        ("sigmoid", ["BatchNorm1d", "Sigmoid", "Reshape"]),
+    ):
+        autoencoder = CNN_Transformer(cnn, output=output)
+        assert names(autoencoder.decoder)[-len(end) :] == end
+        assert autoencoder(torch.rand(3, 1, 5, 6))[1].shape == (3, 1, 5, 6)
+
+
+def test_a_bottleneck_stays_behind_when_the_encoder_is_transferred():
+    torch.manual_seed(0)
+    cnn = create_model("Conv5_FC3", (1, 9, 9, 9))
+    source = CNN_Transformer(cnn, output="sigmoid", bottleneck=2)
+    with torch.no_grad():
+        source.encoder[0].weight.add_(1)
+    transfer_weights(source, cnn)
+    assert torch.equal(cnn.convolutions[0].weight, source.encoder[0].weight)
+    target = CNN_Transformer(cnn, output="linear", bottleneck=1)
+    kept = target.bottleneck.weight.clone()
+    transfer_weights(cnn, target)
+    assert torch.equal(target.encoder[0].weight, source.encoder[0].weight)
+    assert torch.equal(target.bottleneck.weight, kept)
+
+
+def test_a_bottleneck_needs_feature_maps():
+    with pytest.raises(ModelError, match=r"bottleneck=1, the encoder ends in Linear; expected feature maps"):
+        CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(9, 2)), bottleneck=1)
+    with pytest.raises(ModelError, match="expected at least one"):
+        CNN_Transformer(nn.Sequential(PadMaxPool2d(2)), output="linear")
+    for value in (0, -1, 1.0, "1", True):
+        with pytest.raises(NeurocnnError, match="bottleneck"):
+            CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3)), bottleneck=value)
+    with pytest.raises(NeurocnnError, match=r"output='linaer'.*did you mean 'linear'"):
+        CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3)), output="linaer")
+
+
+def test_a_mirror_that_magnifies_values_is_warned_of():
+    with pytest.warns(UserWarning, match=r"output='mirror' multiplies negative values by 100 in 3 LeakyReLU"):
+        CNN_Transformer(create_model("Conv3_FC1", (1, 16, 16, 16)))

@@ -4,17 +4,29 @@ The encoder records the sizes that its layers round, and the decoder restores th
 exactly the size of the input.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurocnn.errors import ModelError
-from neurocnn.errors.arguments import check_instance
-from neurocnn.nn.decoder import MaxPool, PadPool, is_sequence, iterate_layers, mirror
+from neurocnn.errors.arguments import check_choice, check_instance, check_integer
+from neurocnn.nn.decoder import (
+    Convolution,
+    FlattenOrUnflatten,
+    MaxPool,
+    PadPool,
+    is_sequence,
+    iterate_layers,
+    mirror,
+)
 from neurocnn.nn.dry_run import copy_network
 from neurocnn.nn.functional import pad_max_pool, scatter_maxima
+
+#: How a decoder can end.
+OUTPUTS = ("mirror", "linear", "sigmoid")
 
 
 class CNN_Transformer(nn.Module):
@@ -22,20 +34,36 @@ class CNN_Transformer(nn.Module):
 
     `encoder` is a copy of the CNN's convolutions with their weights. `decoder` is a Sequential of the transposed
     layers in reverse order: Conv → ConvTranspose, PadMaxPool → CropMaxUnpool, MaxPool → MaxUnpool, Linear → Linear with
-    sizes swapped, Flatten → Reshape, LeakyReLU → LeakyReLU with the inverse slope (a slope of 0 is kept), norms resized
-    to the channels of the transposed convolution, a copy of any other layer that keeps the size.
+    sizes swapped, Flatten → Reshape, norms resized to the channels of the transposed convolution, a copy of any other
+    layer that keeps the size.
 
     Parameters
     ----------
     cnn
         A network whose `convolutions` are a Sequential (of Sequentials), or such a Sequential itself. Images may have
         any size that the CNN accepts.
+    output
+        ``"mirror"``, the complete mirror, whose LeakyReLUs have the inverse slope (a slope of 0 is kept), as ClinicaDL
+        defines it. ``"linear"`` ends in the last transposed convolution, ``"sigmoid"`` in a batch norm and a sigmoid
+        after it, for images in [0, 1]; with both, activations are copied as they are.
+    bottleneck
+        Number of channels to which a convolution with kernel size 1 reduces the feature maps of the encoder; a
+        transposed convolution expands them again before the decoder. None for a code of the encoder's feature maps.
+        `transfer_weights` to a CNN leaves both convolutions behind.
 
     Raises
     ------
+    SettingError
+        If an argument has another value.
     ModelError
-        If the network is not a sequence, or a layer has no transposed version (padding modes other than zeros, skip
-        connections, average pooling, …). The message contains the layer's path.
+        If the network is not a sequence, does not end in feature maps that a bottleneck can reduce, or a layer has no
+        transposed version (padding modes other than zeros, skip connections, average pooling, …). The message contains
+        the layer's path.
+
+    Warns
+    -----
+    UserWarning
+        If the inverse slope of a LeakyReLU magnifies values in the decoder, so that it hardly learns.
 
     Examples
     --------
@@ -48,10 +76,14 @@ class CNN_Transformer(nn.Module):
     (torch.Size([4, 160]), torch.Size([4, 1, 9, 12]))
     >>> [type(layer).__name__ for layer in autoencoder.decoder]
     ['CropMaxUnpool2d', 'ConvTranspose2d', 'BatchNorm2d', 'ReLU']
+    >>> autoencoder = CNN_Transformer(cnn, output="linear", bottleneck=1)
+    >>> autoencoder(torch.zeros(4, 1, 9, 12))[0].shape, len(autoencoder.decoder)
+    (torch.Size([4, 20]), 2)
     """
 
-    def __init__(self, cnn: nn.Module) -> None:
+    def __init__(self, cnn: nn.Module, output: str = "mirror", bottleneck: int | None = None) -> None:
         super().__init__()
+        check_choice("output", output, OUTPUTS, where="CNN_Transformer")
         check_instance("cnn", cnn, nn.Module, "a torch.nn.Module", where="CNN_Transformer")
         has_parts = isinstance(getattr(cnn, "convolutions", None), nn.Module)
         convolutions: Any = cnn.convolutions if has_parts else cnn
@@ -60,7 +92,9 @@ class CNN_Transformer(nn.Module):
                 f"CNN_Transformer: found {type(convolutions).__name__} in {type(cnn).__name__}"
                 f"{'.convolutions' if has_parts else ', which has no `convolutions`'}; expected a Sequential"
             )
-        steps = mirror(convolutions, "convolutions" if has_parts else "")
+        steps = mirror(convolutions, "convolutions" if has_parts else "", output)
+        _warn_of_magnification(layer for layer, _ in steps)
+        self.bottleneck, self.expansion = _bottleneck(convolutions, bottleneck)
         self.encoder = copy_network(convolutions, "CNN_Transformer")
         for layer in self.encoder.modules():
             if isinstance(layer, PadPool):
@@ -73,7 +107,7 @@ class CNN_Transformer(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes (B, n) of images (B, C, …), without reconstructing them."""
-        code: Tensor = self.encoder(x)
+        code: Tensor = self.bottleneck(self.encoder(x))
         return code.flatten(1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,10 +116,45 @@ class CNN_Transformer(nn.Module):
         for _, layer in iterate_layers(self.encoder):
             x, trace = _encode_layer(layer, x)
             traces.append(trace)
+        x = self.bottleneck(x)
         code = x.flatten(1)
+        x = self.expansion(x)
         for layer, source in zip(self.decoder, self._sources, strict=True):
             x = _decode_layer(layer, x, () if source is None else traces[source])
         return code, x
+
+
+def _warn_of_magnification(decoder: Iterable[nn.Module]) -> None:
+    slopes = [layer.negative_slope for layer in decoder if isinstance(layer, nn.LeakyReLU)]
+    if max(slopes, default=0) > 1:
+        warnings.warn(
+            f"CNN_Transformer: output='mirror' multiplies negative values by {max(slopes):g} in {len(slopes)} LeakyReLU"
+            " layers of the decoder, so that it hardly learns; use output='linear' or 'sigmoid', unless the weights "
+            "come from ClinicaDL",
+            stacklevel=3,
+        )
+
+
+def _bottleneck(convolutions: nn.Module, n_channels: int | None) -> tuple[nn.Module, nn.Module]:
+    """Return the convolution that reduces the channels of the feature maps, and the one that expands them."""
+    if n_channels is None:
+        return nn.Identity(), nn.Identity()
+    check_integer("bottleneck", n_channels, minimum=1, where="CNN_Transformer")
+    last: Any = None
+    for _, layer in iterate_layers(convolutions):
+        last = layer if isinstance(layer, Convolution | nn.Linear | FlattenOrUnflatten) else last
+    if not isinstance(last, Convolution):
+        raise ModelError(
+            f"CNN_Transformer: bottleneck={n_channels}, the encoder ends in {type(last).__name__}; expected feature maps "
+            "of a convolution; use bottleneck=None"
+        )
+    is_2d = isinstance(last, nn.Conv2d)
+    reduce: Any = nn.Conv2d if is_2d else nn.Conv3d
+    expand: Any = nn.ConvTranspose2d if is_2d else nn.ConvTranspose3d
+    where = {"device": last.weight.device, "dtype": last.weight.dtype}
+    return reduce(last.out_channels, n_channels, 1, **where), expand(
+        n_channels, last.out_channels, 1, **where
+    )
 
 
 def _encode_layer(layer: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Any, ...]]:

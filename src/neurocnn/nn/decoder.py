@@ -16,6 +16,7 @@ from neurocnn.nn.dry_run import copy_network, dry_run
 from neurocnn.nn.pooling import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d
 
 Convolution = nn.Conv2d | nn.Conv3d
+Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
 PadPool = PadMaxPool2d | PadMaxPool3d
 MaxPool = nn.MaxPool2d | nn.MaxPool3d
 FlattenOrUnflatten = nn.Flatten | nn.Unflatten
@@ -51,8 +52,17 @@ def iterate_layers(sequence: nn.Module, path: str = "") -> Iterator[tuple[str, n
             yield where, module
 
 
-def mirror(sequence: nn.Module, path: str = "") -> list[Step]:
+def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[Step]:
     """Return the steps of the decoder for a sequence of layers.
+
+    Parameters
+    ----------
+    sequence
+        The encoder.
+    path
+        Its path, for messages.
+    output
+        End of the decoder, see `CNN_Transformer`.
 
     Raises
     ------
@@ -70,7 +80,32 @@ def mirror(sequence: nn.Module, path: str = "") -> list[Step]:
         if isinstance(module, Convolution | nn.Linear | FlattenOrUnflatten):
             units.append([])
         units[-1].append((index, where, module))
-    return [step for n in reversed(range(len(units))) for step in _reverse(units[n], _input_of(units[n:]))]
+    inverts = output == "mirror"
+    decoder = [
+        step
+        for n in reversed(range(len(units)))
+        for step in _reverse(units[n], _input_of(units[n:]), inverts)
+    ]
+    return decoder if inverts else _replace_end(decoder, is_sigmoid=output == "sigmoid")
+
+
+def _replace_end(decoder: list[Step], is_sigmoid: bool) -> list[Step]:
+    """Return the steps without the norms and activations after the last transposed layer."""
+    mains = [i for i, (layer, _) in enumerate(decoder) if isinstance(layer, Transposed | nn.Linear)]
+    if not mains:
+        raise ModelError(
+            "CNN_Transformer: found no convolution or fully-connected layer; expected at least one"
+        )
+    last: Any = decoder[mains[-1]][0]
+    end: list[Step] = []
+    if is_sigmoid:
+        norms: Any = {nn.Linear: nn.BatchNorm1d, nn.ConvTranspose2d: nn.BatchNorm2d}
+        n = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+        norm = norms.get(type(last), nn.BatchNorm3d)(n, **_placement(last))
+        end = [(norm, None), (nn.Sigmoid(), None)]
+    # Unpoolings and reshapes, which have a source, are needed for the size.
+    sized = [step for step in decoder[mains[-1] + 1 :] if step[1] is not None]
+    return [*decoder[: mains[-1] + 1], *end, *sized]
 
 
 def _check_reversible(path: str, layer: nn.Module) -> None:
@@ -106,7 +141,7 @@ def _input_of(units: list[list[Layer]]) -> Shape:
     return (6,)
 
 
-def _reverse(unit: list[Layer], before: Shape) -> Iterator[Step]:
+def _reverse(unit: list[Layer], before: Shape, inverts: bool) -> Iterator[Step]:
     for index, _, layer in reversed(unit):
         if isinstance(layer, PadPool):
             unpool = CropMaxUnpool2d if isinstance(layer, PadMaxPool2d) else CropMaxUnpool3d
@@ -126,7 +161,7 @@ def _reverse(unit: list[Layer], before: Shape) -> Iterator[Step]:
         elif isinstance(layer, FlattenOrUnflatten):
             reshape = index
         elif not isinstance(layer, PadPool | MaxPool):
-            yield _resize(path, layer, after, before), None
+            yield _resize(path, layer, after, before, inverts), None
     if reshape is not None:  # The layers after it have the flattened size, so the reshape comes last.
         yield Reshape(), reshape
 
@@ -147,7 +182,7 @@ def _transpose(layer: nn.Conv2d | nn.Conv3d) -> nn.Module:
     return transposed
 
 
-def _resize(path: str, layer: nn.Module, after: Shape, before: Shape) -> nn.Module:
+def _resize(path: str, layer: nn.Module, after: Shape, before: Shape, inverts: bool) -> nn.Module:
     """Return a copy of a layer for the decoder's values `before`; its input in the encoder is `after`."""
     n = before[0]
     new = copy_network(layer, path)
@@ -159,7 +194,7 @@ def _resize(path: str, layer: nn.Module, after: Shape, before: Shape) -> nn.Modu
         new = nn.LayerNorm(n, layer.eps, layer.elementwise_affine, layer.bias is not None)
     elif isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
         new = nn.PReLU(n)
-    elif isinstance(layer, nn.LeakyReLU) and layer.negative_slope != 0:
+    elif isinstance(layer, nn.LeakyReLU) and layer.negative_slope != 0 and inverts:
         new = nn.LeakyReLU(1 / layer.negative_slope, layer.inplace)
     tensor = next((t for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point()), None)
     if tensor is not None:
