@@ -145,8 +145,8 @@ def _bottleneck(convolutions: nn.Module, n_channels: int | None) -> tuple[nn.Mod
         last = layer if isinstance(layer, Convolution | nn.Linear | FlattenOrUnflatten) else last
     if not isinstance(last, Convolution):
         raise ModelError(
-            f"CNN_Transformer: bottleneck={n_channels}, the encoder ends in {type(last).__name__}; expected feature maps "
-            "of a convolution; use bottleneck=None"
+            f"CNN_Transformer: bottleneck={n_channels}, the encoder ends in {type(last).__name__}; expected feature "
+            "maps of a convolution; use bottleneck=None"
         )
     is_2d = isinstance(last, nn.Conv2d)
     reduce: Any = nn.Conv2d if is_2d else nn.Conv3d
