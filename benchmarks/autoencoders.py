@@ -50,6 +50,7 @@ def measure(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of output="mirror", which is measured too
             autoencoder = nc.CNN_Transformer(cnn, output=output, bottleneck=bottleneck)
+        autoencoder.start_at(float(train.mean()))  # as an experiment does
         start = time.perf_counter()
         history = trainer.fit(autoencoder, nc.reconstruction(), *data).history
         error = history["validation_loss"].to_numpy() / float(mean)

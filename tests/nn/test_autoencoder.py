@@ -419,3 +419,21 @@ def test_a_bottleneck_needs_feature_maps():
 def test_a_mirror_that_magnifies_values_is_warned_of():
     with pytest.warns(UserWarning, match=r"output='mirror' multiplies negative values by 100 in 3 LeakyReLU"):
         CNN_Transformer(create_model("Conv3_FC1", (1, 16, 16, 16)))
+
+
+@pytest.mark.parametrize("output", ["linear", "sigmoid"])
+@pytest.mark.parametrize("intensity", [0.0, 0.4, 1.0])
+def test_a_decoder_starts_at_an_intensity(output, intensity):
+    torch.manual_seed(0)
+    autoencoder = CNN_Transformer(create_model("Conv5_FC3", (1, 12, 12, 12)), output=output)
+    autoencoder.start_at(intensity)
+    reconstruction = autoencoder(torch.rand(4, 1, 12, 12, 12))[1]
+    assert reconstruction.mean().item() == pytest.approx(intensity, abs=0.05)
+    assert reconstruction.std() < 0.1
+
+
+def test_a_mirror_does_not_start_at_an_intensity():
+    autoencoder = CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3)))
+    before = autoencoder.decoder[0].weight.clone()
+    autoencoder.start_at(0.4)
+    assert torch.equal(autoencoder.decoder[0].weight, before)

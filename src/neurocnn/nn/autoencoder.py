@@ -4,20 +4,23 @@ The encoder records the sizes that its layers round, and the decoder restores th
 exactly the size of the input.
 """
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurocnn.errors import ModelError
-from neurocnn.errors.arguments import check_choice, check_instance, check_integer
+from neurocnn.errors.arguments import check_choice, check_instance, check_integer, check_number
 from neurocnn.nn.decoder import (
     Convolution,
     FlattenOrUnflatten,
     MaxPool,
     PadPool,
+    Transposed,
     is_sequence,
     iterate_layers,
     mirror,
@@ -27,6 +30,9 @@ from neurocnn.nn.functional import pad_max_pool, scatter_maxima
 
 #: How a decoder can end.
 OUTPUTS = ("mirror", "linear", "sigmoid")
+NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+#: Factor of the weights of the last layer at the start of a training.
+START = 0.1
 
 
 class CNN_Transformer(nn.Module):
@@ -83,7 +89,7 @@ class CNN_Transformer(nn.Module):
 
     def __init__(self, cnn: nn.Module, output: str = "mirror", bottleneck: int | None = None) -> None:
         super().__init__()
-        check_choice("output", output, OUTPUTS, where="CNN_Transformer")
+        self.output = check_choice("output", output, OUTPUTS, where="CNN_Transformer")
         check_instance("cnn", cnn, nn.Module, "a torch.nn.Module", where="CNN_Transformer")
         has_parts = isinstance(getattr(cnn, "convolutions", None), nn.Module)
         convolutions: Any = cnn.convolutions if has_parts else cnn
@@ -109,6 +115,34 @@ class CNN_Transformer(nn.Module):
         """Return the codes (B, n) of images (B, C, …), without reconstructing them."""
         code: Tensor = self.bottleneck(self.encoder(x))
         return code.flatten(1)
+
+    def start_at(self, intensity: float) -> None:
+        """Make the first reconstructions nearly constant images of this intensity, from which training is faster.
+
+        Without effect for ``output="mirror"``.
+
+        Parameters
+        ----------
+        intensity
+            Mean intensity of the training set; in [0, 1] for ``output="sigmoid"``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> autoencoder = CNN_Transformer(nn.Sequential(nn.Conv2d(1, 8, 3)), output="linear")
+        >>> autoencoder.start_at(0.4)
+        >>> bool((autoencoder(torch.rand(2, 1, 9, 9))[1] - 0.4).abs().max() < 0.1)
+        True
+        """
+        intensity = check_number("intensity", intensity, where="start_at")
+        ends = [layer for layer in self.decoder if isinstance(layer, Transposed | nn.Linear | NORMS)]
+        if self.output == "mirror" or ends[-1].bias is None:
+            return
+        if self.output == "sigmoid":
+            intensity = math.log(max(intensity, 0.01) / max(1 - intensity, 0.01))
+        with torch.no_grad():
+            ends[-1].weight.mul_(START)
+            ends[-1].bias.fill_(intensity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the codes (B, n) and the reconstructions, of the shape of `x` (B, C, …)."""
