@@ -240,14 +240,23 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
     )
 
 
-def reconstruction() -> Task:
+def reconstruction(output: str = "linear", bottleneck: int | None = None) -> Task:
     """Return the task of reproducing the input, with the squared error over voxels as its loss.
 
     The output of the network is the reconstruction, or a tuple with the reconstruction as its last entry. The best
     epoch is selected by loss.
 
-    The autoencoders of Conv3_FC1 have steep decoders (slope 100 where the encoder has 0.01): their loss starts in the
-    hundreds, and few updates reduce it with a learning rate of 1e-2, but not with 1e-4.
+    Parameters
+    ----------
+    output, bottleneck
+        End of the decoder and channels of the code of the autoencoder that an experiment derives from its architecture,
+        see `CNN_Transformer`: ``"linear"``, ``"sigmoid"`` for images in [0, 1], or ``"mirror"`` for weights of
+        ClinicaDL.
+
+    Raises
+    ------
+    SettingError
+        If an argument has another value.
 
     Examples
     --------
@@ -256,6 +265,10 @@ def reconstruction() -> Task:
     >>> task.loss((None, image + 2), image)
     tensor([4., 4.])
     """
+    where = "reconstruction"
+    check_choice("output", output, ["mirror", "linear", "sigmoid"], where=where)
+    if bottleneck is not None:
+        bottleneck = check_integer("bottleneck", bottleneck, minimum=1, where=where)
     return Task(
         name="reconstruction",
         label=None,
@@ -263,6 +276,7 @@ def reconstruction() -> Task:
         loss=outputs.voxel_error,
         rows=outputs.reconstruction_rows,
         metrics=reconstruction_metrics,
+        arguments={"output": output, "bottleneck": bottleneck},
         target_from="image",
         reconstructs=True,
     )

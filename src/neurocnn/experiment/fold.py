@@ -168,8 +168,9 @@ class FoldRun:
         return values[0]
 
     def _train_one(self) -> dict[str, Tables]:
-        model = self._network(None)
+        model = self._network(None, starts=True)
         training = self.recipe.trainer.fit(model, *self._fit_arguments)
+        self._compare_with_mean({None: training})
         predictions: dict[str, Tables] = {}
         for selection in self.folder.selections:
             model.load_state_dict(training.best[selection])
@@ -186,12 +187,13 @@ class FoldRun:
                 for part in waiting[start : start + size]:
                     locks.enter_context(self._hold(part))
                 group = [part for part in waiting[start : start + size] if not self._is_predicted(part)]
-                models = {part: self._network(part) for part in self._broadcast(group)}
+                models = {part: self._network(part, starts=True) for part in self._broadcast(group)}
                 if models:
                     self._train_group(models)
 
     def _train_group(self, models: Models) -> None:
         trainings = self.recipe.trainer.fit(models, *self._fit_arguments)
+        self._compare_with_mean(trainings)
         for selection in self.folder.selections:
             for part, model in models.items():
                 model.load_state_dict(trainings[part].best[selection])
@@ -225,8 +227,8 @@ class FoldRun:
             for name, dataset in self.sets.items()
         }
 
-    def _network(self, part: int | None) -> torch_nn.Module:
-        return self.recipe.build_network(self.train.input_shape, self.fold.index, part)
+    def _network(self, part: int | None, starts: bool = False) -> torch_nn.Module:
+        return self.recipe.build_network(self.train, self.fold.index, part, starts)
 
     def _networks_that_fit(self) -> int:
         """Return how many networks fit into a quarter of the available memory."""
@@ -271,6 +273,12 @@ class FoldRun:
             scoring.write_tables(folder, self.fold, selection, name, tables[name], weights)
         if weights is not None:
             scoring.write_part_accuracy(self.fold, selection, validation, weights, self.train)
+
+    def _compare_with_mean(self, trainings: Mapping[int | None, engine.Training]) -> None:
+        if self.recipe.task.reconstructs and self._writes:
+            for part, training in trainings.items():
+                error = training.history["validation_loss"].min()
+                reconstructions.compare_with_mean(error, self.train, self.validation, part)
 
     def _reconstruct(self, models: Models) -> None:
         if self.recipe.reconstructions and self._writes:

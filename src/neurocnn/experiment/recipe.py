@@ -24,7 +24,7 @@ from neurocnn.errors.arguments import (
     check_number,
     check_text,
 )
-from neurocnn.experiment import transfer_source
+from neurocnn.experiment import reconstructions, transfer_source
 from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import leakage
 from neurocnn.results.folder import ResultFolder
@@ -185,11 +185,18 @@ class Recipe:
         """Return what determines the networks, except their weights."""
         return NetworkRecipe(self.architecture, self.options, input_shape, self.task)
 
-    def build_network(self, input_shape: tuple[int, ...], split: int, part: int | None) -> torch_nn.Module:
-        """Return a network with its first weights: the same for every part, or those of the transfer's source."""
+    def build_network(
+        self, train: data.CapsDataset, split: int, part: int | None, starts: bool
+    ) -> torch_nn.Module:
+        """Return a network with its first weights: the same for every part, or those of the transfer's source.
+
+        If `starts`, the decoder of an autoencoder starts at the mean intensity of the training set.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trainer.seed)
-            model = self.network(input_shape).build()
+            model = self.network(train.input_shape).build()
+        if starts and isinstance(model, nn.CNN_Transformer):
+            model.start_at(reconstructions.mean_intensity(train, part))
         if self.transfer_from is not None:
             weights = transfer_source.weights(
                 self.transfer_from, split, part, self.transfer_selection, self.task.classes

@@ -68,3 +68,31 @@ def _as_volume(part: np.ndarray, place: tuple[slice, slice, slice]) -> np.ndarra
     """Return a part (C, …) as (D, H, W): one of a slice's equal channels, with the axis of the slice."""
     volume: np.ndarray = part[0].reshape([box.stop - box.start for box in place])
     return volume
+
+
+def mean_intensity(dataset: data.CapsDataset, part: int | None, most: int = 16) -> float:
+    """Return the mean intensity of at most `most` samples, evenly chosen; of one part only if `part` is given."""
+    samples = _samples(dataset, part)
+    chosen = range(0, len(samples), -(-len(samples) // most))
+    return sum(float(samples[i]["image"].mean()) for i in chosen) / len(chosen)
+
+
+def compare_with_mean(
+    error: float, train: data.CapsDataset, validation: data.CapsDataset, part: int | None
+) -> None:
+    """Log a warning if an autoencoder's validation error exceeds that of the training set's mean image."""
+    samples, others = _samples(train, part), _samples(validation, part)
+    mean = sum(samples[i]["image"].double() for i in range(len(samples))) / len(samples)
+    errors = [float(((others[i]["image"] - mean) ** 2).mean()) for i in range(len(others))]
+    of_mean = sum(errors) / len(errors)
+    if not error <= of_mean:
+        LOGGER.warning(
+            "the autoencoder%s has a validation error of %.4g, the mean image of the training set one of %.4g; "
+            "expected less; use more epochs, a higher learning_rate or another output",
+            "" if part is None else f" of part {part}", error, of_mean,
+        )  # fmt: skip
+
+
+def _samples(dataset: data.CapsDataset, part: int | None) -> data.CapsDataset:
+    plain = dataset.without_augmentation()
+    return plain if part is None else plain.only_part(part)

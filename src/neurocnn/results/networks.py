@@ -1,5 +1,6 @@
 """Networks of an experiment: built for its task, or read back with their trained weights."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,15 @@ class NetworkRecipe:
         """Return a new network: the architecture itself, or the autoencoder derived from it."""
         n_outputs = self.task.n_outputs
         model = nn.create_model(self.architecture, self.input_shape, n_outputs=n_outputs, **self.options)
-        return nn.CNN_Transformer(model) if self.task.reconstructs else model
+        if not self.task.reconstructs:
+            return model
+        # A task of the user's own may lack these arguments.
+        ends = {
+            name: self.task.arguments[name]
+            for name in ("output", "bottleneck")
+            if name in self.task.arguments
+        }
+        return nn.CNN_Transformer(model, **{"output": "linear", **ends})
 
     def read(self, path: Path) -> torch_nn.Module:
         """Return a network with the weights of a file of this experiment, in evaluation mode.
@@ -56,7 +65,7 @@ class NetworkRecipe:
         """
         # Not `nn.read_weights`, which would rename weights that look like those of other programs.
         state = read_best_weights(path)
-        model = self._untrained().build()
+        model = self._build_without_weights()
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -66,11 +75,14 @@ class NetworkRecipe:
     def describe(self) -> dict[str, str]:
         """Return the shape of each weight by its name, such as ``{"fc.2.bias": "2"}``."""
         with torch.random.fork_rng(devices=[]):
-            state = self._untrained().build().state_dict()
+            state = self._build_without_weights().state_dict()
         return {name: "x".join(map(str, value.shape)) for name, value in state.items()}
 
-    def _untrained(self) -> "NetworkRecipe":
-        """Return a recipe that does not read ImageNet's weights, which would be replaced."""
-        if self.architecture == "resnet18":
-            return replace(self, options={**self.options, "weights": None})
-        return self
+    def _build_without_weights(self) -> torch_nn.Module:
+        """Return a network whose weights do not matter, without reading ImageNet's and without a warning."""
+        # All weights come from a file, so that ImageNet's are not needed.
+        options = {**self.options, "weights": None} if self.architecture == "resnet18" else self.options
+        with warnings.catch_warnings():
+            # An autoencoder with trained weights need not learn.
+            warnings.filterwarnings("ignore", message="CNN_Transformer: output='mirror'")
+            return replace(self, options=options).build()

@@ -32,7 +32,7 @@ _TASKS = ("classification", "regression", "reconstruction")
 #: Settings that describe the run of an experiment: weights' names and shapes, and torch's number of threads.
 DESCRIPTIONS = ("network", "n_threads")
 #: Values that held before a setting was recorded, by type and field; for others its default held.
-_EARLIER: dict[str, Settings] = {}
+_EARLIER: dict[str, Settings] = {"reconstruction": {"output": "mirror", "bottleneck": None}}
 
 
 def encode(value: object) -> Any:
@@ -225,6 +225,10 @@ def fill_missing(value: Any) -> Any:
     if CUSTOM in value:
         filled[CUSTOM] = _main_name(str(value[CUSTOM]))
     kind = value.get("type")
+    if kind == "reconstruction":
+        return _EARLIER[kind] | filled
+    if CUSTOM in value and value.get("reconstructs"):
+        return filled | {"arguments": _EARLIER["reconstruction"] | filled.get("arguments", {})}
     if isinstance(kind, str) and kind[:1].isupper():
         for field in dataclasses.fields(_maker(kind)):  # type: ignore[arg-type]
             if field.init and field.name not in filled and field.default is not dataclasses.MISSING:
