@@ -599,7 +599,6 @@ def test_another_number_of_threads_is_said(caps: nc.Caps, tmp_path: Path, caplog
     assert any("thread" in message for message in said)
 
 
-@pytest.mark.xfail(reason="the library does not answer this fault yet", strict=False)
 @covers("autoencoder above the mean image")
 def test_an_autoencoder_above_the_error_of_the_mean_image_is_said(
     caps: nc.Caps, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -1,0 +1,23 @@
+"""Settings survive JSON, and older ones get the values that held when they were written."""
+
+from neurocnn import engine
+from neurocnn.results.networks import NetworkRecipe
+from neurocnn.results.settings import decode, encode, fill_missing
+
+
+def test_an_older_reconstruction_is_the_mirror_that_it_was():
+    filled = fill_missing({"task": {"type": "reconstruction"}})
+    assert filled["task"] == {"type": "reconstruction", "output": "mirror", "bottleneck": None}
+    task = decode(filled["task"])
+    assert task.arguments == {"output": "mirror", "bottleneck": None}
+    custom = fill_missing({"custom": "reconstruction with loss x", "reconstructs": True, "arguments": {}})
+    assert custom["arguments"] == {"output": "mirror", "bottleneck": None}
+
+
+def test_the_end_of_an_autoencoder_is_recorded():
+    task = engine.reconstruction(output="sigmoid", bottleneck=1)
+    encoded = encode(task)
+    assert encoded == {"type": "reconstruction", "output": "sigmoid", "bottleneck": 1}
+    network = NetworkRecipe("Conv3_FC1", {}, (1, 16, 16, 16), decode(fill_missing(encoded))).build()
+    assert type(network.decoder[-1]).__name__ == "Sigmoid"
+    assert network.bottleneck.out_channels == 1
