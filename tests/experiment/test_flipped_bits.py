@@ -39,6 +39,7 @@ def state_of(epoch: int) -> dict[str, object]:
     return {"epoch": epoch, "stopped": False, "model": weights, **numbers, **containers, **lists}
 
 
+@pytest.mark.filterwarnings("ignore:.*resuming from the other state")
 def test_a_flipped_bit_in_a_state_is_detected_and_the_older_state_is_used(
     tmp_path: Path, repetitions: Callable[[int, int], int], caplog: pytest.LogCaptureFixture
 ):
