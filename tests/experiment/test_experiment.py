@@ -308,7 +308,7 @@ def test_reconstructions_that_have_no_place_are_refused_before_training(study: S
     "change", [{"selection": ("loss", "accuracy")}, {"loss": lambda output, target: output}]
 )
 def test_a_changed_task_is_recorded_as_custom(change: dict):
-    from neurocnn.results.settings import encode, is_custom
+    from neurocnn.results.encoding import encode, is_custom
 
     task = TASKS["classification"]
     assert not is_custom(encode(task))

@@ -1,8 +1,9 @@
 """Settings survive JSON, and older ones get the values that held when they were written."""
 
 from neurocnn import engine
+from neurocnn.results.encoding import decode, encode
 from neurocnn.results.networks import NetworkRecipe
-from neurocnn.results.settings import decode, encode, fill_missing
+from neurocnn.results.settings import fill_missing
 
 
 def test_an_older_reconstruction_is_the_mirror_that_it_was():

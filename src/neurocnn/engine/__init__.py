@@ -3,7 +3,8 @@
 from neurocnn.engine.evaluation import encode, evaluate, predict
 from neurocnn.engine.intervals import confidence_intervals
 from neurocnn.engine.ranks import find_ranks
-from neurocnn.engine.task import Task, classification, reconstruction, regression
+from neurocnn.engine.standard_tasks import classification, reconstruction, regression
+from neurocnn.engine.task import Task
 from neurocnn.engine.trainer import Trainer
 from neurocnn.engine.training import Callback, Training, TrainingState
 

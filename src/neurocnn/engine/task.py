@@ -1,22 +1,18 @@
-"""Tasks: what a network is trained to do. The class `Task`, and the functions that create one.
+"""The class `Task`: what a network is trained to do.
 
 A task is a plain value made of functions, so that a variant is ``dataclasses.replace(task, loss=…)`` and requires no
 subclass. All functions are `functools.partial` objects or functions of modules: a task can be pickled.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from neurocnn.engine import outputs
 from neurocnn.engine.batch import Batch
-from neurocnn.engine.labels import check_class_weights, class_codes, class_indices, label_numbers
-from neurocnn.engine.metrics import classification_metrics, reconstruction_metrics, regression_metrics
 from neurocnn.engine.outputs import Columns
 from neurocnn.errors import ModelError
 from neurocnn.errors.arguments import (
@@ -27,10 +23,8 @@ from neurocnn.errors.arguments import (
     check_flag,
     check_integer,
     check_list,
-    check_number,
     check_text,
 )
-from neurocnn.storage.tensors import plain
 
 Vote = Literal["soft_vote", "average"]
 
@@ -91,6 +85,7 @@ class Task:
 
     >>> from dataclasses import replace
     >>> import torch.nn.functional as F
+    >>> from neurocnn import classification
     >>> smooth = lambda output, target: F.cross_entropy(output, target, reduction="none", label_smoothing=0.1)
     >>> task = replace(classification("diagnosis", ["CN", "AD"]), loss=smooth)
     >>> task.target_from, task.reconstructs, task.vote
@@ -141,147 +136,6 @@ class Task:
         return f"<task {self.name}({', '.join(arguments)}), selected by {', '.join(self.selection)}>"
 
 
-def classification(
-    label: str = "diagnosis",
-    classes: Sequence[Any] | Mapping[Any, int] = ("CN", "AD"),
-    class_weights: Sequence[float] | Mapping[Any, float] | pd.Series | None = None,
-) -> Task:
-    """Return the task of distinguishing two or more classes, with cross-entropy as its loss.
-
-    The best epochs are selected by loss and by balanced accuracy.
-
-    Parameters
-    ----------
-    label
-        Column of the labels.
-    classes
-        Labels in the order of the network's outputs, or a mapping from label to output, which may join several labels
-        in one class. Text and numbers name the same label: ``1``, ``1.0`` and ``"1"``.
-    class_weights
-        Factor of each class for the loss of its samples: a list in the order of the classes, or a dict or Series by
-        label. The loss of a batch is a mean over samples, not over weights.
-
-    Raises
-    ------
-    SettingError
-        If there are fewer than two classes, a label occurs twice, the outputs are not 0, 1, 2, …, or the weights are
-        not positive or do not name the classes.
-
-    Examples
-    --------
-    >>> task = classification("diagnosis", classes={"CN": 0, "sMCI": 0, "AD": 1})
-    >>> task.classes, task.n_outputs
-    (('CN+sMCI', 'AD'), 2)
-    >>> task.target({"label": ["AD", "sMCI"]}, torch.device("cpu"))
-    tensor([1, 0])
-    """
-    check_text("label", label, expected="a column name", where="classification")
-    listed = dict(classes) if isinstance(classes, Mapping) else _check_classes(classes)
-    codes, names = class_codes(listed)
-    weights = None if class_weights is None else check_class_weights(class_weights, codes, names)
-    return Task(
-        name="classification",
-        label=label,
-        target=partial(class_indices, codes=codes, label=label),
-        loss=partial(outputs.cross_entropy, n_classes=len(names), weights=weights),
-        rows=outputs.class_rows,
-        metrics=partial(classification_metrics, n_classes=len(names)),
-        selection=("loss", "balanced_accuracy"),
-        n_outputs=len(names),
-        classes=names,
-        arguments={
-            "label": label,
-            "classes": plain(listed),
-            "class_weights": None if weights is None else list(weights),
-        },
-    )
-
-
-def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Task:
-    """Return the task of predicting a number, with the squared error as its loss.
-
-    The best epoch is selected by loss.
-
-    Parameters
-    ----------
-    label
-        Column of the labels.
-    mean, scale
-        The prediction is ``mean + scale * output``. The outputs of a new network are near 0: without these, an age of
-        75 is reached after many updates only. Use about the mean and the standard deviation of the training set's
-        labels. Tables, errors and losses are in the unit of the label in any case.
-
-    Raises
-    ------
-    SettingError
-        If `mean` is not a finite number, or `scale` not a positive one.
-
-    Examples
-    --------
-    >>> task = regression("age", mean=75, scale=10)
-    >>> task.target({"label": ["71", "64.5"]}, torch.device("cpu"))
-    tensor([71.0000, 64.5000])
-    >>> task.loss(task.prediction(torch.tensor([[-0.5], [-1.0]])), torch.tensor([71, 64.5]))
-    tensor([1.0000, 0.2500])
-    """
-    check_text("label", label, expected="a column name", where="regression")
-    mean = check_number("mean", mean, where="regression")
-    scale = check_number("scale", scale, above=0, where="regression")
-    return Task(
-        name="regression",
-        label=label,
-        target=partial(label_numbers, label=label),
-        prediction=partial(outputs.rescale, mean=mean, scale=scale),
-        loss=outputs.squared_error,
-        rows=outputs.number_rows,
-        metrics=regression_metrics,
-        n_outputs=1,
-        arguments={"label": label, "mean": mean, "scale": scale},
-    )
-
-
-def reconstruction(output: str = "linear", bottleneck: int | None = None) -> Task:
-    """Return the task of reproducing the input, with the squared error over voxels as its loss.
-
-    The output of the network is the reconstruction, or a tuple with the reconstruction as its last entry. The best
-    epoch is selected by loss.
-
-    Parameters
-    ----------
-    output, bottleneck
-        End of the decoder and channels of the code of the autoencoder that an experiment derives from its architecture,
-        see `CNN_Transformer`: ``"linear"``, ``"sigmoid"`` for images in [0, 1], or ``"mirror"`` for weights of
-        ClinicaDL.
-
-    Raises
-    ------
-    SettingError
-        If an argument has another value.
-
-    Examples
-    --------
-    >>> task = reconstruction()
-    >>> image = torch.ones(2, 1, 4, 4, 4)
-    >>> task.loss((None, image + 2), image)
-    tensor([4., 4.])
-    """
-    where = "reconstruction"
-    check_choice("output", output, ["mirror", "linear", "sigmoid"], where=where)
-    if bottleneck is not None:
-        bottleneck = check_integer("bottleneck", bottleneck, minimum=1, where=where)
-    return Task(
-        name="reconstruction",
-        label=None,
-        target=_image_target,
-        loss=outputs.voxel_error,
-        rows=outputs.reconstruction_rows,
-        metrics=reconstruction_metrics,
-        arguments={"output": output, "bottleneck": bottleneck},
-        target_from="image",
-        reconstructs=True,
-    )
-
-
 def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
     """Return the losses of `n` samples from the output of the network, shape (n,).
 
@@ -299,12 +153,3 @@ def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
             ".flatten(1).mean(1)"
         )
     return losses
-
-
-def _image_target(batch: Batch, device: torch.device) -> Tensor:
-    image: Tensor = batch["image"]
-    return image.to(device)
-
-
-def _check_classes(classes: object) -> list[Any]:
-    return check_list("classes", classes, "a list such as ['CN', 'AD'], or a dict", where="classification")

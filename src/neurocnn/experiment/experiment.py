@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 
 from neurocnn import data, engine, storage
-from neurocnn.errors import TableError
 from neurocnn.errors.arguments import (
     argument_error,
     check_callable,
@@ -26,23 +25,18 @@ from neurocnn.errors.arguments import (
 from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.fold import FoldRun
-from neurocnn.experiment.opening import open_folder
+from neurocnn.experiment.opening import check_sessions, open_folder
 from neurocnn.experiment.recipe import WHERE, Recipe, choose
 from neurocnn.experiment.resuming import check_resumable, continued_epochs, warn_on_resume
 from neurocnn.experiment.transfer_source import Source, as_source
 from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import Results
+from neurocnn.results.encoding import Settings, encode, is_custom
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.leakage import identified
 from neurocnn.results.paths import SETS
 from neurocnn.results.scoring import first_image
-from neurocnn.results.settings import (
-    Settings,
-    content_errors,
-    encode,
-    is_custom,
-)
-from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
+from neurocnn.results.settings import content_errors
+from neurocnn.storage.identity import key_columns
 
 
 @suggest_keywords
@@ -228,7 +222,7 @@ class Experiment:
         chosen = [by_index[index] for index in choose("splits", splits, by_index)]
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
         # Errors are found before the first epoch, and before a file is written.
-        images = self._check_sessions(chosen)
+        images = check_sessions(self.caps, self.task.label, self.splits, chosen)
         runs = [self._fold_run(self.recipe, where, split, images, callbacks) for split in chosen]
         settings = self._settings(runs[0].train)
         wanted = self.recipe.network_parts(runs[0].train.part_ids, networks)
@@ -260,24 +254,6 @@ class Experiment:
         seen = recipe.source_participants(split.index, images.merge(split.validation[key], on=key))
         fold = where.fold(split.index)
         return FoldRun(recipe, where, fold, train, validation, images, seen, tuple(callbacks))
-
-    def _check_sessions(self, splits: Sequence[data.Split]) -> pd.DataFrame:
-        """Check cohorts, images and labels of all splits at once; return the fingerprints of the images."""
-        if self.caps.cohorts:
-            tables = [table for split in self.splits for table in (split.train, split.validation)]
-            self.caps.check_cohorts({name for table in tables for name in table.get("cohort", ())})
-        tables = [table for split in splits for table in (split.train, split.validation)]
-        everybody = identified(pd.concat(tables), self.caps.cohorts)
-        everybody = everybody.drop_duplicates(key_columns(everybody.columns, IMAGE))
-        images = self.caps.fingerprints(everybody.reset_index(drop=True))
-        label = self.task.label
-        if label in everybody and everybody[label].isna().any():
-            missing = everybody[everybody[label].isna()]
-            rows = describe_rows(missing, most=len(missing))
-            raise TableError(
-                f"{label!r} is missing for {len(missing)} sessions: {rows}; add it or remove these rows"
-            )
-        return images
 
     def _settings(self, dataset: data.CapsDataset) -> Settings:
         source = self.recipe.transfer_from

@@ -5,10 +5,51 @@ from collections.abc import Sequence
 import pandas as pd
 
 from neurocnn import data, engine, storage
+from neurocnn.errors import TableError
 from neurocnn.experiment.resuming import OPENING_LOCK, check_resumable, has_new_values
+from neurocnn.results.encoding import Settings
 from neurocnn.results.folder import ResultFolder
+from neurocnn.results.leakage import identified
 from neurocnn.results.paths import SETS
-from neurocnn.results.settings import Settings, read_settings, write_environment, write_settings
+from neurocnn.results.settings import read_settings, write_environment, write_settings
+from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
+
+
+def check_sessions(
+    caps: data.Caps, label: str | None, splits: Sequence[data.Split], chosen: Sequence[data.Split]
+) -> pd.DataFrame:
+    """Return the fingerprints of the images of the chosen splits.
+
+    Parameters
+    ----------
+    caps
+        Location of the images.
+    label
+        Column that may not have missing values, None if there is none.
+    splits, chosen
+        All splits, whose cohorts must exist, and those that are run.
+
+    Raises
+    ------
+    NotFoundError, ImageError
+        If images are missing or unreadable; all of them are named.
+    TableError
+        If labels are missing.
+    """
+    if caps.cohorts:
+        tables = [table for split in splits for table in (split.train, split.validation)]
+        caps.check_cohorts({name for table in tables for name in table.get("cohort", ())})
+    everybody = pd.concat([table for split in chosen for table in (split.train, split.validation)])
+    everybody = identified(everybody, caps.cohorts)
+    everybody = everybody.drop_duplicates(key_columns(everybody.columns, IMAGE))
+    images = caps.fingerprints(everybody.reset_index(drop=True))
+    if label in everybody and everybody[label].isna().any():
+        missing = everybody[everybody[label].isna()]
+        rows = describe_rows(missing, most=len(missing))
+        raise TableError(
+            f"{label!r} is missing for {len(missing)} sessions: {rows}; add it or remove these rows"
+        )
+    return images
 
 
 def open_folder(

@@ -10,11 +10,12 @@ from neurocnn.engine.fingerprint import Change, describe_changes, differences, f
 from neurocnn.errors import SettingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.recipe import Recipe
+from neurocnn.results.encoding import Settings, custom_names
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import identified
 from neurocnn.results.paths import COMMANDLINE, SETS
 from neurocnn.results.same_study import check_same_images, check_same_rows
-from neurocnn.results.settings import Settings, custom_names, drop_unrecorded, read_settings
+from neurocnn.results.settings import drop_unrecorded, read_settings
 from neurocnn.storage.files import storage_errors
 from neurocnn.storage.identity import COHORT
 

@@ -202,14 +202,26 @@ def predict_fold(
         write_tables(folder, fold, selection, name, predictions, weights)
 
 
-def encode_fold(networks: Networks, dataset: data.CapsDataset, evaluation: Evaluation) -> pd.DataFrame:
-    """Return the codes of one fold's autoencoders, in the order of the data set."""
-    if isinstance(networks, torch_nn.Module):
-        return engine.encode(networks, dataset, **evaluation)
-    tables = [
-        engine.encode(networks[part], dataset.only_part(part), **evaluation) for part in dataset.part_ids
-    ]
-    return interleave_parts(tables)
+def encode_folds(
+    folds: Sequence[Fold],
+    dataset: data.CapsDataset,
+    load: Callable[[Fold], Networks],
+    evaluation: Evaluation,
+) -> pd.DataFrame:
+    """Return the codes of all folds' autoencoders, each in the order of the data set."""
+    tables = []
+    for fold in folds:
+        networks = load(fold)
+        if isinstance(networks, torch_nn.Module):
+            table = engine.encode(networks, dataset, **evaluation)
+        else:
+            parts = dataset.part_ids
+            table = interleave_parts(
+                [engine.encode(networks[part], dataset.only_part(part), **evaluation) for part in parts]
+            )
+        table.insert(0, "split", fold.index)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _check_same_metrics(path: Path, new: pd.DataFrame) -> None:

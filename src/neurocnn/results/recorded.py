@@ -10,19 +10,12 @@ from torch import nn as torch_nn
 
 from neurocnn import data, engine
 from neurocnn.errors import SettingError, suggestion
+from neurocnn.results.encoding import custom_names, decode, describe_task, is_custom, parts_name
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.prediction import Evaluation, Networks, make_dataset
-from neurocnn.results.settings import (
-    content_errors,
-    custom_names,
-    decode,
-    describe_task,
-    is_custom,
-    parts_name,
-    read_settings,
-)
+from neurocnn.results.settings import content_errors, read_settings
 
 
 class RecordedExperiment:

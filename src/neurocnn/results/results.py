@@ -73,9 +73,7 @@ class Results:
         SettingError
             If it is not a setting, or is custom and was not given.
         """
-        return self._experiment.setting(
-            check_text("name", name, expected="a setting", where="Results.setting")
-        )
+        return self._experiment.setting(check_text("name", name, "a setting", where="Results.setting"))
 
     @property
     def task(self) -> engine.Task:
@@ -290,13 +288,9 @@ class Results:
             If images are missing, or no split is done.
         """
         experiment, chosen = self._experiment, self._folder.check_selection(selection)
-        done, dataset, tables = self._folder.check_done(), experiment.new_dataset(caps, sessions), []
-        for fold in done:
-            networks = experiment.load_networks(fold, chosen, dataset.part_ids)
-            table = prediction.encode_fold(networks, dataset, experiment.evaluation)
-            table.insert(0, "split", fold.index)
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True)
+        done, dataset = self._folder.check_done(), experiment.new_dataset(caps, sessions)
+        load = partial(experiment.load_networks, selection=chosen, part_ids=dataset.part_ids)
+        return prediction.encode_folds(done, dataset, load, experiment.evaluation)
 
     def __repr__(self) -> str:
         return summary.describe(self.folder, self._experiment.readable, self.settings)

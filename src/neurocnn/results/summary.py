@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from neurocnn import storage
+from neurocnn.results.encoding import CUSTOM, Settings
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.results.reading import read_history, read_metrics
-from neurocnn.results.settings import CUSTOM, Settings
 
 
 def summary_table(folder: ResultFolder) -> pd.DataFrame:
