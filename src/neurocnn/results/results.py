@@ -73,7 +73,8 @@ class Results:
         SettingError
             If it is not a setting, or is custom and was not given.
         """
-        return self._experiment.setting(check_text("name", name, "a setting", where="Results.setting"))
+        name = check_text("name", name, expected="a setting", where="Results.setting")
+        return self._experiment.setting(name)
 
     @property
     def task(self) -> engine.Task:
