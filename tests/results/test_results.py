@@ -57,6 +57,22 @@ def test_new_data_are_predicted_by_the_models_of_every_split(study: Study, finis
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_prediction_that_completes_a_killed_one_leaves_no_temporary_files(study: Study, finished):
+    results, test = finished
+    before = {path for path in results.folder.rglob("*") if path.is_file()}
+    tables = results.folder / "fold-0" / "cnn_classification" / "best_loss"
+    leftovers = [
+        tables / ".killed_image_level_metrics.tsv.17-0a1b2c3d",
+        results.folder / "fold-1" / ".images.tsv.18-0a1b2c3e",
+    ]
+    for path in leftovers:
+        path.write_text("half a table")
+    results.predict(study.caps, test, name="killed")
+    after = {path for path in results.folder.rglob("*") if path.is_file()}
+    assert not after & set(leftovers)
+    assert all("killed_" in path.name for path in after - before if path.name != "images.tsv")
+
+
 def test_predicting_the_same_data_again_changes_nothing_and_other_data_need_another_name(study, finished):
     results, test = finished
     first = results.predict(study.caps, test, name="again")

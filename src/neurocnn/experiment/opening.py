@@ -6,7 +6,7 @@ import pandas as pd
 
 from neurocnn import data, engine, storage
 from neurocnn.errors import TableError
-from neurocnn.experiment.resuming import OPENING_LOCK, check_resumable, has_new_values
+from neurocnn.experiment.resuming import check_resumable, has_new_values
 from neurocnn.results.encoding import Settings
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import identified
@@ -65,7 +65,7 @@ def open_folder(
     ranks = engine.find_ranks()
     ranks.barrier("before the result folder is written")
     if ranks.rank == 0:
-        with storage.hold(where.root / OPENING_LOCK, f"the start of {where.root}", wait=True) as lock:
+        with where.hold() as lock:
             sessions = {
                 where.fold(split.index).sessions(name): table
                 for split in splits
@@ -82,6 +82,4 @@ def open_folder(
             for path, table in sessions.items():
                 if not claimed or not path.is_file():
                     storage.write_table(table, path)
-            # Under the lock: a process that waits for the removed file creates another one.
-            (where.root / OPENING_LOCK).unlink()
     ranks.barrier("after the result folder was written")

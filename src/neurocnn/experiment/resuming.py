@@ -13,14 +13,11 @@ from neurocnn.experiment.recipe import Recipe
 from neurocnn.results.encoding import Settings, custom_names
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import identified
-from neurocnn.results.paths import COMMANDLINE, SETS
+from neurocnn.results.paths import COMMANDLINE, SETS, WRITING_LOCK
 from neurocnn.results.same_study import check_same_images, check_same_rows
 from neurocnn.results.settings import drop_unrecorded, read_settings
 from neurocnn.storage.files import storage_errors
 from neurocnn.storage.identity import COHORT
-
-#: Lock under which the settings and sessions are written.
-OPENING_LOCK = ".open.lock"
 
 
 def check_resumable(
@@ -175,4 +172,4 @@ def _is_move(name: str) -> bool:
 
 def _is_being_written(path: Path) -> bool:
     """Return whether `path` is the settings file or its lock, which a parallel task writes first."""
-    return path.name in (COMMANDLINE, OPENING_LOCK) or path.name.startswith(f".{COMMANDLINE}.")
+    return path.name in (COMMANDLINE, WRITING_LOCK) or path.name.startswith(f".{COMMANDLINE}.")

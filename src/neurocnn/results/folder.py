@@ -1,13 +1,17 @@
 """A result folder as a value: its folds, levels and selections, what is done, and every path."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import BaseFileLock
 
 from neurocnn import engine
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.errors.arguments import check_choice, check_integer, check_text
-from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, Fold, check_file_name
-from neurocnn.storage.locks import is_held
+from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, WRITING_LOCK, Fold, check_file_name
+from neurocnn.storage.locks import hold, is_held
 
 #: Level of whole images, and name of the parts that are whole images.
 IMAGE = "image"
@@ -120,6 +124,17 @@ class ResultFolder:
         if any(any(path.glob(pattern)) for path in folds for pattern in _RESULTS):
             return True
         return any(is_held(lock) for path in folds for lock in path.glob("state/**/*.lock"))
+
+    @contextmanager
+    def hold(self) -> Iterator[BaseFileLock]:
+        """Hold the lock for short writes that several processes may want to do, after waiting for it."""
+        path = self.root / WRITING_LOCK
+        with hold(path, f"writing into {self.root}", wait=True) as lock:
+            try:
+                yield lock
+            finally:
+                # Under the lock: a process that waits for the removed file creates another one.
+                path.unlink()
 
     def check_done(self) -> list[Fold]:
         """Return the folds that are done.

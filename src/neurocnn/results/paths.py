@@ -16,6 +16,8 @@ TABLES = {
 SETS = ("train", "validation")
 COMMANDLINE = "commandline.json"
 ENVIRONMENT = "environment.txt"
+#: Lock of a result folder for short writes; it exists only meanwhile.
+WRITING_LOCK = ".open.lock"
 
 
 def check_file_name(name: str, value: object) -> str:

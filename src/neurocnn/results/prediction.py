@@ -121,9 +121,13 @@ def check_new_data(
 
 def _is_begun(folder: ResultFolder, fold: Fold, name: str) -> bool:
     """Return whether a fold has tables of these new data: images are compared only if they are protected."""
-    levels, contents = folder.levels, ("prediction", "metrics")
-    tables = product(folder.selections, [name], levels, contents)
-    return any(fold.table(*key).is_file() for key in tables)
+    return any(path.is_file() for path in _tables(folder, fold, name))
+
+
+def _tables(folder: ResultFolder, fold: Fold, name: str) -> list[Path]:
+    """Return the paths of the tables of a data set."""
+    keys = product(folder.selections, [name], folder.levels, ("prediction", "metrics"))
+    return [fold.table(*key) for key in keys]
 
 
 def _check_same(
@@ -196,10 +200,12 @@ def predict_fold(
         path = fold.table(selection, "validation", folder.parts, "prediction")
         weights = vote_weights(folder, storage.read_table(path), threshold)
     if engine.find_ranks().rank == 0:
-        # Written before the first table, so that no table exists whose images are unknown.
-        if not _is_begun(folder, fold, name):
-            write_images(fold, {name: images})
-        write_tables(folder, fold, selection, name, predictions, weights)
+        with folder.hold() as lock:
+            storage.remove_leftovers(lock, fold.images, *_tables(folder, fold, name))
+            # Written before the first table, so that no table exists whose images are unknown.
+            if not _is_begun(folder, fold, name):
+                write_images(fold, {name: images})
+            write_tables(folder, fold, selection, name, predictions, weights)
 
 
 def encode_folds(
