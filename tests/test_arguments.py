@@ -63,6 +63,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     autoencoders = nc.Experiment(caps, splits, patches, nc.reconstruction(), "Conv5_FC3", trainer)
     codes = autoencoders.run(folder / "autoencoders", splits=[0])
     nc.write_table(labels, folder / "labels.tsv")
+    nc.write_table(labels[["participant_id"]], folder / "bids/participants.tsv")
+    for row in labels.itertuples():
+        (folder / "bids" / row.participant_id / row.session_id).mkdir(parents=True)
     nc.write_splits(splits, folder / "splits")
     mask = folder / "mask.nii.gz"
     import nibabel
@@ -150,6 +153,8 @@ def calls_of_tables(w: SimpleNamespace) -> dict[str, Call]:
         "holdout": (nc.holdout, {"sessions": w.labels, "fraction": 0.5}),
         "kfold": (nc.kfold, {"sessions": w.labels, "n_splits": 2}),
         "population": (nc.population, {"sessions": w.labels}),
+        "progression": (nc.progression, {"table": w.labels, "months": 12}),
+        "read_bids": (nc.read_bids, {"folder": w.folder / "bids"}),
         "read_splits": (nc.read_splits, {"path": w.folder / "splits"}),
         "read_table": (nc.read_table, {"path": w.folder / "labels.tsv"}),
         "write_splits": (nc.write_splits, {"splits": w.splits, "folder": "splits"}),

@@ -221,12 +221,22 @@ def read_labels_and_splits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     paths = {"old": "labels_lists/train", "new": "labels/5_fold"}
     cohorts = pd.DataFrame({"cohort": list(paths), "path": list(paths.values()), "diagnoses": "AD,CN"})
     nc.write_table(cohorts, "cohorts.tsv")
+    for name in ("sub-01", "sub-02"):
+        rows = {
+            "session_id": ["ses-M000", "ses-M036"],
+            "diagnosis": ["MCI", "AD" if name == "sub-01" else "MCI"],
+        }
+        nc.write_table(pd.DataFrame(rows), folder / f"bids/{name}/{name}_sessions.tsv")
+    nc.write_table(
+        pd.DataFrame({"participant_id": ["sub-01", "sub-02"], "sex": "F"}), "bids/participants.tsv"
+    )
     read: list[list[nc.Split]] = []
     reader = nc.read_splits
     monkeypatch.setattr(nc, "read_splits", lambda *a, **b: read.append(reader(*a, **b)) or read[-1])
     names = run("docs/how-to/read-labels-and-splits.md")
     assert [tables(splits) for splits in read[:2]] == [tables(old), tables(new)]
     assert tables(read[2]) == [sorted(a + b) for a, b in zip(tables(old), tables(new), strict=True)]
+    assert names["mci"][["diagnosis", "sex"]].to_numpy().tolist() == [["pMCI", "F"], ["sMCI", "F"]]  # type: ignore[index]
     assert tables(reader("my_splits")) == tables(names["splits"])  # type: ignore[arg-type]
 
 

@@ -4,7 +4,8 @@ All public names, by the step of a study:
 
 Images          Caps, and the names of its pipelines: T1Linear, T1Extensive, T1Volume, FlairLinear, PetLinear,
                 Custom; make_caps writes a synthetic CAPS
-Participants    read_table, write_table, population, holdout, kfold, Split, read_splits, write_splits
+Participants    read_bids, read_table, write_table, progression, population, holdout, kfold, Split, read_splits,
+                write_splits
 Parts           WholeImage, Patch, Slice, Roi; the voxels of each: MinMax, ZScore; as a dataset: CapsDataset
 Task            classification, regression, reconstruction; any other: Task
 Network         create_model, list_models, describe, CNN; pooling: PadMaxPool2d, PadMaxPool3d, CropMaxUnpool2d,
@@ -47,6 +48,8 @@ from neurocnn.data import (
     kfold,
     make_caps,
     population,
+    progression,
+    read_bids,
     read_splits,
     write_splits,
 )
@@ -152,6 +155,8 @@ __all__ = [
     "part_weights",
     "population",
     "predict",
+    "progression",
+    "read_bids",
     "read_splits",
     "read_table",
     "read_weights",

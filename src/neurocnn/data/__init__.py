@@ -1,11 +1,13 @@
 """Images and labels: reading, preparing, cutting into parts, splitting."""
 
+from neurocnn.data.bids import read_bids
 from neurocnn.data.caps import Caps
 from neurocnn.data.dataset import CapsDataset
 from neurocnn.data.painting import paint, part_affine
 from neurocnn.data.parts import Parts, Patch, Slice, WholeImage
 from neurocnn.data.population import population
 from neurocnn.data.preprocessing import Custom, FlairLinear, PetLinear, T1Extensive, T1Linear, T1Volume
+from neurocnn.data.progression import progression
 from neurocnn.data.roi import Roi
 from neurocnn.data.split_trees import read_splits, write_splits
 from neurocnn.data.splits import Split, baseline, holdout, kfold
@@ -37,6 +39,8 @@ __all__ = [
     "paint",
     "part_affine",
     "population",
+    "progression",
+    "read_bids",
     "read_splits",
     "write_splits",
 ]

@@ -19,6 +19,8 @@ IMAGE = (*PARTICIPANT, "session_id")
 PART = (*IMAGE, "part_id")
 #: The columns that every table of sessions has.
 REQUIRED = ("participant_id", "session_id")
+# Prefix and example of the ids in these columns.
+_EXAMPLES = {"participant_id": ("sub-", "sub-001"), "session_id": ("ses-", "ses-M00")}
 
 # Unicode categories of characters without a glyph: control, format, surrogate, unassigned.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Cn"}
@@ -129,7 +131,9 @@ There are: participant_id, session
             raise TableError(f"{where}: the column {name!r} is missing; {suggestion(name, columns)}")
 
 
-def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None) -> None:
+def check_ids(
+    frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None, required: Sequence[str] = REQUIRED
+) -> None:
     """Check that each row of a table identifies one image or part.
 
     Parameters
@@ -140,6 +144,8 @@ def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None
         Name of the table in messages.
     rows
         Names of the rows in messages; ``row 0``, ``row 1``, … if not given.
+    required
+        Columns of ids that the table must have: those of `REQUIRED`, or the first one only.
 
     Raises
     ------
@@ -147,9 +153,10 @@ def check_ids(frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None
         If an id is malformed, or two rows have the same ids.
     """
     check_table("table", frame, where=where)
-    check_columns(frame, REQUIRED, where)
+    check_columns(frame, required, where)
     names = [f"row {i}" for i in range(len(frame))] if rows is None else rows
-    for column, prefix, example in zip(REQUIRED, ("sub-", "ses-"), ("sub-001", "ses-M00"), strict=True):
+    for column in required:
+        prefix, example = _EXAMPLES[column]
         for row, value in zip(names, frame[column].tolist(), strict=True):
             if not _is_id(value, prefix):
                 raise TableError(

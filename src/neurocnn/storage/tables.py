@@ -65,16 +65,26 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
     path = check_path("path", path, where="read_table")
     required = check_list("required", required, "column names", where="read_table")
     check_each("required", required, check_text, where="read_table")
+    texts, lines = read_texts(path, required)
+    if texts.empty:
+        raise TableError(f"{path}: the table has a header and no rows; expected at least one row")
+    frame = typed_columns(texts, [f"{path}, {line}" for line in lines])
+    if set(REQUIRED) <= set(required):
+        check_ids(frame, str(path), lines)
+    return frame
+
+
+def read_texts(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Return a table whose cells are text, possibly without rows, and the names of its rows: ``line 2``, …"""
     header, rows, lines = _cells(path)
     check_columns(header, required, path)
-    if not rows:
-        raise TableError(f"{path}: the table has a header and no rows; expected at least one row")
-    where = [f"{path}, line {line}" for line in lines]
-    columns = {name: _column([row[i] for row in rows], name, where) for i, name in enumerate(header)}
-    frame = pd.DataFrame(columns, columns=header)
-    if set(REQUIRED) <= set(required):
-        check_ids(frame, str(path), [f"line {line}" for line in lines])
-    return frame
+    return pd.DataFrame(rows, columns=header, dtype=object), [f"line {line}" for line in lines]
+
+
+def typed_columns(texts: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
+    """Return a table of text as numbers, text and missing values; `rows` are the names of its rows in messages."""
+    columns = {str(name): _column(texts[name].tolist(), str(name), rows) for name in texts}
+    return pd.DataFrame(columns, columns=texts.columns)
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
