@@ -25,7 +25,7 @@ from neurocnn.errors.arguments import (
 from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.fold import FoldRun
-from neurocnn.experiment.opening import check_sessions, open_folder
+from neurocnn.experiment.opening import check_sessions, log_unknown_affine, open_folder
 from neurocnn.experiment.recipe import WHERE, Recipe, choose
 from neurocnn.experiment.resuming import check_resumable, continued_epochs, warn_on_resume
 from neurocnn.experiment.transfer_source import Source, as_source
@@ -236,6 +236,7 @@ class Experiment:
         for run in runs:
             run.check(wanted)
         open_folder(where, settings, self.splits, images)
+        log_unknown_affine(where, runs[0].train, self.reconstructions)
         for run in runs:
             LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
             run.run(wanted)

@@ -6,11 +6,13 @@ import pandas as pd
 
 from neurocnn import data, engine, storage
 from neurocnn.errors import TableError
+from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.resuming import check_resumable, has_new_values
 from neurocnn.results.encoding import Settings
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import identified
 from neurocnn.results.paths import SETS
+from neurocnn.results.scoring import first_image
 from neurocnn.results.settings import read_settings, write_environment, write_settings
 from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
 
@@ -50,6 +52,13 @@ def check_sessions(
             f"{label!r} is missing for {len(missing)} sessions: {rows}; add it or remove these rows"
         )
     return images
+
+
+def log_unknown_affine(where: ResultFolder, dataset: data.CapsDataset, reconstructions: bool) -> None:
+    """Log that no NIfTI files will be written if prepared tensors are all that is known of the images."""
+    writes = reconstructions or (where.has_part_accuracy and hasattr(dataset.parts, "place"))
+    if writes and dataset.caps.known_affine(*first_image(dataset)) is None:
+        LOGGER.info("%s: no NIfTI maps are written, because the affine of the images is unknown", where.root)
 
 
 def open_folder(

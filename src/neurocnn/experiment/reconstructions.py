@@ -49,7 +49,6 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
     first = first_image(dataset)
     shape, affine = dataset.caps.shape(*first), dataset.caps.known_affine(*first)
     if affine is None:
-        LOGGER.info("%s: no reconstructions are written, because the affine of the images is unknown", folder)
         return
     for k, part in enumerate(dataset.part_ids):
         if part not in models:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from neurocnn import data, engine, ensemble, storage
 from neurocnn.data.parts import LocatedParts
-from neurocnn.errors.logger import LOGGER
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.storage.files import write_whole
@@ -102,9 +101,7 @@ def write_part_accuracy(
         first = first_image(dataset)
         painted = data.paint(cast(LocatedParts, dataset.parts), dataset.caps.shape(*first), values)
         path, affine = fold.part_accuracy(selection, "nii.gz"), dataset.caps.known_affine(*first)
-        if affine is None:
-            LOGGER.info("%s: not written, because the affine of the images is unknown", path)
-        else:
+        if affine is not None:
             write_nifti(path, np.nan_to_num(painted), affine)
     # The table is written last, because its existence marks the fold as done.
     storage.write_table(table, fold.part_accuracy(selection))
