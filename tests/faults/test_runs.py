@@ -546,6 +546,8 @@ def test_a_cohort_renamed_later_is_recognised_by_its_images(tmp_path: Path):
     "change",
     [
         {"trainer": 3},
+        {"task": "x"},
+        {"parts": None},
         {"task": {"type": "dict"}},
         {"splits": "all"},
         {"parts": {"type": "Patch", "size": "x"}},

@@ -1,6 +1,7 @@
 """A result folder read back says what its files say, and judges nobody whom its models have seen."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -351,3 +352,31 @@ def test_the_folder_of_another_program_is_no_result_folder(tmp_path: Path):
     (tmp_path / "commandline.json").write_text('{"network_type": "cnn", "mode": "roi"}')
     with pytest.raises(SettingError, match="not written by neurocnn"):
         nc.Results(tmp_path)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("table", "content"),
+    [
+        ("validation_image_level_metrics.tsv", ""),
+        ("validation_image_level_metrics.tsv", "accuracy\nhigh\n"),
+        ("validation_image_level_metrics.tsv", "accuracy\n0.5\n0.6\n"),
+        ("validation_image_level_prediction.tsv", "participant_id\tsession_id\nsub-1\tses-1\n"),
+        (
+            "validation_image_level_prediction.tsv",
+            "participant_id\tsession_id\tpredicted_label\nsub-1\tses-1\tAD\n",
+        ),
+        ("training.tsv", "epoch\titeration\n0\t1\n"),
+        ("training.tsv", "epoch\titeration\ttime\nfirst\t1\t1\n"),
+        ("part_balanced_accuracy.tsv", "part_id\tbalanced_accuracy\n0\tgood\n"),
+    ],
+)
+def test_a_table_with_other_content_is_named(finished, table, content, tmp_path):
+    shutil.copytree(finished[0].folder, tmp_path / "results")
+    results = nc.Results(tmp_path / "results")
+    path = next(results.folder.glob(f"fold-1/**/best_balanced_accuracy/{table}"), None)
+    path = path or results.folder / "fold-1" / table
+    path.write_text(content)
+    with pytest.raises(nc.TableError, match=f"fold-1.*{table}"):
+        for read in (results.metrics, results.predictions, results.summary, results.part_map):
+            read()

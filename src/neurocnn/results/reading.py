@@ -1,6 +1,7 @@
 """Tables of a result folder, read back and put together over the splits."""
 
 import numbers
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,33 +10,44 @@ import pandas as pd
 from neurocnn import storage
 from neurocnn.errors import NotFoundError, SettingError, TableError
 from neurocnn.results.folder import ResultFolder
+from neurocnn.storage.identity import COHORT, IMAGE, REQUIRED
 
 
 def read_metrics(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
     """Return the table that `Results.metrics` documents."""
     tables = folder.find_tables("metrics", level, selection, dataset)
-    table = pd.DataFrame({fold.index: _read_numbers(path).iloc[0] for fold, path in tables}).T
+    rows = {fold.index: _read_numbers(path).astype(float) for fold, path in tables}
+    for fold, path in tables:
+        if len(rows[fold.index]) != 1:
+            raise TableError(
+                f"{path}: {len(rows[fold.index])} rows; expected one, as written; restore the file"
+            )
+    table = pd.concat(rows).droplevel(1)
     spread = pd.DataFrame({"mean": table.mean(), "std": table.std()}).T
     # An average of the splits' limits is not a confidence interval of their mean.
     limits = [name for name in map(str, table) if name.endswith(("_low", "_high"))]
     return pd.concat([table, spread.assign(**dict.fromkeys(limits, np.nan))]).rename_axis("split")
 
 
-def _read_numbers(path: Path) -> pd.DataFrame:
-    """Return the one row of a table of metrics.
+def _read_numbers(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a table of numbers.
 
     Raises
     ------
     TableError
-        If it does not have one row of numbers.
+        If it has no rows, a required column is missing, or a cell is text.
     """
-    table = storage.read_table(path, required=())
-    if len(table) != 1:
-        raise TableError(f"{path}: {len(table)} rows; expected one, as written; restore the file")
-    for name, value in table.iloc[0].items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    table = storage.read_table(path, required=required)
+    _check_numbers(table, path, [str(name) for name in table])
+    return table
+
+
+def _check_numbers(table: pd.DataFrame, path: Path, columns: Sequence[str]) -> None:
+    """Raise a TableError with the path if a cell of these columns is text."""
+    for name in columns:
+        if not pd.api.types.is_numeric_dtype(table[name]) and table[name].notna().any():
+            value = next(cell for cell in table[name] if not isinstance(cell, numbers.Real))
             raise TableError(f"{path}: {name}={value!r}; expected a number, as written; restore the file")
-    return table.astype(float)
 
 
 def read_predictions(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
@@ -44,17 +56,18 @@ def read_predictions(folder: ResultFolder, level: str, selection: str | None, da
         raise SettingError(
             f"{folder.root}: a reconstruction has no predictions; use metrics(level='part') or encode(…)"
         )
-    tables = folder.find_tables("prediction", level, selection, dataset)
-    return _stack({fold.index: storage.read_table(path) for fold, path in tables}, "split")
+    tables = {}
+    for fold, path in folder.find_tables("prediction", level, selection, dataset):
+        tables[fold.index] = table = storage.read_table(path, required=[*REQUIRED, "predicted_label"])
+        _check_numbers(table, path, [str(name) for name in table if name not in (*IMAGE, COHORT)])
+    return _stack(tables, "split")
 
 
 def read_history(folder: ResultFolder) -> pd.DataFrame:
     """Return the table that `Results.history` documents."""
     paths = {fold.index: fold.training() for fold in folder.folds}
     required = ("epoch", "iteration", "time")
-    tables = {
-        index: storage.read_table(path, required=required) for index, path in paths.items() if path.is_file()
-    }
+    tables = {index: _read_numbers(path, required) for index, path in paths.items() if path.is_file()}
     if not tables:
         raise NotFoundError(f"{folder.root}: training.tsv is missing; run the experiment first")
     return _stack(tables, "split")
@@ -63,7 +76,7 @@ def read_history(folder: ResultFolder) -> pd.DataFrame:
 def read_network_histories(folder: ResultFolder, split: int, networks: list[int]) -> pd.DataFrame:
     """Return the histories of a fold's networks in one table, with the column ``network`` in front."""
     fold = folder.fold(split)
-    tables = {part: storage.read_table(fold.training(part), required=()) for part in networks}
+    tables = {part: _read_numbers(fold.training(part)) for part in networks}
     return _stack(tables, "network")
 
 
@@ -78,7 +91,7 @@ def read_part_accuracy(folder: ResultFolder, selection: str | None) -> dict[int,
     chosen = folder.check_selection(selection)
     paths = [fold.part_accuracy(chosen) for fold in folder.check_done()]
     required = ("part_id", "balanced_accuracy")
-    tables = [storage.read_table(path, required=required) for path in paths if path.is_file()]
+    tables = [_read_numbers(path, required) for path in paths if path.is_file()]
     if not tables:
         raise NotFoundError(
             f"{folder.root}: part_balanced_accuracy.tsv is missing; only a classification of several parts has it"

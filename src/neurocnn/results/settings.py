@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 from neurocnn.errors import NotFoundError, SettingError
-from neurocnn.errors.arguments import check_each, check_integer, check_list
+from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list
 from neurocnn.results.encoding import CUSTOM, Settings, encode, find_type, main_name
 from neurocnn.storage.files import write_whole
 
 #: Settings that describe the run of an experiment: weights' names and shapes, and torch's number of threads.
 DESCRIPTIONS = ("network", "n_threads")
+#: Settings that are objects of this library, or custom.
+_OBJECTS = {"caps", "parts", "task", "trainer"}
 #: Values that held before a setting was recorded, by type and field; for others its default held.
 _EARLIER: dict[str, Settings] = {"reconstruction": {"output": "mirror", "bottleneck": None}}
 
@@ -115,7 +117,7 @@ def read_settings(path: Path) -> Settings:
         raise NotFoundError(f"{path} does not exist; {path.parent} is not a result folder of neurocnn")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise SettingError(f"{path}: {error}; expected JSON; restore it from a copy") from error
     if not isinstance(settings, dict):
         raise SettingError(f"{path}: found a {type(settings).__name__}; expected settings by name")
@@ -123,6 +125,9 @@ def read_settings(path: Path) -> Settings:
         filled: Settings = fill_missing(settings)
         indices = check_list("splits", filled.get("splits", []), "a list of indices")
         check_each("splits", indices, check_integer, minimum=0)
+        for name in _OBJECTS & set(filled):
+            if not isinstance(filled[name], dict) or not {CUSTOM, "type"} & set(filled[name]):
+                raise argument_error(name, filled[name], "an object with a type")
     return filled
 
 
