@@ -319,6 +319,8 @@ def test_the_quickstart_runs(
     runpy.run_path(str(ROOT / "docs/tutorials/quickstart.py"), run_name="__main__")
     shown = capsys.readouterr().out
     assert "Balanced accuracy on 4 held-out participants" in shown
+    assert re.search(r"Pretraining (helps|does not help) here: balanced accuracy [01]\.\d+ without it", shown)
+    assert Path("neurocnn-quickstart/reconstruction.png").is_file()
     picture = shown.split()[-1]
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
 
