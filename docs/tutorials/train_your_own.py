@@ -1,0 +1,307 @@
+"""
+Train your own models
+=====================
+
+All ways to train a network on brain images: on slices, patches, regions of interest or the whole image; one network
+for all parts or one for each; from random weights, or from those of an autoencoder or of another network. Then the
+steps beyond one data set: sMCI against pMCI, several cohorts, labels and an architecture of your own.
+
+The script writes small synthetic images, so that it runs anywhere, in about two minutes on two cores. With one epoch
+on a few images of 3.5 mm, **its accuracies are about chance, and it warns that the autoencoders have not learnt yet:
+it shows the calls**. ``FULL = True`` has the settings of a study: images of 1 mm, 20 epochs and five splits, for a
+GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study that learns.
+"""
+
+# %%
+# Data
+# ----
+#
+# A study needs a CAPS folder, which Clinica writes, and a table of sessions with a diagnosis. For your own, replace
+# the two assignments to ``caps`` and ``labels``, with ``nc.read_table("labels.tsv")`` or ``nc.read_bids("bids")``.
+# The participants are divided before the images are cut into parts: all parts of a participant are in the same set.
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torchvision.models import ResNet18_Weights
+from torchvision.transforms import Compose, Resize
+
+import neurocnn as nc
+
+FULL = False
+folder = Path("train-your-own")
+shape = None if FULL else (48, 58, 50)
+everyone = nc.make_caps(folder / "caps", n_participants=200 if FULL else 14, shape=shape)
+caps = nc.Caps(folder / "caps", "t1-linear")
+labels = everyone.head(len(everyone) * 6 // 10)
+
+splits = nc.kfold(labels, n_splits=5 if FULL else 2, stratify=["diagnosis", "sex", "age"])
+ad_cn = nc.classification("diagnosis", classes=["CN", "AD"])
+trainer = (
+    nc.Trainer(epochs=20, batch_size=8) if FULL else nc.Trainer(epochs=1, batch_size=2, learning_rate=1e-2)
+)
+print(nc.population(labels))
+
+# %%
+# Splits that ClinicaDL drew are read by ``nc.read_splits("data/labels_lists/train", n_splits=5)``.
+#
+# Every training is an experiment: images, splits, parts, task, architecture and trainer, and one folder of results.
+# The function below shortens the calls of this page. The small version trains the first split only; a call without
+# ``splits`` trains all of them.
+
+
+def train(name, parts, task, architecture, **settings):
+    """Train into `results/<name>` of the study's folder; settings may contain other images or splits."""
+    settings = {"caps": caps, "splits": splits, "trainer": trainer} | settings
+    experiment = nc.Experiment(parts=parts, task=task, architecture=architecture, **settings)
+    return experiment.run(folder / "results" / name, splits=None if FULL else [0])
+
+
+# %%
+# Slices
+# ------
+#
+# Networks for photographs can be applied to slices. ``resnet18`` is ResNet-18 with its 1000 outputs followed by one
+# more layer. It takes three channels and, as ClinicaDL has trained it, slices that are scaled to [0, 1] and resized
+# to 224×224. With ImageNet's weights, only the last five convolutions, the 1000 outputs and the added layer are
+# trained. They are downloaded when first used; here they are used if torch has the file, and otherwise all layers are
+# trained from random weights.
+
+file = Path(torch.hub.get_dir(), "checkpoints", Path(ResNet18_Weights.DEFAULT.url).name)
+pretrained = {"weights": "imagenet" if FULL or file.exists() else None}
+to_imagenet = Compose([nc.MinMax(), Resize((224, 224))])
+slices = nc.Slice(direction=0, discarded_slices=20 if FULL else 23, channels=3)
+
+# one network for all slices
+train("slice_cnn", slices, ad_cn, "resnet18", options=pretrained, transform=to_imagenet)
+
+# one network per slice
+train("slice_multi-cnn", slices, ad_cn, "resnet18", options=pretrained, transform=to_imagenet, multi=True)
+
+# %%
+# An autoencoder cannot be derived from ResNet-18, whose layers have connections that skip others. It can be derived
+# from ``Conv4_FC3``, which takes slices too:
+
+# autoencoder
+grey = nc.Slice(direction=0, discarded_slices=20 if FULL else 23)
+train("slice_autoencoder", grey, nc.reconstruction(), "Conv4_FC3", reconstructions=True)
+
+# %%
+# Patches
+# -------
+#
+# Patches keep the third dimension. ``Conv4_FC3`` has four convolutions, each followed by a pooling that pads its
+# input as needed, and three fully-connected layers.
+
+patches = nc.Patch(size=50, stride=50) if FULL else nc.Patch(size=32, stride=18)
+print(nc.describe("Conv4_FC3", "1@50x50x50"))
+
+# %%
+# An autoencoder learns from images without labels. Its encoder has the convolutions of the network, so that its
+# weights can start a classifier: ``transfer_from`` is the folder of its results. The weights of split k come from
+# split k of the source, and a source that has seen a validation participant is refused.
+
+# autoencoder
+train("patch_autoencoder", patches, nc.reconstruction(), "Conv4_FC3")
+
+# single-CNN: with the autoencoder's weights, and from random weights
+results = folder / "results"
+train("patch_single-cnn_ae", patches, ad_cn, "Conv4_FC3", transfer_from=results / "patch_autoencoder")
+train("patch_single-cnn", patches, ad_cn, "Conv4_FC3")
+
+# multi-CNN: with the autoencoder's weights, with the single-CNN's, and from random weights
+train(
+    "patch_multi-cnn_ae", patches, ad_cn, "Conv4_FC3", multi=True, transfer_from=results / "patch_autoencoder"
+)
+train(
+    "patch_multi-cnn_single",
+    patches,
+    ad_cn,
+    "Conv4_FC3",
+    multi=True,
+    transfer_from=results / "patch_single-cnn",
+)
+train("patch_multi-cnn", patches, ad_cn, "Conv4_FC3", multi=True)
+
+# %%
+# Two more combinations exist: several networks start several ones, part by part, and a classifier starts the encoder
+# of an autoencoder. Several networks cannot start a single one.
+
+# multi-CNN with a multi-CNN's weights; autoencoder with a single-CNN's, and with an autoencoder's
+train(
+    "patch_multi-cnn_multi",
+    patches,
+    ad_cn,
+    "Conv4_FC3",
+    multi=True,
+    transfer_from=results / "patch_multi-cnn",
+)
+for source in ("single-cnn", "autoencoder"):
+    start = results / f"patch_{source}"
+    train(f"patch_autoencoder_{source}", patches, nc.reconstruction(), "Conv4_FC3", transfer_from=start)
+
+# %%
+# The predictions of the parts are combined by soft voting: the weight of a part is its balanced accuracy on the
+# validation set. Both levels are in the result folder.
+
+single = nc.Results(results / "patch_single-cnn")
+print(single.metrics(level="part")[["balanced_accuracy"]])
+print(single.metrics(level="image")[["balanced_accuracy", "sensitivity", "specificity"]])
+
+# %%
+# Regions of interest
+# -------------------
+#
+# Two patches of 50×50×50 voxels around the hippocampi are part of the library, for ``t1-linear`` images of 1 mm.
+# Other regions are boxes, or masks (``nc.Roi.from_masks``). The calls are those of the patches.
+
+boxes = {"right": ((15, 47), (11, 43), (3, 35)), "left": ((1, 33), (11, 43), (3, 35))}
+hippocampi = nc.Roi.hippocampi("t1-linear") if FULL else nc.Roi(boxes)
+
+# autoencoder
+train("roi_autoencoder", hippocampi, nc.reconstruction(), "Conv4_FC3")
+
+# single-CNN: with the autoencoder's weights, and from random weights
+train("roi_cnn_ae", hippocampi, ad_cn, "Conv4_FC3", transfer_from=results / "roi_autoencoder")
+train("roi_cnn", hippocampi, ad_cn, "Conv4_FC3")
+
+# multi-CNN: with the autoencoder's weights, with the single-CNN's, with a multi-CNN's, and from random weights
+train(
+    "roi_multi-cnn_ae", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=results / "roi_autoencoder"
+)
+train("roi_multi-cnn_single", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=results / "roi_cnn")
+train("roi_multi-cnn", hippocampi, ad_cn, "Conv4_FC3", multi=True)
+train(
+    "roi_multi-cnn_multi", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=results / "roi_multi-cnn"
+)
+
+# autoencoder with a single-CNN's weights, and with an autoencoder's
+for source in ("cnn", "autoencoder"):
+    start = results / f"roi_{source}"
+    train(f"roi_autoencoder_{source}", hippocampi, nc.reconstruction(), "Conv4_FC3", transfer_from=start)
+
+# %%
+# Whole image
+# -----------
+#
+# ``Conv5_FC3`` has one convolution more. Its first fully-connected layer follows the size of the image, so that it
+# takes ``t1-linear``, ``t1-extensive`` and any other images (``Conv5_FC3_mni`` is the network that ClinicaDL has for
+# ``t1-extensive``).
+
+image = nc.WholeImage()
+
+# autoencoder
+train("image_autoencoder", image, nc.reconstruction(), "Conv5_FC3")
+
+# CNN: with the autoencoder's weights, and from random weights
+train("image_cnn_ae", image, ad_cn, "Conv5_FC3", transfer_from=results / "image_autoencoder")
+train("image_cnn", image, ad_cn, "Conv5_FC3")
+
+# %%
+# A similar task: sMCI against pMCI
+# ---------------------------------
+#
+# Whether mild cognitive impairment (MCI) progresses to Alzheimer's disease is a harder question with fewer
+# participants. A network that has learnt AD against CN is a good start; weights of a task that is not similar can
+# harm.
+#
+# ``nc.progression`` divides MCI by the later sessions. The synthetic images have none: here, those with the atrophy
+# of AD are the ones that progress.
+
+others = everyone.iloc[len(labels) :]
+later = others["diagnosis"].replace({"CN": "MCI"})
+visits = pd.concat([others.assign(diagnosis="MCI"), others.assign(session_id="ses-M036", diagnosis=later)])
+stages = nc.progression(visits, months=36)
+mci = stages[stages["diagnosis"].isin(["sMCI", "pMCI"])]
+print(mci["diagnosis"].value_counts())
+
+mci_splits = nc.kfold(mci, n_splits=5 if FULL else 2, stratify=["diagnosis"])
+progressive = nc.classification("diagnosis", classes=["sMCI", "pMCI"])
+for name, parts, architecture, several in (
+    ("patch_single-cnn", patches, "Conv4_FC3", False),
+    ("patch_multi-cnn", patches, "Conv4_FC3", True),
+    ("roi_cnn", hippocampi, "Conv4_FC3", False),
+    ("image_cnn", image, "Conv5_FC3", False),
+):
+    start = results / name
+    train(
+        f"mci_{name}", parts, progressive, architecture, splits=mci_splits, multi=several, transfer_from=start
+    )
+
+# %%
+# Several cohorts
+# ---------------
+#
+# Images and labels of several cohorts are two tables: ``cohort`` and ``path`` of the CAPS folders, and ``cohort``,
+# ``path`` and ``diagnoses`` of the split trees. Participants of different cohorts may have the same ids.
+
+second = nc.make_caps(folder / "caps-2", n_participants=8, shape=shape, seed=1)
+nc.write_splits(splits, folder / "labels")
+nc.write_splits(nc.kfold(second, n_splits=len(splits), stratify=["diagnosis"]), folder / "labels-2")
+cohorts = pd.DataFrame({"cohort": ["first", "second"]})
+nc.write_table(cohorts.assign(path=[str(folder / "caps"), str(folder / "caps-2")]), folder / "caps.tsv")
+trees = [str(folder / "labels"), str(folder / "labels-2")]
+nc.write_table(cohorts.assign(path=trees, diagnoses="AD,CN"), folder / "labels.tsv")
+
+both = nc.Caps(folder / "caps.tsv", "t1-linear")
+both_splits = nc.read_splits(folder / "labels.tsv", n_splits=len(splits))
+train("cohorts_roi_cnn", hippocampi, ad_cn, "Conv4_FC3", caps=both, splits=both_splits)
+
+# %%
+# Your own labels
+# ---------------
+#
+# Any column of the table is a label. Classes may be put together by numbers, and a number is learnt by a regression.
+
+train("sex_roi_cnn", hippocampi, nc.classification("sex", classes=["F", "M"]), "Conv4_FC3")
+
+everything = pd.concat([labels, mci])
+stable = nc.classification("diagnosis", classes={"CN": 0, "sMCI": 0, "pMCI": 1, "AD": 1})
+all_splits = nc.kfold(everything, n_splits=len(splits), stratify=["diagnosis"])
+train("stable_roi_cnn", hippocampi, stable, "Conv4_FC3", splits=all_splits)
+
+age = nc.regression("age", mean=float(labels["age"].mean()), scale=float(labels["age"].std()))
+train("age_roi_cnn", hippocampi, age, "Conv4_FC3")
+
+# %%
+# Your own architecture
+# ---------------------
+#
+# An architecture is a function of the input's shape and the number of outputs. If it returns ``nc.CNN``, the
+# autoencoder and the transfer of weights work as for the others. ``docs/how-to/add-an-architecture.md`` gives it a
+# name.
+
+
+def two_blocks(input_shape, n_outputs, channels=8):
+    """Two convolutions and one fully-connected layer, for 3-D parts."""
+    convolutions = nn.Sequential(
+        nn.Conv3d(input_shape[0], channels, kernel_size=3, padding=1),
+        nn.BatchNorm3d(channels),
+        nn.ReLU(),
+        nc.PadMaxPool3d(kernel_size=4, stride=4),
+        nn.Conv3d(channels, 2 * channels, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nc.PadMaxPool3d(kernel_size=4, stride=4),
+    )
+    return nc.CNN(convolutions, nn.Sequential(nn.Flatten(), nn.LazyLinear(n_outputs)))
+
+
+train("own_autoencoder", hippocampi, nc.reconstruction(output="sigmoid", bottleneck=1), two_blocks)
+train(
+    "own_cnn",
+    hippocampi,
+    ad_cn,
+    two_blocks,
+    transfer_from=results / "own_autoencoder",
+    options={"channels": 8},
+)
+
+# %%
+# All results
+# -----------
+
+for path in sorted(results.iterdir()):
+    metrics = nc.Results(path).metrics().filter(["balanced_accuracy", "mse", "mae"])
+    print(f"{path.name:32}", metrics.iloc[0].round(3).to_dict())
