@@ -28,14 +28,15 @@ COMMANDS = {
         for parts, kind, one in (("patch", "Patch", "single-cnn"), ("roi", "Roi", "cnn"))
         for name, network, source in (
             ("autoencoder", AUTOENCODER, None),
-            (f"autoencoder_{one}", AUTOENCODER, one),
-            ("autoencoder_autoencoder", AUTOENCODER, "autoencoder"),
-            (f"{one}_ae", SINGLE, "autoencoder"),
+            ("autoencoder_ae", AUTOENCODER, "autoencoder"),
+            ("autoencoder_single", AUTOENCODER, one),
             (one, SINGLE, None),
+            (f"{one}_ae", SINGLE, "autoencoder"),
+            (f"{one}_single", SINGLE, one),
+            ("multi-cnn", MULTI, None),
             ("multi-cnn_ae", MULTI, "autoencoder"),
             ("multi-cnn_single", MULTI, one),
             ("multi-cnn_multi", MULTI, "multi-cnn"),
-            ("multi-cnn", MULTI, None),
         )
     },
     "image_autoencoder": ("WholeImage", AUTOENCODER, None),

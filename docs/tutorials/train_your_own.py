@@ -32,6 +32,7 @@ import neurocnn as nc
 
 FULL = False
 folder = Path("train-your-own")
+results = folder / "results"
 shape = None if FULL else (48, 58, 50)
 everyone = nc.make_caps(folder / "caps", n_participants=200 if FULL else 14, shape=shape)
 caps = nc.Caps(folder / "caps", "t1-linear")
@@ -39,9 +40,7 @@ labels = everyone.head(len(everyone) * 6 // 10)
 
 splits = nc.kfold(labels, n_splits=5 if FULL else 2, stratify=["diagnosis", "sex", "age"])
 ad_cn = nc.classification("diagnosis", classes=["CN", "AD"])
-trainer = (
-    nc.Trainer(epochs=20, batch_size=8) if FULL else nc.Trainer(epochs=1, batch_size=2, learning_rate=1e-2)
-)
+trainer = nc.Trainer(epochs=20) if FULL else nc.Trainer(epochs=1, batch_size=2, learning_rate=1e-2)
 print(nc.population(labels))
 
 # %%
@@ -56,7 +55,7 @@ def train(name, parts, task, architecture, **settings):
     """Train into `results/<name>` of the study's folder; settings may contain other images or splits."""
     settings = {"caps": caps, "splits": splits, "trainer": trainer} | settings
     experiment = nc.Experiment(parts=parts, task=task, architecture=architecture, **settings)
-    return experiment.run(folder / "results" / name, splits=None if FULL else [0])
+    return experiment.run(results / name, splits=None if FULL else [0])
 
 
 # %%
@@ -100,55 +99,36 @@ print(nc.describe("Conv4_FC3", "1@50x50x50"))
 
 # %%
 # An autoencoder learns from images without labels. Its encoder has the convolutions of the network, so that its
-# weights can start a classifier: ``transfer_from`` is the folder of its results. The weights of split k come from
-# split k of the source, and a source that has seen a validation participant is refused.
+# weights can start a classifier: ``transfer_from`` takes its results, or the path of their folder. The weights of
+# split k come from split k of the source, and a source that has seen a validation participant is refused.
 
 # autoencoder
-train("patch_autoencoder", patches, nc.reconstruction(), "Conv4_FC3")
+patch_ae = train("patch_autoencoder", patches, nc.reconstruction(), "Conv4_FC3")
 
 # single-CNN: with the autoencoder's weights, and from random weights
-results = folder / "results"
-train("patch_single-cnn_ae", patches, ad_cn, "Conv4_FC3", transfer_from=results / "patch_autoencoder")
-train("patch_single-cnn", patches, ad_cn, "Conv4_FC3")
+train("patch_single-cnn_ae", patches, ad_cn, "Conv4_FC3", transfer_from=patch_ae)
+patch_cnn = train("patch_single-cnn", patches, ad_cn, "Conv4_FC3")
 
 # multi-CNN: with the autoencoder's weights, with the single-CNN's, and from random weights
-train(
-    "patch_multi-cnn_ae", patches, ad_cn, "Conv4_FC3", multi=True, transfer_from=results / "patch_autoencoder"
-)
-train(
-    "patch_multi-cnn_single",
-    patches,
-    ad_cn,
-    "Conv4_FC3",
-    multi=True,
-    transfer_from=results / "patch_single-cnn",
-)
-train("patch_multi-cnn", patches, ad_cn, "Conv4_FC3", multi=True)
+train("patch_multi-cnn_ae", patches, ad_cn, "Conv4_FC3", multi=True, transfer_from=patch_ae)
+train("patch_multi-cnn_single", patches, ad_cn, "Conv4_FC3", multi=True, transfer_from=patch_cnn)
+patch_multi = train("patch_multi-cnn", patches, ad_cn, "Conv4_FC3", multi=True)
 
 # %%
-# Two more combinations exist: several networks start several ones, part by part, and a classifier starts the encoder
-# of an autoencoder. Several networks cannot start a single one.
+# More combinations exist: networks of the same kind start each other, several networks part by part, and a classifier
+# starts the encoder of an autoencoder. Several networks cannot start a single one.
 
-# multi-CNN with a multi-CNN's weights; autoencoder with a single-CNN's, and with an autoencoder's
-train(
-    "patch_multi-cnn_multi",
-    patches,
-    ad_cn,
-    "Conv4_FC3",
-    multi=True,
-    transfer_from=results / "patch_multi-cnn",
-)
-for source in ("single-cnn", "autoencoder"):
-    start = results / f"patch_{source}"
-    train(f"patch_autoencoder_{source}", patches, nc.reconstruction(), "Conv4_FC3", transfer_from=start)
+train("patch_single-cnn_single", patches, ad_cn, "Conv4_FC3", transfer_from=patch_cnn)
+train("patch_multi-cnn_multi", patches, ad_cn, "Conv4_FC3", multi=True, transfer_from=patch_multi)
+train("patch_autoencoder_ae", patches, nc.reconstruction(), "Conv4_FC3", transfer_from=patch_ae)
+train("patch_autoencoder_single", patches, nc.reconstruction(), "Conv4_FC3", transfer_from=patch_cnn)
 
 # %%
 # The predictions of the parts are combined by soft voting: the weight of a part is its balanced accuracy on the
 # validation set. Both levels are in the result folder.
 
-single = nc.Results(results / "patch_single-cnn")
-print(single.metrics(level="part")[["balanced_accuracy"]])
-print(single.metrics(level="image")[["balanced_accuracy", "sensitivity", "specificity"]])
+print(patch_cnn.metrics(level="part")[["balanced_accuracy"]])
+print(patch_cnn.metrics(level="image")[["balanced_accuracy", "sensitivity", "specificity"]])
 
 # %%
 # Regions of interest
@@ -161,26 +141,22 @@ boxes = {"right": ((15, 47), (11, 43), (3, 35)), "left": ((1, 33), (11, 43), (3,
 hippocampi = nc.Roi.hippocampi("t1-linear") if FULL else nc.Roi(boxes)
 
 # autoencoder
-train("roi_autoencoder", hippocampi, nc.reconstruction(), "Conv4_FC3")
+roi_ae = train("roi_autoencoder", hippocampi, nc.reconstruction(), "Conv4_FC3")
 
 # single-CNN: with the autoencoder's weights, and from random weights
-train("roi_cnn_ae", hippocampi, ad_cn, "Conv4_FC3", transfer_from=results / "roi_autoencoder")
-train("roi_cnn", hippocampi, ad_cn, "Conv4_FC3")
+train("roi_cnn_ae", hippocampi, ad_cn, "Conv4_FC3", transfer_from=roi_ae)
+roi_cnn = train("roi_cnn", hippocampi, ad_cn, "Conv4_FC3")
 
-# multi-CNN: with the autoencoder's weights, with the single-CNN's, with a multi-CNN's, and from random weights
-train(
-    "roi_multi-cnn_ae", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=results / "roi_autoencoder"
-)
-train("roi_multi-cnn_single", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=results / "roi_cnn")
-train("roi_multi-cnn", hippocampi, ad_cn, "Conv4_FC3", multi=True)
-train(
-    "roi_multi-cnn_multi", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=results / "roi_multi-cnn"
-)
+# multi-CNN: with the autoencoder's weights, with the single-CNN's, and from random weights
+train("roi_multi-cnn_ae", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=roi_ae)
+train("roi_multi-cnn_single", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=roi_cnn)
+roi_multi = train("roi_multi-cnn", hippocampi, ad_cn, "Conv4_FC3", multi=True)
 
-# autoencoder with a single-CNN's weights, and with an autoencoder's
-for source in ("cnn", "autoencoder"):
-    start = results / f"roi_{source}"
-    train(f"roi_autoencoder_{source}", hippocampi, nc.reconstruction(), "Conv4_FC3", transfer_from=start)
+# the same kind of network, and an autoencoder with the single-CNN's weights
+train("roi_cnn_single", hippocampi, ad_cn, "Conv4_FC3", transfer_from=roi_cnn)
+train("roi_multi-cnn_multi", hippocampi, ad_cn, "Conv4_FC3", multi=True, transfer_from=roi_multi)
+train("roi_autoencoder_ae", hippocampi, nc.reconstruction(), "Conv4_FC3", transfer_from=roi_ae)
+train("roi_autoencoder_single", hippocampi, nc.reconstruction(), "Conv4_FC3", transfer_from=roi_cnn)
 
 # %%
 # Whole image
@@ -193,11 +169,11 @@ for source in ("cnn", "autoencoder"):
 image = nc.WholeImage()
 
 # autoencoder
-train("image_autoencoder", image, nc.reconstruction(), "Conv5_FC3")
+image_ae = train("image_autoencoder", image, nc.reconstruction(), "Conv5_FC3")
 
 # CNN: with the autoencoder's weights, and from random weights
-train("image_cnn_ae", image, ad_cn, "Conv5_FC3", transfer_from=results / "image_autoencoder")
-train("image_cnn", image, ad_cn, "Conv5_FC3")
+train("image_cnn_ae", image, ad_cn, "Conv5_FC3", transfer_from=image_ae)
+image_cnn = train("image_cnn", image, ad_cn, "Conv5_FC3")
 
 # %%
 # A similar task: sMCI against pMCI
@@ -214,21 +190,16 @@ others = everyone.iloc[len(labels) :]
 later = others["diagnosis"].replace({"CN": "MCI"})
 visits = pd.concat([others.assign(diagnosis="MCI"), others.assign(session_id="ses-M036", diagnosis=later)])
 stages = nc.progression(visits, months=36)
-mci = stages[stages["diagnosis"].isin(["sMCI", "pMCI"])]
-print(mci["diagnosis"].value_counts())
+known = stages[stages["diagnosis"].isin(["sMCI", "pMCI"])]
+print(known["diagnosis"].value_counts())
 
-mci_splits = nc.kfold(mci, n_splits=5 if FULL else 2, stratify=["diagnosis"])
+mci_splits = nc.kfold(known, n_splits=5 if FULL else 2, stratify=["diagnosis"])
 progressive = nc.classification("diagnosis", classes=["sMCI", "pMCI"])
-for name, parts, architecture, several in (
-    ("patch_single-cnn", patches, "Conv4_FC3", False),
-    ("patch_multi-cnn", patches, "Conv4_FC3", True),
-    ("roi_cnn", hippocampi, "Conv4_FC3", False),
-    ("image_cnn", image, "Conv5_FC3", False),
-):
-    start = results / name
-    train(
-        f"mci_{name}", parts, progressive, architecture, splits=mci_splits, multi=several, transfer_from=start
-    )
+mci = {"task": progressive, "splits": mci_splits}
+train("mci_patch_single-cnn", patches, architecture="Conv4_FC3", transfer_from=patch_cnn, **mci)
+train("mci_patch_multi-cnn", patches, architecture="Conv4_FC3", multi=True, transfer_from=patch_multi, **mci)
+train("mci_roi_cnn", hippocampi, architecture="Conv4_FC3", transfer_from=roi_cnn, **mci)
+train("mci_image_cnn", image, architecture="Conv5_FC3", transfer_from=image_cnn, **mci)
 
 # %%
 # Several cohorts
@@ -237,7 +208,7 @@ for name, parts, architecture, several in (
 # Images and labels of several cohorts are two tables: ``cohort`` and ``path`` of the CAPS folders, and ``cohort``,
 # ``path`` and ``diagnoses`` of the split trees. Participants of different cohorts may have the same ids.
 
-second = nc.make_caps(folder / "caps-2", n_participants=8, shape=shape, seed=1)
+second = nc.make_caps(folder / "caps-2", n_participants=200 if FULL else 8, shape=shape, seed=1)
 nc.write_splits(splits, folder / "labels")
 nc.write_splits(nc.kfold(second, n_splits=len(splits), stratify=["diagnosis"]), folder / "labels-2")
 cohorts = pd.DataFrame({"cohort": ["first", "second"]})
@@ -257,7 +228,7 @@ train("cohorts_roi_cnn", hippocampi, ad_cn, "Conv4_FC3", caps=both, splits=both_
 
 train("sex_roi_cnn", hippocampi, nc.classification("sex", classes=["F", "M"]), "Conv4_FC3")
 
-everything = pd.concat([labels, mci])
+everything = pd.concat([labels, known])
 stable = nc.classification("diagnosis", classes={"CN": 0, "sMCI": 0, "pMCI": 1, "AD": 1})
 all_splits = nc.kfold(everything, n_splits=len(splits), stratify=["diagnosis"])
 train("stable_roi_cnn", hippocampi, stable, "Conv4_FC3", splits=all_splits)
@@ -288,15 +259,8 @@ def two_blocks(input_shape, n_outputs, channels=8):
     return nc.CNN(convolutions, nn.Sequential(nn.Flatten(), nn.LazyLinear(n_outputs)))
 
 
-train("own_autoencoder", hippocampi, nc.reconstruction(output="sigmoid", bottleneck=1), two_blocks)
-train(
-    "own_cnn",
-    hippocampi,
-    ad_cn,
-    two_blocks,
-    transfer_from=results / "own_autoencoder",
-    options={"channels": 8},
-)
+own_ae = train("own_autoencoder", hippocampi, nc.reconstruction(output="sigmoid", bottleneck=1), two_blocks)
+train("own_cnn", hippocampi, ad_cn, two_blocks, transfer_from=own_ae, options={"channels": 8})
 
 # %%
 # All results

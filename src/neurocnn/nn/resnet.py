@@ -23,8 +23,8 @@ def resnet18(
 ) -> CNN:
     """Return ResNet-18 for slices, with its 1000 outputs followed by dropout and one more layer.
 
-    ClinicaDL trains it on slices of 224×224 pixels in [0, 1]: ``transform=Compose([MinMax(), Resize((224, 224))])`` with
-    torchvision's ``Compose`` and ``Resize``. Other sizes work too.
+    ClinicaDL trains it on slices of 224×224 pixels in [0, 1]; with torchvision's ``Compose`` and ``Resize``, that is
+    ``transform=Compose([MinMax(), Resize((224, 224))])``. Other sizes work too.
 
     Parameters
     ----------
