@@ -1,0 +1,117 @@
+"""The lab runs from start to end, and its answers are what was put into the synthetic data."""
+
+import os
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+
+import neurocnn as nc
+
+STEM = "T1w_segm-graymatter_space-Ixi549Space_modulated-off_probability"
+SCRIPT = Path(__file__).parents[1] / "docs/tutorials/lab.py"
+
+
+def run_lab(folder: Path, monkeypatch: pytest.MonkeyPatch, **constants: object) -> dict[str, object]:
+    """Run the script in a folder with other constants; return the names that it defines."""
+    source = SCRIPT.read_text(encoding="utf-8")
+    for old, new in constants.items():
+        lines = [line for line in source.splitlines() if line.startswith(f"{old} = ")]
+        assert len(lines) == 1
+        source = source.replace(lines[0], f"{old} = {new!r}")
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {"__name__": "__main__"}
+    with torch.random.fork_rng(devices=[]):
+        exec(compile(source, str(SCRIPT), "exec"), names)
+    plt.close("all")
+    # Hundreds of megabytes.
+    for dataset in ("neurocnn-lab/dataset/CAPS", "OASIS-1_dataset/CAPS"):
+        if not (folder / dataset).parent.is_symlink():
+            shutil.rmtree(folder / dataset, ignore_errors=True)
+    pictures = {path.name for path in (folder / "neurocnn-lab").glob("*.png")}
+    assert pictures == {
+        f"{name}.png" for name in ("population", "image", "left", "autoencoder", "reconstruction", "clusters")
+    }
+    return names
+
+
+def test_the_answers_of_the_lab_are_what_was_put_into_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = run_lab(tmp_path, monkeypatch, N_EPOCHS=10, N_PARTICIPANTS=80)
+    # Both classes have the same size, and the ages overlap.
+    ages = found["everyone"].groupby("diagnosis")["age"]  # type: ignore[attr-defined]
+    assert ages.size().tolist() == [40, 40]
+    assert abs(ages.mean()["AD"] - ages.mean()["CN"]) < 5
+    # The data set returns the box of the left hippocampus, moved in training only.
+    assert torch.equal(found["item"]["image"], found["crop"])  # type: ignore[index]
+    moved = [not torch.equal(one, found["crop"]) for one in found["shifted"]]  # type: ignore[attr-defined,arg-type]
+    assert sum(moved) >= 3
+    assert found["n_weights"] == 22_786
+    # The hippocampi of patients are smaller, on both sides.
+    accuracies = [found["accuracy_by_hand"], *(found["measure"](found[side]) for side in ("left", "right"))]  # type: ignore[operator]
+    assert all(accuracy["balanced_accuracy"] >= 0.7 for accuracy in accuracies)  # type: ignore[index]
+    assert found["accuracy_of_votes"]["balanced_accuracy"] >= 0.8  # type: ignore[index]
+    # The network recognises the disease: age changes nothing in the images.
+    assert found["accuracy_of_old"]["balanced_accuracy"] >= 0.8  # type: ignore[index]
+    by_age = found["accuracy_of_age"]["balanced_accuracy"]  # type: ignore[index]
+    assert by_age <= min(0.7, found["accuracy_of_votes"]["balanced_accuracy"] - 0.1)  # type: ignore[index]
+    # The autoencoder by hand is the derived one, and is better than the mean image.
+    assert found["is_same"]
+    assert found["code"].shape == (4, 80)  # type: ignore[attr-defined]
+    assert found["ratio"] < 0.7  # type: ignore[operator]
+    # The clusters show the size of the hippocampi, which goes with diagnosis and MMS and not with age.
+    clusters = found["by_cluster"].sort_values("AD")  # type: ignore[attr-defined]
+    assert clusters["AD"].diff().iloc[-1] > 0.3
+    assert clusters["MMS"].diff().iloc[-1] < -2
+    assert abs(clusters["age"].diff().iloc[-1]) < 5
+
+
+def write_labs_files(folder: Path, n_train: int, n_validation: int) -> None:
+    """Write noise and tables with the names of the lab's files and columns; half of the controls are young."""
+    rows = []
+    for i in range(n_train + n_validation):
+        name, is_ad = f"sub-OASIS1{i:04}", i % 2 == 0
+        images = folder / f"CAPS/subjects/{name}/ses-M00/deeplearning_prepare_data/image_based/custom"
+        images.mkdir(parents=True)
+        voxels = torch.rand((1, 121, 145, 121), generator=torch.Generator().manual_seed(i))
+        torch.save(voxels, images / f"{name}_ses-M00_{STEM}.pt")
+        person = {"sex": "FM"[i % 3 == 0], "education_level": 2.0, "age_bl": 70 + i if i % 4 != 1 else 20 + i}
+        state = {"MMS": 22.0 if is_ad else 30.0, "cdr_global": 1.0 if is_ad else None}
+        ids = {"participant_id": name, "session_id": "ses-M00", "diagnosis": "AD" if is_ad else "CN"}
+        rows.append({**ids, **person, **state})
+    table = pd.DataFrame(rows)
+    tables = folder / "tsv_files/lab_1"
+    tables.mkdir(parents=True)
+    nc.write_table(table, tables / "OASIS_BIDS.tsv")
+    for name, part in {"train": table[:n_train], "validation": table[n_train:]}.items():
+        nc.write_table(part[["participant_id", "session_id", "diagnosis"]], tables / f"{name}.tsv")
+
+
+def test_the_lab_runs_with_the_names_of_the_labs_files_and_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_labs_files(tmp_path / "OASIS-1_dataset", n_train=8, n_validation=8)
+    found = run_lab(tmp_path, monkeypatch, N_EPOCHS=1, **{"AGE, MMS": ("age_bl", "MMS")})
+    assert not (tmp_path / "neurocnn-lab/dataset").exists()
+    # All patients are old, so that age alone separates them from the young half of the controls.
+    assert found["accuracy_of_age"]["sensitivity"] == 1  # type: ignore[index]
+    assert len(found["old"]) == 6  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(
+    "NEUROCNN_OASIS" not in os.environ, reason="set NEUROCNN_OASIS to the folder OASIS-1_dataset"
+)
+def test_the_lab_runs_on_oasis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "OASIS-1_dataset").symlink_to(Path(os.environ["NEUROCNN_OASIS"]).resolve())
+    found = run_lab(tmp_path, monkeypatch, **{"AGE, MMS": ("age_bl", "MMS")})
+    table = nc.population(found["everyone"])  # type: ignore[arg-type]
+    assert table.loc[["AD", "CN"], ["N", "age"]].to_numpy().tolist() == [
+        [73, "77.5 ± 7.4"],
+        [304, "44.0 ± 23.3"],
+    ]
+    assert found["accuracy_of_old"]["balanced_accuracy"] > 0.55  # type: ignore[index]
+    assert found["ratio"] < 1  # type: ignore[operator]
