@@ -170,12 +170,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Pictures are optional: matplotlib is imported by those who draw only.
+    # Pictures are optional: matplotlib is imported only when a figure is drawn.
     if name == "plotting":
         return importlib.import_module("neurocnn.plotting")
     raise AttributeError(f"module 'neurocnn' has no attribute {name!r}; {suggestion(name, __all__)}")
 
 
 def __dir__() -> list[str]:
-    # Without the modules that imports of public names have made attributes.
+    # Submodules, which an import makes attributes of the package, are not listed.
     return [*__all__, "plotting"]

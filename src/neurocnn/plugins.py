@@ -78,7 +78,7 @@ class Architectures:
             if plugin is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             self.broken[origin] = traceback.format_exc()
-            reason = "".join(traceback.format_exception_only(error)).strip()  # safe if str(error) raises
+            reason = "".join(traceback.format_exception_only(error)).strip()  # str(error) may raise
             warnings.warn(
                 f"plugin {origin} failed to load: {reason}; its traceback is shown when an unknown architecture is "
                 "requested",
@@ -87,7 +87,7 @@ class Architectures:
 
     def _call_hook(self, origin: str, plugin: object) -> list[Architecture]:
         name = self._manager.register(plugin)
-        self._manager.check_pending()  # raises for a hook of another name
+        self._manager.check_pending()  # pluggy raises an error for a hook of another name
         hooks = self._manager.hook.neurocnn_architectures.get_hookimpls()
         own = [hook.function for hook in hooks if hook.plugin_name == name]
         if not own:
@@ -95,7 +95,7 @@ class Architectures:
         return _check(origin, own[0]())
 
     def names(self) -> dict[str, str]:
-        """Return each name with its origin, or with all origins if several packages provide it."""
+        """Return the origin of each name, or all origins if several packages provide it."""
         return {
             name: " and ".join(one.origin for one in found) for name, found in sorted(self._found.items())
         }
@@ -121,7 +121,7 @@ class Architectures:
 
 
 class _Specification:
-    """The specification of the hook, in a class so that no other name of this module is taken for a hook."""
+    """Specification of the hook, in a class because pluggy would treat other names of the module as hooks."""
 
     neurocnn_architectures = staticmethod(neurocnn_architectures)
 
@@ -130,7 +130,7 @@ def _installed_plugins() -> list[tuple[str, Callable[[], object]]]:
     """Return origin and loader of each plugin. The loader raises if the package's metadata cannot be read."""
     try:
         return [(_origin(entry), entry.load) for entry in metadata.entry_points(group=GROUP)]
-    except Exception:  # One unreadable package would hide the plugins of all others.
+    except Exception:  # Errors are caught per package below.
         plugins: list[tuple[str, Callable[[], object]]] = []
         for distribution in metadata.distributions():
             try:

@@ -22,7 +22,7 @@ _turn = threading.RLock()
 
 @contextlib.contextmanager
 def exclusive(what: str) -> Iterator[None]:
-    """Wait until no other thread uses the global random states in such a block, and keep them for this thread.
+    """Let only one thread at a time use the global random states: others wait until its block ends.
 
     Blocks of one thread may be nested.
 

@@ -237,7 +237,7 @@ def test_optimizer_and_scheduler_are_callables():
 
 
 @pytest.mark.parametrize("rate", [1e-30, 0.01], ids=["a loss that stays", "a loss that falls"])
-def test_a_scheduler_may_wait_for_the_loss(rate):
+def test_a_plateau_scheduler_receives_the_validation_loss(rate):
     plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, eps=0.0)
     rates = []
     training = Trainer(

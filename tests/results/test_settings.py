@@ -15,7 +15,7 @@ def test_an_older_reconstruction_is_the_mirror_that_it_was():
     assert custom["arguments"] == {"output": "mirror", "bottleneck": None}
 
 
-def test_the_end_of_an_autoencoder_is_recorded():
+def test_the_output_of_an_autoencoder_is_recorded():
     task = engine.reconstruction(output="sigmoid", bottleneck=1)
     encoded = encode(task)
     assert encoded == {"type": "reconstruction", "output": "sigmoid", "bottleneck": 1}

@@ -101,7 +101,7 @@ def _folders(parent: Path, prefix: str) -> list[str]:
 
 
 def _check_listed(folders: Iterable[str], ids: Iterable[str], path: Path) -> None:
-    # Their images would have no labels, often because ids are written differently (ses-M00 and ses-M000).
+    # Images of these sessions would have no labels. A frequent reason is a different spelling (ses-M00, ses-M000).
     missing = sorted({*folders} - {*ids})
     if missing:
         raise TableError(

@@ -30,7 +30,7 @@ class Cache:
         return len(self._images)
 
     def get(self, source: Source) -> Tensor | None:
-        """Return an image, from now on the most recently used one, or None if it is missing."""
+        """Return an image, or None if it is missing. It becomes the most recently used one."""
         image = self._images.get(source)
         if image is not None:
             self._images.move_to_end(source)

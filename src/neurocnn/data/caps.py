@@ -144,7 +144,7 @@ class Caps:
         return None if affine is None else affine.copy()
 
     def fingerprints(self, sessions: pd.DataFrame) -> pd.DataFrame:
-        """Return what each image of `sessions` is: its ids and, as `fingerprint`, checksum and size of its content.
+        """Return a table with the ids of each image and, as `fingerprint`, the checksum and size of its content.
 
         Nothing is decoded. A copy of an image has the same fingerprint; a changed or replaced image has another one.
 

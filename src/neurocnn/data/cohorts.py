@@ -56,7 +56,7 @@ def cohort_folders(root: Root) -> dict[str | None, Path]:
 
 
 def _check_distinct(folders: Mapping[str | None, Path]) -> None:
-    """Refuse one folder under two names: its participants would be taken for different people."""
+    """Raise an error if two cohorts have the same folder: each participant would count as two people."""
     first: dict[tuple[int, int], str | None] = {}
     for cohort, folder in folders.items():
         # The number of the folder on its disk is the same through links and other spellings of the path.

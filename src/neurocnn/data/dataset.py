@@ -138,7 +138,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
                 )
 
     def _check_masks(self) -> None:
-        """Warn if the voxels of a mask and of the images are at different places: it would cover other structures."""
+        """Warn if a mask and the images have different affines: the mask would cover other structures."""
         if not isinstance(self.parts, Roi):
             return
         first = self._sources[0]
@@ -181,7 +181,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         images, parts = self.caps.images, self.parts
         shifted = parts if augmented and isinstance(parts, ShiftedParts) and parts.random_shift else None
         augmentation = self.augmentation if augmented else None
-        # These transforms draw no random numbers; TorchIO draws one for each transform.
+        # These transforms draw no random numbers, so no seed is set. Others may: TorchIO draws one in each transform.
         is_plain = self.transform is None or isinstance(self.transform, MinMax | ZScore)
         if shifted is None and augmentation is None and is_plain:
             part = read_part(images, source, parts, part_id)

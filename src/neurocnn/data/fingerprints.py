@@ -1,4 +1,4 @@
-"""Fingerprints: what an image was, in a few characters.
+"""Fingerprints of images: short texts that change if the content of the image changes.
 
 A result folder keeps them, so that a replaced image is recognised. They depend on the content of a file alone: a copied
 folder has the same fingerprints.
@@ -41,7 +41,7 @@ def fingerprint(source: Source) -> str:
 
 
 def gzip_trailer(path: Path) -> tuple[int, int]:
-    """Return the CRC-32 and the size, modulo 2³², of the content of a gzip file, from its last 8 bytes."""
+    """Return the CRC-32 and the size (modulo 2³²) of the uncompressed content, from the last 8 bytes of a gzip file."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 8))
@@ -67,7 +67,7 @@ def _file_checksum(path: Path) -> str:
 
 @lru_cache(maxsize=100_000)
 def _checksum_once(path: Path, size: int, mtime_ns: int) -> str:
-    """Return CRC-32 and size of a file. `size` and `mtime_ns` are part of the cache's key: the file may change."""
+    """Return CRC-32 and size of a file. `size` and `mtime_ns` are keys of the cache, because the file may change."""
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):

@@ -1,4 +1,4 @@
-"""Images of a CAPS: read once, checked once, kept within limits.
+"""Reader of a CAPS's images: each is decoded and checked once, and kept in a bounded cache.
 
 A prepared tensor remains on the disk, mapped into memory; a decoded or reoriented image is kept in a cache that is
 limited in bytes. Returned images are shared and must not be written to. A copy in another process (a worker of a data
@@ -23,7 +23,7 @@ from neurocnn.errors import ImageError, NeurocnnError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import storage_errors
 
-_MAPPED_FILES = 4096  # far below the kernel's limit of mapped areas
+_MAPPED_FILES = 4096  # far below the kernel's limit of memory maps per process
 
 
 class Images:
@@ -93,7 +93,7 @@ class Images:
         return grid.reoriented(self.orientation)
 
     def check_files(self, sources: Iterable[Source]) -> None:
-        """Check that the files of images can be read, and warn if images of a cohort are at different places.
+        """Check that the files of images can be read, and warn if images of a cohort have different affines.
 
         Only headers are read. Those that are invalid are reported when the image is read.
 
@@ -145,7 +145,7 @@ class Images:
         return image if image is not None else self._decoded.get(source)
 
     def prepared(self, source: Source) -> Tensor | None:
-        """Return the prepared tensor of the complete image, mapped, in the file's order; None if not usable.
+        """Return the memory-mapped tensor of the complete image, in the file's order of axes; None if not usable.
 
         Raises
         ------
@@ -264,7 +264,7 @@ class Images:
 
 
 def decode(source: Source) -> Tensor:
-    """Return the voxels of an image's NIfTI file, (1, D, H, W), in the file's order."""
+    """Return the voxels of an image's NIfTI file, (1, D, H, W), in the file's order of axes."""
     if source.nifti is None:
         raise ImageError(f"{source.name}: expected a NIfTI file or a prepared tensor; found neither")
     return nifti.read_voxels(source.nifti, source.name)[0]

@@ -127,7 +127,7 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
     proxy: Any = nib.arrayproxy.ArrayProxy
     # A value that float32 cannot represent becomes infinite, which the caller reports.
     with np.errstate(all="ignore"):
-        # nibabel scales, so that the numbers equal those of other programs.
+        # nibabel applies the slope and intercept of the header, so that the values equal those of other programs.
         voxels = np.asanyarray(proxy(io.BytesIO(content), header.layout), dtype=np.float32)
     return torch.from_numpy(np.ascontiguousarray(voxels)).unsqueeze(0), header
 
@@ -175,8 +175,8 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
         while not stream.eof:
             if position >= len(content):
                 raise ImageError(f"{name}: {path} is truncated; {_RESTORE}")
-            # The unused end of a window is copied. Windows that double keep this proportional to the file, even if it
-            # consists of very many empty members.
+            # The unused end of a window is copied. With windows that double in size, all copies together are
+            # proportional to the file, even if it consists of very many empty members.
             block = view[position : position + window]
             try:
                 # One byte more than allowed is enough to detect a larger member.

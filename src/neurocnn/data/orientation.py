@@ -84,13 +84,13 @@ class Grid:
         return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
     def is_at(self, other: "Grid") -> bool:
-        """Return False if voxels of `other` are at another place, by more than a tenth of the smallest voxel."""
+        """Return whether the corners of `other` are at the same positions, within a tenth of the smallest voxel."""
         if self.affine is None:
             return True
         return not self.distance(other) > 0.1 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
 
     def describe_difference(self, name: str, other: "Grid", other_name: str) -> str:
-        """Return the message that an image `other` is not at the place of this image `name`, with both affines."""
+        """Return the message for an image `other` whose affine differs from that of the image `name`."""
         affines = [np.round(grid.affine, 3).tolist() for grid in (other, self) if grid.affine is not None]
         return (
             f"{other_name}: its voxels are up to {self.distance(other):.1f} mm from those of {name}, which has the "
@@ -98,7 +98,7 @@ class Grid:
         )
 
     def reorient(self, image: Tensor) -> Tensor:
-        """Return an image (1, D, H, W) of the file with its axes reordered; the same object if unchanged."""
+        """Return an image (1, D, H, W), whose axes are those of the file, in the requested orientation."""
         if self.reorientation is None:
             return image
         voxels = _nibabel.apply_orientation(image[0].numpy(), self.reorientation)
@@ -122,7 +122,7 @@ def check_orientation(orientation: str) -> str:
 
 
 def orientation_of(affine: Affine) -> str:
-    """Return the directions of a volume's axes, such as ``"RAS"``, each the nearest axis of the world."""
+    """Return the directions of a volume's axes, such as ``"RAS"``, by the nearest world axis of each."""
     return "".join(_nibabel.aff2axcodes(affine))
 
 

@@ -1,4 +1,4 @@
-"""Values of parts, painted into the volume that the parts were cut from."""
+"""Volumes made from values of parts: each value is written to the voxels of its part."""
 
 from collections.abc import Mapping
 from typing import Any

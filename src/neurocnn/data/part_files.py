@@ -1,4 +1,4 @@
-"""Parts of images: cut from the image, or read from files that were written before, one per part.
+"""Parts of images: cut from the image, or read from a file of the part that was prepared earlier.
 
 Names of files are those of ``clinicadl prepare-data``. A file of neurocnn records which voxels it has, because the name
 of a region does not determine them.
@@ -22,7 +22,7 @@ from neurocnn.storage.files import storage_errors
 
 @runtime_checkable
 class StorableParts(LocatedParts, Protocol):
-    """Parts that can be kept in files, since each has a name."""
+    """Parts that can be stored in files, because each has a name."""
 
     def descriptor(self, part_id: int) -> str:
         """Return the part's name in file names."""
@@ -30,7 +30,7 @@ class StorableParts(LocatedParts, Protocol):
 
 
 def read_part(images: Images, source: Source, parts: Parts, part_id: int) -> Tensor:
-    """Return a copy of one part of an image, from the first of these that exists.
+    """Return a copy of one part of an image, from its own file, the prepared image or the NIfTI file.
 
     The order is: the image in the cache, the prepared tensor of the complete image (only the part's voxels are read),
     the part's own file, the NIfTI file.
@@ -106,7 +106,7 @@ def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> S
         try:
             reoriented = images.grid(source).reorientation is not None
         except NeurocnnError:
-            continue  # it is reported after the other images are prepared
+            continue  # The error is raised after the other images are prepared.
         if reoriented:
             raise SettingError(
                 f"{source.name}: orientation={images.orientation!r}, but prepared parts keep the order of the "
@@ -123,7 +123,7 @@ def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
         return
     prepared = images.prepared(source)
     image = prepared if prepared is not None else decode(source)
-    images.finite(image, source)  # raises the error now rather than in training
+    images.finite(image, source)  # A file that cannot be used is an error now, not in the training.
     origin = nifti_stamp(source.nifti) if source.nifti is not None else ""
     for part_id in missing:
         write_prepared(

@@ -42,7 +42,8 @@ def population(
     Raises
     ------
     TableError
-        If a column is missing, or a value is neither a sex nor a number. The message names the row.
+        If a column is missing, a sex has another code, or a value of another column is not a number. The message names
+        the row.
 
     Examples
     --------
@@ -104,7 +105,7 @@ def _is_female(people: pd.DataFrame, row: int, column: str) -> bool:
 
 
 def _numbers(people: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """Return the known values of a column of numbers."""
+    """Return the values of a numeric column that are not missing."""
     if not pd.api.types.is_numeric_dtype(people[column]):
         for row, value in enumerate(people[column].tolist()):
             if isinstance(value, str | bool) or not (pd.isna(value) or isinstance(value, Real)):

@@ -63,7 +63,7 @@ def _prepare_image(images: Images, source: Source, parts: StorableParts | None) 
         LOGGER.warning("%s: the prepared tensor %s is damaged and written again", source.name, source.tensor)
     assert source.nifti is not None
     image = decode(source)
-    images.finite(image, source)  # raises the error now rather than in training
+    images.finite(image, source)  # A file that cannot be used is an error now, not in the training.
     write_prepared(image, source.tensor, Origin(nifti_stamp(source.nifti)))
 
 
@@ -76,7 +76,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
         try:
             sizes = [size for path, size in _files(images, source, parts).items() if not path.is_file()]
         except NeurocnnError:
-            continue  # it is reported after the other images are prepared
+            continue  # The error is raised after the other images are prepared.
         device = source.session_folder.stat().st_dev
         folders.setdefault(device, source.session_folder)
         needed[device] = needed.get(device, 0) + sum(sizes)

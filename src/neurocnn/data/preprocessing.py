@@ -34,7 +34,7 @@ class Preprocessing(Protocol):
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """Possible ends of a file name after ``<participant>_<session>`` and BIDS entities such as ``_run-01``."""
+        """Possible endings of a file name, after ``<participant>_<session>`` and BIDS entities such as ``_run-01``."""
         ...
 
 

@@ -56,7 +56,7 @@ class Source:
         return self.tensor_of("image", self.stem)
 
     def tensor_of(self, parts: str, stem: str) -> Path:
-        """Return the path of a prepared tensor of a kind of parts. The file may be missing."""
+        """Return the path of a prepared tensor for one kind of parts. The file may be missing."""
         return self.session_folder / PREPARED / f"{parts}_based" / self.prepared_folder / f"{stem}.pt"
 
 
@@ -156,13 +156,13 @@ def list_subfolders(folder: Path, prefix: str) -> list[str]:
 
 
 def _without_zeros(name: str) -> str:
-    """Return an id without leading zeros in its number, to find ids that are similar to a missing one."""
+    """Return an id without the leading zeros of its number, to find ids that are similar to a missing one."""
     letters = name.rstrip("0123456789")
     return letters.lower() + name[len(letters) :].lstrip("0")
 
 
 def _similar_files(session: Path, preprocessing: Preprocessing) -> list[str]:
-    """Return the names of NIfTI files that are in the place of a missing image, the most similar ones first."""
+    """Return the names of NIfTI files in the folder of a missing image, the most similar ones first."""
     names = [path.name for path in _list_niftis(session, preprocessing)]
     similarity = {
         name: max(SequenceMatcher(None, name, end).ratio() for end in preprocessing.endings) for name in names
@@ -193,7 +193,7 @@ def _tensors(session: Path, start: str, preprocessing: Preprocessing) -> list[Pa
 
 
 def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessing) -> list[str]:
-    """Return the computed names that exist or, if there are none, those with more BIDS entities."""
+    """Return the expected names that exist or, if there are none, names of files with more BIDS entities."""
     ends = list(map(_without_suffix, preprocessing.endings))
     known = set(stems)
     exact = [f"{start}{end}" for end in ends if f"{start}{end}" in known]
@@ -245,7 +245,7 @@ def _list_niftis(session: Path, preprocessing: Preprocessing) -> list[Path]:
 
 
 def _list_names(folder: Path) -> list[str]:
-    # One listing answers for all candidates, and distinguishes names that differ only in case.
+    # The folder is listed once for all candidates, and the comparison distinguishes upper and lower case.
     with storage_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
         return os.listdir(folder)
     return []

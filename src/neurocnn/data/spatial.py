@@ -39,7 +39,7 @@ class Space:
     across: int | None = None
 
     def plane_affine(self) -> Floats:
-        """Return the affine (3, 3) of a slice: in each world axis that is nearest to one of the slice's axes.
+        """Return the affine (3, 3) of a slice, restricted to the two world axes that are nearest to its axes.
 
         Examples
         --------
@@ -53,7 +53,7 @@ class Space:
         return self.affine[np.ix_([first, second, 3], [*axes, 3])]
 
 
-#: Position of the part that is being transformed; each transform that moves the part replaces it.
+#: Position of the part that is being transformed, updated by each transform that changes it.
 _space: ContextVar[Space | None] = ContextVar("space", default=None)
 
 
@@ -83,7 +83,7 @@ def part_space(affine: Floats, place: Place, shape: tuple[int, ...]) -> Space:
 
 @contextmanager
 def located(space: Space | None) -> Iterator[None]:
-    """Set the position of the part that is transformed in the block."""
+    """Set the position of the part for the transforms that are called in the block."""
     token = _space.set(space)
     try:
         yield
@@ -95,7 +95,7 @@ def with_affine(transform: Transform) -> Transform:
     """Return a transform that passes the affine of the part to its members of TorchIO and MONAI."""
     library = _library(transform)
     inner = members(transform)
-    # A composition passes images of its own library to its members itself.
+    # A composition of TorchIO or MONAI passes images of its library to its own members.
     wrapped = [
         member if library == "torchio" or library == _library(member) == "monai" else with_affine(member)
         for member in inner
@@ -157,7 +157,7 @@ class _WithAffine:
 
 
 def _plain(image: Any) -> Tensor:
-    """Return an image of MONAI as a plain tensor."""
+    """Return a MetaTensor of MONAI as a plain tensor."""
     tensor: Tensor = image.as_tensor() if hasattr(image, "as_tensor") else image
     return tensor
 

@@ -30,7 +30,7 @@ class _Tree:
     folder: Path
     n_splits: int | None  # None for a single split
     pairs: tuple[tuple[int, Path, Path], ...]
-    by_diagnosis: bool  # true for trees of 0.2.1
+    by_diagnosis: bool  # whether the tree has the layout of ClinicaDL 0.2.1
 
 
 def read_splits(

@@ -1,4 +1,4 @@
-"""Splits by participant, with similar sets in all the columns that are stratified."""
+"""Splits by participant, whose sets are similar in the stratified columns."""
 
 import re
 from collections.abc import Sequence
@@ -115,7 +115,7 @@ def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
-    """Check that a session without a number is the only one of its participant."""
+    """Raise an error if a participant has several sessions, one of which has no number."""
     several = {person for person, month in seen if month >= 0}
     for (person, month), session in seen.items():
         if month < 0 and person in several:
@@ -228,7 +228,7 @@ def holdout(
     n_out = min(max(1, round(fraction * n)), n - 1)
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="holdout"))
     order = stratified_order(people, columns, max(2, round(n / min(n_out, n - n_out))), rng)
-    # Equal steps through the sorted participants: each run of them has its share, rounded up or down.
+    # Held-out participants are evenly spaced in the sorted order, so that each run contributes its share.
     steps = np.floor(np.arange(n + 1) * n_out / n + rng.random())
     held_out = np.empty(n, dtype=bool)
     held_out[order] = np.diff(steps) > 0

@@ -1,4 +1,4 @@
-"""Order of participants in which neighbours are similar in some columns of classes and numbers."""
+"""Order of participants in which neighbours are similar in chosen categorical and numeric columns."""
 
 import itertools
 import numbers
@@ -13,8 +13,8 @@ from neurocnn.errors.arguments import check_each, check_list, check_text
 from neurocnn.storage.identity import check_columns, describe_rows
 from neurocnn.storage.tables import is_number
 
-_MOST_CLASSES = 6  # a column of more numbers than CDR scores does not encode classes
-_NUMBERS = 0.8  # a text column with this fraction of numbers is a column of numbers with some invalid cells
+_MOST_CLASSES = 6  # More distinct values than CDR has: the column is continuous, not encoded classes.
+_NUMBERS = 0.8  # A text column of which this fraction is numeric is a numeric column with invalid cells.
 
 Integers = NDArray[np.int64]
 
@@ -71,7 +71,7 @@ def _check_numbers(sessions: pd.DataFrame, name: str) -> None:
 
 
 def _plain_numbers(column: pd.Series) -> pd.Series:
-    """Return a column of Python objects as numbers if all its values are numbers."""
+    """Return an object column as a numeric one if all its values are numbers."""
     values = column.dropna().tolist() if column.dtype == object else ()
     if any(isinstance(value, bool) or not isinstance(value, numbers.Real) for value in values) or not values:
         return column
@@ -81,7 +81,7 @@ def _plain_numbers(column: pd.Series) -> pd.Series:
 def stratified_order(
     people: pd.DataFrame, columns: list[str], block: int, rng: np.random.Generator
 ) -> Integers:
-    """Return an order of participants in which any `block` neighbours are as similar as possible.
+    """Return an order of participants in which each run of `block` consecutive ones is as similar as possible.
 
     Participants are sorted by classes first, within a combination of classes by numbers, and within `block`
     neighbours at random.
@@ -108,7 +108,7 @@ def stratified_order(
 
 
 def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
-    """Sort `rows` by the classes, in place, and yield views of the rows of each combination."""
+    """Sort `rows` by the categorical columns, in place, and yield a view of the rows of each combination."""
     if not classes:
         yield rows
         return
@@ -122,13 +122,13 @@ def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
 def _order_by_numbers(
     rows: Integers, values: list[Integers], block: int, rng: np.random.Generator
 ) -> Integers:
-    """Sort by the first number, runs of that by the next one, and so on; then shuffle within blocks."""
+    """Sort by the first column, its runs by the second one, and so on; then shuffle within blocks."""
     if not values:
         return rows
     if len(rows) <= block:
         return rng.permutation(rows)
     rows = rows[np.argsort(values[0][rows], kind="stable")]
-    # With several numbers, a run spans so many blocks that each number has the same weight.
+    # A run, sorted by the first column, spans so many blocks that all columns are balanced equally well.
     run = block * max(1, round((len(rows) / block) ** (1 - 1 / len(values))))
     runs = [rows[i : i + run] for i in range(0, len(rows), run)]
     if len(values) == 1:
@@ -143,7 +143,7 @@ def _codes(column: pd.Series) -> Integers:
 
 
 def _is_continuous(column: pd.Series, block: int) -> bool:
-    """Return whether a column contains numbers rather than classes encoded as numbers (CDR, sex)."""
+    """Return whether a column is continuous, rather than classes encoded as numbers (CDR, sex)."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
     n_values = column.nunique()

@@ -131,7 +131,7 @@ def open_prepared(path: Path, name: str, *, verify: bool, mmap: bool = True) -> 
 
 
 def _describe(content: object) -> str:
-    """Return the kind of an object, with the keys of a dict and the type of a tensor."""
+    """Return a description of an object: its type, with the keys of a dict or the dtype of a tensor."""
     if isinstance(content, Tensor):
         return f"a {content.layout} tensor of {content.dtype}"
     if isinstance(content, dict):

@@ -99,7 +99,7 @@ class StateFiles:
         self.serial = serial
 
     def remove(self) -> None:
-        """Remove both files."""
+        """Remove both files of the state."""
         for path in self.paths:
             path.unlink(missing_ok=True)
         self.serial = -1

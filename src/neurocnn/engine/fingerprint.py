@@ -1,4 +1,4 @@
-"""The settings that a resumed training must find again, and the one comparison of settings.
+"""The settings that must be equal on a resume, and the comparison of settings.
 
 Whether a setting may change on resume is metadata of its dataclass field: ``field(metadata={"resume": rule})`` with one
 of the rules
@@ -127,7 +127,7 @@ def describe_changes(changes: Mapping[str, Change]) -> str:
 
 
 def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folder: Path) -> None:
-    """Check that a training state was written with the settings of now, as far as the rules require it.
+    """Check that a training state was written with the present settings, as far as the rules require it.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folde
 def fingerprint(
     trainer: Any, task: Task, model: torch.nn.Module, sets: Mapping[str, Dataset], part: Network
 ) -> dict[str, Any]:
-    """Return the settings that a resumed training must find again, as plain values by name.
+    """Return the settings that must be equal on a resume, as plain values by name.
 
     Parameters
     ----------

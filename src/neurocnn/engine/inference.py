@@ -74,7 +74,7 @@ def network_tables(
     on_batch: Callable[[], None] = lambda: None,
     seed: int | None = None,
 ) -> dict[Network, pd.DataFrame]:
-    """Return the table of each network after one pass over a dataset, with the rows of its part (None: all rows).
+    """Return one table per network after one pass over a dataset, with the rows of its part (all rows if it is None).
 
     All parts of an image are read together. A batch has `batch_size` samples for each network, as for a single network,
     and is computed by one rank: neither other networks nor ranks change a digit.
@@ -104,7 +104,7 @@ def network_tables(
         stack.enter_context(current_device(computation.device))
         passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
         if len(passes) == 1:
-            # Several networks have to change the random state for each batch; one does it once.
+            # With several networks the random state is switched for each batch, with one it is set once.
             stack.enter_context(next(iter(passes.values())).random.as_global())
         stream = stack.enter_context(catch_worker_death(source))
         first = ranks.rank * computation.batch_size
@@ -214,7 +214,7 @@ class _Pass:
 
 
 class _BatchWithoutImages(Batch):
-    """The rows of many batches, for targets that read only labels."""
+    """Rows of several batches without their images, for targets that read only labels."""
 
     def __missing__(self, name: str) -> Any:
         if name == "image":

@@ -1,4 +1,4 @@
-"""Checks of the data sets before the first epoch, and the targets of their tables."""
+"""Checks of the data sets before the first epoch, and the targets from their tables of sessions."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

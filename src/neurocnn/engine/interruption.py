@@ -46,7 +46,7 @@ class Interruption:
                 signal.signal(known, previous)
 
     def leave(self) -> None:
-        """Raise what the signal would have raised: KeyboardInterrupt, or SystemExit with its number."""
+        """Raise KeyboardInterrupt for SIGINT, and SystemExit with the exit status of the signal for others."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.signal)

@@ -84,7 +84,7 @@ def confidence_intervals(
         if n_classes
         else {}
     )
-    # A metric of the user may have the name of another one; its value tells which one it is.
+    # A user's metric may have the name of a built-in one. Equal values show that it is the same.
     found = {
         name: known[name][1:]
         for name, value in values.items()

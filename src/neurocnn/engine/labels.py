@@ -16,7 +16,7 @@ MISSING = ""
 
 
 def label_key(value: Any) -> str:
-    """Return the one spelling of a label, for text and numbers alike; empty if the label is missing.
+    """Return the canonical text of a label: 1, 1.0 and "1" have the same. Empty if the label is missing.
 
     Examples
     --------

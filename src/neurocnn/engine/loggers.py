@@ -1,4 +1,4 @@
-"""What a training writes for people: a table, tensorboard's events, a progress bar or log lines."""
+"""Progress and history of a training: a table, tensorboard's events, a progress bar or log lines."""
 
 import sys
 from collections.abc import Mapping, Sequence

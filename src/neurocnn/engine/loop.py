@@ -114,7 +114,7 @@ class Loop:
             self.train_epoch(first.epoch, [run for run in active if (run.epoch, run.join_last) == position])
 
     def train_epoch(self, epoch: int, runs: list[Run]) -> None:
-        """Train the networks of this epoch, each from its own update on."""
+        """Train the networks of this epoch, each from the update at which it was saved."""
         self.active = runs
         parts, start = [run.part for run in runs], min(run.updates for run in runs)
         plan = self.batches.begin_epoch(epoch, start, parts, runs[0].join_last)
@@ -135,7 +135,7 @@ class Loop:
         self.progress.end_epoch(epoch, {run.part: run.history[-1] for run in runs})
 
     def update(self, runs: list[Run], sizes: list[int], source: Iterator[Batch]) -> None:
-        """Process the batches of an update, with these sizes, and update each network once."""
+        """Accumulate the gradients of batches of these sizes, and update each network once."""
         for number, size in enumerate(sizes):
             batch = next(source)
             self.ranks.barrier("for a batch")
@@ -167,8 +167,8 @@ class Loop:
                 self.files[run.part].discard_checkpoint()
             raise
         if not self.has_saved:
-            # A table without a state could not be resumed. No state is written earlier, so that a training that
-            # fails at once can be restarted in the folder with other settings.
+            # The first state is written before the first row of the table, which could not be resumed without it, and
+            # not earlier, so that a training that fails at once can be restarted with other settings.
             self.save()
         for run in runs:
             where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}

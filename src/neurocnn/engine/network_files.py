@@ -108,7 +108,7 @@ class NetworkFiles:
                 )  # fmt: skip
 
     def open(self) -> None:
-        """Bring the table, the best models and the logs to the position of the state."""
+        """Restore the table, the best models and the logs to the position of the state."""
         if not self.writes:
             return
         bests = [folder / "model_best.pth.tar" for folder in self.models.glob("best_*")]

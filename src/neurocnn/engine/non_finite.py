@@ -13,7 +13,7 @@ from neurocnn.errors import ModelError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.identity import describe_rows
 
-#: Column of an evaluation's table that `pop_non_finite` removes.
+#: Column of an evaluation's table that marks rows with outputs that are not finite.
 FINITE = "_finite"
 
 
@@ -49,7 +49,7 @@ def pop_non_finite(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
-    """Return a table of predictions without the column that marks finite outputs.
+    """Return a table of predictions whose outputs are all finite, without the column that marks others.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def scores_or_nan(
     """Return the metrics of a table by name, all NaN if an output of the evaluation is not finite."""
     if all_finite:
         return {name: float(score) for name, score in metrics(table).items()}
-    # Only the names of the metrics are used, and these need not accept NaN.
+    # Metrics may refuse NaN, so they get zeros instead. Only the names of their results are used.
     numbers = table.select_dtypes("number")
     filled = table.assign(**numbers.where(np.isfinite(numbers), 0.0))
     return dict.fromkeys(metrics(filled), math.nan)

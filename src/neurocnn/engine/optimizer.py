@@ -17,7 +17,7 @@ def make_optimizer(trainer: TrainingSettings, parameters: Sequence[nn.Parameter]
     if make is None:
         fused = all(parameter.is_floating_point() for parameter in parameters)
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused)
-    # A class is called with the rates that it knows; a function has its own.
+    # A class is called with the learning rate and weight decay that its signature has; a function has its own.
     known = inspect.signature(make).parameters if isinstance(make, type) else ()
     rates = {"lr": rate, "weight_decay": decay}
     made = make(parameters, **{name: value for name, value in rates.items() if name in known})

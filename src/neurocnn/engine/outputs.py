@@ -97,7 +97,7 @@ def _predicted_numbers(output: object) -> Tensor:
 
 
 def _shortest_decimals(target: Tensor) -> np.ndarray[Any, Any]:
-    # An age of 71.8 is 71.80000305 in float32; the table should contain 71.8, as it was written.
+    # float32 turns an age of 71.8 into 71.80000305; rounding restores the value of the table.
     return np.array([float(str(value)) for value in target.cpu().numpy()], dtype=np.float64)
 
 

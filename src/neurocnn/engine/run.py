@@ -26,7 +26,7 @@ _PLAIN_FIELDS = (*_COUNTERS, "history", "best", "best_epochs", "stopped", "join_
 
 
 class Run:
-    """A network in training, with all that belongs to it alone.
+    """A network in training, with its optimizer, random state, early stopping, best weights and history.
 
     Networks that are trained in one pass share nothing but the batches, so that each ends as it would alone.
 
@@ -44,7 +44,7 @@ class Run:
         Device and process of the training.
     """
 
-    #: The smallest scale of the loss in float16: gradients that overflow with it overflow with any.
+    #: Smallest scale of the loss in float16. If gradients overflow at this scale, no scale avoids it.
     least_scale = 2.0**-24
 
     def __init__(

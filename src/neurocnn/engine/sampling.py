@@ -59,7 +59,7 @@ def batch_sizes(n_units: int, batch_size: int, *, join_last: bool = False) -> li
     n_units, batch_size
         Units of the pass, and of a complete batch.
     join_last
-        Add a last batch of one unit to the batch before it: batch normalisation needs more than one value.
+        Merge a last batch of one unit into the batch before it: batch normalisation needs more than one value.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class Batches:
 
 @dataclass
 class RankBatches:
-    """Batch sampler of the complete evaluation batches that are assigned to one rank.
+    """Batch sampler of the evaluation batches that one rank computes; each batch is computed by a single rank.
 
     Examples
     --------

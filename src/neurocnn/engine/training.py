@@ -23,7 +23,7 @@ class Training:
     best
         State dict (on the CPU) of the best epoch of each selection: ``best["best_loss"]``.
     best_epochs
-        Epoch of each selection.
+        Best epoch by each selection metric.
     stopped_at
         Last epoch.
     stopped_early
@@ -53,7 +53,7 @@ class TrainingState:
     metrics
         New row of the history.
     history
-        All rows.
+        Rows of the history so far.
     epoch_ended
         Whether the evaluation is at the end of an epoch.
     model, optimizer

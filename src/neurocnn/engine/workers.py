@@ -21,7 +21,7 @@ from neurocnn.storage.identity import describe_row
 
 #: Messages of the system and of torch if file handles or shared memory are short.
 _SHORTAGE = re.compile(r"Too many open files|ancdata|shared memory|/dev/shm|shm_open")
-#: Sets of samples that worker processes may be reading.
+#: Sets of samples that are in use by worker processes.
 _open_samples: "WeakSet[Samples]" = WeakSet()
 
 
@@ -58,7 +58,7 @@ class Samples(torch.utils.data.Dataset[Item]):
             return [dataset[index] for _, index in keys]
         if self.takes_epoch or self.seed is None:
             return [self[key] for key in keys]
-        # Once per batch: to read and restore numpy's state costs more than a small sample.
+        # Once per batch, because reading and restoring numpy's state takes longer than a small sample.
         with preserve_random_states():
             return [self[key] for key in keys]
 
@@ -152,7 +152,7 @@ def loader(
 
 @cache
 def _limit_threads_after_fork() -> None:
-    """Let processes that are forked from this one, from now on, start with one thread of torch.
+    """From now on, make processes that are forked from this one use one thread of torch.
 
     The threads of OpenMP do not survive a fork: a child with several would wait for them for ever.
     """

@@ -1,4 +1,4 @@
-"""Kinds of errors.
+"""Exceptions that neurocnn raises.
 
 Every error of neurocnn is a `NeurocnnError` and also of the builtin kind that fits, so that both
 ``except nc.NeurocnnError`` and ``except ValueError`` work. Its one argument is the complete message: where, what was

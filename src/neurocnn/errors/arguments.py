@@ -51,7 +51,7 @@ def argument_error(
 def check_integer(
     name: str, value: object, *, minimum: int | None = None, maximum: int | None = None, where: str = ""
 ) -> int:
-    """Return `value` as an int.
+    """Return `value` as an int, else raise a SettingError.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def check_number(
     below: float | None = None,
     where: str = "",
 ) -> float:
-    """Return `value` as a finite float.
+    """Return `value` as a finite float, else raise a SettingError.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def check_number(
 
 
 def _as_float(value: Any) -> float | None:
-    # The mean of a tensor or an array is a number for its caller.
+    # A mean is often a tensor or an array of one value.
     plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
         return None
@@ -227,12 +227,12 @@ def check_list(name: str, value: Any, expected: str, *, where: str = "") -> list
 
 
 def check_path(name: str, value: object, *, where: str = "") -> Path:
-    """Return `value` as a Path.
+    """Return `value` as a Path, else raise a SettingError.
 
     Raises
     ------
     SettingError
-        If it is neither a non-empty text nor an object with a path, or has a NUL character.
+        If it is neither a non-empty str nor an os.PathLike, or contains a NUL character.
 
     Examples
     --------

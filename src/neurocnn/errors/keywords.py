@@ -1,4 +1,4 @@
-"""Unknown keyword arguments of public classes, answered with the name that was probably meant."""
+"""Errors for unknown keyword arguments of public classes, with similar names."""
 
 import functools
 import inspect
@@ -42,7 +42,7 @@ def suggest_keywords(cls: Class) -> Class:
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that resemble a name, or that it abbreviates.
+    """Return the known names that are similar to a name, or else those whose initials it has (``lr``).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The logger for what is not an error: progress, and warnings that end no call."""
+"""The logger for progress and for warnings that do not stop a call."""
 
 import logging
 

@@ -112,7 +112,7 @@ class FoldRun:
         self._remove_states()
 
     def _write_people(self, lock: BaseFileLock | None, claimed: bool) -> None:
-        """Write who was seen, and the fingerprints of the images; those of a claimed folder were compared before."""
+        """Write the tables of seen participants and of fingerprints; `check_resumable` has compared existing ones."""
         if lock is None:  # only rank 0 writes, and holds the lock
             return
         storage.remove_leftovers(lock, *self._paths())
@@ -153,7 +153,7 @@ class FoldRun:
         return self.folder.is_done(self.fold)
 
     def _remove_states(self) -> None:
-        """Remove the states of a fold that is done, even if another process finished it or was killed here."""
+        """Remove the states of a fold that is done; another process may have finished it, or was killed before."""
         if self._writes and self.is_done:
             shutil.rmtree(self.fold.state, ignore_errors=True)
 
@@ -231,7 +231,7 @@ class FoldRun:
         return self.recipe.build_network(self.train, self.fold.index, part, starts)
 
     def _networks_that_fit(self) -> int:
-        """Return how many networks fit into a quarter of the available memory."""
+        """Return the number of networks that fit into a quarter of the available memory."""
         tensors = self._network(self.train.part_ids[0]).state_dict().values()
         # Each weight has a gradient, two moments of Adam, and a copy per selection.
         needed = sum(tensor.nbytes for tensor in tensors) * (4 + len(self.folder.selections))
@@ -247,7 +247,7 @@ class FoldRun:
         )
 
     def _read_predictions(self, selection: str) -> dict[str, pd.DataFrame]:
-        """Return the rows of all networks in the order that one network for all parts would have."""
+        """Return the rows of all networks, image by image, as one network for all parts would write them."""
         parts = self.train.part_ids
         return {
             name: interleave_parts(

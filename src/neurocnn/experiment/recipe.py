@@ -182,7 +182,7 @@ class Recipe:
         return seen
 
     def network(self, input_shape: tuple[int, ...]) -> NetworkRecipe:
-        """Return what determines the networks, except their weights."""
+        """Return the recipe of the networks, which determines everything except their weights."""
         return NetworkRecipe(self.architecture, self.options, input_shape, self.task)
 
     def build_network(

@@ -1,4 +1,4 @@
-"""The parts of an image and their reconstructions, as NIfTI files in the place from which the parts were cut."""
+"""Parts of an image and their reconstructions as NIfTI files, at the position of the parts in the image's space."""
 
 import math
 from collections.abc import Mapping
@@ -86,8 +86,8 @@ def compare_with_mean(
     of_mean = sum(errors) / len(errors)
     if not error <= of_mean:
         LOGGER.warning(
-            "the autoencoder%s has a validation error of %.4g, the mean image of the training set one of %.4g; "
-            "expected less; use more epochs, a higher learning_rate or another output",
+            "the autoencoder%s reconstructs worse than the mean image of the training set does: validation error "
+            "%.4g, mean image %.4g; use more epochs, a higher learning_rate or another output",
             "" if part is None else f" of part {part}", error, of_mean,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The check that a result folder contains the start of the same experiment."""
+"""The check on a resume that a result folder belongs to the same experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def check_resumable(
     splits: Sequence[data.Split],
     images: pd.DataFrame | None = None,
 ) -> None:
-    """Refuse a folder that contains anything but the start of an experiment with these settings.
+    """Raise an error if a folder contains files of anything but an experiment with these settings.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> 
 
 
 def has_new_values(saved: Settings, new: Settings) -> bool:
-    """Return whether settings differ that may change until a split is scored, or the images were moved.
+    """Return whether the recorded settings must be updated: allowed changes, or moved images.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def has_new_values(saved: Settings, new: Settings) -> bool:
 
 
 def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
-    """Log what a resume cannot compare, or what changes the last digits of its results."""
+    """Log a warning about custom code, which cannot be compared, and about another number of threads."""
     if not where.settings.is_file() or not where.is_claimed:
         return
     own = sorted({name for value in settings.values() for name in custom_names(value)})
@@ -161,7 +161,7 @@ def _compare_settings(where: ResultFolder, new: Settings) -> None:
 
 
 def _first_weights(changes: dict[str, Change], most: int = 3) -> dict[str, Change]:
-    """Return changes with the first few weights of the network only."""
+    """Return changes without most of those in the network's weights, to keep the message short."""
     weights = [name for name in changes if name.startswith("network.")]
     return {name: change for name, change in changes.items() if name not in weights[most:]}
 

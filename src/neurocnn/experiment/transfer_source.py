@@ -1,4 +1,4 @@
-"""The source of a transfer: where the first weights come from, and whom they have seen.
+"""The source of a transfer: the first weights, and the participants that they were trained on.
 
 A source is a result folder of neurocnn, one of ClinicaDL 0.2.1, a MAPS folder of ClinicaDL 1.x, a single checkpoint, or
 a module in memory. Split k uses the weights of the source's split k.
@@ -58,7 +58,7 @@ def weights(
     selection: str,
     classes: Sequence[str] | None = None,
 ) -> Mapping[str, torch.Tensor]:
-    """Return the source's weights for one split and network, with the names of neurocnn.
+    """Return the source's weights for one split and network, under neurocnn's parameter names.
 
     Parameters
     ----------

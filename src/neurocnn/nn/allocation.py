@@ -64,7 +64,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def is_eager_cpu(x: Tensor) -> bool:
-    """Return whether `x` has its numbers in CPU memory: not on a GPU, not batched by vmap, not being compiled."""
+    """Return whether the values of `x` are in CPU memory: not on a GPU, not batched by vmap, not being compiled."""
     if x.device.type != "cpu" or type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
         return False
     try:

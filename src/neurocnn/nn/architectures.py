@@ -45,7 +45,7 @@ def conv3_fc1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
 def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
     """Return the network for patches and regions: 15-25-50-50 channels without padding, 50 and 40 hidden values."""
     channels = (15, 25, 50, 50)
-    # A block without padding needs 2n + 1 voxels for n: the convolution removes 2, and pooling pads an odd size.
+    # For n output voxels a block without padding needs 2n + 1: the convolution removes 2, and pooling pads to 2n.
     least = 2 ** (len(channels) + 1) - 1
     if min(input_shape[1:]) < least:
         raise ModelError(

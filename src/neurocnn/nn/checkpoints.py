@@ -124,7 +124,7 @@ def _reorder_outputs(state: dict[str, Tensor], order: list[int], path: object) -
 
 
 def _position(name: str) -> list[tuple[int, str]]:
-    # Longer numbers are greater; int() refuses thousands of digits.
+    # Numbers are compared by length first, because int() refuses thousands of digits.
     return [(len(digits), digits) for digits in re.findall(r"\.(\d+)(?=\.)", name)]
 
 

@@ -22,9 +22,9 @@ MaxPool = nn.MaxPool2d | nn.MaxPool3d
 FlattenOrUnflatten = nn.Flatten | nn.Unflatten
 # (C, H, W), (C, D, H, W) or (N,). Only C, N and the number of axes matter.
 Shape = tuple[int, ...]
-# Index, path and module of a layer of the encoder.
+# A layer of the encoder: its index, path and module.
 Layer = tuple[int, str, nn.Module]
-# A layer of the decoder, and the index of the encoder's layer that provides its indices or sizes.
+# A layer of the decoder, with the index of the encoder's layer that provides its indices or sizes.
 Step = tuple[nn.Module, int | None]
 
 
@@ -162,7 +162,9 @@ def _reverse(unit: list[Layer], before: Shape, inverts: bool) -> Iterator[Step]:
             reshape = index
         elif not isinstance(layer, PadPool | MaxPool):
             yield _resize(path, layer, after, before, inverts), None
-    if reshape is not None:  # The layers after it have the flattened size, so the reshape comes last.
+    if (
+        reshape is not None
+    ):  # The reshape comes last, because the layers after a Flatten have the flattened size.
         yield Reshape(), reshape
 
 
@@ -183,7 +185,7 @@ def _transpose(layer: nn.Conv2d | nn.Conv3d) -> nn.Module:
 
 
 def _resize(path: str, layer: nn.Module, after: Shape, before: Shape, inverts: bool) -> nn.Module:
-    """Return a copy of a layer for the decoder's values `before`; its input in the encoder is `after`."""
+    """Return a copy of a layer for the decoder, resized from the shape `after` to the shape `before`."""
     n = before[0]
     new = copy_network(layer, path)
     if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.num_features != n:

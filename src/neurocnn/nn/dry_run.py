@@ -1,4 +1,4 @@
-"""Copies of networks, and the shape of their outputs, determined without computing them."""
+"""Copies of networks, and the shapes of their outputs, determined on the meta device without computing values."""
 
 import copy
 from collections.abc import Sequence

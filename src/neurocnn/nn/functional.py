@@ -136,7 +136,7 @@ class _DisjointPool(torch.autograd.Function):
         # The maxima are not saved, because a later layer may change them in place.
         ctx.save_for_backward(*output[1:])
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # Otherwise torch allocates zero gradients of the indices.
+        ctx.set_materialize_grads(False)  # Otherwise torch would allocate gradients of zeros for the indices.
         added = (0,) * len(ctx.pads) if ctx.skip_padding else ctx.pads
         ctx.size = tuple(n + pad for n, pad in zip(x.shape[2:], added, strict=True))
 
@@ -185,7 +185,7 @@ def _can_halve(x: Tensor) -> bool:
 
 
 def _halve_in_pieces(x: Tensor) -> Tensor:
-    # Intermediate results of one piece fit into the cache, and their memory is reused.
+    # The intermediate results of a piece fit into the processor's cache, and their memory is reused.
     maps = x.flatten(0, 1)
     pieces = torch.split(maps, max(1, PIECE * len(maps) // max(1, x.numel())))
     halved = torch.cat([_halve(piece, 1) for piece in pieces])
@@ -263,11 +263,11 @@ class _Scatter(torch.autograd.Function):
 
 
 def _flattening(like: Tensor) -> tuple[Callable[[Tensor], Tensor], int]:
-    """Return the function that flattens the spatial axes in the memory format of `like`, and their new axis."""
+    """Return a function that flattens the spatial axes in the memory format of `like`, and the resulting axis."""
     return (_flatten_channels_last, 1) if is_channels_last(like) else (_flatten_contiguous, 2)
 
 
-# These use reshape, because torch does not support flatten for gradients that are computed many at a time.
+# reshape is used, because torch does not support flatten in batched gradients (vmap).
 def _flatten_contiguous(x: Tensor) -> Tensor:
     return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
 
@@ -284,7 +284,7 @@ def _unflatten(x: Tensor, axis: int, size: Sequence[int]) -> Tensor:
 
 
 def _by_axis(pads: Sequence[int], pad_won: Sequence[Tensor]) -> list[Mask]:
-    """Return the masks of `_clamp_padded` as three, one per axis; None for an axis without padding."""
+    """Return the masks of `_clamp_padded` as a list of one per axis; None for an axis without padding."""
     masks = iter(pad_won)
     return [next(masks, None) if pad else None for pad in (*pads, 0)[:3]]
 

@@ -140,7 +140,7 @@ class _CropMaxUnpool(_Windows):
     """The code of `CropMaxUnpool2d` and `CropMaxUnpool3d`."""
 
     def forward(self, f_maps: Tensor, indices: Tensor, padding: Sequence[int] | None = None) -> Tensor:
-        """Return the maps before pooling: `f_maps` at `indices`, zeros elsewhere, without the padding."""
+        """Return maps of the size before pooling: `f_maps` at `indices`, zeros elsewhere, without the padding."""
         self._check_axes(f_maps)
         windows = zip(f_maps.shape[2:], self.kernel_size, self.stride, strict=True)
         out = scatter_maxima(f_maps, indices, [step * (n - 1 + -(-k // step)) for n, k, step in windows])

@@ -98,7 +98,7 @@ def _build(
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"{title}: not built for images of shape {shape} and {n_outputs} outputs: "
+            f"{title}: the builder failed for images of shape {shape} and {n_outputs} outputs: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(model, nn.Module):
@@ -126,7 +126,7 @@ def _check_options(build: Builder, options: Mapping[str, Any], title: str) -> No
     except (
         TypeError,
         ValueError,
-    ):  # Some functions of extension modules have no signature; the call decides.
+    ):  # Functions of extension modules may have no signature. Then the call shows whether the arguments fit.
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return

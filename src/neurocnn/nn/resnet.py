@@ -79,7 +79,7 @@ def _torchvision_resnet18() -> Any:
 
 
 def _load(model: nn.Module, weights: FilePath) -> None:
-    """Load pretrained weights. The last layer keeps its own weights if the file has none for it."""
+    """Load pretrained weights. The last layer keeps its initial weights if the file has none for it."""
     if all(parameter.is_meta for parameter in model.parameters()):
         return  # Parameters on the meta device have no values; only their shapes are of interest.
     state = from_torchvision(read_weights(_imagenet_file() if weights == "imagenet" else weights))

@@ -93,7 +93,7 @@ def as_array(values: Any) -> npt.NDArray[np.float64]:
 
 
 def readable(name: str) -> str:
-    """Return a column's name as text for a label.
+    """Return the name of a column as readable text.
 
     >>> readable("balanced_accuracy"), readable("mse")
     ('Balanced accuracy', 'MSE')

@@ -135,7 +135,7 @@ def draw_curves(
 
 
 def _of(value: Any, name: Any) -> Any:
-    """Return the value of one training, if `value` is a mapping by training, else `value`."""
+    """Return the entry of one training if `value` is a mapping by training, else `value` itself."""
     if isinstance(value, Mapping) and (name in value or any(isinstance(v, Mapping) for v in value.values())):
         return value.get(name)
     return value
@@ -208,6 +208,6 @@ def _finish(axes: "Axes", metric: str) -> None:
     if metric == "balanced_accuracy":
         axes.set_ylim(top=1.02)
     handles, names = axes.get_legend_handles_labels()
-    # Lines come before marks in the legend, in any order of drawing.
+    # The legend lists lines before markers, whatever the order in which they were drawn.
     order = sorted(range(len(names)), key=lambda index: names[index].partition(",")[0] not in _SETS)
     canvas.add_legend(axes, [handles[i] for i in order], [names[i] for i in order])

@@ -70,7 +70,7 @@ def overview(
 
 
 def _panels(n_curves: int, values: Any, title: str | None) -> "tuple[Figure, dict[str, list[Axes]]]":
-    """Return axes in a square or, with a map, its three planes in a second row next to the confusion matrix."""
+    """Return the axes: a 2 × 2 grid or, with a map, a second row of the confusion matrix and the map's three planes."""
     heading = 0.4 * bool(title)
     if values is None:
         figure = new_figure(4.6 * 2, 8.2 + heading)

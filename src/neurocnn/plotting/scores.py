@@ -114,7 +114,7 @@ def count(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDA
 
 
 def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
-    """Draw counts as tiles that are darker the larger their share of the true class."""
+    """Draw counts as tiles; the darkness is the share of the true class."""
     counts = count(tables, classes)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -164,7 +164,7 @@ def _draw_class(
         return
     for fpr, tpr in curves:
         axes.plot(fpr, tpr, color=colour, linewidth=0.9, alpha=opacity)
-    # At a vertical rise, interp returns its upper end; therefore the origin is added below.
+    # interp returns the upper end of a vertical rise, so the origin is added.
     mean = np.mean([np.interp(_GRID, fpr, tpr) for fpr, tpr in curves], axis=0)
     text = f"{text} ± {np.std(areas, ddof=1):.2f}"
     axes.plot([0, *_GRID], [0, *mean], color=colour, linewidth=2.2, label=text)

@@ -99,7 +99,7 @@ def plane_axes(
     lines: int = 1,
     bar: bool = True,
 ) -> "list[list[Axes]]":
-    """Return for each line three axes, of the widths of the planes in one scale, and a narrow one for a colour bar."""
+    """Return three axes per row, as wide as the planes at a common scale, and a narrow one for a colour bar."""
     widths = [side for side, _ in _sides(shape, voxel_size)]
     widths += [BAR * sum(widths)] * bar
     grid = figure.add_gridspec(lines, len(widths), width_ratios=widths)
@@ -170,7 +170,7 @@ def add_colour_bar(shown: "AxesImage", axes: "Axes", label: str = "", extend: st
     """Draw the scale of the colours in `axes`."""
     from matplotlib.cm import ScalarMappable
 
-    # The bar shows the opaque colours, although the image may be transparent.
+    # The colours of the bar are opaque, even if the image is transparent.
     bar = axes.figure.colorbar(ScalarMappable(shown.norm, shown.cmap), cax=axes, label=label, extend=extend)
     bar.outline.set_visible(False)
     axes.tick_params(labelsize=SMALL, color=MUTED, labelcolor=INK, length=3)

@@ -1,4 +1,4 @@
-"""Values of settings in their JSON form, and back.
+"""Conversion of settings to JSON values, and back.
 
 Plain values and names that neurocnn knows are stored as they are. Code of the user (a builder, a transform, an
 optimizer) is recorded as custom, by its name: code is not stored, and loading asks for it. The names that custom tasks
@@ -60,7 +60,7 @@ def _encode_fields(value: Any) -> Settings:
 
 
 def _encode_code(value: object) -> Settings:
-    """Return the name of code, with the arguments that it shows."""
+    """Return the name of a function, class or object, with the arguments of a partial and the text of its repr."""
     found: Settings = {CUSTOM: qualified_name(value)}
     if isinstance(value, partial):
         arguments = encode(value.args), encode(value.keywords)
@@ -71,7 +71,7 @@ def _encode_code(value: object) -> Settings:
         found["name"] = value.name
     if not hasattr(value, "__qualname__") and type(value).__repr__ is not object.__repr__:
         text = repr(value)
-        # An address differs in each process.
+        # A repr with a memory address differs in each process.
         found |= {} if " at 0x" in text else {"repr": shorten(text, 2000)}
     return found
 
@@ -113,12 +113,12 @@ def qualified_name(value: object) -> str:
 
 
 def main_name(name: str) -> str:
-    """Return a name with the module that a script has in its own process, not in one that it spawned."""
+    """Return a name with ``__main__`` in place of the module name that a script has in a spawned process."""
     return name.replace("__mp_main__.", "__main__.")
 
 
 def is_custom(value: object) -> bool:
-    """Return whether an encoded setting, or one inside it, is known by name only."""
+    """Return whether an encoded setting, or one inside it, is code that is recorded by name only."""
     return bool(custom_names(value))
 
 
@@ -168,7 +168,7 @@ def find_type(kind: str) -> Callable[..., Any]:
 
 
 def describe_task(value: Settings) -> engine.Task | None:
-    """Return an encoded task whose functions raise if it is custom, None if too little is recorded.
+    """Return the task of an encoded one, for reading its tables; functions of a custom task raise. None if unknown.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A result folder as a value: its folds, levels and selections, what is done, and every path."""
+"""A result folder as a value: its folds, levels and selections, the folds that are done, and all paths."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,7 +127,7 @@ class ResultFolder:
 
     @contextmanager
     def hold(self) -> Iterator[BaseFileLock]:
-        """Hold the lock for short writes that several processes may want to do, after waiting for it."""
+        """Hold the lock for short writes of several processes, after waiting for it."""
         path = self.root / WRITING_LOCK
         with hold(path, f"writing into {self.root}", wait=True) as lock:
             try:

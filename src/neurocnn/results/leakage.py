@@ -28,7 +28,7 @@ def record_seen(
     train, validation
         Sessions with ``participant_id`` and, for several cohorts, ``cohort``.
     source
-        Table of the transfer's source, None without a transfer.
+        Table of the participants that the transfer's source has seen; None without a transfer.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def read_seen(fold: Fold) -> pd.DataFrame:
 
 
 def identified(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.DataFrame:
-    """Return sessions without the column ``cohort`` if their images have none: then it does not name people.
+    """Return sessions without the column ``cohort`` if the images have no cohorts: it does not identify participants.
 
     Examples
     --------
@@ -92,14 +92,14 @@ def identified(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.DataFrame
 
 
 def unknown_source() -> pd.DataFrame:
-    """Return the table of a source without a record of the participants that it has seen."""
+    """Return the table that stands for a source whose seen participants were not recorded."""
     return pd.DataFrame({"participant_id": [None], "role": [UNKNOWN]})
 
 
 def check_unseen(
     seen: pd.DataFrame, sessions: pd.DataFrame, where: str, roles: Iterable[str] | None = None
 ) -> None:
-    """Refuse sessions of participants that were seen.
+    """Raise a LeakError if participants of these sessions were seen in training.
 
     Parameters
     ----------

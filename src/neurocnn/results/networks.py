@@ -17,7 +17,7 @@ from neurocnn.nn.registry import ArchitectureLike
 
 @dataclass(frozen=True)
 class NetworkRecipe:
-    """What determines a network, except its weights.
+    """Architecture, options, input shape and task of a network: everything except its weights.
 
     Parameters
     ----------
@@ -83,6 +83,6 @@ class NetworkRecipe:
         # All weights come from a file, so that ImageNet's are not needed.
         options = {**self.options, "weights": None} if self.architecture == "resnet18" else self.options
         with warnings.catch_warnings():
-            # An autoencoder with trained weights need not learn.
+            # The warning is about training, and these weights are trained.
             warnings.filterwarnings("ignore", message="CNN_Transformer: output='mirror'")
             return replace(self, options=options).build()

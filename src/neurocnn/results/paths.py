@@ -6,7 +6,7 @@ from pathlib import Path
 
 from neurocnn.errors.arguments import argument_error
 
-#: Folder of a fold that contains the tables, by the name of the task.
+#: Folder of the tables within a fold, by the name of the task.
 TABLES = {
     "classification": "cnn_classification",
     "regression": "cnn_regression",
@@ -16,12 +16,12 @@ TABLES = {
 SETS = ("train", "validation")
 COMMANDLINE = "commandline.json"
 ENVIRONMENT = "environment.txt"
-#: Lock of a result folder for short writes; it exists only meanwhile.
+#: Lock file of a result folder for short writes, removed after each of them.
 WRITING_LOCK = ".open.lock"
 
 
 def check_file_name(name: str, value: object) -> str:
-    """Return a text that can be part of a file name, without leaving the folder; else raise a SettingError.
+    """Return a text that can be part of a file name and cannot leave the folder, else raise a SettingError.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class Fold:
         return self.path / f"{dataset}.tsv"
 
     def table(self, selection: str, dataset: str, level: str, content: str) -> Path:
-        """Return the path of a ``metrics`` or ``prediction`` table at level ``image`` or the parts' name."""
+        """Return the path of a ``metrics`` or ``prediction`` table; `level` is ``image`` or a name of parts."""
         return self.tables / selection / f"{dataset}_{level}_level_{content}.tsv"
 
     def part_accuracy(self, selection: str, suffix: str = "tsv") -> Path:

@@ -89,7 +89,7 @@ def make_dataset(
 def check_new_data(
     folder: ResultFolder, fold: Fold, dataset: data.CapsDataset, images: pd.DataFrame, name: str
 ) -> None:
-    """Refuse participants that the fold's models have seen, and a name of other predicted data.
+    """Raise an error if participants were seen by the fold's models, or the name is used for other data.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def check_new_data(
 
 
 def _is_begun(folder: ResultFolder, fold: Fold, name: str) -> bool:
-    """Return whether a fold has tables of these new data: images are compared only if they are protected."""
+    """Return whether a fold has tables of these new data."""
     return any(path.is_file() for path in _tables(folder, fold, name))
 
 

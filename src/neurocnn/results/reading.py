@@ -1,4 +1,4 @@
-"""Tables of a result folder, read back and put together over the splits."""
+"""Tables of a result folder, joined over the splits."""
 
 import numbers
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The experiment that a result folder records: its settings as objects, its networks, and data sets like its own."""
+"""The experiment of a result folder: its settings as objects, its networks, and data sets prepared as in training."""
 
 from collections.abc import Mapping
 from functools import cached_property

@@ -70,7 +70,7 @@ def describe_other_sessions(saved: pd.DataFrame, new: pd.DataFrame) -> str:
 
 
 def check_same_images(fold: Fold, images: pd.DataFrame, datasets: Sequence[str]) -> None:
-    """Check that images are those that a fold has used.
+    """Check that images have not changed since a fold used them.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def write_images(fold: Fold, images: Mapping[str, pd.DataFrame]) -> None:
 
 
 def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, where: str) -> None:
-    """Refuse images of participants who were seen under the name of another cohort.
+    """Raise a LeakError for images of participants who were seen in training under another cohort name.
 
     Parameters
     ----------
@@ -179,6 +179,6 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
 
 
 def shorten_list(texts: Sequence[str]) -> str:
-    """Return the first texts and the number of the remaining ones."""
+    """Return the first texts, joined, and the number of the remaining ones."""
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more

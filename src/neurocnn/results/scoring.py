@@ -96,7 +96,7 @@ def write_part_accuracy(
     accuracy = ensemble.part_balanced_accuracy(validation)
     table = pd.DataFrame({"part_id": accuracy.index, "balanced_accuracy": accuracy.to_numpy()})
     table["weight"] = weights.reindex(table["part_id"]).fillna(0.0).to_numpy()
-    if hasattr(dataset.parts, "place"):  # only the built-in parts must know their place
+    if hasattr(dataset.parts, "place"):  # parts of a user may have no `place`
         values = {int(part): float(value) for part, value in zip(accuracy.index, accuracy, strict=True)}
         first = first_image(dataset)
         painted = data.paint(cast(LocatedParts, dataset.parts), dataset.caps.shape(*first), values)

@@ -1,4 +1,4 @@
-"""The file `commandline.json`, with the settings of an experiment, and that of its environment."""
+"""The files `commandline.json`, with the settings of an experiment, and `environment.txt`."""
 
 import contextlib
 import dataclasses
@@ -16,16 +16,16 @@ from neurocnn.errors.arguments import argument_error, check_each, check_integer,
 from neurocnn.results.encoding import CUSTOM, Settings, encode, find_type, main_name
 from neurocnn.storage.files import write_whole
 
-#: Settings that describe the run of an experiment: weights' names and shapes, and torch's number of threads.
+#: Settings that are recorded and not chosen: names and shapes of the weights, and torch's number of threads.
 DESCRIPTIONS = ("network", "n_threads")
 #: Settings that are objects of this library, or custom.
 _OBJECTS = {"caps", "parts", "task", "trainer"}
-#: Values that held before a setting was recorded, by type and field; for others its default held.
+#: Values of settings in folders that were written before the setting existed, if they differ from today's default.
 _EARLIER: dict[str, Settings] = {"reconstruction": {"output": "mirror", "bottleneck": None}}
 
 
 def fill_missing(value: Any) -> Any:
-    """Return encoded settings with the values that held before a missing setting was recorded.
+    """Return encoded settings in which missing ones have the value that was in effect before they existed.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A result folder at a glance: the table for a paper, and the page that a notebook shows."""
+"""Summaries of a result folder: the table for a paper, and the HTML that a notebook shows."""
 
 import html
 
@@ -77,7 +77,7 @@ def _main_metric(folder: ResultFolder, metrics: list[str]) -> str:
 
 
 def _spread(values: "pd.Series[float]") -> str:
-    """Return mean ± sample standard deviation, which a single value does not have."""
+    """Return mean ± sample standard deviation as text; the mean alone for a single value."""
     deviation = f" ± {values.std():.3f}" if len(values) > 1 else ""
     return f"{values.mean():.3f}{deviation}"
 

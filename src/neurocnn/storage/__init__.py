@@ -1,4 +1,4 @@
-"""Files that are written completely and read strictly. The lowest layer: it imports only `errors`.
+"""Files that are written completely or not at all and checked when read. This layer imports only `errors`.
 
 Its import has one global effect, see `locks`: functions that run in forked children.
 """

@@ -55,7 +55,7 @@ def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file that gets its name only after all of it is on the disk.
+    """Open a temporary file for writing, which is renamed to `path` when it is complete and on the disk.
 
     Parameters
     ----------

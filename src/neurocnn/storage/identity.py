@@ -1,4 +1,4 @@
-"""The columns that identify a row: whose image it is, and which part of it.
+"""The columns that identify a row: participant, session, cohort and part.
 
 A participant is ``participant_id``, together with ``cohort`` if a table has one in every row.
 """
@@ -41,7 +41,7 @@ def key_columns(columns: Iterable[object], key: Iterable[str] = IMAGE) -> list[s
 
 
 def describe_row(row: Mapping[str, Any]) -> str:
-    """Return the name of a row: its cohort, participant, session and part, as far as it has them.
+    """Return the name of a row: cohort, participant, session and part, if it has these columns.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def check_ids(
 
 
 def similar_ids(ids: Iterable[str]) -> list[list[str]]:
-    """Return groups of different ids that a reader could take for one.
+    """Return groups of different ids that look the same.
 
     Ids are similar if they differ only in upper and lower case, Unicode normalisation (one character for "é", or two)
     or invisible characters. A warning should show them with `ascii`, because they may look the same.
@@ -197,7 +197,7 @@ def _visible(name: str) -> str:
 
 
 def check_folder_name(name: str, value: object) -> str:
-    """Return the id of a participant or session if it cannot leave its folder.
+    """Return the id of a participant or session if it is safe as a folder name.
 
     Examples
     --------

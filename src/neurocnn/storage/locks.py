@@ -1,4 +1,4 @@
-"""Locks that the system releases when their process ends, however it ends.
+"""File locks that the system releases when their process ends or is killed.
 
 They come from filelock, which uses ``flock`` (on Windows ``msvcrt``). Two properties are needed that it has since
 version 4: a process that finds the lock taken leaves the note of the holder in the file, and a forked child closes the
@@ -23,7 +23,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from neurocnn.errors import InUseError
 from neurocnn.storage.files import storage_errors
 
-#: `is_held` takes a lock for a moment: a process that wants it does not mistake that for another training.
+#: `is_held` takes a lock briefly. Other processes wait this long before they report that it is in use.
 _PROBE_SECONDS = 0.5
 
 
@@ -75,7 +75,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
 
 
 def _write_note(descriptor: int) -> None:
-    # A second name would be a link to a file of somebody else, which the note must not replace.
+    # A hard link could point to another file, whose content the note would replace.
     if os.fstat(descriptor).st_nlink > 1:
         raise OSError(errno.EMLINK, "the lock file has several names (hard links)")
     os.ftruncate(descriptor, 0)

@@ -1,4 +1,4 @@
-"""Checks of a file of tensors that somebody else may have written.
+"""Security checks of a file of tensors from an unknown source.
 
 Whatever the file claims, reading it takes no more memory than its own size: compressed records, tensors and lists that
 are larger than the file, and objects that allocate what a number in the file asks for are refused.
@@ -77,7 +77,7 @@ def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> No
         If a tensor is larger than the file or not a plain one, there are more items than bytes, or containers are
         nested more than 100 deep.
     """
-    # A list of pending values instead of recursion, which deep nesting would exhaust.
+    # The pending values are in a list, because deep nesting would exceed the recursion limit.
     pending: list[tuple[Any, int]] = [(content, 0)]
     n_items = 1
     while pending:
@@ -89,7 +89,7 @@ def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> No
             inner = [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
             inner = list(value)
-        # A shared list is counted each time, as every reader would visit it.
+        # A list that is referenced several times is counted each time, because a reader visits it each time.
         n_items += len(inner)
         if n_items > n_bytes or (inner and depth >= _MAX_DEPTH):
             raise CheckpointError(
@@ -107,6 +107,6 @@ def _check_tensor(tensor: torch.Tensor, n_bytes: int, sizes: set[int], path: Pat
         )
     if tensor.numel() * tensor.element_size() > n_bytes:
         raise CheckpointError(f"{found}; expected at most the {n_bytes} bytes of the file; {_REMEDY}")
-    # A memory map would return bytes of the next record.
+    # A tensor that is longer than its record would read bytes of the next one.
     if sizes and tensor.untyped_storage().nbytes() not in sizes:
         raise CheckpointError(f"{found}; expected the size of its record; {_REMEDY}")

@@ -123,8 +123,8 @@ def load_tensors(
     except pickle.UnpicklingError as error:
         unsafe = [line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
         raise CheckpointError(
-            f"{path}: found {unsafe[0].strip() if unsafe else 'another pickle'}; expected tensors and plain values; "
-            "nothing else is loaded"
+            f"{path}: found {unsafe[0].strip() if unsafe else 'a pickle of other objects'}; expected tensors and "
+            "plain values; nothing else is loaded"
         ) from error
     except Exception as error:  # An unpickler raises errors of any kind on damaged bytes.
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""State dicts from files: their names, kinds of values and numbers are checked before a network gets them."""
+"""State dicts read from files: parameter names, types and finiteness are checked before a network loads them."""
 
 import os
 

@@ -87,7 +87,7 @@ def scan(
 def _receive_field(
     person: Person, axes: Sequence[Floats], random: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Return factors along z, and of each voxel of a plane, which include the scanner's gain."""
+    """Return the receive field as the product of factors along z and factors in a plane, which include the gain."""
     gain = np.float32(np.exp(0.08 * random.standard_normal()))
     z, y, x = (
         np.exp(slope * t + curvature * (t * t - 0.5)).astype(np.float32)
