@@ -242,7 +242,8 @@ def read_labels_and_splits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = nc.read_table("labels.tsv")
-    for split in nc.kfold(labels, 2, "diagnosis"):
+    nc.write_table(labels.tail(2), "new.tsv")
+    for split in nc.kfold(labels.head(8), 2, "diagnosis"):
         write_new_split(
             folder / f"labels/2_fold/split-{split.index}", split.train, split.validation, label=False
         )
@@ -257,6 +258,9 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "participants that it has seen"
     }  # fmt: skip
     assert nc.Results("results/cnn").splits == [0, 1]
+    assert set(nc.Results("results/patch").predictions(dataset="new")["participant_id"]) == {
+        *labels["participant_id"].tail(2)
+    }
     assert nc.Results("results/age").splits == [0]
     assert names["task"].classes == ("AD", "CN")  # type: ignore[attr-defined]
 
