@@ -549,3 +549,18 @@ def test_what_the_tensors_are_compared_with_is_what_nibabel_reads(tmp_path: Path
     expected = nib.load(Caps(root).path("sub-00", "ses-M00")).get_fdata(dtype=np.float32)
     assert np.array_equal(torch.load(tensor_path(root), weights_only=True)[0].numpy(), expected)
     assert np.array_equal(Caps(root).affine("sub-00", "ses-M00"), AFFINE)
+
+
+@pytest.mark.parametrize("parts", [WholeImage(), Slice(2, discarded_slices=2)], ids=["image", "slice"])
+def test_a_prepare_that_completes_a_killed_one_leaves_no_temporary_files(tmp_path: Path, parts):
+    caps = Caps(small_caps(tmp_path))
+    caps.prepare(rows(), parts=parts)
+    complete = sorted(tmp_path.rglob("*"))
+    tensors = sorted(tmp_path.rglob("*.pt"))
+    for path in tensors[:2]:
+        (path.parent / f".{path.name}.17-0a1b2c3d").write_bytes(path.read_bytes()[:50])
+    mine = tensors[0].parent / f".{tensors[0].name}.18-0a1b2c3d"
+    mine.symlink_to(tensors[0])
+    tensors[0].unlink()
+    Caps(tmp_path).prepare(rows(), parts=parts)
+    assert sorted(tmp_path.rglob("*")) == sorted([*complete, mine])

@@ -239,6 +239,11 @@ WRONG = {
     "a serial of text": lambda state: state | {"serial": "newest"},
     "rows without names": lambda state: state | {"history": [[1, 2]]},
     "rows without an epoch": lambda state: state | {"history": [{"train_loss": 1.0}]},
+    "a number of 30 digits": lambda state: state | {"updates": 10**30},
+    "another epoch than the history": lambda state: state | {"epoch": 7},
+    "rows removed": lambda state: state | {"history": []},
+    "more updates than iterations": lambda state: state | {"updates": 10**6},
+    "a tensor for a flag": lambda state: state | {"join_last": torch.zeros(2)},
     "deep nesting": lambda state: state | {"settings": {"seed": nested()}},
     "deep nesting of rows": lambda state: state | {"history": nested()},
     "terabytes": lambda state: state | {"model": state["model"] | {"0.bias": torch.zeros(1).expand(10**12)}},
@@ -274,6 +279,13 @@ def test_states_of_another_kind_are_refused_by_name(change, folder):
     for path in (folder / "state").glob("*.pt"):
         save_tensors(load_tensors(path) | change, path)
     with pytest.raises(CheckpointError, match="state"):
+        Trainer(**SETTINGS).fit(network(), TASK, Toys(8), folder=folder)
+
+
+def test_a_state_with_more_updates_than_an_epoch_is_refused(folder):
+    for path in (folder / "state").glob("*.pt"):
+        save_tensors(load_tensors(path) | {"updates": 1000, "iteration": 10**6}, path)
+    with pytest.raises(CheckpointError, match="updates=1000"):
         Trainer(**SETTINGS).fit(network(), TASK, Toys(8), folder=folder)
 
 

@@ -533,3 +533,34 @@ def test_going_on_with_code_of_ones_own_says_that_it_is_compared_by_name(
     run.run(tmp_path / "results", splits=[0])
     assert "lambda" in caplog.text
     assert "compared by name" in caplog.text
+
+
+class Scaled:
+    """A transform that shows its argument."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, part: torch.Tensor) -> torch.Tensor:
+        return part * self.factor
+
+    def __repr__(self) -> str:
+        return f"Scaled({self.factor})"
+
+
+class Composed:
+    """A composition without a text of its own, as MONAI's."""
+
+    def __init__(self, *transforms: Scaled) -> None:
+        self.transforms = transforms
+
+    def __call__(self, part: torch.Tensor) -> torch.Tensor:
+        for transform in self.transforms:
+            part = transform(part)
+        return part
+
+
+def test_arguments_of_the_members_of_a_composition_are_compared(study: Study, tmp_path: Path):
+    experiment(study, transform=Composed(Scaled(1), Scaled(2))).run(tmp_path / "results", splits=[0])
+    with pytest.raises(nc.SettingError, match=r"Scaled\(2\).*Scaled\(3\)"):
+        experiment(study, transform=Composed(Scaled(1), Scaled(3))).run(tmp_path / "results")

@@ -124,6 +124,50 @@ def test_a_run_killed_again_and_again_equals_an_unbroken_one(study: Study, tmp_p
     print(f"{n_kills} kills, {n_runs} runs, 0 differences, no leftovers")
 
 
+@covers("two runs in one folder")
+def test_processes_that_race_for_a_new_folder_end_with_one_study(
+    caps: nc.Caps, tmp_path: Path, repetitions: Callable[[int, int], int]
+):
+    """Eight processes at a time; those that come late are refused by name, or find the folder complete."""
+    assert in_child(lambda: on(caps).run(tmp_path / "whole")) == 0
+    expected, n_refused = content(tmp_path / "whole"), 0
+
+    def race(folder: Path, go: int) -> None:
+        os.read(go, 1)
+        try:
+            on(caps).run(folder)
+        except nc.InUseError:
+            os._exit(3)
+
+    rounds = repetitions(2, 50)
+    for number in range(rounds):
+        folder = tmp_path / f"race-{number}"
+        go, start = os.pipe()
+        racers = []
+        for _ in range(8):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    torch.set_num_threads(1)
+                    race(folder, go)
+                    status = 0
+                finally:
+                    os._exit(status)
+            racers.append(child)
+        os.write(start, b"x" * 8)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in racers]
+        os.close(go)
+        os.close(start)
+        assert set(statuses) <= {0, 3}
+        n_refused += statuses.count(3)
+        assert in_child(lambda folder=folder: on(caps).run(folder)) == 0
+        assert content(folder) == expected
+        assert names(folder) == names(tmp_path / "whole")
+        shutil.rmtree(folder)
+    print(f"{rounds} races of 8 processes, {n_refused} were told who trains, 0 differences, no leftovers")
+
+
 @pytest.mark.faults_full
 @covers("SIGKILL")
 def test_200_epochs_keep_memory_and_file_handles_constant(caps: nc.Caps, tmp_path: Path):

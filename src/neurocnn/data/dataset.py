@@ -221,7 +221,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if transform is None:
             return part
         try:
-            return with_affine(transform)(part)
+            found = with_affine(transform)(part)
         except (NeurocnnError, MemoryError):
             raise
         except Exception as error:
@@ -229,6 +229,12 @@ class CapsDataset(Dataset[dict[str, Any]]):
                 f"{source.name}, part {part_id} of shape {tuple(part.shape)}: {name}={transform!r} failed: "
                 f"{type(error).__name__}: {error}; correct the {name}"
             ) from error
+        if not isinstance(found, Tensor | np.ndarray):
+            raise SettingError(
+                f"{source.name}, part {part_id}: {name}={transform!r} returned {type(found).__name__}; expected a "
+                f"tensor; correct the {name}"
+            )
+        return found
 
     def _check_augmentation(self) -> None:
         """Warn if two calls with one seed differ: the augmentation has a generator that `reseed` does not find."""
@@ -274,8 +280,6 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
 def _plain_tensor(part: Tensor, image: Tensor | None) -> Tensor:
     """Return a plain float32 tensor that shares no memory with the image."""
-    if not isinstance(part, Tensor | np.ndarray):
-        raise SettingError(f"the transform or augmentation returned {type(part).__name__}; expected a tensor")
     part = torch.as_tensor(part, dtype=torch.float32)
     if type(part) is not Tensor:
         part = part.as_subclass(Tensor)

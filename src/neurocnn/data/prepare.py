@@ -2,8 +2,9 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOSPC
 from pathlib import Path
 
@@ -15,17 +16,47 @@ from neurocnn.data.tensor_files import Origin, nifti_stamp, write_prepared
 from neurocnn.errors import ImageError, NeurocnnError, StorageError
 from neurocnn.errors.arguments import check_integer
 from neurocnn.errors.logger import LOGGER
+from neurocnn.storage.files import remove_leftovers
+from neurocnn.storage.locks import hold
 
+_LOCK = ".prepare.lock"
 _OVERHEAD = 2048  # bytes of a file in addition to its voxels
 
 
 def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_workers: int) -> None:
     """Write the prepared tensors of images; see `Caps.prepare`."""
-    from tqdm import tqdm
-
     check_integer("n_workers", n_workers, minimum=0, where="prepare")
     storable = None if parts.name == "image" else check_storable(images, sources, parts)
     _check_disk(images, sources, storable)
+    with _without_leftovers(images, sources, storable):
+        _prepare(images, sources, storable, n_workers)
+
+
+@contextmanager
+def _without_leftovers(
+    images: Images, sources: Sequence[Source], parts: StorableParts | None
+) -> Iterator[None]:
+    """Remove the temporary files of killed processes, and lock each CAPS until the block ends."""
+    files: dict[Path, list[Path]] = {}
+    for source in sources:
+        with suppress(NeurocnnError):  # it is reported after the other images are prepared
+            root = source.session_folder.parents[2]
+            files.setdefault(root, []).extend(_files(images, source, parts))
+    with ExitStack() as locks:
+        for root in sorted(files):
+            # A CAPS that cannot be locked may be complete; otherwise its first file raises the error.
+            with suppress(StorageError):
+                lock = locks.enter_context(hold(root / _LOCK, f"the prepared tensors of {root}", wait=True))
+                remove_leftovers(lock, *files[root])
+        yield
+
+
+def _prepare(
+    images: Images, sources: Sequence[Source], storable: StorableParts | None, n_workers: int
+) -> None:
+    """Write the missing files of all images, in threads."""
+    from tqdm import tqdm
+
     failed: list[str] = []
     # Threads are enough: decompressing, copying and writing release Python's lock.
     pool = ThreadPoolExecutor(max(1, n_workers))

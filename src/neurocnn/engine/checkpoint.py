@@ -5,7 +5,6 @@ flips, one of them can be read. A best model is written after the state of the s
 two is recognised and repaired from the weights in the state.
 """
 
-import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,8 @@ from neurocnn.storage.tensors import check_finite_weights, load_tensors, save_te
 
 State = dict[str, Any]
 _NUMBER = (int, float)
+#: Larger numbers have no exact float, and no training reaches them.
+_LARGEST = 2**53
 #: Entries of every state and their kinds; later versions may add others.
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "serial": int,
@@ -126,8 +127,10 @@ def check_state(content: Any, path: Path) -> State:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             expected = kind.__name__ if isinstance(kind, type) else "a number"
             raise _content_error(path, name, value, expected)
-        if isinstance(value, int | float) and not 0 <= value < math.inf:
+        if isinstance(value, int | float) and not 0 <= value < _LARGEST:
             raise _content_error(path, name, value, "a finite number ≥ 0")
+    if not isinstance(content.get("join_last", False), bool):
+        raise _content_error(path, "join_last", content["join_last"], "bool")
     _check_flat(path, "settings", content["settings"], (str, bool, int, float, type(None)))
     _check_flat(path, "best", content["best"], _NUMBER)
     _check_flat(path, "best_epochs", content["best_epochs"], (int,))
@@ -135,6 +138,14 @@ def check_state(content: Any, path: Path) -> State:
         _check_flat(path, "history", row, _NUMBER)
         if not {"epoch", "iteration", "time"} <= row.keys():
             raise _content_error(path, "history", row, "rows with epoch, iteration and time")
+    last = content["history"][-1] if content["history"] else {"epoch": -1, "iteration": 0}
+    # Each epoch ends with an evaluation.
+    if not last["epoch"] <= content["epoch"] <= last["epoch"] + 1:
+        raise _content_error(
+            path, "epoch", content["epoch"], f"the one of or after the last row, {last['epoch']}"
+        )
+    if not max(last["iteration"], content["updates"]) <= content["iteration"]:
+        raise _content_error(path, "iteration", content["iteration"], "at least those of the history")
     _check_flat(path, "stopper", content["stopper"], _NUMBER)
     check_tensors(path, "model", content["model"])
     return content

@@ -12,6 +12,7 @@ from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
 from neurocnn.engine.settings import TrainingSettings
 from neurocnn.engine.task import Task
 from neurocnn.engine.workers import loader
+from neurocnn.errors import CheckpointError
 
 
 class TrainingBatches:
@@ -65,4 +66,10 @@ class TrainingBatches:
         batches.order = epoch_order(n_units, trainer.seed, epoch, self._weights)
         batches.epoch, batches.first, batches.join_last = epoch, start * trainer.accumulation_steps, join_last
         batches.positions = network_batches(self._dataset, parts, trainer.batch_size).positions
-        return Plan(n_units, trainer.batch_size, trainer.accumulation_steps, start, join_last)
+        plan = Plan(n_units, trainer.batch_size, trainer.accumulation_steps, start, join_last)
+        if start > plan.n_updates:
+            raise CheckpointError(
+                f"the training state: updates={start}; expected at most {plan.n_updates}, those of an epoch; restore "
+                "it from a copy, or train in another folder"
+            )
+        return plan

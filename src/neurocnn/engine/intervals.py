@@ -93,12 +93,19 @@ def confidence_intervals(
     if len(found) < len(values):
         by_class = n_classes > 0 and "true_label" in numbers
         strata = _strata(numbers["true_label"].to_numpy() if by_class else np.zeros(len(numbers)), people)
+        if set(values) - set(found) == {"loss"} and math.isclose(values["loss"], numbers["loss"].mean()):
+            # The other metrics need no bootstrap, which would take most of the time of an evaluation.
+            numbers, score = numbers[["loss"]], _mean_loss
         found = _bootstrap(numbers, strata, score, n, seed, level) | found
     rows = [
         {"metric": name, "value": values[name], "lower": found[name][0], "upper": found[name][1]}
         for name in values
     ]
     return pd.DataFrame(rows).set_index("metric")
+
+
+def _mean_loss(numbers: pd.DataFrame) -> dict[str, float]:
+    return {"loss": numbers["loss"].to_numpy().mean()}
 
 
 def _bootstrap(

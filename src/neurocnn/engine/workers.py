@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from neurocnn.engine.batch import Batch, Dataset, Item, collate, optional_part_ids, sessions_of
 from neurocnn.engine.sampling import Index
-from neurocnn.errors import TrainingError
+from neurocnn.errors import NeurocnnError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import preserve_random_states, seed_all
 from neurocnn.storage.identity import describe_row
@@ -190,6 +190,9 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
                 f"file handles or shared memory are short: {str(error).strip().splitlines()[-1]}; use fewer workers "
                 "(n_workers) or a smaller batch_size, or raise the limit (ulimit -n, or the size of /dev/shm)"
             ) from error
+        if isinstance(error, NeurocnnError) and str(error).startswith("Caught "):
+            # torch puts the traceback of the worker in front of the message.
+            raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].rstrip()) from error
         raise
 
 

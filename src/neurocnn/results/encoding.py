@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from neurocnn import data, engine
 from neurocnn.errors import SettingError
+from neurocnn.randomness import members
 
 #: Settings by name: plain values, and settings inside them.
 Settings = dict[str, Any]
@@ -49,6 +50,9 @@ def encode(value: object) -> Any:
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
+    if isinstance(value, set | frozenset):
+        # The order of text in a set differs between processes.
+        return sorted(map(encode, value), key=repr)
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("neurocnn."):
         return _encode_fields(value)
     return _encode_code(value)
@@ -73,6 +77,8 @@ def _encode_code(value: object) -> Settings:
         text = repr(value)
         # A repr with a memory address differs in each process.
         found |= {} if " at 0x" in text else {"repr": shorten(text, 2000)}
+    if callable(value) and (inner := members(value)):
+        found["transforms"] = [encode(item) for item in inner]
     return found
 
 

@@ -17,6 +17,8 @@ from filelock import BaseFileLock
 
 from neurocnn.errors import InUseError, NeurocnnError, StorageError
 
+#: Names of the temporary files of `write_whole`.
+_TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}", re.DOTALL)
 _REMEDIES = {
     errno.ENOSPC: "free space on the disk",
     errno.EDQUOT: "free space within your quota",
@@ -126,9 +128,12 @@ def remove_leftovers(lock: BaseFileLock, *paths: Path) -> None:
         raise InUseError(
             f"{lock.lock_file}: this process does not hold the lock; hold it to remove leftovers"
         )
+    names: dict[Path, set[str]] = {}
     for path in paths:
-        name = re.compile(rf"\.{re.escape(path.name)}\.\d+-[0-9a-f]{{8}}")
-        for entry in os.scandir(path.parent) if path.parent.is_dir() else ():
-            if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, wanted in names.items():
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and found[1] in wanted and entry.is_file(follow_symlinks=False):
                 with storage_errors(entry.path, "remove"), contextlib.suppress(FileNotFoundError):
                     os.unlink(entry.path)
