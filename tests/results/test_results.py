@@ -1,6 +1,7 @@
 """A result folder read back says what its files say, and judges nobody whom its models have seen."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -382,3 +383,31 @@ def test_a_table_with_other_content_is_named(finished, table, content, tmp_path)
     with pytest.raises(nc.TableError, match=f"fold-1.*{table}"):
         for read in (results.metrics, results.predictions, results.summary, results.part_map):
             read()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("task", {"type": "Trainer"}),
+        ("parts", {"type": "Trainer"}),
+        ("trainer", {"type": "Patch", "size": 3}),
+        ("trainer", {"type": "Trainer", "batch_size": "many", "n_workers": 0, "precision": "float32"}),
+        ("options", "x"),
+        ("multi", 3),
+        ("input_shape", None),
+        ("image_shape", [5]),
+        ("selection_threshold", "x"),
+        ("selection_threshold", None),
+    ],
+)
+def test_settings_of_another_kind_are_refused_by_name(finished, tmp_path, name, value):
+    settings = json.loads((finished[0].folder / "commandline.json").read_text())
+    settings[name] = value
+    if value is None:
+        del settings[name]
+    path = tmp_path / "commandline.json"
+    path.write_text(json.dumps(settings))
+    for action in (nc.Results, nc.Experiment.load):
+        with pytest.raises(SettingError, match=f"{path}.*{name if isinstance(value, str) else ''}"):
+            action(tmp_path)

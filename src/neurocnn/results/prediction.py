@@ -11,7 +11,7 @@ from torch import nn as torch_nn
 
 from neurocnn import data, engine, storage
 from neurocnn.engine.inputs import image_targets
-from neurocnn.errors import SettingError
+from neurocnn.errors import SettingError, TableError
 from neurocnn.errors.arguments import argument_error, check_instance
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import check_unseen, identified, read_seen
@@ -198,7 +198,11 @@ def predict_fold(
     weights = None
     if folder.has_part_accuracy:
         path = fold.table(selection, "validation", folder.parts, "prediction")
-        weights = vote_weights(folder, storage.read_table(path), threshold)
+        validation = storage.read_table(path)
+        try:
+            weights = vote_weights(folder, validation, threshold)
+        except TableError as error:
+            raise TableError(f"{path}: {error}; restore the file") from error
     if engine.find_ranks().rank == 0:
         with folder.hold() as lock:
             storage.remove_leftovers(lock, fold.images, *_tables(folder, fold, name))

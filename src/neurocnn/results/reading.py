@@ -42,9 +42,15 @@ def _read_numbers(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     return table
 
 
+#: Columns that number rows: every row has one.
+_COUNTS = ("epoch", "iteration", "part_id")
+
+
 def _check_numbers(table: pd.DataFrame, path: Path, columns: Sequence[str]) -> None:
     """Raise a TableError with the path if a cell of these columns is text."""
     for name in columns:
+        if name in _COUNTS and table[name].isna().any():
+            raise TableError(f"{path}: {name} is missing in a row; expected a number; restore the file")
         if not pd.api.types.is_numeric_dtype(table[name]) and table[name].notna().any():
             value = next(cell for cell in table[name] if not isinstance(cell, numbers.Real))
             raise TableError(f"{path}: {name}={value!r}; expected a number, as written; restore the file")

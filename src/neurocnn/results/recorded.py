@@ -10,12 +10,38 @@ from torch import nn as torch_nn
 
 from neurocnn import data, engine
 from neurocnn.errors import SettingError, suggestion
+from neurocnn.errors.arguments import (
+    argument_error,
+    check_flag,
+    check_instance,
+    check_list,
+    check_number,
+    check_shape,
+)
 from neurocnn.results.encoding import custom_names, decode, describe_task, is_custom, parts_name
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.prediction import Evaluation, Networks, make_dataset
 from neurocnn.results.settings import content_errors, read_settings
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Raise an error if a setting that is used as it is recorded is missing or of another kind."""
+    trainer = settings["trainer"]
+    if trainer["type"] != "Trainer":
+        raise argument_error("trainer", trainer["type"], "the settings of an nc.Trainer")
+    engine.Trainer(**{name: trainer[name] for name in Evaluation.__annotations__})
+    for name, kind in (("task", engine.Task), ("parts", data.Parts)):
+        if not is_custom(settings[name]):
+            check_instance(name, decode(settings[name]), kind, "an object of this kind")
+    check_flag("multi", settings["multi"])
+    check_instance("options", settings["options"], dict, "options by name")
+    check_shape("image_shape", settings["image_shape"])
+    check_shape("input_shape", settings["input_shape"], lengths=(3, 4))
+    check_list("splits", settings["splits"], "a list of indices")
+    if settings["selection_threshold"] is not None:
+        check_number("selection_threshold", settings["selection_threshold"], minimum=0, maximum=1)
 
 
 class RecordedExperiment:
@@ -44,6 +70,8 @@ class RecordedExperiment:
                 f"{root}: {COMMANDLINE} was not written by neurocnn (ClinicaDL has a file of this name); use "
                 "transfer_from=… for the weights of such a folder"
             )
+        with content_errors(root / COMMANDLINE):
+            _check_values(self.settings)
         for name in custom:
             self._check_name(name)
 
