@@ -78,7 +78,7 @@ def _encode_code(value: object) -> Settings:
         # A repr with a memory address differs in each process.
         found |= {} if " at 0x" in text else {"repr": shorten(text, 2000)}
     if callable(value) and (inner := members(value)):
-        found["transforms"] = [encode(item) for item in inner]
+        found["transforms"] = {str(i): encode(item) for i, item in enumerate(inner)}
     return found
 
 
