@@ -21,7 +21,7 @@ from neurocnn.errors import ImageError, NeurocnnError, SettingError, TableError,
 from neurocnn.errors.arguments import check_instance, check_integer, check_table, check_text
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import reseed, seeded
-from neurocnn.storage.identity import check_columns, describe_rows
+from neurocnn.storage.identity import COHORT, check_columns, describe_rows
 
 _WHERE = "CapsDataset"
 
@@ -90,9 +90,9 @@ class CapsDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.caps = check_instance("caps", caps, Caps, "an nc.Caps", where=_WHERE)
         self.parts: Parts = WholeImage() if parts is None else check_parts("parts", parts, where=_WHERE)
-        self.label = (
-            None if label is None else check_text("label", label, expected="a column name", where=_WHERE)
-        )
+        self.label = label
+        if label is not None:
+            check_text("label", label, expected="a column name", where=_WHERE)
         self.transform = check_transform("transform", transform, where=_WHERE)
         self.augmentation = check_transform("augmentation", augmentation, where=_WHERE)
         self.seed = check_integer("seed", seed, minimum=0, where=_WHERE)
@@ -100,6 +100,9 @@ class CapsDataset(Dataset[dict[str, Any]]):
         self.sessions = check_table("sessions", sessions, where=_WHERE).reset_index(drop=True)
         if not len(sessions):
             raise TableError("CapsDataset: sessions has no rows; expected one row per image")
+        if not caps.cohorts and label != COHORT:
+            # Without cohorts of images, such a column is a study phase, and does not distinguish people.
+            self.sessions = self.sessions.drop(columns=COHORT, errors="ignore")
         self._labels = _labels(self.sessions, label)
         self._sources = caps.sources(self.sessions)
         shape = self._shape()
@@ -116,13 +119,19 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     def _shape(self) -> tuple[int, int, int]:
         """Return the shape that all images must have, from the header of each cohort's first image."""
-        shapes: dict[str | None, tuple[int, int, int]] = {}
+        first: dict[str | None, Source] = {}
         for source in self._sources:
-            if source.cohort not in shapes:
-                shapes[source.cohort] = self.caps.images.grid(source).shape
-        if len(set(shapes.values())) > 1:
-            raise ImageError(f"the shapes of the cohorts' images differ: {shapes}; expected one shape")
-        return next(iter(shapes.values()))
+            first.setdefault(source.cohort, source)
+        images = self.caps.images
+        (example, expected), *others = [(source, images.grid(source)) for source in first.values()]
+        for source, grid in others:
+            if grid.shape != expected.shape:
+                found = {each.cohort: images.grid(each).shape for each in first.values()}
+                raise ImageError(f"the shapes of the cohorts' images differ: {found}; expected one shape")
+            if not grid.is_at(expected):
+                message = expected.describe_difference(example.name, grid, source.name)
+                images.warn_once(source.cohort, "cohort", message)
+        return expected.shape
 
     def _check_equal_sizes(self, shape: tuple[int, int, int]) -> None:
         """Refuse regions of different sizes, which cannot form a batch."""
@@ -280,9 +289,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
 def _plain_tensor(part: Tensor, image: Tensor | None) -> Tensor:
     """Return a plain float32 tensor that shares no memory with the image."""
-    part = torch.as_tensor(part, dtype=torch.float32)
-    if type(part) is not Tensor:
-        part = part.as_subclass(Tensor)
+    part = torch.as_tensor(part, dtype=torch.float32).as_subclass(Tensor)
     if image is not None and part.untyped_storage().data_ptr() == image.untyped_storage().data_ptr():
         part = part.clone()
     return part.contiguous()

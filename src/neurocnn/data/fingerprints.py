@@ -49,6 +49,12 @@ def gzip_trailer(path: Path) -> tuple[int, int]:
     return checksum, length
 
 
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """Return numbers that change if a file is replaced or written to, even if its modification time is kept."""
+    status, link = path.stat(), path.lstat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, max(status.st_ctime_ns, link.st_ctime_ns)
+
+
 def _tensor_fingerprint(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -61,15 +67,14 @@ def _tensor_fingerprint(path: Path) -> str:
 
 
 def _file_checksum(path: Path) -> str:
-    status = path.stat()
-    return _checksum_once(path, status.st_size, status.st_mtime_ns)
+    return _checksum_once(path, file_stamp(path))
 
 
 @lru_cache(maxsize=100_000)
-def _checksum_once(path: Path, size: int, mtime_ns: int) -> str:
-    """Return CRC-32 and size of a file. `size` and `mtime_ns` are keys of the cache, because the file may change."""
+def _checksum_once(path: Path, stamp: tuple[int, ...]) -> str:
+    """Return CRC-32 and size of a file. `stamp` is part of the cache's key: the file may change."""
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             checksum = zlib.crc32(block, checksum)
-    return f"{checksum:08x}-{size}"
+    return f"{checksum:08x}-{stamp[1]}"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neurocnn.data import nifti
 from neurocnn.data.cache import Cache
+from neurocnn.data.fingerprints import file_stamp
 from neurocnn.data.orientation import Grid, known_affine, orientation_of
 from neurocnn.data.sources import Source, check_readable
 from neurocnn.data.tensor_files import is_made_from, open_prepared
@@ -55,6 +56,7 @@ class Images:
         self._grids: dict[Source, Grid] = {}
         self._usable: dict[Path, tuple[tuple[int, int], bool]] = {}
         self._reported: set[Source] = set()
+        self._stamps: dict[Source, tuple[int, ...]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("orientation", "nan_voxels", "cache_bytes", "first", "warned")
@@ -104,6 +106,7 @@ class Images:
         """
         problems: list[NeurocnnError] = []
         for source in sources:
+            self._forget_if_replaced(source)
             if source in self._grids:
                 continue
             try:
@@ -119,6 +122,15 @@ class Images:
         if problems:
             message = f"{len(problems)} images cannot be read:\n" + "\n".join(map(str, problems))
             raise type(problems[0])(message)
+
+    def _forget_if_replaced(self, source: Source) -> None:
+        """Clear the caches if the file of an image was replaced since the last check: its voxels are outdated."""
+        with suppress(OSError):
+            stamp = file_stamp(source.nifti if source.nifti is not None else source.tensor)
+            if self._stamps.get(source, stamp) != stamp:
+                self.forget()
+                self.first.clear()
+            self._stamps[source] = stamp
 
     def image(self, source: Source) -> Tensor:
         """Return the image (1, D, H, W), float32, reoriented and finite. It is shared: do not write to it.

@@ -110,6 +110,9 @@ def _numbers(people: pd.DataFrame, column: str) -> NDArray[np.float64]:
         for row, value in enumerate(people[column].tolist()):
             if isinstance(value, str | bool) or not (pd.isna(value) or isinstance(value, Real)):
                 raise _cell_error(people, row, column, "a number")
+    infinite = people[column].isin([np.inf, -np.inf]).to_numpy()
+    if infinite.any():
+        raise _cell_error(people, int(infinite.argmax()), column, "a finite number")
     return people[column].dropna().to_numpy(dtype=np.float64)
 
 

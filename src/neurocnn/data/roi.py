@@ -203,12 +203,9 @@ def _region(name: str, value: Box | str | os.PathLike[str]) -> _Region:
     if isinstance(value, str | os.PathLike):
         return _mask_region(name, Path(value))
     try:
-        box = tuple((int(a), int(b)) for a, b in value)
-        valid = (
-            len(box) == 3
-            and all(0 <= a < b for a, b in box)
-            and [list(x) for x in box] == [list(x) for x in value]
-        )
+        pairs = [check_list(name, pair, "a pair") for pair in check_list(name, value, "three pairs")]
+        box = tuple((int(a), int(b)) for a, b in pairs)
+        valid = len(box) == 3 and all(0 <= a < b for a, b in box) and [list(x) for x in box] == pairs
     except (TypeError, ValueError, OverflowError):
         valid = False
     if not valid:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,7 @@ import pandas as pd
 from neurocnn.data.stratification import stratified_columns, stratified_order
 from neurocnn.errors import LeakError, TableError
 from neurocnn.errors.arguments import check_integer, check_number, check_table
-from neurocnn.errors.logger import LOGGER
-from neurocnn.storage.identity import check_ids, person_columns, shared_participants, similar_ids
+from neurocnn.storage.identity import check_ids, person_columns, shared_participants
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,21 +58,9 @@ class Split:
                 "expected none; move all sessions of a participant to one set"
             )
 
-        for ids in similar_ids([*self.train["participant_id"], *self.validation["participant_id"]]):
-            _warn_of_similar_ids(", ".join(map(ascii, sorted(ids))))
-
     def __repr__(self) -> str:
         sets = (f"{name}: {len(getattr(self, name))} images" for name in ("train", "validation"))
         return f"Split({self.index}, {', '.join(sets)})"
-
-
-@lru_cache(maxsize=1024)  # each warning is logged once, not once per split
-def _warn_of_similar_ids(ids: str) -> None:
-    LOGGER.warning(
-        "the participant ids %s differ only in upper and lower case, Unicode normalisation or invisible characters, "
-        "and count as different participants; use one id if they are the same person",
-        ids,
-    )
 
 
 def baseline(sessions: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Order of participants in which neighbours are similar in chosen categorical and numeric columns."""
 
 import itertools
+import math
 import numbers
 from collections.abc import Iterator, Sequence
 
@@ -54,10 +55,13 @@ leave it empty if it is missing, or convert the column with astype("category") i
 
 def _check_numbers(sessions: pd.DataFrame, name: str) -> None:
     column = sessions[name]
-    if pd.api.types.is_numeric_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype):
+    is_number_type = pd.api.types.is_numeric_dtype(column)
+    if isinstance(column.dtype, pd.CategoricalDtype) or (
+        is_number_type and not column.isin([math.inf, -math.inf]).any()
+    ):
         return
     cells = [(row, str(value)) for row, value in enumerate(column.tolist()) if not pd.isna(value)]
-    invalid = [(row, cell) for row, cell in cells if not is_number(cell)]
+    invalid = [(row, cell) for row, cell in cells if not _is_finite(cell)]
     # A decimal comma is not read as a number, but its column was meant to be one.
     n_numbers = sum(is_number(cell.replace(",", ".", 1)) for _, cell in cells)
     if invalid and n_numbers >= _NUMBERS * len(cells):
@@ -70,9 +74,16 @@ def _check_numbers(sessions: pd.DataFrame, name: str) -> None:
         )
 
 
+def _is_finite(cell: str) -> bool:
+    return is_number(cell) and cell.isascii() and math.isfinite(float(cell))
+
+
 def _plain_numbers(column: pd.Series) -> pd.Series:
-    """Return an object column as a numeric one if all its values are numbers."""
-    values = column.dropna().tolist() if column.dtype == object else ()
+    """Return a column of Python objects or text as numbers if all its values are numbers."""
+    is_text = isinstance(column.dtype, pd.StringDtype)
+    values: Sequence[object] = column.dropna().tolist() if column.dtype == object or is_text else ()
+    if values and all(isinstance(value, str) and is_number(value) for value in values):
+        return pd.to_numeric(column.astype(object))
     if any(isinstance(value, bool) or not isinstance(value, numbers.Real) for value in values) or not values:
         return column
     return pd.to_numeric(column)

@@ -16,7 +16,7 @@ from textwrap import shorten
 import torch
 from torch import Tensor
 
-from neurocnn.data.fingerprints import DAMAGED_ZIP, gzip_trailer
+from neurocnn.data.fingerprints import DAMAGED_ZIP, file_stamp, gzip_trailer
 from neurocnn.errors import CheckpointError, ImageError
 from neurocnn.storage.files import storage_errors, write_whole
 from neurocnn.storage.tensors import load_tensors
@@ -96,8 +96,7 @@ def is_made_from(path: Path, nifti: Path) -> bool | None:
         return True if origin.source == nifti_stamp(nifti) else None
     # Tensors of other programs have no record of their origin. A NIfTI file that was replaced by an older one has a
     # later time of change (ctime), even if its modification time was kept.
-    status = nifti.stat()
-    return True if path.stat().st_mtime_ns >= max(status.st_mtime_ns, status.st_ctime_ns) else None
+    return True if path.stat().st_mtime_ns >= max(file_stamp(nifti)[2:]) else None
 
 
 def open_prepared(path: Path, name: str, *, verify: bool, mmap: bool = True) -> Tensor:

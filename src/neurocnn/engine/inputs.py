@@ -76,7 +76,7 @@ def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
     if sampler == "weighted" and task.classes is None:
         raise argument_error("sampler", sampler, f"'random': a {task.name} has no classes")
     tables = [sessions_of(dataset) for dataset in sets.values()]
-    _check_disjoint([table for table in tables if table is not None])
+    check_disjoint([table for table in tables if table is not None])
     targets = image_targets(task, sets["train"])
     if targets is not None:
         check_classes(task, targets)
@@ -98,21 +98,16 @@ def _check_wrapper(name: str, dataset: object) -> None:
             _check_wrapper(name, inner)
 
 
-def check_evaluated(sets: Mapping[str, Dataset], tables: Mapping[str, pd.DataFrame]) -> None:
-    """Check that no participant is in both sets, from the tables of their first evaluation.
+def check_disjoint(tables: Sequence[pd.DataFrame]) -> None:
+    """Check that no participant is in both sets, from their tables of sessions or of the first evaluation.
 
-    This finds the participants of a dataset without a table of sessions, such as a wrapper that hides it.
+    The latter finds the participants of a dataset whose table is missing or another one, such as a wrapper.
 
     Raises
     ------
     LeakError
         If a participant is in both.
     """
-    if any(sessions_of(dataset) is None for dataset in sets.values()):
-        _check_disjoint(list(tables.values()))
-
-
-def _check_disjoint(tables: Sequence[pd.DataFrame]) -> None:
     if len(tables) < 2 or any("participant_id" not in table for table in tables):
         return
     shared = shared_participants(*tables)

@@ -21,7 +21,7 @@ from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.fingerprint import fingerprint
 from neurocnn.engine.inference import Computation, network_tables
-from neurocnn.engine.inputs import check_classes, check_evaluated, check_sets
+from neurocnn.engine.inputs import check_classes, check_disjoint, check_sets
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loggers import Progress
 from neurocnn.engine.network_files import NetworkFiles
@@ -200,7 +200,7 @@ class Loop:
             if len(rows) and self.ranks.rank == 0:
                 log_outputs(run.where(), rows, name)
         if not run.history:
-            check_evaluated(self.sets, tables)
+            check_disjoint(list(tables.values()))
             if self.task.classes:
                 check_classes(self.task, tables["train"]["true_label"])
         all_finite = not any(map(len, wrong.values()))

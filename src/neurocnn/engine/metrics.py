@@ -139,6 +139,12 @@ def _numbers(table: pd.DataFrame, column: str) -> Array:
     missing = int(np.isnan(values).sum())
     if missing and column == "true_label":
         raise TableError(f"true_label is missing in {missing} of {len(values)} rows, which cannot be scored")
+    finite = np.isfinite(values)
+    if column in ("true_label", "predicted_label") and not finite.all():
+        row = int(finite.argmin())
+        raise TableError(
+            f"{column} is NaN or infinite in row {row}, which cannot be scored; expected finite numbers"
+        )
     return values
 
 

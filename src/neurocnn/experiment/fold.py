@@ -20,7 +20,6 @@ from neurocnn.experiment import reconstructions, transfer_source
 from neurocnn.experiment.recipe import Recipe
 from neurocnn.results import leakage, scoring
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.leakage import identified
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_network_histories
 from neurocnn.results.same_study import write_images
@@ -116,9 +115,8 @@ class FoldRun:
         if lock is None:  # only rank 0 writes, and holds the lock
             return
         storage.remove_leftovers(lock, *self._paths())
-        cohorts = self.train.caps.cohorts
-        train, validation = (identified(each.sessions, cohorts) for each in self.sets.values())
-        storage.write_table(leakage.record_seen(train, validation, self.source_seen), self.fold.seen)
+        seen = leakage.record_seen(self.train.sessions, self.validation.sessions, self.source_seen)
+        storage.write_table(seen, self.fold.seen)
         key = key_columns(self.images.columns)
         own = {name: dataset.sessions[key].merge(self.images, on=key) for name, dataset in self.sets.items()}
         if not self.fold.images.is_file() or not claimed:

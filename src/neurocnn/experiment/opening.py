@@ -12,6 +12,7 @@ from neurocnn.results.encoding import Settings
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import identified
 from neurocnn.results.paths import SETS
+from neurocnn.results.same_study import check_copies
 from neurocnn.results.scoring import first_image
 from neurocnn.results.settings import read_settings, write_environment, write_settings
 from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
@@ -37,6 +38,8 @@ def check_sessions(
         If images are missing or unreadable; all of them are named.
     TableError
         If labels are missing.
+    LeakError
+        If two cohorts contain the same image.
     """
     if caps.cohorts:
         tables = [table for split in splits for table in (split.train, split.validation)]
@@ -45,6 +48,7 @@ def check_sessions(
     everybody = identified(everybody, caps.cohorts)
     everybody = everybody.drop_duplicates(key_columns(everybody.columns, IMAGE))
     images = caps.fingerprints(everybody.reset_index(drop=True))
+    check_copies(images)
     if label in everybody and everybody[label].isna().any():
         missing = everybody[everybody[label].isna()]
         rows = describe_rows(missing, most=len(missing))

@@ -11,7 +11,7 @@ import pandas as pd
 from neurocnn import storage
 from neurocnn.errors import LeakError, TableError
 from neurocnn.results.paths import Fold
-from neurocnn.storage.identity import COHORT, PARTICIPANT, key_columns
+from neurocnn.storage.identity import COHORT, PARTICIPANT, key_columns, warn_of_similar_ids
 
 UNKNOWN = "source_unknown"
 #: Roles in which a participant changed the weights.
@@ -133,6 +133,7 @@ def check_unseen(
         raise TableError(f"{where}: columns of the sessions: {columns}; expected participant_id among them")
     if roles is not None:
         seen = seen[seen["role"].isin(list(roles))]
+    warn_of_similar_ids(seen, sessions)
     key = [name for name in PARTICIPANT if name in seen and name in sessions]
     known = seen.merge(sessions[key].drop_duplicates(), on=key)
     if COHORT in key:

@@ -14,7 +14,7 @@ from neurocnn.engine.inputs import image_targets
 from neurocnn.errors import SettingError, TableError
 from neurocnn.errors.arguments import argument_error, check_instance
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.leakage import check_unseen, identified, read_seen
+from neurocnn.results.leakage import check_unseen, read_seen
 from neurocnn.results.paths import Fold
 from neurocnn.results.same_study import (
     check_renamed_cohorts,
@@ -101,7 +101,7 @@ def check_new_data(
         If a label is unknown.
     """
     where, seen = f"{fold.path}: prediction on new data", read_seen(fold)
-    check_unseen(seen, identified(dataset.sessions, dataset.caps.cohorts), where)
+    check_unseen(seen, dataset.sessions, where)
     check_renamed_cohorts(fold, seen, images, where)
     targets = image_targets(folder.task, dataset) if dataset.label is not None else None
     if not _is_begun(folder, fold, name):

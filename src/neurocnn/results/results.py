@@ -15,7 +15,6 @@ from neurocnn.errors import NotFoundError
 from neurocnn.errors.arguments import check_path, check_text
 from neurocnn.results import prediction, reading, summary
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.leakage import identified
 from neurocnn.results.recorded import RecordedExperiment
 
 
@@ -254,7 +253,7 @@ class Results:
         """
         name, folder, experiment = prediction.check_name(name), self._folder, self._experiment
         done, dataset = folder.check_done(), experiment.new_dataset(caps, sessions)
-        images = caps.fingerprints(identified(dataset.sessions, caps.cohorts))
+        images = caps.fingerprints(dataset.sessions)
         for fold in done:
             prediction.check_new_data(folder, fold, dataset, images, name)
         how = experiment.evaluation, self.settings["selection_threshold"]

@@ -13,7 +13,7 @@ from neurocnn import storage
 from neurocnn.engine.labels import label_key
 from neurocnn.errors import LeakError, SettingError
 from neurocnn.results.paths import SETS, Fold
-from neurocnn.storage.identity import COHORT, IMAGE, REQUIRED, describe_row, key_columns
+from neurocnn.storage.identity import COHORT, IMAGE, REQUIRED, describe_row, describe_rows, key_columns
 
 #: Column of `images.tsv`: ``train``, ``validation``, or the name of predicted data.
 DATASET = "dataset"
@@ -139,6 +139,22 @@ def write_images(fold: Fold, images: Mapping[str, pd.DataFrame]) -> None:
     kept = saved[~saved[DATASET].isin(list(images))]
     new = [table.assign(**{DATASET: name}) for name, table in images.items()]
     storage.write_table(pd.concat([*([kept] if len(kept) else []), *new], ignore_index=True), fold.images)
+
+
+def check_copies(images: pd.DataFrame) -> None:
+    """Refuse one image in two cohorts, such as a copy of a folder: its participant would be taken for two people.
+
+    Raises
+    ------
+    LeakError
+        If there is one; the message contains the sessions.
+    """
+    copies = images[images.duplicated([*REQUIRED, "fingerprint"], keep=False)]
+    if len(copies):
+        raise LeakError(
+            f"{len(copies)} images are copies of an image in another cohort: {describe_rows(copies)}; expected each "
+            "participant in one cohort; leave the copies out"
+        )
 
 
 def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, where: str) -> None:

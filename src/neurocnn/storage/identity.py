@@ -5,6 +5,7 @@ A participant is ``participant_id``, together with ``cohort`` if a table has one
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from neurocnn.errors import TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_table
+from neurocnn.errors.logger import LOGGER
 
 COHORT = "cohort"
 PARTICIPANT = (COHORT, "participant_id")
@@ -97,7 +99,7 @@ def person_columns(*tables: pd.DataFrame) -> list[str]:
 
 
 def shared_participants(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
-    """Return the sorted names of participants who are in both tables.
+    """Return the sorted names of participants who are in both tables, and warn of similar ids.
 
     Examples
     --------
@@ -105,6 +107,7 @@ def shared_participants(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
     >>> shared_participants(first, pd.DataFrame({"participant_id": ["sub-2", "sub-3"]}))
     ['sub-2']
     """
+    warn_of_similar_ids(first, second)
     columns = person_columns(first, second)
     people = [set(table[columns].itertuples(index=False, name=None)) for table in (first, second)]
     return sorted(" ".join(map(str, person)) for person in people[0] & people[1])
@@ -189,6 +192,22 @@ def similar_ids(ids: Iterable[str]) -> list[list[str]]:
     for name in dict.fromkeys(ids):
         groups.setdefault(_visible(name), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
+
+
+def warn_of_similar_ids(*tables: pd.DataFrame) -> None:
+    """Log a warning for each group of participants of these tables whose ids are similar, see `similar_ids`."""
+    names = (name for table in tables for name in table["participant_id"] if isinstance(name, str))
+    for ids in similar_ids(names):
+        _warn_once(", ".join(map(ascii, sorted(ids))))
+
+
+@lru_cache(maxsize=1024)  # each warning is logged once, not once per split
+def _warn_once(ids: str) -> None:
+    LOGGER.warning(
+        "the participant ids %s differ only in upper and lower case, Unicode normalisation or invisible characters, "
+        "and count as different participants; use one id if they are the same person",
+        ids,
+    )
 
 
 def _visible(name: str) -> str:
