@@ -13,7 +13,7 @@ from neurocnn.data.caps import Caps
 from neurocnn.data.orientation import Grid
 from neurocnn.data.part_files import read_part
 from neurocnn.data.parts import LocatedParts, Parts, ShiftedParts, WholeImage, check_parts
-from neurocnn.data.roi import Roi
+from neurocnn.data.roi import Roi, check_equal_sizes
 from neurocnn.data.sources import Source
 from neurocnn.data.spatial import Space, located, needs_affine, part_space, with_affine
 from neurocnn.data.transforms import MinMax, Transform, ZScore, check_transform
@@ -112,7 +112,8 @@ class CapsDataset(Dataset[dict[str, Any]]):
             raise SettingError(
                 f"CapsDataset: parts={self.parts!r}; an image of shape {shape} has none of them"
             )
-        self._check_equal_sizes(shape)
+        if isinstance(self.parts, Roi):
+            check_equal_sizes(self.parts, shape)
         self.input_shape: tuple[int, ...] = tuple(self._item_image(0, self.part_ids[0], 0, False).shape)
         if augmentation is not None:
             self._check_augmentation()
@@ -132,19 +133,6 @@ class CapsDataset(Dataset[dict[str, Any]]):
                 message = expected.describe_difference(example.name, grid, source.name)
                 images.warn_once(source.cohort, "cohort", message)
         return expected.shape
-
-    def _check_equal_sizes(self, shape: tuple[int, int, int]) -> None:
-        """Refuse regions of different sizes, which cannot form a batch."""
-        if isinstance(self.parts, Roi):
-            sizes = {
-                name: tuple(axis.stop - axis.start for axis in self.parts.place(shape, part_id))
-                for part_id, name in enumerate(self.parts.regions)
-            }
-            if len(set(sizes.values())) > 1:
-                raise SettingError(
-                    f"Roi: the regions have different shapes, {sizes}; expected one shape for all; "
-                    "make a dataset for each region"
-                )
 
     def _check_masks(self) -> None:
         """Warn if a mask and the images have different affines: the mask would cover other structures."""

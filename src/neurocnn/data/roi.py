@@ -227,3 +227,14 @@ def _mask_region(name: str, path: Path) -> _Region:
     first, last = inside.amin(0).tolist(), (inside.amax(0) + 1).tolist()
     (a, b), (c, d), (e, f) = zip(first, last, strict=True)
     return _Region(name, ((a, b), (c, d), (e, f)), mask[a:b, c:d, e:f].clone(), header)
+
+
+def check_equal_sizes(parts: Roi, shape: tuple[int, int, int]) -> None:
+    """Raise a SettingError for regions of different sizes, which cannot form a batch."""
+    boxes = {name: parts.place(shape, part_id) for part_id, name in enumerate(parts.regions)}
+    sizes = {name: tuple(axis.stop - axis.start for axis in box) for name, box in boxes.items()}
+    if len(set(sizes.values())) > 1:
+        raise SettingError(
+            f"Roi: the regions have different shapes, {sizes}; expected one shape for all; make a dataset for each "
+            "region"
+        )
