@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -411,3 +412,23 @@ def test_settings_of_another_kind_are_refused_by_name(finished, tmp_path, name, 
     for action in (nc.Results, nc.Experiment.load):
         with pytest.raises(SettingError, match=f"{path}.*{name if isinstance(value, str) else ''}"):
             action(tmp_path)
+
+
+@pytest.mark.faults
+def test_new_images_at_another_position_are_a_warning(study: Study, finished, tmp_path: Path, caplog):
+    results, test = finished
+    shutil.copytree(study.caps.root, tmp_path / "caps")
+    caps = nc.Caps(tmp_path / "caps", study.caps.preprocessing)
+    participant, session = test[["participant_id", "session_id"]].iloc[0]
+    results.predict(caps, test, name="same_position")
+    assert not caplog.messages
+    for row in test.itertuples():
+        path = caps.path(row.participant_id, row.session_id)
+        image = nib.load(path)
+        moved = image.affine + np.array([[0, 0, 0, 100], *np.zeros((3, 4))])
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), path)
+    results.predict(nc.Caps(tmp_path / "caps", study.caps.preprocessing), test, name="moved")
+    message = next(line for line in caplog.messages if "the first image of the training" in line)
+    assert participant in message
+    assert session in message
+    assert "100.0 mm" in message

@@ -257,7 +257,7 @@ class Experiment:
         return FoldRun(recipe, where, fold, train, validation, images, seen, tuple(callbacks))
 
     def _settings(self, dataset: data.CapsDataset) -> Settings:
-        source = self.recipe.transfer_from
+        source, affine = self.recipe.transfer_from, self.caps.known_affine(*first_image(dataset))
         fields = {
             field.name: encode(getattr(self, field.name))
             for field in dataclasses.fields(self)
@@ -270,6 +270,7 @@ class Experiment:
             "splits": [split.index for split in self.splits],
             "input_shape": list(dataset.input_shape),
             "image_shape": list(self.caps.shape(*first_image(dataset))),
+            "image_affine": None if affine is None else affine.tolist(),
             "network": self.recipe.network(dataset.input_shape).describe(),
             "n_threads": torch.get_num_threads(),
         }

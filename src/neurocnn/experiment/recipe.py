@@ -103,7 +103,7 @@ class Recipe:
     def rules() -> dict[str, str]:
         """Return the rules for a resume of all settings in `commandline.json`, by dotted name."""
         return (
-            {"neurocnn": "free", "n_threads": "free"}
+            {"neurocnn": "free", "n_threads": "free", "image_affine": "free"}
             | resume_rules(Recipe)
             | resume_rules(engine.Trainer, "trainer.")
             | resume_rules(data.Caps, "caps.")

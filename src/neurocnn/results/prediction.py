@@ -10,9 +10,11 @@ import pandas as pd
 from torch import nn as torch_nn
 
 from neurocnn import data, engine, storage
+from neurocnn.data.orientation import Grid
 from neurocnn.engine.inputs import image_targets
 from neurocnn.errors import SettingError, TableError
 from neurocnn.errors.arguments import argument_error, check_instance
+from neurocnn.errors.logger import LOGGER
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import check_unseen, read_seen
 from neurocnn.results.paths import Fold
@@ -62,9 +64,11 @@ def make_dataset(
     label: str | None,
     parts: data.Parts,
     transform: Callable[..., Any] | None,
-    image_shape: Sequence[int],
+    grid: Grid,
 ) -> data.CapsDataset:
     """Return the data set of new images, prepared as in training, with labels if there are any.
+
+    Images at another position than those of the training, whose `grid` is known, are a logged warning.
 
     Raises
     ------
@@ -77,12 +81,16 @@ def make_dataset(
     dataset = data.CapsDataset(
         caps, sessions, parts=parts, label=label if labelled else None, transform=transform
     )
-    shape, trained = caps.shape(*first_image(dataset)), tuple(image_shape)
-    if shape != trained:
+    first = first_image(dataset)
+    own = Grid(caps.shape(*first), caps.known_affine(*first))
+    if own.shape != grid.shape:
         raise SettingError(
-            f"image shape={shape}; expected {trained}, that of the training, because the same parts would contain "
-            "other regions; use images of the same preprocessing"
+            f"image shape={own.shape}; expected {grid.shape}, that of the training, because the same parts would "
+            "contain other regions; use images of the same preprocessing"
         )
+    if not own.is_at(grid):
+        names = "the first image of the training", f"the image of {' '.join(first[:2])}"
+        LOGGER.warning(grid.describe_difference(names[0], own, names[1]))
     return dataset
 
 

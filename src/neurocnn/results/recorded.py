@@ -5,10 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn as torch_nn
 
 from neurocnn import data, engine
+from neurocnn.data.orientation import Grid
 from neurocnn.errors import SettingError, suggestion
 from neurocnn.errors.arguments import (
     argument_error,
@@ -39,6 +41,9 @@ def _check_values(settings: Mapping[str, Any]) -> None:
     check_instance("options", settings["options"], dict, "options by name")
     check_shape("image_shape", settings["image_shape"])
     check_shape("input_shape", settings["input_shape"], lengths=(3, 4))
+    affine = settings.get("image_affine")
+    if affine is not None and np.shape(affine) != (4, 4):
+        raise argument_error("image_affine", affine, "4 rows of 4 numbers, or null")
     check_list("splits", settings["splits"], "a list of indices")
     if settings["selection_threshold"] is not None:
         check_number("selection_threshold", settings["selection_threshold"], minimum=0, maximum=1)
@@ -152,11 +157,14 @@ class RecordedExperiment:
 
     def new_dataset(self, caps: data.Caps, sessions: pd.DataFrame) -> data.CapsDataset:
         """Return the data set of new images, prepared as in training."""
+        affine = self.settings.get("image_affine")
         return make_dataset(
             caps,
             sessions,
             label=self.task.label,
             parts=self.parts,
             transform=self.setting("transform"),
-            image_shape=self.settings["image_shape"],
+            grid=Grid(
+                tuple(self.settings["image_shape"]), None if affine is None else np.array(affine, dtype=float)
+            ),
         )

@@ -16,8 +16,9 @@ from neurocnn.errors.arguments import argument_error, check_each, check_integer,
 from neurocnn.results.encoding import CUSTOM, Settings, encode, find_type, main_name
 from neurocnn.storage.files import write_whole
 
-#: Settings that are recorded and not chosen: names and shapes of the weights, and torch's number of threads.
-DESCRIPTIONS = ("network", "n_threads")
+#: Settings that are recorded and not chosen: names and shapes of the weights, torch's number of
+#: threads, and the affine of the first image (None if unknown).
+DESCRIPTIONS = ("network", "n_threads", "image_affine")
 #: Settings that are objects of this library, or custom.
 _OBJECTS = {"caps", "parts", "task", "trainer"}
 #: Values of settings in folders that were written before the setting existed, if they differ from today's default.
