@@ -155,9 +155,9 @@ def test_a_builder_with_the_wrong_signature_return_or_outputs_is_refused_when_us
     install("brain-nets", good("A").replace("def build(input_shape, n_outputs)", "def build()"))
     install("head-nets", good("B").replace("return nn.Sequential", "return str"))
     install("neck-nets", good("C").replace("LazyLinear(n_outputs)", "LazyLinear(7)"))
-    with pytest.raises(ModelError, match=r"'A': not built.*TypeError"):
+    with pytest.raises(ModelError, match=r"'A': cannot be built.*TypeError"):
         nc.create_model("A", (1, 9, 9))
-    with pytest.raises(ModelError, match=r"'B': (not built|the builder returned str)"):
+    with pytest.raises(ModelError, match=r"'B': (cannot be built|the builder returned str)"):
         nc.create_model("B", (1, 9, 9))
     with pytest.raises(ModelError, match=r"'C': outputs \(2, 7\).*expected \(2, 2\)"):
         nc.create_model("C", (1, 9, 9))

@@ -158,7 +158,8 @@ print(tuple(batch["image"].shape), batch["label"])
 # - A convolution with kernel size k, padding P and stride S turns I voxels into (I − k + 2P) / S + 1. Its weights are
 #   (output channels, input channels, k, k, k), and it has one bias for each output channel.
 # - Batch norm subtracts the mean of each channel over the batch and divides by the standard deviation; in evaluation it
-#   uses running averages instead. Dropout sets half of its inputs to 0 in training and none in evaluation.
+#   uses running averages instead. Then it scales and shifts each channel by two learned numbers. Dropout sets half of
+#   its inputs to 0 in training and none in evaluation.
 # - Max pooling of size 2 and stride 2 would drop the last plane of an odd size. ``PadMaxPool3d`` puts a plane of zeros
 #   in front instead, so that every voxel counts.
 for size in ((4, 4, 4), (5, 5, 5)):
@@ -364,7 +365,8 @@ print(f"Correlation of age and the probability of AD among controls: {correlatio
 # Diagnoses can be wrong. What do the images show without them? An encoder compresses an image into a code, and a
 # decoder restores the image from it. The pooling layers of the encoder return the positions of their maxima, and the
 # unpooling layers of the decoder put values there. A convolution of size 1 reduces the 32 feature maps to a single one:
-# 80 numbers for a hippocampus of 36,000 voxels.
+# 80 numbers for a hippocampus of 36,000 voxels. The decoder gets these numbers and the positions of the maxima, so a
+# good reconstruction does not prove that the code is informative.
 #
 # **Task.** Write the autoencoder. Which layer is the reverse of which?
 
@@ -424,12 +426,22 @@ autoencoder.load_state_dict(training.best["best_loss"])
 nc.plotting.learning_curves(training.history).savefig(figures / "autoencoder.png")
 
 # %%
-# How small is the error? The mean image of the training set is what an autoencoder without any code would learn.
+# How small is the error? The best constant image is the mean image of the training set. To see what the code
+# contributes, the decoder also gets the mean code of all participants, with each participant's own positions.
 plain = train_left.without_augmentation()
 images = torch.stack([plain[number]["image"] for number in range(len(plain))])
 error_of_mean = float(((images - images.mean(0)) ** 2).mean())
 ratio = training.history["train_loss"].min() / error_of_mean
 print(f"Error of the autoencoder: {ratio:.2f} of the mean image's")
+autoencoder.eval()
+with torch.no_grad():
+    mean_code = autoencoder.encode(images).mean(0)
+    handle = autoencoder.bottleneck.register_forward_hook(
+        lambda layer, inputs, output: mean_code.view_as(output[:1]).expand_as(output)
+    )
+    error = float(((autoencoder(images)[1] - images) ** 2).mean())
+    handle.remove()
+print(f"With the mean code and the own positions: {error / error_of_mean:.2f}")
 reconstruction = autoencoder(crop.unsqueeze(0))[1][0]
 picture = nc.plotting.reconstruction(crop, reconstruction)
 picture.savefig(figures / "reconstruction.png")
@@ -439,8 +451,9 @@ picture.savefig(figures / "reconstruction.png")
 #
 # .. dropdown:: Answer
 #
-#     Noise and the finest folds: 80 numbers cannot describe them, and their mean is the best guess. Size and position
-#     of the hippocampus are there.
+#     Noise and the finest folds. Size and position of the hippocampus are there, but most of it comes from the
+#     positions of the maxima: with the mean code the error is hardly larger. For a code that describes the anatomy
+#     alone, an autoencoder must not pass positions to its decoder.
 #
 # Clusters without diagnoses
 # --------------------------

@@ -200,13 +200,25 @@ def test_an_undeclared_wrapper_with_the_same_people_in_both_sets_is_a_leak(tmp_p
     trainer.fit(network(), TASK, Hidden(Toys(8)), Hidden(Toys(4, prefix="val")), folder=tmp_path)
 
 
+class Cohort(Toys):
+    """Images of a cohort, which the items name; the table of sessions as given."""
+
+    def __init__(self, n, cohort, column):
+        super().__init__(n)
+        self.cohort = cohort
+        self.sessions["cohort"] = column
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) | ({"cohort": self.cohort} if self.cohort else {})
+
+
 def test_cohorts_separate_people_only_if_both_sets_name_them_in_every_row():
-    train, validation = Toys(8), Toys(4)
-    train.sessions["cohort"], validation.sessions["cohort"] = "A", ["B", "B", "B", None]
+    trainer = Trainer(epochs=1, device="cpu")
     with pytest.raises(LeakError, match="4 participants"):
-        Trainer(epochs=1, device="cpu").fit(network(), TASK, train, validation)
-    validation.sessions["cohort"] = "B"
-    Trainer(epochs=1, device="cpu").fit(network(), TASK, train, validation)
+        trainer.fit(network(), TASK, Cohort(8, "A", "A"), Cohort(4, "B", ["B", "B", "B", None]))
+    with pytest.raises(LeakError, match="4 participants"):  # a phase of a study, which the images do not have
+        trainer.fit(network(), TASK, Cohort(8, None, "phase 1"), Cohort(4, None, "phase 2"))
+    trainer.fit(network(), TASK, Cohort(8, "A", "A"), Cohort(4, "B", "B"))
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])

@@ -86,7 +86,7 @@ def test_a_builder_that_fails_is_named_with_its_error():
     def broken(input_shape, n_outputs):
         raise KeyError("depth")
 
-    with pytest.raises(ModelError, match=r"broken: not built.*KeyError: 'depth'") as error:
+    with pytest.raises(ModelError, match=r"broken: cannot be built.*KeyError: 'depth'") as error:
         create_model(broken, (1, 9, 9))
     assert isinstance(error.value.__cause__, KeyError)
 
@@ -231,5 +231,5 @@ def test_a_builder_that_leaves_is_refused():
     def leave(input_shape, n_outputs):
         raise SystemExit(3)
 
-    with pytest.raises(ModelError, match=r"leave: not built.*SystemExit"):
+    with pytest.raises(ModelError, match=r"leave: cannot be built.*SystemExit"):
         create_model(leave, (1, 9, 9))

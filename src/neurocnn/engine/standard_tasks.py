@@ -32,7 +32,8 @@ def classification(
         Column of the labels.
     classes
         Labels in the order of the network's outputs, or a mapping from label to output, which may join several labels
-        in one class. Text and numbers name the same label: ``1``, ``1.0`` and ``"1"``.
+        in one class. Of two classes, the second one is positive: its accuracy is the sensitivity. Text and numbers
+        name the same label: ``1``, ``1.0`` and ``"1"``.
     class_weights
         Factor of each class for the loss of its samples: a list in the order of the classes, or a dict or Series by
         label. The loss of a batch is a mean over samples, not over weights.

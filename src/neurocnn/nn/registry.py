@@ -98,7 +98,7 @@ def _build(
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"{title}: the builder failed for images of shape {shape} and {n_outputs} outputs: "
+            f"{title}: cannot be built for images of shape {shape} and {n_outputs} outputs: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(model, nn.Module):

@@ -57,12 +57,11 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
     # A marker file has a note of its own.
     note: dict[str, Any] = {} if issubclass(FileLock, SoftFileLock) else {"on_acquired": _write_note}
     with storage_errors(path, f"lock {what}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(
             path, -1 if wait else _PROBE_SECONDS, thread_local=False, fallback_to_soft=False, **note
         )
         try:
-            lock.acquire()
+            _acquire(lock, path)
         except Timeout:
             raise InUseError(
                 f"{what}: held by another process ({_read_note(path)}, lock {path}); wait until it has ended, or "
@@ -72,6 +71,18 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
         yield lock
     finally:
         lock.release()
+
+
+def _acquire(lock: BaseFileLock, path: Path) -> None:
+    """Acquire a lock, whose folder another process may remove at any time because its work is done."""
+    for _ in range(100):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except FileNotFoundError:
+            continue
+        return
+    raise FileNotFoundError(errno.ENOENT, "the folder of the lock is removed again and again")
 
 
 def _write_note(descriptor: int) -> None:
