@@ -94,7 +94,7 @@ train("slice_autoencoder", grey, nc.reconstruction(), "Conv4_FC3", reconstructio
 # Patches keep the third dimension. ``Conv4_FC3`` has four convolutions, each followed by a pooling that pads its
 # input as needed, and three fully-connected layers.
 
-patches = nc.Patch(size=50, stride=50) if FULL else nc.Patch(size=32, stride=18)
+patches = nc.Patch(size=50, stride=50) if FULL else nc.Patch(size=32, stride=18)  # Conv4_FC3 needs 31 voxels
 print(nc.describe("Conv4_FC3", "1@50x50x50"))
 
 # %%

@@ -273,7 +273,7 @@ def test_no_folder_is_searched_for_a_computed_name(tmp_path: Path, monkeypatch: 
     assert len(caps.sessions()) == 3
 
 
-def test_an_image_with_only_a_prepared_tensor_is_an_image_of_its_own(tmp_path: Path):
+def test_a_prepared_tensor_without_a_nifti_file_counts_as_an_image(tmp_path: Path):
     """As in the lab, whose data come as tensors alone."""
     stem = "sub-1_ses-M00_T1w_segm-graymatter_space-Ixi549Space_modulated-off_probability"
     folder = tmp_path / "subjects/sub-1/ses-M00/deeplearning_prepare_data/image_based/custom"

@@ -370,3 +370,16 @@ class TestCohorts:
         root = small_caps(tmp_path / "a")
         shutil.copytree(root, tmp_path / "b")
         assert Caps({"A": root, "B": tmp_path / "b"}).cohorts == ["A", "B"]
+
+
+def test_an_uncropped_file_suggests_the_uncropped_pipeline_and_a_caps_without_images_warns(
+    tmp_path: Path, caplog
+):
+    path = write_session(tmp_path, "t1_linear", "space-MNI152NLin2009cSym_res-1x1x1_T1w.nii.gz")[0]
+    caps = Caps(tmp_path)
+    with pytest.raises(NotFoundError, match=r"to use the first: preprocessing=T1Linear\(cropped=False\)"):
+        caps.path("sub-01", "ses-M000")
+    assert caps.sessions().empty
+    assert "no session of 1 has the t1-linear image" in caplog.text
+    assert path.name in caplog.text
+    assert len(Caps(tmp_path, T1Linear(cropped=False)).sessions()) == 1

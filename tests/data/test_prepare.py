@@ -467,7 +467,7 @@ def test_a_region_of_the_same_name_and_another_box_is_noticed(tmp_path: Path):
     )
 
 
-def test_parts_of_turned_images_cannot_be_extracted_beforehand(tmp_path: Path):
+def test_preparing_parts_of_images_in_another_orientation_is_refused(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     with pytest.raises(SettingError, match="keep the order of the file"):
         Caps(root, orientation="RAS").prepare(parts=Patch(3, 3))

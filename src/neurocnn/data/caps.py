@@ -17,6 +17,7 @@ from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
 from neurocnn.data.sources import Source, find_source, list_subfolders, missing_message
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_choice, check_integer, check_text
+from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.identity import COHORT, REQUIRED, check_folder_name, check_ids, key_columns
 
 
@@ -84,12 +85,19 @@ class Caps:
 
     def sessions(self) -> pd.DataFrame:
         """Return all sessions that have the image: `participant_id`, `session_id` and, with cohorts, `cohort`."""
-        rows = []
+        rows: list[tuple[str, str, str | None]] = []
+        missing: list[tuple[str, str, str | None]] = []
         for cohort, folder in self._folders.items():
             for participant in list_subfolders(folder / "subjects", "sub-"):
                 for session in list_subfolders(folder / "subjects" / participant, "ses-"):
-                    if self._find(participant, session, cohort) is not None:
-                        rows.append((participant, session, cohort))
+                    found = self._find(participant, session, cohort) is not None
+                    (rows if found else missing).append((participant, session, cohort))
+        if missing and not rows:
+            participant, session, cohort = missing[0]
+            message = missing_message(self._folders[cohort], participant, session, self._pipeline)
+            LOGGER.warning(
+                "no session of %d has the %s image: %s", len(missing), self._pipeline.name, message
+            )
         frame = pd.DataFrame(rows, columns=[*REQUIRED, COHORT])
         return frame if self.cohorts else frame.drop(columns=COHORT)
 

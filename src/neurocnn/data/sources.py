@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def missing_message(caps: Path, participant_id: str, session_id: str, preprocess
         found = _similar_files(session, preprocessing)
         if not found:
             return message
-        remedy = f"preprocessing=Custom({found[0].removeprefix(start)!r})"
+        remedy = f"preprocessing={_preprocessing_of(found[0].removeprefix(start), preprocessing)}"
         return f"{message}; found {', '.join(found[:3])}; to use the first: {remedy}"
     if participant.is_dir():
         known = list_subfolders(participant, "ses-")
@@ -147,6 +147,15 @@ def missing_message(caps: Path, participant_id: str, session_id: str, preprocess
     near = [name for name in known if _without_zeros(name) == _without_zeros(participant_id)]
     hint = f"; is it {' or '.join(near)}?" if near else ""
     return f"{participant}: the participant does not exist{hint}"
+
+
+def _preprocessing_of(tail: str, preprocessing: Preprocessing) -> str:
+    """Return the preprocessing, as code, of a file with `tail` after its session."""
+    if is_dataclass(preprocessing) and hasattr(preprocessing, "cropped"):
+        other = replace(preprocessing, cropped=not preprocessing.cropped)
+        if tail in other.endings:
+            return repr(other)
+    return f"Custom({tail!r})"
 
 
 def list_subfolders(folder: Path, prefix: str) -> list[str]:

@@ -47,7 +47,7 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
     present = [recall for k, recall in enumerate(recalls) if (true == k).any()]
     found = {"accuracy": _proportion(right, people, z), "balanced_accuracy": _mean(present)}
     if n_classes > 2:
-        # The rows of "one class against the rest" overlap for specificity and NPV: these are not independent.
+        # Specificities and NPVs of one class against the rest share samples, so they are not independent.
         return found | {"sensitivity": _mean(recalls), "ppv": _mean(precisions)}
     found |= {
         "sensitivity": recalls[1],

@@ -49,7 +49,7 @@ def pop_non_finite(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
-    """Return a table of predictions whose outputs are all finite, without the column that marks others.
+    """Raise an error if an output is NaN or infinite, else return the table without the column that marks them.
 
     Raises
     ------

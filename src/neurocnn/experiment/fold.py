@@ -94,15 +94,17 @@ class FoldRun:
         claimed = self.folder.is_claimed
         if networks is None:
             with self._hold(None) as lock:
-                self._write_people(lock, claimed)
+                # If another process has finished the fold, it may remove the lock, which then excludes nobody.
                 if not self._broadcast(self.is_done):
+                    self._write_people(lock, claimed)
                     self._write_tables(self._train_one())
         else:
             with self._hold(None, wait=True) as lock:
-                self._write_people(lock, claimed)
+                if not self._broadcast(self.is_done):
+                    self._write_people(lock, claimed)
             self._train_several(networks)
             with self._hold(None, wait=True) as lock:
-                if lock is not None:
+                if lock is not None and not self.is_done:
                     storage.remove_leftovers(lock, *self._paths())
                 if self._broadcast(not self.is_done and all(map(self._is_predicted, self.train.part_ids))):
                     self._write_tables(
@@ -184,7 +186,11 @@ class FoldRun:
             with ExitStack() as locks:
                 for part in waiting[start : start + size]:
                     locks.enter_context(self._hold(part))
-                group = [part for part in waiting[start : start + size] if not self._is_predicted(part)]
+                group = [
+                    part
+                    for part in waiting[start : start + size]
+                    if not (self.is_done or self._is_predicted(part))
+                ]
                 models = {part: self._network(part, starts=True) for part in self._broadcast(group)}
                 if models:
                     self._train_group(models)

@@ -174,7 +174,7 @@ def find_type(kind: str) -> Callable[..., Any]:
 
 
 def describe_task(value: Settings) -> engine.Task | None:
-    """Return the task of an encoded one, for reading its tables; functions of a custom task raise. None if unknown.
+    """Return a task, rebuilt to read its tables, or None if too little is recorded; custom functions raise an error.
 
     Examples
     --------

@@ -138,7 +138,7 @@ class RecordedExperiment:
         multi = bool(self.settings["multi"])
         if multi != (network is not None):
             expected = (
-                "the part_id of one of the networks"
+                f"one of {self.parts.ids(tuple(self.settings['image_shape']))}, the part_ids of the networks"
                 if multi
                 else "None, because one network serves all parts"
             )

@@ -77,7 +77,7 @@ def check_same_images(fold: Fold, images: pd.DataFrame, datasets: Sequence[str])
     fold
         Fold of a result folder.
     images
-        Fingerprints of now, see `Caps.fingerprints`.
+        Present fingerprints of the images, see `Caps.fingerprints`.
     datasets
         Names of the data sets whose images are compared. Another data set may have other images of the same ids.
 

@@ -52,7 +52,7 @@ def fill_missing(value: Any) -> Any:
 
 
 def drop_unrecorded(new: Settings, saved: Settings) -> Settings:
-    """Return new settings without what earlier versions did not record: the network, and arguments of code.
+    """Return the new settings that earlier versions recorded too: without the network and arguments of functions.
 
     Examples
     --------

@@ -109,4 +109,6 @@ def _check_tensor(tensor: torch.Tensor, n_bytes: int, sizes: set[int], path: Pat
         raise CheckpointError(f"{found}; expected at most the {n_bytes} bytes of the file; {_REMEDY}")
     # A tensor that is longer than its record would read bytes of the next one.
     if sizes and tensor.untyped_storage().nbytes() not in sizes:
-        raise CheckpointError(f"{found}; expected the size of its record; {_REMEDY}")
+        raise CheckpointError(
+            f"{found}; expected the number of bytes that the file records for it; {_REMEDY}"
+        )
