@@ -58,7 +58,7 @@ def allocate_like(
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Return whether `x` (B, C, …) is stored channels-last: its channels have the smallest stride, then its last axis."""
+    """Return whether `x` (B, C, …) is stored channels-last: its channels have the smallest stride."""
     strides = [x.stride(axis) for axis in (1, *range(x.dim() - 1, 1, -1), 0)]
     return strides[0] == 1 and all(a <= b for a, b in pairwise(strides)) and not x.is_contiguous()
 

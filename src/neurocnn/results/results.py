@@ -197,9 +197,7 @@ class Results:
         """
         accuracy = reading.read_part_accuracy(self._folder, selection)
         if not hasattr(self.parts, "place"):
-            raise NotFoundError(
-                f"{self.folder}: no map of accuracies; only parts with a method `place` have one"
-            )
+            raise NotFoundError(f"{self.folder}: no map of accuracies; only parts with `place` have one")
         return data.paint(cast(LocatedParts, self.parts), tuple(self.settings["image_shape"]), accuracy)
 
     def load_model(
