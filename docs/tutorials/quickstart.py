@@ -1,4 +1,8 @@
-"""A complete study, from a folder of images to predictions for participants that no network has seen.
+"""
+Quickstart
+==========
+
+A complete study, from a folder of images to predictions for participants that no network has seen.
 
 The data are a synthetic CAPS: grey-matter maps in which patients (AD) have smaller hippocampi than controls (CN). An
 autoencoder is trained on the two hippocampal regions without labels, and its encoder initialises the classifier. It is

@@ -1,0 +1,102 @@
+"""Settings of the documentation site; CONTRIBUTING.md has the commands that build and serve it.
+
+The build needs no network: theme, fonts and scripts come from installed packages, and nothing links to the inventory of
+another site. The reference is generated from the package, so that a new public name gets its page by itself.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+import neurocnn as nc
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))  # for `reference` and `figures`
+
+import reference  # noqa: E402  # a module next to this file
+
+project = "neurocnn"
+author = "The neurocnn developers"
+version = release = nc.__version__
+copyright = author
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["gallery", "tutorials/*.py", "generated/**/*.ipynb"]
+templates_path = ["_templates"]
+default_role = "py:obj"  # a name in single backticks links to its page, if it has one
+python_maximum_signature_line_length = 88
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+numpydoc_show_class_members = False  # the template of a class lists them
+numpydoc_use_plots = False
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+html_theme = "pydata_sphinx_theme"
+html_title = "neurocnn"
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "navbar_align": "left",
+    "show_nav_level": 1,
+    "show_prev_next": False,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_sidebars = {"index": []}
+
+# The tutorials take minutes and are run by their own tests: the ordinary build shows them without running them.
+sphinx_gallery_conf = {
+    "examples_dirs": ["tutorials", "gallery"],
+    "gallery_dirs": ["generated/tutorials", "generated/gallery"],
+    "filename_pattern": "gallery.plot_",
+    "image_scrapers": ("matplotlib", "figures.last_expression"),
+    "ignore_repr_types": "Figure",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "min_reported_time": 3600,
+    "remove_config_comments": True,
+    "show_signature": False,
+    "write_computation_times": False,
+    "abort_on_example_error": True,
+    "reference_url": {"neurocnn": None},
+    "doc_module": ("neurocnn",),
+    "backreferences_dir": None,
+}
+
+reference.write(DOCS / "generated" / "reference")
+
+
+def _link_to_pages(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Let links to `tutorials`, `gallery` and their scripts open the pages made from them."""
+    content[0] = re.sub(
+        r"\]\((?:\.\./)*((?:tutorials|gallery)/\w+)\.py\)", r"](/generated/\1.rst)", content[0]
+    )
+    content[0] = re.sub(r"\]\((?:\.\./)*(tutorials|gallery)\)", r"](/generated/\1/index.rst)", content[0])
+
+
+def _skip_member(
+    app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
+) -> bool | None:
+    """Return True for members that another library defines or that have no docstring, None for Sphinx's own rule."""
+    function = getattr(member, "fget", getattr(member, "__func__", member))
+    own = str(getattr(function, "__module__", "")).startswith("neurocnn.")
+    return None if own and function.__doc__ else True
+
+
+def setup(app: Sphinx) -> None:
+    """Register the functions above."""
+    app.connect("source-read", _link_to_pages)
+    app.connect("autodoc-skip-member", _skip_member)

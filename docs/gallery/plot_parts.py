@@ -1,0 +1,42 @@
+"""
+Parts of an image
+=================
+
+A network receives the complete image, or its parts: patches on a grid, regions of interest, or slices. ``parts.ids``
+lists the parts of an image of some shape, ``parts.place`` returns the box of one, and ``parts.extract`` its voxels.
+"""
+
+import tempfile
+
+import neurocnn as nc
+
+folder = tempfile.mkdtemp()
+labels = nc.make_caps(folder, n_participants=2, preprocessing="t1-volume")
+caps = nc.Caps(folder, "t1-volume")
+image = caps.read(*labels.loc[0, ["participant_id", "session_id"]])
+shape = image.shape[1:]
+print(shape)
+
+# %%
+# Patches are cubes. Here they do not overlap, because the stride is the size. Voxels behind the last complete patch
+# belong to none.
+patches = nc.Patch(size=40, stride=40)
+boxes = {str(part_id): patches.place(shape, part_id) for part_id in patches.ids(shape)}
+nc.plotting.planes(image, at=(60, 70, 50), boxes=boxes, title=f"{len(boxes)} patches of 40×40×40 voxels")
+
+# %%
+# Regions have names. Those of the hippocampi are defined in the space of the pipeline; your own boxes or masks
+# work too.
+regions = nc.Roi.hippocampi("t1-volume")
+boxes = {name: regions.place(shape, part_id) for part_id, name in enumerate(("right", "left"))}
+nc.plotting.planes(image, boxes=boxes, title="Both hippocampi, 30×40×30 voxels each")
+
+# %%
+# A slice has one axis fewer. Its id is its index along the axis that it crosses; the outer slices can be discarded.
+slices = nc.Slice(direction=1, discarded_slices=60)
+ids = slices.ids(shape)
+print(
+    f"{len(ids)} slices, the first one has id {ids[0]} and shape {tuple(slices.extract(image, ids[0]).shape)}"
+)
+boxes = {str(part_id): slices.place(shape, part_id) for part_id in ids[::12]}
+nc.plotting.planes(image, boxes=boxes, title="Three of the coronal slices")

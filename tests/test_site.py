@@ -1,0 +1,83 @@
+"""The documentation site builds without warnings or a network, and has a page for every public name."""
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import neurocnn as nc
+
+pytest.importorskip("sphinx", reason="needs the extra docs")
+from sphinx.util.inventory import InventoryFile
+
+DOCS = Path(__file__).parents[1] / "docs"
+#: Build the site in a process that reaches no other machine; the examples with several processes need this one.
+BUILD = """
+import socket, sys
+from sphinx.cmd.build import main
+
+connect = socket.socket.connect
+def refuse(self, address):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise AssertionError(f"the build of the site connects to {address}")
+    return connect(self, address)
+socket.socket.connect = refuse
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    arguments = ["-q", "-W", "--keep-going", "-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")]
+    built = subprocess.run([sys.executable, "-c", BUILD, *arguments], capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "html"
+
+
+def public_names() -> Iterator[str]:
+    """Yield the public names and those of their documented methods and properties, as a reader writes them."""
+    for name in nc.__all__:
+        yield f"neurocnn.{name}"
+        one = getattr(nc, name)
+        if inspect.isclass(one):
+            for member, value in vars(one).items():
+                function = getattr(value, "fget", getattr(value, "__func__", value))
+                if not member.startswith("_") and inspect.isfunction(function) and function.__doc__:
+                    yield f"neurocnn.{name}.{member}"
+    yield from (f"neurocnn.plotting.{name}" for name in nc.plotting.__all__)
+
+
+def test_every_public_name_has_a_page_of_its_own(site: Path):
+    inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="").data
+    pages = {
+        name: item.uri
+        for kind, items in inventory.items()
+        if kind.startswith("py:")
+        for name, item in items.items()
+    }
+    names = list(public_names())
+    assert len(names) > 100
+    missing = [
+        name for name in names if not pages.get(name, "").startswith(f"generated/reference/{name}.html")
+    ]
+    assert not missing
+
+
+def test_no_page_loads_anything_from_another_site(site: Path):
+    loads = r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//[^\"']*"
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 100
+    assert not [found for page in pages for found in re.findall(loads, page.read_text(encoding="utf-8"))]
+    styles = [page.read_text(encoding="utf-8") for page in site.rglob("*.css")]
+    assert not [found for style in styles for found in re.findall(r"(?:@import|url\()\W*https?://", style)]
+
+
+@pytest.mark.parametrize("section", ["how-to", "concepts"])
+def test_each_page_is_listed_with_its_section(section: str):
+    listed = re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / section / "index.md").read_text(encoding="utf-8"))
+    assert sorted([*listed, "index.md"]) == sorted(page.name for page in (DOCS / section).glob("*.md"))
