@@ -21,7 +21,7 @@ print(shape)
 # Patches are cubes. Here they do not overlap, because the stride is the size. Voxels behind the last complete patch
 # belong to none.
 patches = nc.Patch(size=40, stride=40)
-boxes = {str(part_id): patches.place(shape, part_id) for part_id in patches.ids(shape)}
+boxes = [patches.place(shape, part_id) for part_id in patches.ids(shape)]
 nc.plotting.planes(image, at=(60, 70, 50), boxes=boxes, title=f"{len(boxes)} patches of 40×40×40 voxels")
 
 # %%
@@ -35,8 +35,6 @@ nc.plotting.planes(image, boxes=boxes, title="Both hippocampi, 30×40×30 voxels
 # A slice has one axis fewer. Its id is its index along the axis that it crosses; the outer slices can be discarded.
 slices = nc.Slice(direction=1, discarded_slices=60)
 ids = slices.ids(shape)
-print(
-    f"{len(ids)} slices, the first one has id {ids[0]} and shape {tuple(slices.extract(image, ids[0]).shape)}"
-)
-boxes = {str(part_id): slices.place(shape, part_id) for part_id in ids[::12]}
+print(f"{len(ids)} slices with ids from {ids[0]}, each of shape", tuple(slices.extract(image, ids[0]).shape))
+boxes = [slices.place(shape, part_id) for part_id in ids[::12]]
 nc.plotting.planes(image, boxes=boxes, title="Three of the coronal slices")
