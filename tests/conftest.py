@@ -1,7 +1,10 @@
 """Fixtures and settings of all tests."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 import pytest
+import torch
 from hypothesis import settings
 from studies import SHAPE, Study
 
@@ -10,6 +13,14 @@ import neurocnn as nc
 # The duration of an example depends on the machine, not on the tested code.
 settings.register_profile("any_machine", deadline=None)
 settings.load_profile("any_machine")
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Restore torch's number of threads after a test that changes it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

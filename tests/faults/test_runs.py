@@ -595,6 +595,11 @@ def test_a_cohort_renamed_later_is_recognised_by_its_images(tmp_path: Path):
         {"task": {"type": "dict"}},
         {"splits": "all"},
         {"parts": {"type": "Patch", "size": "x"}},
+        {"options": {"type": "Trainer"}},
+        {"architecture": 3},
+        {"transform": "x"},
+        {"augmentation": {"type": "Patch", "size": 9, "stride": 9}},
+        {"image_affine": [[""] * 4] * 4},
     ],
 )
 def test_settings_with_other_content_are_refused(caps: nc.Caps, tmp_path: Path, change: dict[str, object]):
@@ -602,6 +607,17 @@ def test_settings_with_other_content_are_refused(caps: nc.Caps, tmp_path: Path, 
     path = tmp_path / "results/commandline.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     refuse(lambda: nc.Experiment.load(tmp_path / "results"), nc.NeurocnnError, "commandline.json")
+    refuse(lambda: nc.Results(tmp_path / "results"), nc.NeurocnnError, "commandline.json")
+
+
+@covers("well-formed with other content")
+def test_options_that_do_not_fit_the_architecture_are_named_with_the_file(caps: nc.Caps, tmp_path: Path):
+    on(caps, architecture="Conv3_FC1").run(tmp_path / "results", splits=[0])
+    path = tmp_path / "results/commandline.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"options": {"dropout": "x"}}))
+    refuse(
+        lambda: nc.Results(tmp_path / "results").load_model(0), nc.ModelError, "commandline.json", "Conv3_FC1"
+    )
 
 
 @covers("links for locks")

@@ -1,6 +1,6 @@
 """The experiment of a result folder: its settings as objects, its networks, and data sets prepared as in training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from neurocnn.data.orientation import Grid
 from neurocnn.errors import SettingError, suggestion
 from neurocnn.errors.arguments import (
     argument_error,
+    check_each,
     check_flag,
     check_instance,
     check_list,
@@ -27,6 +28,17 @@ from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.prediction import Evaluation, Networks, make_dataset
 from neurocnn.results.settings import content_errors, read_settings
 
+_AFFINE = "4 rows of 4 numbers, or null"
+#: Kinds of the settings that are not custom, and what a message expects.
+_KINDS: Mapping[str, tuple[Any, str]] = {
+    "task": (engine.Task, "a task"),
+    "parts": (data.Parts, "parts of images"),
+    "architecture": (str, "the name of an architecture"),
+    "options": (Mapping, "options by name"),
+    "transform": (Callable | None, "a transform, or null"),
+    "augmentation": (Callable | None, "a transform, or null"),
+}
+
 
 def _check_values(settings: Mapping[str, Any]) -> None:
     """Raise an error if a setting that is used as it is recorded is missing or of another kind."""
@@ -34,16 +46,20 @@ def _check_values(settings: Mapping[str, Any]) -> None:
     if trainer["type"] != "Trainer":
         raise argument_error("trainer", trainer["type"], "the settings of an nc.Trainer")
     engine.Trainer(**{name: trainer[name] for name in Evaluation.__annotations__})
-    for name, kind in (("task", engine.Task), ("parts", data.Parts)):
+    for name, (kind, expected) in _KINDS.items():
         if not is_custom(settings[name]):
-            check_instance(name, decode(settings[name]), kind, "an object of this kind")
+            check_instance(name, decode(settings[name]), kind, expected)
     check_flag("multi", settings["multi"])
-    check_instance("options", settings["options"], dict, "options by name")
     check_shape("image_shape", settings["image_shape"])
     check_shape("input_shape", settings["input_shape"], lengths=(3, 4))
     affine = settings.get("image_affine")
-    if affine is not None and np.shape(affine) != (4, 4):
-        raise argument_error("image_affine", affine, "4 rows of 4 numbers, or null")
+    if affine is not None:
+        rows = [
+            check_list("image_affine", row, _AFFINE) for row in check_list("image_affine", affine, _AFFINE)
+        ]
+        if [len(row) for row in rows] != [4] * 4:
+            raise argument_error("image_affine", affine, _AFFINE)
+        check_each("image_affine", [value for row in rows for value in row], check_number)
     check_list("splits", settings["splits"], "a list of indices")
     if settings["selection_threshold"] is not None:
         check_number("selection_threshold", settings["selection_threshold"], minimum=0, maximum=1)
@@ -145,9 +161,9 @@ class RecordedExperiment:
             raise SettingError(f"{self.root}: network={network!r}; expected {expected}")
         path = self.folder.check_fold(split).model(self.folder.check_selection(selection), network)
         shape = tuple(self.settings["input_shape"])
-        return NetworkRecipe(self.setting("architecture"), self.setting("options"), shape, self.task).read(
-            path
-        )
+        recipe = NetworkRecipe(self.setting("architecture"), self.setting("options"), shape, self.task)
+        with content_errors(self.root / COMMANDLINE):
+            return recipe.read(path)
 
     def load_networks(self, fold: Fold, selection: str, part_ids: list[int]) -> Networks:
         """Return the networks of a fold: one, or one per part."""

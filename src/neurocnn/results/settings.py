@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from neurocnn.errors import NotFoundError, SettingError
+from neurocnn.errors import ModelError, NotFoundError, SettingError
 from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list
 from neurocnn.results.encoding import CUSTOM, Settings, encode, find_type, main_name
 from neurocnn.storage.files import write_whole
@@ -78,7 +78,7 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 @contextlib.contextmanager
 def content_errors(path: Path) -> Iterator[None]:
-    """Raise a SettingError with the path for settings whose content cannot be used.
+    """Raise an error with the path for settings whose content cannot be used.
 
     Examples
     --------
@@ -90,8 +90,8 @@ def content_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except SettingError as error:
-        raise error if str(path.parent) in str(error) else SettingError(f"{path}: {error}") from error
+    except (ModelError, SettingError) as error:
+        raise error if str(path.parent) in str(error) else type(error)(f"{path}: {error}") from error
     except (AttributeError, KeyError, RecursionError, TypeError) as error:
         raise SettingError(
             f"{path}: {error}; expected the settings of an experiment; restore it from a copy"
