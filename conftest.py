@@ -1,10 +1,13 @@
 """Options, fixtures and global state that all tests and docstring examples share."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+import neurocnn as nc
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,10 +37,32 @@ def repetitions(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
     return lambda short, long: long if full else short
 
 
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images in `caps`, and in `results` a finished experiment on them with a predicted set ``test``."""
+    folder = tmp_path_factory.mktemp("finished")
+    labels = nc.make_caps(folder / "caps", n_participants=20, preprocessing="t1-volume", shape=(18, 20, 18))
+    caps = nc.Caps(folder / "caps", "t1-volume")
+    rest, test = nc.holdout(labels, fraction=0.3, stratify=["diagnosis"])
+    splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"])
+    trainer = nc.Trainer(epochs=3, batch_size=4, learning_rate=1e-3, n_workers=0, device="cpu")
+    experiment = nc.Experiment(caps, splits, nc.Patch(9, 9), nc.classification(), "Conv3_FC1", trainer)
+    experiment.run(folder / "results").predict(caps, test, name="test")
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def doctest_folder(doctest_namespace: dict[str, object], tmp_path: Path) -> None:
-    """Provide each docstring example with `tmp`, an empty folder."""
+def doctest_folder(
+    request: pytest.FixtureRequest, doctest_namespace: dict[str, object], tmp_path: Path
+) -> None:
+    """Provide each docstring example with `tmp`, an empty folder, and `results`, a finished experiment."""
     doctest_namespace["tmp"] = tmp_path
+    test = getattr(request.node, "dtest", None)
+    if test is not None and ">>> results." in test.docstring:
+        study = request.getfixturevalue("finished_study")
+        shutil.copytree(study / "results", tmp_path / "results")
+        doctest_namespace["results"] = nc.Results(tmp_path / "results")
+        doctest_namespace["caps"] = nc.Caps(study / "caps", "t1-volume")
 
 
 @pytest.fixture(autouse=True)

@@ -310,7 +310,7 @@ def test_the_readmes_script_runs(
     results = run("README.md")["results"]
     assert results.splits == [0, 1, 2]  # type: ignore[attr-defined]
     shown = capsys.readouterr().out
-    assert [line.split()[0] for line in shown.splitlines()[-5:]] == ["0", "1", "2", "mean", "std"]
+    assert [line.split()[0] for line in shown.splitlines()[-6:]] == ["0", "1", "2", "mean", "std", "ensemble"]
 
 
 def test_the_quickstart_runs(

@@ -16,7 +16,7 @@ import torch
 from studies import PARTS, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
-from neurocnn.errors import LeakError, SettingError
+from neurocnn.errors import LeakError, NotFoundError, SettingError
 
 
 def _tree(folder: Path) -> set[str]:
@@ -166,13 +166,20 @@ def test_a_threshold_that_leaves_no_part_can_be_lowered_without_training_again(s
     still = dataclasses.replace(TRAINER, learning_rate=0.0)
     common = {"architecture": build, "trainer": still}
     # a network that gives one answer to all has a balanced accuracy of a half
-    with pytest.raises(SettingError, match="no part exceeds it"):
-        experiment(study, selection_threshold=0.9, **common).run(tmp_path, splits=[0])
+    results = experiment(study, selection_threshold=0.9, **common).run(tmp_path, splits=[0])
     before = (tmp_path / "fold-0/training.tsv").read_bytes()
-    results = experiment(study, selection_threshold=0.4, **common).run(tmp_path, splits=[0])
     assert results.splits == [0]
+    assert results.metrics().loc[0, "n_parts"] == 0
+    assert np.isnan(results.metrics().loc[0, "accuracy"])
+    assert results.summary().loc[0, "image balanced_accuracy"] == "no part"
+    with pytest.raises(NotFoundError, match="no part exceeds"):
+        results.predictions()
+    assert results.vote(selection_threshold=0.4).loc[0, "n_parts"] == 2
+    assert len(results.predictions()) == len(study.splits[0].validation)
+    # Another split votes as recorded, whatever the setting of the experiment.
+    again = experiment(study, selection_threshold=0.9, **common).run(tmp_path)
+    assert again.metrics().loc[[0, 1], "n_parts"].tolist() == [2, 2]
     assert (tmp_path / "fold-0/training.tsv").read_bytes() == before
-    assert results.settings["selection_threshold"] == 0.4
     with pytest.raises(SettingError, match="selection_threshold"):
         experiment(study, selection_threshold=0.3, **common).run(tmp_path)
 

@@ -140,3 +140,12 @@ def test_a_curve_needs_both_classes_and_all_probabilities():
         roc(table.assign(true_label=0), ["CN", "AD"])
     with pytest.raises(TableError, match="proba1 is missing or has missing values"):
         roc(table.assign(proba1=table["proba1"].where(table.index != 3)), ["CN", "AD"])
+
+
+def test_the_answer_of_all_splits_is_counted_alone_and_has_no_curve_among_the_splits():
+    tables = {0: predictions_of(20), 1: predictions_of(20, seed=1), "ensemble": predictions_of(20, seed=2)}
+    together = pd.concat([table.assign(split=name) for name, table in tables.items()])
+    (axes,) = confusion_matrix(together, ["CN", "AD"]).axes
+    assert sum(int(text.get_text().split("\n")[0]) for text in axes.texts) == 20
+    (axes,) = roc(together, ["CN", "AD"]).axes
+    assert axes.get_legend().get_title().get_text() == "mean ± SD of 2 splits"

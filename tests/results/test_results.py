@@ -46,9 +46,9 @@ def test_metrics_are_those_of_the_predictions_with_mean_and_deviation(finished):
 def test_new_data_are_predicted_by_the_models_of_every_split(study: Study, finished):
     results, test = finished
     predictions = results.predict(study.caps, test, name="test")
-    assert len(predictions) == 2 * len(test)
-    assert set(predictions["split"]) == {0, 1}
-    assert list(results.metrics("image", dataset="test").index) == [0, 1, "mean", "std"]
+    assert len(predictions) == 3 * len(test)
+    assert set(predictions["split"]) == {0, 1, "ensemble"}
+    assert list(results.metrics("image", dataset="test").index) == [0, 1, "mean", "std", "ensemble"]
     # by hand, with plain torch
     model = results.load_model(1, "best_balanced_accuracy")
     dataset = nc.CapsDataset(study.caps, test, PARTS["roi"])
@@ -73,7 +73,7 @@ def test_a_prediction_that_completes_a_killed_one_leaves_no_temporary_files(stud
     results.predict(study.caps, test, name="killed")
     after = {path for path in results.folder.rglob("*") if path.is_file()}
     assert not after & set(leftovers)
-    assert all("killed_" in path.name for path in after - before if path.name != "images.tsv")
+    assert all(path.name.startswith("killed") for path in after - before if path.name != "images.tsv")
 
 
 def test_predicting_the_same_data_again_changes_nothing_and_other_data_need_another_name(study, finished):
@@ -278,8 +278,9 @@ def test_data_that_were_predicted_without_labels_get_metrics_once_there_are_labe
     results, test = finished
     first = results.predict(study.caps, test.assign(diagnosis=None), name="later")
     again = results.predict(study.caps, test, name="later")
-    assert results.metrics(dataset="later").shape[0] == 4
-    pd.testing.assert_frame_equal(again.drop(columns="true_label"), first.drop(columns="true_label"))
+    assert results.metrics(dataset="later").shape[0] == 5
+    labels = ["true_label", "true_class"]
+    pd.testing.assert_frame_equal(again.drop(columns=labels), first.drop(columns=labels))
     other = test.assign(diagnosis=test["diagnosis"].map({"AD": "CN", "CN": "AD"}))
     with pytest.raises(SettingError, match="other labels"):
         results.predict(study.caps, other, name="later")

@@ -124,6 +124,14 @@ def reconstruction_metrics(table: pd.DataFrame) -> Metrics:
     return _with_loss(table, scores)
 
 
+def probability_columns(table: pd.DataFrame) -> list[str]:
+    """Return the names of the probabilities of classes: ``proba0``, ``proba1``, …"""
+    names: list[str] = []
+    while f"proba{len(names)}" in table:
+        names.append(f"proba{len(names)}")
+    return names
+
+
 def _label_indices(table: pd.DataFrame, column: str) -> Array:
     return _numbers(table, column).astype(np.int64)
 

@@ -23,6 +23,7 @@ from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_network_histories
 from neurocnn.results.same_study import write_images
+from neurocnn.results.votes import read_vote
 from neurocnn.storage.identity import interleave_parts, key_columns
 from neurocnn.storage.locks import hold
 from neurocnn.storage.memory import available_memory
@@ -272,11 +273,12 @@ class FoldRun:
 
     def _write_selection(self, selection: str, tables: Tables) -> None:
         folder, validation = self.folder, tables["validation"]
-        weights = scoring.vote_weights(folder, validation, self.recipe.selection_threshold)
+        vote = read_vote(folder, self.recipe.selection_threshold)
+        ballot = vote.ballot(folder, self.fold, selection, validation)
         for name in SETS:
-            scoring.write_tables(folder, self.fold, selection, name, tables[name], weights)
-        if weights is not None:
-            scoring.write_part_accuracy(self.fold, selection, validation, weights, self.train)
+            scoring.write_tables(folder, self.fold, selection, name, tables[name], ballot)
+        if ballot.weights is not None:
+            scoring.write_part_accuracy(self.fold, selection, validation, ballot.weights, self.train)
 
     def _compare_with_mean(self, trainings: Mapping[int | None, engine.Training]) -> None:
         if self.recipe.task.reconstructs and self._writes:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from neurocnn.errors import TableError
 from neurocnn.plotting import canvas
+from neurocnn.results.ensembles import ENSEMBLE
 from neurocnn.storage.identity import check_columns
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> "Figur
     ----------
     predictions
         Labelled predictions (``true_label``, ``predicted_label``) of one set. For several splits, whose counts are
-        added: a list, a mapping, or a table with a column ``split``, as `Results.predictions` returns it.
+        added: a list, a mapping, or a table with a column ``split``, as `Results.predictions` returns it. If one split
+        is ``ensemble``, it alone is counted: each participant once.
     classes
         Names of the classes, in the order of their indices.
 
@@ -85,7 +87,11 @@ def roc(predictions: Predictions, classes: Sequence[str]) -> "Figure":
 def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.DataFrame]:
     """Return the table of each split after a check of its labels."""
     if isinstance(predictions, pd.DataFrame):
-        tables = dict(iter(predictions.groupby("split"))) if "split" in predictions else {0: predictions}
+        tables = (
+            dict(iter(predictions.groupby("split", sort=False)))
+            if "split" in predictions
+            else {0: predictions}
+        )
     elif isinstance(predictions, Mapping):
         tables = dict(predictions)
     else:
@@ -107,10 +113,15 @@ def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.D
 def count(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the confusion matrix summed over splits: one row per true class, one column per predicted class."""
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    for table in tables.values():
+    for table in _counted(tables).values():
         pairs = table["true_label"].to_numpy(int), table["predicted_label"].to_numpy(int)
         np.add.at(counts, pairs, 1)
     return counts
+
+
+def _counted(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
+    """Return the tables in which each participant is counted once: the answer of all splits, if there is one."""
+    return {ENSEMBLE: tables[ENSEMBLE]} if ENSEMBLE in tables else tables
 
 
 def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
@@ -131,12 +142,15 @@ def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Se
     canvas.set_style(axes, grid=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    sums = f"\nsum of {len(tables)} splits" if len(tables) > 1 else ""
+    sums = f"\nsum of {len(tables)} splits" if len(_counted(tables)) > 1 else ""
     canvas.set_labels(axes, "Confusion matrix", f"Predicted class{sums}", "True class")
 
 
 def draw_roc(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
     """Draw the curves of all splits, their means and the line of chance."""
+    if len(tables) > 1:
+        # The answer of all splits is not one more split.
+        tables = {name: table for name, table in tables.items() if name != ENSEMBLE}
     positives = [1] if len(classes) == 2 else list(range(len(classes)))
     axes.plot([0, 1], [0, 1], color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
     for index, positive in enumerate(positives):

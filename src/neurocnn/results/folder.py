@@ -99,6 +99,16 @@ class ResultFolder:
         """Return the paths of a fold, which may be missing."""
         return Fold(self.root, index, self.task.name)
 
+    def ensemble(self, selection: str, dataset: str, content: str) -> Path:
+        """Return the path of a ``metrics`` or ``prediction`` table over all splits, one row per image."""
+        return self.root / "ensemble" / selection / f"{dataset}_image_level_{content}.tsv"
+
+    def datasets(self, fold: Fold, selection: str) -> list[str]:
+        """Return the names of the data sets that have predictions of parts."""
+        suffix = f"_{self.parts}_level_prediction.tsv"
+        found = (fold.tables / selection).glob(f"*{suffix}")
+        return sorted(path.name.removesuffix(suffix) for path in found if not path.name.startswith("."))
+
     @property
     def folds(self) -> list[Fold]:
         """Folds that exist, ordered by index."""
@@ -215,10 +225,19 @@ class ResultFolder:
                     for path in fold.tables.glob(f"{chosen}/*{suffix}")
                 }
             )
-            predicted = any(fold.table(chosen, dataset, wanted, "prediction").is_file() for fold in done)
-            reason = " (its sessions had no labels when they were predicted)" if predicted else ""
+            reason = self._missing_reason(done, chosen, dataset, wanted, content)
             raise NotFoundError(
                 f"{self.root}: {content} of dataset={dataset!r}, level {wanted!r}, do not exist{reason}; "
                 f"expected one of: {', '.join(existing) or 'none yet'}"
             )
         return found
+
+    def _missing_reason(
+        self, done: list[Fold], selection: str, dataset: str, level: str, content: str
+    ) -> str:
+        other = "metrics" if content == "prediction" else "prediction"
+        if not any(fold.table(selection, dataset, level, other).is_file() for fold in done):
+            return ""
+        if content == "metrics":
+            return " (its sessions had no labels when they were predicted)"
+        return " (no part exceeds the selection_threshold)"

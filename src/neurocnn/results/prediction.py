@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import nn as torch_nn
 
-from neurocnn import data, engine, storage
+from neurocnn import data, engine, ensemble, storage
 from neurocnn.data.orientation import Grid
 from neurocnn.engine.inputs import image_targets
 from neurocnn.errors import SettingError, TableError
@@ -17,7 +17,7 @@ from neurocnn.errors.arguments import argument_error, check_instance
 from neurocnn.errors.logger import LOGGER
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import check_unseen, read_seen
-from neurocnn.results.paths import Fold
+from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.same_study import (
     check_renamed_cohorts,
     check_same_images,
@@ -26,9 +26,13 @@ from neurocnn.results.same_study import (
     shorten_list,
     write_images,
 )
-from neurocnn.results.scoring import first_image, metrics_row, vote_weights, write_tables
+from neurocnn.results.scoring import first_image, metrics_row, write_tables
+from neurocnn.results.votes import Vote
 from neurocnn.storage.identity import describe_row, interleave_parts, key_columns
+from neurocnn.storage.tables import format_table
 
+#: Names of the other tables of a fold.
+RESERVED = (*SETS, "seen", "images", "training", "balance")
 #: One network for all parts, or one per part_id.
 Networks = torch_nn.Module | Mapping[int, torch_nn.Module]
 
@@ -42,7 +46,7 @@ class Evaluation(TypedDict):
 
 
 def check_name(name: object) -> str:
-    """Return the name of a data set if it can be part of file names and is not used by training.
+    """Return the name of a data set if it can be part of file names and is not that of another table of a fold.
 
     Examples
     --------
@@ -50,10 +54,11 @@ def check_name(name: object) -> str:
     'test'
     >>> check_name("train")
     Traceback (most recent call last):
-    neurocnn.errors.SettingError: name='train'; expected letters, digits and _, except 'train' and 'validation'
+    neurocnn.errors.SettingError: name='train'; expected letters, digits and _, except 'train', 'validation', \
+'seen', 'images', 'training', 'balance'
     """
-    if not isinstance(name, str) or name in ("train", "validation") or not name.isidentifier():
-        raise argument_error("name", name, "letters, digits and _, except 'train' and 'validation'")
+    if not isinstance(name, str) or name in RESERVED or not name.isidentifier():
+        raise argument_error("name", name, f"letters, digits and _, except {', '.join(map(repr, RESERVED))}")
     return name
 
 
@@ -108,6 +113,7 @@ def check_new_data(
     TableError
         If a label is unknown.
     """
+    format_table(dataset.sessions, fold.sessions(name))  # raises an error if they cannot be written
     where, seen = f"{fold.path}: prediction on new data", read_seen(fold)
     check_unseen(seen, dataset.sessions, where)
     check_renamed_cohorts(fold, seen, images, where)
@@ -178,7 +184,7 @@ def predict_fold(
     images: pd.DataFrame,
     load: Callable[[], Networks],
     evaluation: Evaluation,
-    threshold: float | None,
+    vote: Vote,
 ) -> None:
     """Write the tables of one model and one set of new data, unless they exist.
 
@@ -192,8 +198,8 @@ def predict_fold(
         ``load()`` returns the trained networks; it is called only if tables are missing.
     evaluation
         How to evaluate them.
-    threshold
-        The experiment's `selection_threshold`.
+    vote
+        How the parts become images.
     """
     content = "metrics" if dataset.label or folder.reconstructs else "prediction"
     last = fold.table(selection, name, folder.levels[-1], content)
@@ -203,21 +209,33 @@ def predict_fold(
     if last.is_file():
         _check_same_metrics(last, metrics_row(folder.task, predictions, intervals=False))
         return
-    weights = None
-    if folder.has_part_accuracy:
-        path = fold.table(selection, "validation", folder.parts, "prediction")
-        validation = storage.read_table(path)
-        try:
-            weights = vote_weights(folder, validation, threshold)
-        except TableError as error:
-            raise TableError(f"{path}: {error}; restore the file") from error
+    ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
     if engine.find_ranks().rank == 0:
         with folder.hold() as lock:
-            storage.remove_leftovers(lock, fold.images, *_tables(folder, fold, name))
+            storage.remove_leftovers(lock, fold.images, fold.sessions(name), *_tables(folder, fold, name))
             # Written before the first table, so that no table exists whose images are unknown.
             if not _is_begun(folder, fold, name):
                 write_images(fold, {name: images})
-            write_tables(folder, fold, selection, name, predictions, weights)
+            write_tables(folder, fold, selection, name, predictions, ballot)
+
+
+def read_validation(folder: ResultFolder, fold: Fold, selection: str) -> pd.DataFrame:
+    """Return the part-level predictions for the validation set; empty if they are not needed for a vote.
+
+    Raises
+    ------
+    TableError
+        If a label is missing.
+    """
+    if not folder.has_part_accuracy:
+        return pd.DataFrame()
+    path = fold.table(selection, "validation", folder.parts, "prediction")
+    validation = storage.read_table(path)
+    try:
+        ensemble.part_balanced_accuracy(validation)
+    except TableError as error:
+        raise TableError(f"{path}: {error}; restore the file") from error
+    return validation
 
 
 def encode_folds(

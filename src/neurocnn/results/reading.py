@@ -9,7 +9,10 @@ import pandas as pd
 
 from neurocnn import storage
 from neurocnn.errors import NotFoundError, SettingError, TableError
+from neurocnn.results.ensembles import ENSEMBLE, ensemble_tables
+from neurocnn.results.folder import IMAGE as IMAGE_LEVEL
 from neurocnn.results.folder import ResultFolder
+from neurocnn.results.scoring import CLASS_NAMES, add_class_names
 from neurocnn.storage.identity import COHORT, IMAGE, REQUIRED
 
 
@@ -26,7 +29,11 @@ def read_metrics(folder: ResultFolder, level: str, selection: str | None, datase
     spread = pd.DataFrame({"mean": table.mean(), "std": table.std()}).T
     # An average of the splits' limits is not a confidence interval of their mean.
     limits = [name for name in map(str, table) if name.endswith(("_low", "_high"))]
-    return pd.concat([table, spread.assign(**dict.fromkeys(limits, np.nan))]).rename_axis("split")
+    table = pd.concat([table, spread.assign(**dict.fromkeys(limits, np.nan))])
+    if folder.check_level(level) == IMAGE_LEVEL:
+        row = ensemble_tables(folder, folder.check_selection(selection), dataset)[1]
+        table = table if row is None else pd.concat([table, row.astype(float).set_axis([ENSEMBLE])])
+    return table.rename_axis("split")
 
 
 def _read_numbers(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
@@ -65,8 +72,15 @@ def read_predictions(folder: ResultFolder, level: str, selection: str | None, da
     tables = {}
     for fold, path in folder.find_tables("prediction", level, selection, dataset):
         tables[fold.index] = table = storage.read_table(path, required=[*REQUIRED, "predicted_label"])
-        _check_numbers(table, path, [str(name) for name in table if name not in (*IMAGE, COHORT)])
-    return _stack(tables, "split")
+        texts = (*IMAGE, COHORT, *CLASS_NAMES)
+        _check_numbers(table, path, [str(name) for name in table if name not in texts])
+    found = _stack(tables, "split")
+    if folder.check_level(level) == IMAGE_LEVEL:
+        everyone = ensemble_tables(folder, folder.check_selection(selection), dataset)[0]
+        if everyone is not None:
+            everyone.insert(0, "split", ENSEMBLE)
+            found = pd.concat([found.astype({"split": object}), everyone], ignore_index=True)
+    return add_class_names(folder.task, found)
 
 
 def read_history(folder: ResultFolder) -> pd.DataFrame:

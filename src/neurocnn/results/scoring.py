@@ -1,6 +1,8 @@
 """From part-level predictions to the tables of a result folder: votes, metrics, the map of the parts."""
 
 import gzip
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -10,16 +12,16 @@ import pandas as pd
 
 from neurocnn import data, engine, ensemble, storage
 from neurocnn.data.parts import LocatedParts
+from neurocnn.engine.metrics import probability_columns
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import Fold
+from neurocnn.results.votes import Ballot, set_temperature
 from neurocnn.storage.files import write_whole
+from neurocnn.storage.identity import PART, key_columns
+from neurocnn.storage.tables import MISSING
 
-
-def vote_weights(
-    folder: ResultFolder, validation: pd.DataFrame, threshold: float | None
-) -> "pd.Series[float] | None":
-    """Return the parts' weights in a vote, None if the vote is a plain mean."""
-    return ensemble.part_weights(validation, threshold) if folder.has_part_accuracy else None
+#: Columns with the names of classes.
+CLASS_NAMES = ("true_class", "predicted_class")
 
 
 def write_tables(
@@ -28,7 +30,7 @@ def write_tables(
     selection: str,
     dataset: str,
     predictions: pd.DataFrame,
-    weights: "pd.Series[float] | None",
+    ballot: Ballot,
 ) -> None:
     """Write the tables of one selection and one set, image level last.
 
@@ -38,29 +40,92 @@ def write_tables(
         Location of the tables.
     predictions
         Table of `engine.evaluate`: one row per part, with its loss if there are labels.
-    weights
-        See `vote_weights`, of the same fold and selection.
+    ballot
+        See `Vote.ballot`, of the same fold and selection.
     """
-    task, tables = folder.task, {folder.parts: predictions}
+    if folder.parts != IMAGE:
+        _write(folder, partial(fold.table, selection, dataset, folder.parts), predictions)
+    if folder.parts == IMAGE or folder.votes:
+        write_image_level(folder, fold, selection, dataset, predictions, ballot)
+
+
+def write_image_level(
+    folder: ResultFolder,
+    fold: Fold,
+    selection: str,
+    dataset: str,
+    predictions: pd.DataFrame,
+    ballot: Ballot,
+) -> None:
+    """Write the image-level tables from the part-level predictions, see `write_tables`.
+
+    If no part votes there are no predictions, and the row of metrics says so: ``n_parts`` is 0, all others are missing.
+    """
+    path, task = partial(fold.table, selection, dataset, IMAGE), folder.task
+    votes = {} if ballot.weights is None else {"n_parts": float((ballot.weights > 0).sum())}
+    if ballot.is_empty:
+        path("prediction").unlink(missing_ok=True)
+        if predictions["true_label"].notna().all():
+            names = task.metrics(predictions.drop(columns="loss", errors="ignore"))
+            storage.write_table(pd.DataFrame([dict.fromkeys(names, np.nan) | votes]), path("metrics"))
+        return
     if folder.votes:
-        tables[IMAGE] = _vote(task, predictions.drop(columns="loss", errors="ignore"), weights)
-    for level, table in tables.items():
-        if not folder.reconstructs:
-            # For a whole image the part is the image.
-            unwanted = ["loss", "part_id"] if level == IMAGE else ["loss"]
-            path = fold.table(selection, dataset, level, "prediction")
-            storage.write_table(table.drop(columns=unwanted, errors="ignore"), path)
-        if "true_label" not in table or table["true_label"].notna().all():
-            path = fold.table(selection, dataset, level, "metrics")
-            intervals = level == IMAGE and not folder.reconstructs
-            storage.write_table(metrics_row(task, table, intervals=intervals), path)
+        predictions = vote_images(task, predictions, ballot.weights)
+    if not folder.reconstructs:
+        predictions = set_temperature(
+            predictions.drop(columns="part_id", errors="ignore"), ballot.temperature
+        )
+    _write(folder, path, predictions, intervals=not folder.reconstructs, more=votes)
 
 
-def _vote(task: engine.Task, predictions: pd.DataFrame, weights: "pd.Series[float] | None") -> pd.DataFrame:
+def _write(
+    folder: ResultFolder,
+    path: Callable[[str], Path],
+    table: pd.DataFrame,
+    *,
+    intervals: bool = False,
+    more: Mapping[str, float] | None = None,
+) -> None:
+    """Write the predictions, and the metrics if all rows have labels; `path` returns the path of each content."""
+    table = table.drop(columns=list(CLASS_NAMES), errors="ignore")
+    if not folder.reconstructs:
+        named = add_class_names(folder.task, table.drop(columns="loss", errors="ignore"))
+        storage.write_table(named, path("prediction"))
+    if "true_label" not in table or table["true_label"].notna().all():
+        row = metrics_row(folder.task, table, intervals=intervals)
+        storage.write_table(row.assign(**(more or {})), path("metrics"))
+
+
+def vote_images(
+    task: engine.Task, predictions: pd.DataFrame, weights: "pd.Series[float] | None"
+) -> pd.DataFrame:
     """Return one row per image: soft voting for classes, the plain mean for values."""
     if task.vote == "average":
         return ensemble.average(predictions)
-    return ensemble.soft_vote(predictions, weights)
+    known = key_columns(predictions, [*PART, "true_label", "predicted_label"])
+    return ensemble.soft_vote(predictions[[*known, *probability_columns(predictions)]], weights)
+
+
+def add_class_names(task: engine.Task, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the names of the true and the predicted class after their indices.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"true_label": [0.0, np.nan], "predicted_label": [1, 0]})
+    >>> add_class_names(engine.classification(), table).to_numpy().tolist()
+    [[0.0, 1, 'CN', 'AD'], [nan, 0, nan, 'CN']]
+    """
+    if task.classes is None or "predicted_label" not in table:
+        return table
+    # A table cannot keep other spaces, nor the text that stands for a missing value.
+    names = {index: " ".join(name.split()) for index, name in enumerate(task.classes)}
+    names = {index: name for index, name in names.items() if name not in MISSING}
+    table = table.drop(columns=list(CLASS_NAMES), errors="ignore")
+    place = list(table).index("predicted_label") + 1
+    for label, column in zip(("predicted_label", "true_label"), reversed(CLASS_NAMES), strict=True):
+        if label in table:
+            table.insert(place, column, table[label].map(names).astype(object))
+    return table
 
 
 def metrics_row(task: engine.Task, table: pd.DataFrame, *, intervals: bool) -> pd.DataFrame:
@@ -88,7 +153,7 @@ def write_part_accuracy(
     validation
         Predictions for the parts of the validation set.
     weights
-        See `vote_weights`.
+        See `Vote.ballot`.
     dataset
         Data set whose first image gives the map its shape and affine. Parts without `place` have no map, and images
         whose affine is unknown have none.

@@ -30,7 +30,7 @@ def summary_table(folder: ResultFolder) -> pd.DataFrame:
     for level in folder.levels:
         values = read_metrics(folder, level, None, "validation").loc[[fold.index for fold in done]]
         metric = _main_metric(folder, [str(name) for name in values])
-        texts = [f"{value:.3f}" for value in values[metric]]
+        texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
         summary[f"{level} {metric}"] = [*texts, _spread(values[metric])]
     return summary.rename_axis("split")
 

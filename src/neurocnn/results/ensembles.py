@@ -1,0 +1,141 @@
+"""One answer per image over all splits, and image-level tables rebuilt by another vote."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from filelock import BaseFileLock
+
+from neurocnn import engine, storage
+from neurocnn.errors import SettingError
+from neurocnn.results.folder import IMAGE, ResultFolder
+from neurocnn.results.paths import SETS, Fold
+from neurocnn.results.prediction import read_validation
+from neurocnn.results.scoring import CLASS_NAMES, add_class_names, metrics_row, vote_images, write_image_level
+from neurocnn.results.votes import Vote
+from neurocnn.storage.identity import key_columns
+
+#: Name of the answer of all splits in the column ``split``.
+ENSEMBLE = "ensemble"
+#: Number of splits that an answer is the mean of.
+N_SPLITS = "n_splits"
+
+
+def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """Return one row per image: the mean of the splits' probabilities or values, and their number ``n_splits``.
+
+    Parameters
+    ----------
+    folder
+        The result folder, whose task says what is averaged.
+    tables
+        Image-level predictions by split. An image may be missing in some of them.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from neurocnn import engine
+    >>> rows = [{"participant_id": "sub-1", "session_id": "ses-1", "predicted_label": age} for age in (70.0, 72.0)]
+    >>> tables = {split: pd.DataFrame([row]) for split, row in enumerate(rows)}
+    >>> ensemble_table(ResultFolder(Path("results"), engine.regression(), "image"), tables)
+      participant_id session_id  predicted_label  n_splits
+    0          sub-1      ses-1             71.0         2
+    """
+    stacked = pd.concat([table.assign(part_id=split) for split, table in tables.items()], ignore_index=True)
+    stacked = stacked.drop(columns=[*CLASS_NAMES, "split"], errors="ignore")
+    found = vote_images(folder.task, stacked, None)
+    counts = stacked.groupby(key_columns(stacked), sort=False).size()
+    return add_class_names(folder.task, found).assign(**{N_SPLITS: counts.to_numpy()})
+
+
+def read_image_level(folder: ResultFolder, selection: str, dataset: str) -> dict[int, pd.DataFrame]:
+    """Return the image-level predictions of each split that is done and has them."""
+    paths = {fold.index: fold.table(selection, dataset, IMAGE, "prediction") for fold in folder.done}
+    return {index: storage.read_table(path) for index, path in paths.items() if path.is_file()}
+
+
+Tables = tuple[pd.DataFrame | None, pd.DataFrame | None]
+
+
+def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Tables:
+    """Return the predictions and the row of metrics over all splits: those written, or those that the tables allow.
+
+    They are None for the sets of the training, if there are no predictions, and without labels or the task's code.
+    """
+    if dataset in SETS or folder.task.vote is None:
+        return None, None
+    paths = _paths(folder, selection, dataset)
+    if not paths[0].is_file():
+        return _compute(folder, selection, dataset)
+    first, second = (storage.read_table(path, required=()) if path.is_file() else None for path in paths)
+    return first, second
+
+
+def _paths(folder: ResultFolder, selection: str, dataset: str) -> list[Path]:
+    return [folder.ensemble(selection, dataset, content) for content in ("prediction", "metrics")]
+
+
+def _compute(folder: ResultFolder, selection: str, dataset: str) -> Tables:
+    tables = read_image_level(folder, selection, dataset)
+    if not tables:
+        return None, None
+    found = ensemble_table(folder, tables)
+    if found["true_label"].isna().any():
+        return found, None
+    try:
+        row = metrics_row(
+            folder.task, found.drop(columns=[N_SPLITS, *CLASS_NAMES], errors="ignore"), intervals=True
+        )
+    except SettingError:  # the metrics of a custom task need its code
+        return found, None
+    return found, row.assign(**{N_SPLITS: float(found[N_SPLITS].max())})
+
+
+def write_ensembles(folder: ResultFolder, dataset: str, lock: BaseFileLock) -> None:
+    """Write the tables over all splits of a predicted set, for each selection, under the folder's lock."""
+    for selection in folder.selections if folder.task.vote is not None else ():
+        paths = _paths(folder, selection, dataset)
+        storage.remove_leftovers(lock, *paths)
+        for path, table in zip(paths, _compute(folder, selection, dataset), strict=True):
+            if table is None:
+                path.unlink(missing_ok=True)
+            else:
+                storage.write_table(table, path)
+
+
+def finish_prediction(folder: ResultFolder, folds: Sequence[Fold], sessions: pd.DataFrame, name: str) -> None:
+    """Write the sessions that were predicted, with all their columns, and the answers over all splits; rank 0 does."""
+    if engine.find_ranks().rank == 0:
+        with folder.hold() as lock:
+            for fold in folds:
+                storage.write_table(sessions, fold.sessions(name))
+            write_ensembles(folder, name, lock)
+
+
+def revote(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
+    """Rebuild the image-level tables of all splits, selections and sets, under the folder's lock."""
+    done = folder.check_done()
+    for fold in done:
+        for selection in folder.selections:
+            _revote(folder, fold, selection, vote)
+    names = {name for fold in done for name in folder.datasets(fold, folder.selections[0])}
+    for name in sorted(names - set(SETS)):
+        write_ensembles(folder, name, lock)
+
+
+def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote) -> None:
+    ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
+    for dataset in folder.datasets(fold, selection):
+        table = storage.read_table(fold.table(selection, dataset, folder.parts, "prediction"))
+        path = fold.table(selection, dataset, IMAGE, "metrics")
+        saved = storage.read_table(path, required=()) if not folder.votes and path.is_file() else None
+        write_image_level(folder, fold, selection, dataset, table, ballot)
+        if saved is not None:
+            # The loss is that of the network, which the predictions of complete images do not contain.
+            row = storage.read_table(path, required=()).iloc[0]
+            storage.write_table(saved.assign(**{str(name): value for name, value in row.items()}), path)
+    if ballot.weights is not None:
+        path = fold.part_accuracy(selection)
+        accuracies = storage.read_table(path, required=["part_id"])
+        weights = ballot.weights.reindex(accuracies["part_id"]).fillna(0.0)
+        storage.write_table(accuracies.assign(weight=weights.to_numpy()), path)

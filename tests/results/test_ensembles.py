@@ -1,0 +1,225 @@
+"""One answer per person over all splits, and votes that are taken again without training."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sklearn
+from studies import PARTS, TASKS, TRAINER, Study, experiment
+
+import neurocnn as nc
+from neurocnn.errors import NotFoundError, SettingError
+
+KEY = ["participant_id", "session_id"]
+
+
+@pytest.fixture(scope="module")
+def original(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    rest, test = nc.holdout(study.labels, fraction=0.4, stratify=["diagnosis"], seed=0)
+    splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"], seed=0)
+    folder = tmp_path_factory.mktemp("voted") / "results"
+    trainer = nc.Trainer(epochs=2, batch_size=4, learning_rate=3e-3)
+    run = nc.Experiment(study.caps, splits, PARTS["patch"], TASKS["classification"], "Conv3_FC1", trainer)
+    run.run(folder).predict(study.caps, test, name="test")
+    return folder, test
+
+
+@pytest.fixture
+def results(original: tuple[Path, pd.DataFrame], tmp_path: Path) -> nc.Results:
+    shutil.copytree(original[0], tmp_path / "results")
+    return nc.Results(tmp_path / "results")
+
+
+def naive_vote(parts: pd.DataFrame, weights: dict[int, float]) -> pd.Series:
+    """The probability of class 1 of each participant, by a plain loop."""
+    sums: dict[str, list[float]] = {}
+    for row in parts.to_dict("records"):
+        total = sums.setdefault(row["participant_id"], [0.0, 0.0])
+        total[0] += weights[row["part_id"]] * row["proba1"]
+        total[1] += weights[row["part_id"]]
+    return pd.Series({name: value / weight for name, (value, weight) in sums.items()})
+
+
+def accuracies(results: nc.Results, split: int) -> dict[int, float]:
+    rows = results.predictions("part")
+    rows = rows[rows["split"] == split]
+    return {
+        part: sklearn.balanced_accuracy_score(own["true_label"], own["predicted_label"])
+        for part, own in rows.groupby("part_id")
+    }
+
+
+def test_the_ensemble_is_the_mean_of_the_splits(original, results):
+    _, test = original
+    path = results.folder / "ensemble/best_balanced_accuracy/test_image_level_prediction.tsv"
+    written = pd.read_csv(path, sep="\t")
+    assert written["participant_id"].tolist() == test["participant_id"].tolist()
+    assert set(written["n_splits"]) == {2}
+    found = results.predictions(dataset="test")
+    by_split = found[found["split"] != "ensemble"].groupby("participant_id")["proba1"].mean()
+    np.testing.assert_allclose(written["proba1"], by_split[written["participant_id"]], atol=1e-12)
+    assert written["predicted_label"].tolist() == (written["proba1"] > 0.5).astype(int).tolist()
+    row = results.metrics(dataset="test").loc["ensemble"]
+    assert row["roc_auc"] == pytest.approx(sklearn.roc_auc_score(written["true_label"], written["proba1"]))
+    assert row["balanced_accuracy"] == pytest.approx(
+        sklearn.balanced_accuracy_score(written["true_label"], written["predicted_label"])
+    )
+    assert row["n_splits"] == 2
+    assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+
+
+def test_tables_name_the_classes_and_keep_who_was_predicted(original, results):
+    _, test = original
+    for level in ("part", "image"):
+        table = results.predictions(level, dataset="test")
+        names = np.array(["CN", "AD"])
+        assert table["true_class"].tolist() == names[table["true_label"].astype(int)].tolist()
+        assert table["predicted_class"].tolist() == names[table["predicted_label"].astype(int)].tolist()
+    written = pd.read_csv(
+        results.folder / "fold-1/cnn_classification/best_loss/validation_image_level_prediction.tsv", sep="\t"
+    )
+    assert set(written["true_class"]) == {"CN", "AD"}
+    for fold in (0, 1):
+        kept = nc.read_table(results.folder / f"fold-{fold}/test.tsv")
+        pd.testing.assert_frame_equal(kept, test.reset_index(drop=True), check_dtype=False)
+
+
+def test_a_folder_without_these_files_gains_them(results, study: Study, original):
+    expected = results.predictions(dataset="test"), results.metrics(dataset="test")
+    shutil.rmtree(results.folder / "ensemble")
+    for path in results.folder.glob("fold-*/test.tsv"):
+        path.unlink()
+    for path in results.folder.rglob("*_prediction.tsv"):
+        table = nc.read_table(path)
+        nc.write_table(table.drop(columns=["true_class", "predicted_class"]), path)
+    for found, wanted in zip(
+        (results.predictions(dataset="test"), results.metrics(dataset="test")), expected, strict=True
+    ):
+        pd.testing.assert_frame_equal(found, wanted)
+    results.predict(study.caps, original[1], name="test")
+    assert (results.folder / "fold-0/test.tsv").is_file()
+    assert len(list(results.folder.glob("ensemble/*/test_image_level_*.tsv"))) == 4
+
+
+def test_a_split_that_is_done_later_enters(study: Study, tmp_path: Path):
+    people = nc.Split(0, study.labels.iloc[:6], study.labels.iloc[6:9])
+    more = nc.Split(1, study.labels.iloc[3:9], study.labels.iloc[:3])
+    run = nc.Experiment(study.caps, [people, more], PARTS["roi"], TASKS["regression"], "Conv3_FC1", TRAINER)
+    results = run.run(tmp_path, splits=[0])
+    table = results.predict(study.caps, study.labels.iloc[9:], name="test")
+    assert set(table.loc[table["split"] == "ensemble", "n_splits"]) == {1}
+    results = run.run(tmp_path)
+    table = results.predict(study.caps, study.labels.iloc[9:], name="test")
+    everyone = table[table["split"] == "ensemble"]
+    assert set(everyone["n_splits"]) == {2}
+    mean = table[table["split"] != "ensemble"].groupby("participant_id")["predicted_label"].mean()
+    np.testing.assert_allclose(everyone["predicted_label"], mean[everyone["participant_id"]], atol=1e-9)
+    assert results.metrics(dataset="test").loc["ensemble", "mae"] == pytest.approx(
+        sklearn.mean_absolute_error(everyone["true_label"], everyone["predicted_label"])
+    )
+
+
+@pytest.mark.parametrize("name", ["seen", "images", "training", "balance"])
+def test_names_of_other_tables_are_refused(results, study: Study, original, name: str):
+    with pytest.raises(SettingError, match=f"name='{name}'; expected letters"):
+        results.predict(study.caps, original[1], name=name)
+
+
+@pytest.mark.parametrize("dataset", ["train", "validation", "test"])
+@pytest.mark.parametrize("kind", ["accuracies", "uniform", "given"])
+def test_a_vote_is_that_of_a_plain_loop(results, dataset: str, kind: str):
+    by_split = [accuracies(results, split) for split in (0, 1)]
+    threshold = sorted(by_split[0].values())[len(by_split[0]) // 2] - 0.01
+    given = {part: 1.0 + part for part in by_split[0]}
+    weights = {"accuracies": None, "uniform": "uniform", "given": pd.Series(given)}[kind]
+    results.vote(threshold, weights)
+    for split, found in enumerate(by_split):
+        base = {"accuracies": found, "uniform": dict.fromkeys(found, 1.0), "given": given}[kind]
+        own = {part: base[part] * (found[part] > threshold) for part in found}
+        parts = results.predictions("part", dataset=dataset)
+        images = results.predictions("image", dataset=dataset)
+        parts, images = (table[table["split"] == split] for table in (parts, images))
+        if not any(own.values()):
+            assert images.empty
+            assert results.metrics(dataset=dataset).loc[split, "n_parts"] == 0
+            continue
+        expected = naive_vote(parts, own)
+        np.testing.assert_allclose(images["proba1"], expected[images["participant_id"]], atol=1e-12)
+        row = results.metrics(dataset=dataset).loc[split]
+        assert row["n_parts"] == sum(weight > 0 for weight in own.values())
+        assert row["accuracy"] == pytest.approx((images["true_label"] == images["predicted_label"]).mean())
+        path = results.folder / f"fold-{split}/cnn_classification/best_balanced_accuracy"
+        table = pd.read_csv(path / "part_balanced_accuracy.tsv", sep="\t").set_index("part_id")["weight"]
+        np.testing.assert_allclose(table, [own[part] / sum(own.values()) for part in table.index])
+    saved = json.loads((results.folder / "vote.json").read_text())
+    assert saved["selection_threshold"] == threshold
+
+
+def test_the_first_vote_comes_back_and_new_data_are_voted_as_recorded(results, study: Study, original):
+    before = {path: path.read_bytes() for path in results.folder.rglob("*_level_*.tsv")}
+    results.vote(weights="uniform")
+    first = results.predictions(dataset="test").drop(columns="split")
+    again = results.predict(study.caps, original[1], name="again").drop(columns="split")
+    pd.testing.assert_frame_equal(first, again)
+    results.vote()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_splits_without_a_part_leave_the_ensemble(results):
+    best = {split: max(accuracies(results, split).values()) for split in (0, 1)}
+    low, high = sorted(best.values())
+    if low == high:
+        pytest.skip("both splits have equally good parts")
+    results.vote(selection_threshold=low)
+    worse = min(best, key=best.__getitem__)
+    table = results.predictions(dataset="test")
+    assert set(table["split"]) == {1 - worse, "ensemble"}
+    assert set(table.loc[table["split"] == "ensemble", "n_splits"]) == {1}
+    assert results.metrics(dataset="test").loc[worse, "n_parts"] == 0
+    results.vote(selection_threshold=1)
+    with pytest.raises(NotFoundError, match="no part exceeds"):
+        results.predictions(dataset="test")
+    assert not list(results.folder.glob("ensemble/*/*.tsv"))
+    assert "ensemble" not in results.metrics(dataset="test").index
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"selection_threshold": 1.5}, "selection_threshold=1.5; expected a finite number"),
+        ({"weights": "accuracy"}, "weights='accuracy'; expected None, 'uniform', or a Series"),
+        ({"weights": {99: 1.0}}, r"weights=\[99\]; expected the part_ids"),
+        ({"weights": {0: -1.0}}, r"weights\[0\]=-1.0"),
+        ({"weights": pd.Series([0.5], index=["a"])}, "part_id='a'"),
+    ],
+)
+def test_votes_of_another_kind_are_refused_and_change_nothing(results, arguments, words):
+    before = {path: path.read_bytes() for path in results.folder.rglob("*") if path.is_file()}
+    with pytest.raises(SettingError, match=words):
+        results.vote(**arguments)
+    assert {path: path.read_bytes() for path in results.folder.rglob("*") if path.is_file()} == before
+
+
+def test_values_and_complete_images_have_no_weights(study: Study, tmp_path: Path):
+    regression = experiment(study, "roi", "regression").run(tmp_path / "age", splits=[0])
+    before = regression.predictions()
+    regression.vote()
+    pd.testing.assert_frame_equal(regression.predictions(), before)
+    whole = experiment(study, "image").run(tmp_path / "image", splits=[0])
+    metrics = whole.metrics()
+    pd.testing.assert_frame_equal(whole.vote(), metrics)
+    for results in (regression, whole):
+        with pytest.raises(SettingError, match="weights='uniform'; expected None"):
+            results.vote(weights="uniform")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("content", ["", "[]", '{"weights": 3}', '{"selection_threshold": "x"}'])
+def test_another_vote_file_is_named(results, content: str):
+    (results.folder / "vote.json").write_text(content)
+    with pytest.raises(SettingError, match=r"vote\.json"):
+        results.vote()
