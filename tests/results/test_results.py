@@ -158,7 +158,7 @@ def test_the_history_is_that_of_every_split_as_it_was_written(finished):
 def test_the_summary_has_a_row_a_split_and_their_mean(finished):
     results, _ = finished
     summary = results.summary()
-    assert list(summary.index) == [0, 1, "mean ± std"]
+    assert list(summary.index) == [0, 1, "mean ± std", "95 % interval", "chance"]
     metrics = results.metrics("image")["balanced_accuracy"]
     assert summary.loc["mean ± std", "image balanced_accuracy"] == (
         f"{metrics['mean']:.3f} ± {metrics['std']:.3f}"

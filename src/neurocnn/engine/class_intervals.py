@@ -128,16 +128,41 @@ def _area(scores: Array, positive: Array, people: Array, z: float) -> Interval:
 
 
 def _area_variance(scores: Array, positive: Array, people: Array, area: float) -> float:
-    """Return DeLong's variance for clusters (Obuchowski): that of the sums of each person's placements."""
+    first, second = placements(scores, positive)
+    return placement_variance(first - area, second - area, positive, people)
+
+
+def placements(scores: Array, positive: Array) -> tuple[Array, Array]:
+    """Return the share of negatives below each positive, and of positives above each negative; ties count half.
+
+    Examples
+    --------
+    >>> placements(np.array([0.2, 0.9, 0.5]), np.array([False, True, True]))
+    (array([1., 1.]), array([1.]))
+    """
     wins = scores[positive][:, None] - scores[~positive][None, :]
-    placements = (wins > 0) + 0.5 * (wins == 0)
+    shares = (wins > 0) + 0.5 * (wins == 0)
+    return shares.mean(1), shares.mean(0)
+
+
+def placement_variance(first: Array, second: Array, positive: Array, people: Array) -> float:
+    """Return DeLong's variance for clusters (Obuchowski): that of the sums of each person's centred placements.
+
+    Parameters
+    ----------
+    first, second
+        Placements of the positives and of the negatives minus their mean; for the difference of two areas, the
+        difference of their placements minus that of the areas.
+    positive, people
+        Whether each row is positive, and the number of its participant.
+    """
     sums = []
-    for side, rows in ((placements.mean(1), positive), (placements.mean(0), ~positive)):
-        own = np.bincount(people[rows], weights=side - area, minlength=people.max() + 1) / len(side)
+    for side, rows in ((first, positive), (second, ~positive)):
+        own = np.bincount(people[rows], weights=side, minlength=people.max() + 1) / len(side)
         m = len(np.unique(people[rows]))
         sums.append((own, m / (m - 1) if m > 1 else 1.0))
-    (first, few_first), (second, few_second) = sums
+    (one, few_first), (other, few_second) = sums
     variance = (
-        few_first * np.square(first).sum() + few_second * np.square(second).sum() + 2 * (first * second).sum()
+        few_first * np.square(one).sum() + few_second * np.square(other).sum() + 2 * (one * other).sum()
     )
     return max(0.0, float(variance))

@@ -71,6 +71,24 @@ def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Table
     return first, second
 
 
+def answer_table(folder: ResultFolder, selection: str | None, dataset: str) -> pd.DataFrame:
+    """Return one row per image: the answer of all splits, for the validation sets that of the splits that held it out.
+
+    Raises
+    ------
+    NotFoundError, SettingError
+        If there are no image-level predictions, or no such selection.
+    """
+    chosen = folder.check_selection(selection)
+    if folder.reconstructs or folder.task.vote is None:
+        raise SettingError(
+            f"{folder.root}: task={folder.task.name!r}; expected a task with one answer per image"
+        )
+    folder.find_tables("prediction", IMAGE, chosen, dataset)
+    found = ensemble_tables(folder, chosen, dataset)[0]
+    return ensemble_table(folder, read_image_level(folder, chosen, dataset)) if found is None else found
+
+
 def _paths(folder: ResultFolder, selection: str, dataset: str) -> list[Path]:
     return [folder.ensemble(selection, dataset, content) for content in ("prediction", "metrics")]
 

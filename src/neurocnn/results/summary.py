@@ -1,19 +1,27 @@
 """Summaries of a result folder: the table for a paper, and the HTML that a notebook shows."""
 
 import html
+import math
 
 import numpy as np
 import pandas as pd
 
 from neurocnn import storage
+from neurocnn.errors import SettingError
 from neurocnn.results.encoding import CUSTOM, Settings
+from neurocnn.results.ensembles import read_image_level
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.results.reading import read_history, read_metrics
+from neurocnn.results.resampling import draw_people, limits
+from neurocnn.storage.identity import PARTICIPANT, key_columns
+
+MEAN, INTERVAL, CHANCE = "mean ± std", "95 % interval", "chance"
+_OTHERS = ("n_parts", "n_splits")
 
 
-def summary_table(folder: ResultFolder) -> pd.DataFrame:
-    """Return the table that `Results.summary` documents."""
+def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int = 1000) -> pd.DataFrame:
+    """Return the table that `Results.summary` documents; without intervals and chance if `draws` is 0."""
     done = folder.check_done()
     history = read_history(folder)
     rows: dict[int | str, dict[str, object]] = {}
@@ -21,18 +29,67 @@ def summary_table(folder: ResultFolder) -> pd.DataFrame:
         own = history[history["split"] == fold.index]
         rows[fold.index] = {
             "train participants": _participants(fold, "train"),
-            "validation participants": _participants(fold, "validation"),
+            f"{dataset} participants": _participants(fold, dataset),
             "epochs": int(own["epoch"].max()) + 1,
             "minutes": round(float(np.nanmax(own["time"].to_numpy(dtype=float))) / 60, 1),
         }
     summary = pd.DataFrame.from_dict(rows, orient="index", dtype=object)
-    summary.loc["mean ± std"] = ""
+    summary.loc[MEAN] = ""
+    metrics: list[str] = []
     for level in folder.levels:
-        values = read_metrics(folder, level, None, "validation").loc[[fold.index for fold in done]]
-        metric = _main_metric(folder, [str(name) for name in values])
-        texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
-        summary[f"{level} {metric}"] = [*texts, _spread(values[metric])]
+        values = read_metrics(folder, level, None, dataset)
+        values = values.reindex([fold.index for fold in done])
+        metrics = _metrics(folder, [str(name) for name in values])
+        # One metric of the parts is enough: they are not independent.
+        for metric in metrics if level == folder.levels[-1] else metrics[:1]:
+            texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
+            summary[f"{level} {metric}"] = [*texts, _spread(values[metric])]
+    if draws and not folder.reconstructs:
+        level, main = folder.levels[-1], values[metrics]
+        for name, found in _intervals(folder, dataset, main, draws).items():
+            cells = {f"{level} {metric}": text for metric, text in found.items() if metric in metrics}
+            if name == INTERVAL:
+                cells[f"{dataset} participants"] = found["participants"]
+            summary.loc[name] = pd.Series(cells).reindex(summary.columns, fill_value="")
     return summary.rename_axis("split")
+
+
+def _intervals(
+    folder: ResultFolder, dataset: str, values: pd.DataFrame, draws: int
+) -> dict[str, dict[str, object]]:
+    """Return the texts of the interval over people and of the chance level of each metric."""
+    tables = read_image_level(folder, folder.selections[-1], dataset)
+    if not tables:
+        return {}
+    drawn = draw_people(list(tables.values()), by_class=folder.task.classes is not None, n=draws)
+    observed = [{name: float(values.loc[index, name]) for name in values} for index in tables]
+    scores = drawn.scores(folder.task, list(tables.values()), observed)
+    interval: dict[str, object] = {"participants": drawn.n_people}
+    for name, found in scores.items():
+        interval[name] = "{:.3f} to {:.3f}".format(*limits(found))
+    chance = {name: f"{value:.3f}" for name, value in chance_levels(folder, tables).items()}
+    return {INTERVAL: interval, CHANCE: dict(chance)}
+
+
+def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict[str, float]:
+    """Return what an answer without the images reaches, averaged over the splits.
+
+    For k classes it is 1/k (specificity: 1 − 1/k, area under the curve: 1/2); for values, the error of the mean of the
+    training set's labels.
+    """
+    if folder.task.classes is not None:
+        share = 1 / len(folder.task.classes)
+        names = ("accuracy", "balanced_accuracy", "sensitivity")
+        return dict.fromkeys(names, share) | {"specificity": 1 - share, "roc_auc": 0.5}
+    rows = []
+    for index, table in tables.items():
+        train = storage.read_table(folder.fold(index).sessions("train"))
+        mean = pd.to_numeric(train.get(folder.task.label, pd.Series(dtype=float)), errors="coerce").mean()
+        try:
+            rows.append(dict(folder.task.metrics(table.assign(predicted_label=mean))) if mean == mean else {})
+        except SettingError:  # the metrics of a custom task need its code
+            return {}
+    return {str(name): float(value) for name, value in pd.DataFrame(rows).mean().items()}
 
 
 def describe(root: object, folder: ResultFolder | None, settings: Settings) -> str:
@@ -52,7 +109,7 @@ def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> 
     elif not folder.done:
         body = "<p>No split is done yet.</p>"
     else:
-        table = summary_table(folder).to_html(border=0)
+        table = summary_table(folder, draws=0).to_html(border=0)
         body = f"<p>Validation, {folder.selections[-1]}:</p>{table}"
     return f"<h4>{title}</h4><p><code>{html.escape(str(root))}</code></p>{body}"
 
@@ -69,18 +126,24 @@ def _kind(folder: ResultFolder | None, settings: Settings) -> str:
     return f"{folder.task.name} of {plural}"
 
 
-def _main_metric(folder: ResultFolder, metrics: list[str]) -> str:
-    """Return the name of the metric that a summary shows."""
+def _metrics(folder: ResultFolder, names: list[str]) -> list[str]:
+    """Return the names of the metrics, the main one first."""
+    metrics = [name for name in names if not name.endswith(("_low", "_high")) and name not in _OTHERS]
     errors = ("mse", "mae") if folder.reconstructs else ("mae", "mse")
     own = tuple(reversed(folder.task.selection))
-    return next(name for name in ("balanced_accuracy", *errors, *own, *metrics) if name in metrics)
+    main = next(name for name in ("balanced_accuracy", *errors, *own, *metrics) if name in metrics)
+    return [main, *(name for name in metrics if name != main)]
 
 
 def _spread(values: "pd.Series[float]") -> str:
     """Return mean ± sample standard deviation as text; the mean alone for a single value."""
-    deviation = f" ± {values.std():.3f}" if len(values) > 1 else ""
-    return f"{values.mean():.3f}{deviation}"
+    deviation = f" ± {values.std():.3f}" if values.count() > 1 else ""
+    return "no part" if math.isnan(values.mean()) else f"{values.mean():.3f}{deviation}"
 
 
-def _participants(fold: Fold, dataset: str) -> int:
-    return int(storage.read_table(fold.sessions(dataset))["participant_id"].nunique())
+def _participants(fold: Fold, dataset: str) -> object:
+    path = fold.sessions(dataset)
+    if not path.is_file():  # the folder is of an earlier version
+        return ""
+    table = storage.read_table(path)
+    return len(table[key_columns(table, PARTICIPANT)].drop_duplicates())

@@ -135,21 +135,37 @@ class ResultTables:
         """
         return reading.read_history(self._folder)
 
-    def summary(self) -> pd.DataFrame:
-        """Return the table for a paper: one row per split, then mean ± standard deviation.
+    def summary(self, dataset: str = "validation") -> pd.DataFrame:
+        """Return the table for a paper: one row per split, then the mean, an interval over people, and chance.
+
+        Parameters
+        ----------
+        dataset
+            See `metrics`.
 
         Returns
         -------
         DataFrame
-            Participants of both sets, epochs and minutes (of the longest network), and the validation metric of each
-            level: balanced accuracy, mean absolute or squared error, otherwise that of the last selection.
+            Participants, epochs and minutes (of the longest network), the main metric of the parts, and all metrics of
+            the images by the last selection. Rows: the splits; ``mean ± std`` over them (n − 1); ``95 % interval`` of
+            that mean over people, with their number: participants are drawn 1,000 times with replacement, within
+            those of the same splits and class, each split is scored and the scores are averaged (percentiles, Efron &
+            Tibshirani (1993), 13.3); ``chance``: for k classes 1/k (specificity 1 − 1/k, area under the curve 1/2),
+            for values the error of the mean of the training labels. An autoencoder has neither interval nor chance.
 
         Raises
         ------
         NotFoundError
-            If no split is done yet.
+            If no split is done yet, or there are no metrics of the data set.
+
+        Examples
+        --------
+        >>> results.summary().index.tolist()
+        [0, 1, 'mean ± std', '95 % interval', 'chance']
+        >>> results.summary().loc["chance", "image roc_auc"]
+        '0.500'
         """
-        return summary.summary_table(self._folder)
+        return summary.summary_table(self._folder, check_text("dataset", dataset, where="Results.summary"))
 
     def part_map(self, selection: str | None = None) -> np.ndarray:
         """Return the parts' validation balanced accuracies, averaged over the splits, as a volume.
