@@ -2,12 +2,16 @@
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
 import neurocnn as nc
+
+#: Triton comes with torch for CUDA only.
+collect_ignore = [] if find_spec("triton") else ["src/neurocnn/nn/triton_pooling.py"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,7 +2,11 @@
 
 import itertools
 import math
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -452,3 +456,15 @@ def test_indices_of_another_pooling_are_refused():
 def test_the_repr_of_layers_contains_kernel_and_stride():
     assert repr(PadMaxPool2d(2, (1, 2))) == "PadMaxPool2d(kernel_size=(2, 2), stride=(1, 2))"
     assert repr(CropMaxUnpool3d(2)) == "CropMaxUnpool3d(kernel_size=(2, 2, 2), stride=(2, 2, 2))"
+
+
+def test_the_triton_kernels_equal_padding_then_pooling():
+    """They run in Triton's interpreter if there is no GPU; it is chosen before triton is imported."""
+    pytest.importorskip("triton")
+    environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+    file = Path(__file__).with_name("triton_cases.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(file)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stdout

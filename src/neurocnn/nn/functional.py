@@ -20,8 +20,10 @@ from torch import Tensor
 
 from neurocnn.errors import ModelError
 from neurocnn.nn.allocation import allocate_like, is_channels_last, is_eager_cpu
+from neurocnn.nn.kernels import halve_by_kernels, pools_by_kernels
 
 PIECE = 2**23  # voxels; 32 MiB of float32
+_MAX_POOL: dict[int, Callable[..., Any]] = {2: F.max_pool2d, 3: F.max_pool3d}
 Ints = tuple[int, ...]
 Mask = Tensor | None
 
@@ -55,8 +57,11 @@ def pad_max_pool(
     pads = [-size % step for size, step in zip(x.shape[2:], stride, strict=True)]
     padding = tuple(number for pad in reversed(pads) for number in (pad, 0))
     windows = list(zip(pads, kernel, stride, strict=True))
-    if not return_indices and all(k == s == 2 for _, k, s in windows) and _can_halve(x):
-        return _halve_in_pieces(x), None, padding
+    if all(k == s == 2 for _, k, s in windows):
+        if pools_by_kernels(x):
+            return *halve_by_kernels(x, return_indices), padding
+        if not return_indices and _can_halve(x):
+            return _halve_in_pieces(x), None, padding
     if any(k > s for _, k, s in windows):
         out, indices = _pool_overlapping(F.pad(x, padding) if any(pads) else x, kernel, stride)
     else:
@@ -102,12 +107,8 @@ def scatter_maxima(values: Tensor, indices: Tensor, size: Sequence[int]) -> Tens
     return out
 
 
-def _max_pool(n_axes: int) -> Callable[..., Any]:
-    return F.max_pool2d if n_axes == 2 else F.max_pool3d
-
-
 def _pool_overlapping(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, Tensor]:
-    pool = _max_pool(len(kernel))
+    pool = _MAX_POOL[len(kernel)]
     if x.is_cuda and torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
         # On CUDA, torch has a deterministic backward pass for gather, but not for max pooling.
         indices = pool(x.detach(), kernel, stride, return_indices=True)[1]
@@ -168,7 +169,7 @@ def _pad(x: Tensor, pads: Sequence[int]) -> Tensor:
 def _pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[Tensor, Tensor]:
     """Return maxima and indices of windows that do not overlap; the padding is −inf."""
     if not is_eager_cpu(x):
-        found: tuple[Tensor, Tensor] = _max_pool(len(pads))(x, kernel, stride, pads, return_indices=True)
+        found: tuple[Tensor, Tensor] = _MAX_POOL[len(pads)](x, kernel, stride, pads, return_indices=True)
         return found
     windows = zip(x.shape[2:], pads, kernel, stride, strict=True)
     size = [*x.shape[:2], *((n + 2 * pad - k) // s + 1 for n, pad, k, s in windows)]

@@ -1,0 +1,22 @@
+"""Choice of the Triton kernels for the pooling of large maps on a GPU."""
+
+from torch import Tensor
+
+#: Fewest voxels of a map that is pooled by the kernels; None for torch's pooling. Off until it is measured.
+TRITON_VOXELS: int | None = None
+
+
+def pools_by_kernels(x: Tensor) -> bool:
+    """Return whether pairs of voxels of `x` (B, C, …) are pooled by the Triton kernels."""
+    return TRITON_VOXELS is not None and x.is_cuda and x.numel() >= TRITON_VOXELS
+
+
+def halve_by_kernels(x: Tensor, return_indices: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the maximum of each window of two voxels per axis, and its position in the flattened padded map."""
+    from neurocnn.nn.triton_pooling import (
+        halve_with_codes,
+        padded_indices,
+    )  # triton comes with torch for CUDA only
+
+    out, codes = halve_with_codes(x)
+    return out, padded_indices(codes, x.shape[2:]) if return_indices else None
