@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, misc"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, untyped-decorator, import-untyped"
 """Max pooling of pairs of voxels by Triton kernels, for feature maps on a GPU.
 
 The result equals that of padding with zeros in front and torch's max pooling, bit for bit: the first maximum of a

@@ -62,7 +62,7 @@ def _intervals(
     if not tables:
         return {}
     drawn = draw_people(list(tables.values()), by_class=folder.task.classes is not None, n=draws)
-    observed = [{name: float(values.loc[index, name]) for name in values} for index in tables]
+    observed = [{str(name): float(values[name][index]) for name in values.columns} for index in tables]
     scores = drawn.scores(folder.task, list(tables.values()), observed)
     interval: dict[str, object] = {"participants": drawn.n_people}
     for name, found in scores.items():
