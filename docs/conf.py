@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 import neurocnn as nc
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS))  # for `reference` and `figures`
+sys.path.insert(0, str(DOCS))  # for `reference` and `examples`
 
 import reference  # noqa: E402  # a module next to this file
 
@@ -33,6 +33,7 @@ extensions = [
 exclude_patterns = ["gallery", "tutorials/*.py", "generated/**/*.ipynb"]
 templates_path = ["_templates"]
 default_role = "py:obj"  # a name in single backticks links to its page, if it has one
+toc_object_entries = False
 python_maximum_signature_line_length = 88
 
 autodoc_member_order = "bysource"
@@ -45,6 +46,8 @@ myst_heading_anchors = 3
 
 html_theme = "pydata_sphinx_theme"
 html_title = "neurocnn"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
@@ -62,9 +65,9 @@ sphinx_gallery_conf = {
     "examples_dirs": ["tutorials", "gallery"],
     "gallery_dirs": ["generated/tutorials", "generated/gallery"],
     "filename_pattern": "gallery.plot_",
-    "image_scrapers": ("matplotlib", "figures.last_expression"),
-    "ignore_repr_types": "Figure",
-    "within_subsection_order": "FileNameSortKey",
+    "image_scrapers": ("matplotlib", "examples.last_expression"),
+    "capture_repr": (),
+    "within_subsection_order": "examples.Order",
     "download_all_examples": False,
     "min_reported_time": 3600,
     "remove_config_comments": True,

@@ -7,10 +7,22 @@ import neurocnn as nc
 
 TABLE = """
 .. autosummary::
-   :nosignatures:
-   :toctree:
+   :nosignatures:{toctree}
 
    {names}
+"""
+INDEX = """
+Reference
+=========
+
+The public names by the step of a study. In the examples, ``nc`` is neurocnn and ``tmp`` an empty folder.
+
+.. currentmodule:: neurocnn
+
+.. toctree::
+   :hidden:
+
+   {pages}
 """
 
 
@@ -25,13 +37,16 @@ def steps() -> dict[str, list[str]]:
 
 
 def write(folder: Path) -> None:
-    """Write the page of each step, and the page that lists them, into `folder`."""
+    """Write a page for each step, and one with the names of all steps, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tree = "\n   ".join(title.lower() for title in steps())
+    index = INDEX.format(pages="\n   ".join(title.lower() for title in steps()))
     for title, names in steps().items():
+        listed = "\n   ".join(names)
         page = f"{title}\n{'=' * len(title)}\n\n.. currentmodule:: neurocnn\n"
-        _write_changed(folder / f"{title.lower()}.rst", page + TABLE.format(names="\n   ".join(names)))
-    index = f"Reference\n=========\n\n{(nc.__doc__ or '').splitlines()[0]}\n\n.. toctree::\n\n   {tree}\n"
+        _write_changed(
+            folder / f"{title.lower()}.rst", page + TABLE.format(toctree="\n   :toctree:", names=listed)
+        )
+        index += f"\n{title}\n{'-' * len(title)}\n" + TABLE.format(toctree="", names=listed)
     _write_changed(folder / "index.rst", index)
 
 

@@ -13,6 +13,7 @@ is written. In it, patients have smaller hippocampi than controls, and age chang
 answers are known. It takes about 1 GB, and the script about ten minutes on two cores. The script needs
 ``pip install 'neurocnn[plot]'``; figures are written into ``neurocnn-lab/``.
 """
+# sphinx_gallery_thumbnail_path = 'tutorials/lab.png'
 
 from copy import deepcopy
 from pathlib import Path

@@ -9,6 +9,7 @@ autoencoder is trained on the two hippocampal regions without labels, and its en
 trained on three folds, the two regions vote, and a held-out third of the participants evaluates the result. A second
 classifier starts from random weights, which shows by how much the pretraining helps.
 """
+# sphinx_gallery_thumbnail_path = 'quickstart.png'
 
 import logging
 

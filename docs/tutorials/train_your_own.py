@@ -11,6 +11,7 @@ on a few images of 3.5 mm, **its accuracies are about chance, and it warns that 
 it shows the calls**. ``FULL = True`` has the settings of a study: images of 1 mm, 20 epochs and five splits, for a
 GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study that learns.
 """
+# sphinx_gallery_thumbnail_path = 'tutorials/train_your_own.png'
 
 # %%
 # Data

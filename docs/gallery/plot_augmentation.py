@@ -1,0 +1,37 @@
+"""
+Augment with MONAI and TorchIO
+==============================
+
+A transform is any callable from tensor to tensor, so those of MONAI, TorchIO and torchvision work as they are. They
+receive the affine of the part, so a flip by anatomical direction or a spacing in mm is applied correctly.
+"""
+
+import tempfile
+
+import matplotlib.pyplot as plt
+import monai.transforms as monai
+import torchio
+
+import neurocnn as nc
+
+folder = tempfile.mkdtemp()
+labels = nc.make_caps(folder, n_participants=2, shape=(84, 104, 90))
+caps = nc.Caps(folder, "t1-linear")
+augmentations = {
+    "None": None,
+    "MONAI: noise": monai.RandGaussianNoise(prob=1, std=0.15),
+    "TorchIO: flip left and right": torchio.RandomFlip("Left", flip_probability=1),
+    "TorchIO: bias field": torchio.RandomBiasField(0.8),
+    "Both": monai.Compose(
+        [torchio.RandomMotion(degrees=15), monai.RandAdjustContrast(prob=1, gamma=(0.5, 2))]
+    ),
+}
+
+# %%
+# ``transform`` is applied to every set, ``augmentation`` to the training set only. The random numbers of an item depend
+# on the seed, the epoch and the image, not on the number of workers: ``dataset[epoch, i]`` is repeatable.
+figure, panels = plt.subplots(1, len(augmentations), figsize=(12, 3.2), layout="constrained")
+for panel, (title, augmentation) in zip(panels, augmentations.items(), strict=True):
+    dataset = nc.CapsDataset(caps, labels, transform=nc.MinMax(), augmentation=augmentation)
+    panel.imshow(dataset[0, 0]["image"][0, :, :, 40].T, cmap="gray", origin="lower", vmin=0, vmax=1)
+    panel.set(title=title, xticks=[], yticks=[])

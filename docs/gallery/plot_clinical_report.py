@@ -1,0 +1,53 @@
+"""
+What a clinical paper reports
+=============================
+
+Held-out participants, sensitivity and specificity with intervals, the area under the ROC curve, the confusion matrix,
+and the accuracy in subgroups: all of it is read from the result folder.
+"""
+
+import tempfile
+from pathlib import Path
+
+import neurocnn as nc
+
+folder = Path(tempfile.mkdtemp())
+labels = nc.make_caps(folder / "caps", n_participants=72, preprocessing="t1-volume", shape=(61, 73, 61))
+caps = nc.Caps(folder / "caps", "t1-volume")
+rest, test = nc.holdout(labels, fraction=1 / 3, stratify=["diagnosis", "sex", "age"])
+splits = nc.kfold(rest, n_splits=3, stratify=["diagnosis", "sex", "age"])
+print(nc.population(rest), nc.population(test), sep="\n\n")
+
+# %%
+# The two hippocampi vote. The held-out participants are used once, after the training.
+hippocampi = nc.Roi({"right": ((32, 48), (25, 45), (13, 29)), "left": ((12, 28), (25, 45), (13, 29))})
+task = nc.classification("diagnosis", ["CN", "AD"])
+trainer = nc.Trainer(epochs=10, batch_size=8, learning_rate=1e-3, n_workers=0)
+results = nc.Experiment(caps, splits, hippocampi, task, "Conv3_FC1", trainer).run(folder / "results")
+predictions = results.predict(caps, test, name="test")
+
+# %%
+# Each fold has its own networks. The limits of the 95 % intervals are in the columns ``…_low`` and ``…_high``.
+metrics = results.metrics(dataset="test").round(2)
+for name in ("balanced_accuracy", "sensitivity", "specificity", "roc_auc"):
+    first = metrics.loc[0]
+    print(
+        f"{name}: {metrics.loc['mean', name]} ± {metrics.loc['std', name]} over the folds; "
+        f"fold 0: {first[name]} [{first[f'{name}_low']}, {first[f'{name}_high']}]"
+    )
+
+# %%
+# Accuracy in subgroups: the columns of the participants are merged with the predictions.
+rows = predictions.merge(test, on=["participant_id", "session_id"])
+rows["correct"] = rows["true_label"] == rows["predicted_label"]
+rows["age group"] = rows["age"].ge(rows["age"].median()).map({True: "older half", False: "younger half"})
+print(
+    rows.groupby("sex")["correct"].mean().round(2),
+    rows.groupby("age group")["correct"].mean().round(2),
+    sep="\n\n",
+)
+
+# %%
+# All figures at once. Each one is also a function of ``neurocnn.plotting``.
+template = caps.read(*test.iloc[0][["participant_id", "session_id"]])[0]
+nc.plotting.overview(results.history(), predictions, ["CN", "AD"], results.part_map(), template)
