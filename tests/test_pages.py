@@ -1,6 +1,7 @@
 """The code of each page of the documents runs, in order, as a reader would run it."""
 
 import importlib
+import logging
 import re
 import runpy
 import shutil
@@ -240,6 +241,22 @@ def read_labels_and_splits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert tables(reader("my_splits")) == tables(names["splits"])  # type: ignore[arg-type]
 
 
+def read_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rest, test = nc.holdout(nc.read_table("labels.tsv"), 0.4, "diagnosis")
+    splits, caps = nc.kfold(rest, 2, "diagnosis"), nc.Caps("caps")
+    for name, seed in (("cnn", 0), ("transfer", 1)):
+        trainer = nc.Trainer(seed=seed)
+        experiment = nc.Experiment(caps, splits, nc.Patch(25, 25), nc.classification(), "Conv3_FC1", trainer)
+        experiment.run(f"results/{name}").predict(caps, test, name="test")
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # With few people, no part may exceed the threshold.
+        patch.setattr(logging.getLogger("neurocnn"), "disabled", True)
+        names = run("docs/how-to/read-the-results.md")
+    assert len(names["answers"]) == len(test)  # type: ignore[arg-type]
+    assert names["pairs"]["pair"].nunique() > 0  # type: ignore[index]
+
+
 def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = nc.read_table("labels.tsv")
     nc.write_table(labels.tail(2), "new.tsv")
@@ -287,6 +304,7 @@ RUNS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
             log_elsewhere,
             prepare_images,
             read_labels_and_splits,
+            read_the_results,
             start_from_clinicadl,
             train_on_a_cpu,
             train_on_several_gpus,

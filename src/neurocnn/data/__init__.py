@@ -3,6 +3,7 @@
 from neurocnn.data.bids import read_bids
 from neurocnn.data.caps import Caps
 from neurocnn.data.dataset import CapsDataset
+from neurocnn.data.matching import balanced
 from neurocnn.data.painting import paint, part_affine
 from neurocnn.data.parts import Parts, Patch, Slice, WholeImage
 from neurocnn.data.population import population
@@ -32,6 +33,7 @@ __all__ = [
     "Transform",
     "WholeImage",
     "ZScore",
+    "balanced",
     "baseline",
     "holdout",
     "kfold",

@@ -1,80 +1,101 @@
 """Answers that follow from the tables of a result folder, without its images."""
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Sequence
 
 import pandas as pd
 
-from neurocnn.errors.arguments import argument_error
-from neurocnn.results.ensembles import revote
-from neurocnn.results.tables import ResultTables
-from neurocnn.results.votes import check_threshold, check_vote_weights, write_vote
+from neurocnn.errors.arguments import check_text
+from neurocnn.results import groups
+from neurocnn.results.decisions import Decisions
 
 
-class Answers(ResultTables):
-    """Questions to a finished experiment; see `Results`.
+class Answers(Decisions):
+    """Questions about participants; see `Results`.
 
     In the examples, `results` is a classification of patches in two splits, with a predicted set ``test``.
     """
 
-    def vote(
+    def by_group(
         self,
-        selection_threshold: float | None = None,
-        weights: "Literal['uniform'] | pd.Series[float] | Mapping[int, float] | None" = None,
+        by: str,
+        dataset: str = "test",
+        *,
+        selection: str | None = None,
+        bins: int | Sequence[float] | None = None,
     ) -> pd.DataFrame:
-        """Vote again: rebuild the image-level tables of all splits and sets from the part-level predictions.
-
-        Nothing is trained or predicted. The vote is recorded in ``vote.json``, and later predictions and splits use it.
+        """Return the metrics of groups of participants: by sex, age bands, site, scanner.
 
         Parameters
         ----------
-        selection_threshold
-            Limit that the validation balanced accuracy of a part must exceed, 0 to 1; None: all parts vote. A split in
-            which no part exceeds it has no image-level predictions, and a row of metrics with ``n_parts`` 0.
-        weights
-            None for the parts' validation balanced accuracies, ``"uniform"``, or weights by part_id (a missing part
-            does not vote). They are scaled to sum to 1.
+        by
+            Column of the sessions (``fold-<i>/<dataset>.tsv``).
+        dataset, selection
+            See `metrics`. Each participant has one answer: that of the ensemble, for the validation sets that of the
+            split that held the participant out.
+        bins
+            For numbers: number of bands with equally many images, or the limits of the bands. With None, numbers of
+            more than 5 values have 3 bands.
 
         Returns
         -------
         DataFrame
-            Image-level metrics of the validation sets, see `metrics`.
+            One row per group (index `by`; ``missing`` for missing values): ``participants``, ``images``, and each
+            metric with its 95 % limits, ``…_low`` and ``…_high``, see `engine.confidence_intervals`.
 
         Raises
         ------
+        TableError
+            If there is no such column.
         SettingError
-            If the threshold or the weights are of another kind, or the images have no parts whose classes could vote.
+            If labels are missing, or the bins do not contain all values.
         NotFoundError
-            If no split is done yet.
+            If the set has no predictions, or an earlier version did not keep its sessions (predict it again).
 
         Examples
         --------
-        >>> results.vote(weights="uniform")["n_parts"].tolist()
-        [8.0, 8.0, 8.0, 0.0]
-        >>> results.vote(selection_threshold=1)["balanced_accuracy"].tolist()  # no part exceeds 1
-        [nan, nan, nan, nan]
+        >>> results.by_group("sex", dataset="validation")[["participants", "images"]].sum().tolist()
+        [14, 14]
         """
-        folder, threshold = self._folder, check_threshold(selection_threshold)
-        folder.check_done()
-        if folder.reconstructs:
-            raise argument_error(
-                "task", folder.task.name, "a task with predictions", where=f"{folder.root}: vote"
-            )
-        parts: list[int] = []
-        if folder.has_part_accuracy:
-            parts = sorted(self.predictions("part")["part_id"].unique().tolist())
-        elif threshold is not None or weights is not None:
-            name, value = ("weights", weights) if threshold is None else ("selection_threshold", threshold)
-            expected = "None, because only several parts of a classification are weighted"
-            raise argument_error(name, value, expected, where=f"{folder.root}: vote")
-        chosen = check_vote_weights(weights, parts)
-        before = self._vote
-        vote = dataclasses.replace(before, selection_threshold=threshold, weights=chosen)
-        if (before.selection_threshold, before.weights) != (threshold, chosen):
-            # They were chosen for other probabilities.
-            vote = dataclasses.replace(vote, operating_points={})
-        with folder.hold() as lock:
-            revote(folder, vote, lock)
-            write_vote(folder, vote)
-        return self.metrics()
+        by = check_text("by", by, expected="a column name", where="by_group")
+        check_text("dataset", dataset, where="by_group")
+        return groups.group_table(self._folder, by, dataset, selection, bins)
+
+    def confounds(
+        self,
+        on: Sequence[str] = ("age", "sex"),
+        dataset: str = "validation",
+        *,
+        selection: str | None = None,
+    ) -> pd.DataFrame:
+        """Return what these columns predict without any image, next to the network's score.
+
+        A logistic regression (for a regression, a linear one) is fitted to the training sessions of each split and
+        scored as the network. Numbers are standardised, texts one-hot encoded (scikit-learn).
+
+        Parameters
+        ----------
+        on
+            Columns of the sessions.
+        dataset, selection
+            See `metrics`.
+
+        Returns
+        -------
+        DataFrame
+            One row per metric: means over the splits and standard deviations (over n − 1), ``network``,
+            ``network_std``, ``confounds``, ``confounds_std``, and ``difference`` (network − confounds).
+
+        Raises
+        ------
+        TableError
+            If a column or value is missing.
+        NotFoundError
+            If the set has no metrics, or its sessions were not kept.
+
+        Examples
+        --------
+        >>> results.confounds(["age", "sex"]).columns.tolist()
+        ['network', 'network_std', 'confounds', 'confounds_std', 'difference']
+        """
+        check_text("dataset", dataset, where="confounds")
+        return groups.confound_table(self._folder, on, dataset, selection)

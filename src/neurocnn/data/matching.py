@@ -1,0 +1,130 @@
+"""Participants matched in pairs: one of each of two groups, alike in age, sex or other columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neurocnn.data.splits import baseline
+from neurocnn.errors import SettingError, TableError
+from neurocnn.errors.arguments import check_each, check_list, check_number, check_table, check_text
+from neurocnn.storage.identity import PARTICIPANT, check_columns, describe_rows, key_columns
+
+_WHERE = "balanced"
+
+
+def balanced(
+    sessions: pd.DataFrame,
+    by: str = "diagnosis",
+    on: Sequence[str] = ("age", "sex"),
+    tolerance: float | Mapping[str, float] = 2,
+) -> pd.DataFrame:
+    """Return participants of two groups in pairs of equal sex and similar age.
+
+    As many pairs as possible are formed; among these solutions, the one with the smallest sum of differences (the
+    assignment problem, solved exactly by SciPy's ``linear_sum_assignment``). A network that is trained on them cannot
+    use the matched columns.
+
+    Parameters
+    ----------
+    sessions
+        Table of sessions. A participant counts with the values of the first session.
+    by
+        Column of two groups.
+    on
+        Columns in which the participants of a pair are alike. Text, and numbers with two values, are equal; other
+        numbers differ by at most `tolerance`.
+    tolerance
+        Largest difference, in the unit of the column (years of age), or one per column by its name.
+
+    Returns
+    -------
+    DataFrame
+        All sessions of the matched participants, in the order of `sessions`, with the number of the pair in the column
+        ``pair``.
+
+    Raises
+    ------
+    TableError
+        If a column or value is missing, or there are not exactly two groups.
+    SettingError
+        If the tolerance is not a number ≥ 0, or no pair can be formed.
+
+    Examples
+    --------
+    >>> sessions = pd.DataFrame({
+    ...     "participant_id": ["sub-1", "sub-2", "sub-3", "sub-4"], "session_id": "ses-M000",
+    ...     "diagnosis": ["CN", "CN", "AD", "AD"], "age": [70, 60, 71.5, 80], "sex": ["F", "F", "F", "M"],
+    ... })
+    >>> balanced(sessions)[["participant_id", "diagnosis", "age", "pair"]]
+      participant_id diagnosis   age  pair
+    0          sub-1        CN  70.0     0
+    2          sub-3        AD  71.5     0
+    """
+    check_table("sessions", sessions, where=_WHERE)
+    by = check_text("by", by, expected="a column name", where=_WHERE)
+    columns = check_list("on", on, "column names such as ['age', 'sex']", where=_WHERE)
+    columns = check_each("on", columns, check_text, expected="a column name", where=_WHERE)
+    check_columns(sessions, [by, *columns], _WHERE)
+    if "pair" in sessions:
+        raise TableError(f"{_WHERE}: the column 'pair' exists already; rename or remove it")
+    person, people = key_columns(sessions, PARTICIPANT), baseline(sessions)
+    missing = people[people[[by, *columns]].isna().any(axis=1)]
+    if len(missing):
+        raise TableError(
+            f"{_WHERE}: a value of {', '.join([by, *columns])} is missing for {describe_rows(missing)}; "
+            "fill it or leave these rows out"
+        )
+    groups = sorted(people[by].unique().tolist(), key=str)
+    if len(groups) != 2:
+        raise TableError(f"{_WHERE}: {by}={groups}; expected two groups; select their rows")
+    limits = {name: _limit(people[name], name, tolerance) for name in columns}
+    first, second = (people[people[by] == group] for group in groups)
+    pairs = _match(first, second, limits)
+    if not len(pairs):
+        raise SettingError(
+            f"{_WHERE}: tolerance={tolerance!r}: no pair of {groups[0]} and {groups[1]} is alike in "
+            f"{', '.join(columns)}; expected a larger tolerance or fewer columns"
+        )
+    numbered = pd.concat(
+        [
+            table[person].iloc[places].assign(pair=range(len(pairs)))
+            for table, places in zip((first, second), pairs.T, strict=True)
+        ]
+    )
+    found = sessions.assign(_row=range(len(sessions))).merge(numbered, on=person).sort_values("_row")
+    found.index = sessions.index[found.pop("_row")]
+    return found
+
+
+def _limit(values: "pd.Series[Any]", name: str, tolerance: float | Mapping[str, float]) -> float | None:
+    """Return the largest difference in a column; None if the values must be equal."""
+    if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= 2:
+        return None
+    wanted = tolerance.get(name, 0.0) if isinstance(tolerance, Mapping) else tolerance
+    return check_number("tolerance", wanted, minimum=0, where=_WHERE)
+
+
+def _match(
+    first: pd.DataFrame, second: pd.DataFrame, limits: Mapping[str, float | None]
+) -> np.ndarray[Any, Any]:
+    """Return the row numbers of each pair, shape (pairs, 2)."""
+    from scipy.optimize import linear_sum_assignment
+
+    distance = np.zeros((len(first), len(second)))
+    allowed = np.ones(distance.shape, dtype=bool)
+    for name, limit in limits.items():
+        one, other = first[name].to_numpy(), second[name].to_numpy()
+        if limit is None:
+            allowed &= one[:, None] == other[None, :]
+        else:
+            apart = np.abs(np.subtract.outer(one.astype(float), other.astype(float)))
+            # Ages such as 70.1 and 72.1 differ by 2 except for rounding.
+            allowed &= apart <= limit + 1e-9
+            distance += apart / (limit or 1.0)
+    # A forbidden pair costs more than all allowed ones together, so that the number of allowed pairs is largest.
+    cost = np.where(allowed, distance, (1 + len(limits)) * (1 + min(distance.shape)))
+    rows, columns = linear_sum_assignment(cost)
+    kept = np.flatnonzero(allowed[rows, columns])
+    return np.column_stack([rows[kept], columns[kept]])

@@ -1,0 +1,243 @@
+"""Votes, probabilities and thresholds of a result folder, from its tables."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pandas as pd
+
+from neurocnn.errors.arguments import argument_error, check_integer, check_text
+from neurocnn.results import calibration
+from neurocnn.results.ensembles import revote
+from neurocnn.results.tables import ResultTables
+from neurocnn.results.votes import check_threshold, check_vote_weights, write_vote
+
+
+class Decisions(ResultTables):
+    """From probabilities to decisions; see `Results`.
+
+    In the examples, `results` is a classification of patches in two splits, with a predicted set ``test``.
+    """
+
+    def vote(
+        self,
+        selection_threshold: float | None = None,
+        weights: "Literal['uniform'] | pd.Series[float] | Mapping[int, float] | None" = None,
+    ) -> pd.DataFrame:
+        """Vote again: rebuild the image-level tables of all splits and sets from the part-level predictions.
+
+        Nothing is trained or predicted. The vote is recorded in ``vote.json``, and later predictions and splits use it.
+
+        Parameters
+        ----------
+        selection_threshold
+            Limit that the validation balanced accuracy of a part must exceed, 0 to 1; None: all parts vote. A split in
+            which no part exceeds it has no image-level predictions, and a row of metrics with ``n_parts`` 0.
+        weights
+            None for the parts' validation balanced accuracies, ``"uniform"``, or weights by part_id (a missing part
+            does not vote). They are scaled to sum to 1.
+
+        Returns
+        -------
+        DataFrame
+            Image-level metrics of the validation sets, see `metrics`.
+
+        Raises
+        ------
+        SettingError
+            If the threshold or the weights are of another kind, or the images have no parts whose classes could vote.
+        NotFoundError
+            If no split is done yet.
+
+        Examples
+        --------
+        >>> results.vote(weights="uniform")["n_parts"].tolist()
+        [8.0, 8.0, 8.0, 0.0]
+        >>> results.vote(selection_threshold=1)["balanced_accuracy"].tolist()  # no part exceeds 1
+        [nan, nan, nan, nan]
+        """
+        folder, threshold = self._folder, check_threshold(selection_threshold)
+        folder.check_done()
+        if folder.reconstructs:
+            raise argument_error(
+                "task", folder.task.name, "a task with predictions", where=f"{folder.root}: vote"
+            )
+        parts: list[int] = []
+        if folder.has_part_accuracy:
+            parts = sorted(self.predictions("part")["part_id"].unique().tolist())
+        elif threshold is not None or weights is not None:
+            name, value = ("weights", weights) if threshold is None else ("selection_threshold", threshold)
+            expected = "None, because only several parts of a classification are weighted"
+            raise argument_error(name, value, expected, where=f"{folder.root}: vote")
+        chosen = check_vote_weights(weights, parts)
+        before = self._vote
+        vote = dataclasses.replace(before, selection_threshold=threshold, weights=chosen)
+        if (before.selection_threshold, before.weights) != (threshold, chosen):
+            # They were chosen for other probabilities.
+            vote = dataclasses.replace(vote, operating_points={})
+        with folder.hold() as lock:
+            revote(folder, vote, lock)
+            write_vote(folder, vote)
+        return self.metrics()
+
+    def operating_point(
+        self,
+        rule: str | Mapping[str, float] = "youden",
+        dataset: str = "test",
+        *,
+        selection: str | None = None,
+    ) -> pd.DataFrame:
+        """Choose the threshold of the second class's probability on validation, and apply it to other data.
+
+        The threshold of each split is recorded in ``vote.json``, for probabilities without a calibration. The ensemble
+        uses the mean of the splits' thresholds.
+
+        Parameters
+        ----------
+        rule
+            ``"youden"`` (largest sensitivity + specificity − 1; Youden, Cancer 3 (1950)), ``{"sensitivity": 0.9}``
+            (reached with the highest specificity) or ``{"specificity": 0.9}``.
+        dataset
+            Name that `predict` was called with.
+        selection
+            See `metrics`.
+
+        Returns
+        -------
+        DataFrame
+            One row per split, and ``ensemble``: ``threshold``, at or above which the second class is predicted, and the
+            metrics of `dataset` with 95 % limits.
+
+        Raises
+        ------
+        SettingError
+            If the rule is another one, the task has no two classes, labels are missing, or `dataset` is a set of the
+            training, on which a threshold must not be chosen and reported.
+        NotFoundError
+            If there are no predictions.
+
+        Examples
+        --------
+        >>> results.operating_point({"sensitivity": 0.9})[["threshold", "sensitivity"]].index.tolist()
+        [0, 1, 'ensemble']
+        """
+        folder = self._folder
+        checked, chosen = calibration.check_rule(rule), folder.check_selection(selection)
+        check_text("dataset", dataset, where="operating_point")
+        vote, table = calibration.operating_point(folder, self._vote, checked, dataset, chosen)
+        with folder.hold():
+            write_vote(folder, vote)
+        return table
+
+    def calibrate(self) -> pd.DataFrame:
+        """Fit a temperature to the validation set of each split: probabilities become softmax(logits / T).
+
+        The temperatures are recorded in ``vote.json``. Tables stay as they are; later calls of `predict` and `vote`
+        apply them to image-level probabilities. Predicted classes do not change (Guo et al., ICML 2017).
+
+        Returns
+        -------
+        DataFrame
+            Index ``selection``, ``split``; ``temperature`` (0.05 to 20), and the mean negative log-likelihood of the
+            validation images before and after.
+
+        Raises
+        ------
+        SettingError
+            If the task has no classes.
+        NotFoundError
+            If no split is done yet.
+
+        Examples
+        --------
+        >>> table = results.calibrate()
+        >>> bool((table["loss_after"] <= table["loss_before"]).all())
+        True
+        """
+        folder = self._folder
+        folder.check_done()
+        vote, table = calibration.calibrate(folder, self._vote)
+        with folder.hold():
+            write_vote(folder, vote)
+        return table
+
+    def calibration(
+        self, dataset: str = "test", *, selection: str | None = None, n_bins: int = 10
+    ) -> pd.DataFrame:
+        """Return how far the probabilities can be believed: Brier score and expected calibration error.
+
+        Parameters
+        ----------
+        dataset, selection
+            See `metrics`.
+        n_bins
+            Number of bins of equal width.
+
+        Returns
+        -------
+        DataFrame
+            One row per split, and ``ensemble`` for a predicted set: ``n`` images, ``brier`` (0 is best; for two classes
+            the mean squared error of the second class's probability, for more the sum over classes; Brier, Monthly
+            Weather Review 78 (1950)), and ``ece``, the mean over images of the absolute
+            difference between the observed and the predicted share of their bin (for more than two classes, of the
+            predicted class; Naeini et al., AAAI 2015).
+
+        Raises
+        ------
+        SettingError
+            If the task has no classes, or labels are missing.
+        NotFoundError
+            If there are no predictions.
+
+        Examples
+        --------
+        >>> results.calibration("test").columns.tolist()
+        ['n', 'brier', 'ece']
+        """
+        tables, n_classes, n_bins = self._probabilities(dataset, selection, n_bins, "calibration")
+        rows = {
+            split: calibration.calibration_scores(table, n_classes, n_bins) for split, table in tables.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
+
+    def reliability(
+        self, dataset: str = "test", *, selection: str | None = None, n_bins: int = 10
+    ) -> pd.DataFrame:
+        """Return the reliability diagram as a table.
+
+        Parameters
+        ----------
+        dataset, selection, n_bins
+            See `calibration`.
+
+        Returns
+        -------
+        DataFrame
+            One row per split (and ``ensemble``) and bin that has images: ``split``, ``predicted`` (mean probability),
+            ``observed`` (share of images of the class) and ``n``.
+
+        Raises
+        ------
+        SettingError, NotFoundError
+            See `calibration`.
+
+        Examples
+        --------
+        >>> results.reliability("test", n_bins=5).columns.tolist()
+        ['split', 'predicted', 'observed', 'n']
+        """
+        tables, n_classes, n_bins = self._probabilities(dataset, selection, n_bins, "reliability")
+        bins = [
+            calibration.reliability_table(table, n_classes, n_bins).assign(split=split)
+            for split, table in tables.items()
+        ]
+        return pd.concat(bins, ignore_index=True)[["split", "predicted", "observed", "n"]]
+
+    def _probabilities(
+        self, dataset: str, selection: str | None, n_bins: int, where: str
+    ) -> tuple[dict[Any, pd.DataFrame], int, int]:
+        folder = self._folder
+        n_bins = check_integer("n_bins", n_bins, minimum=1, where=where)
+        check_text("dataset", dataset, where=where)
+        tables = calibration.labelled_tables(folder, folder.check_selection(selection), dataset, where)
+        return calibration.with_ensemble(folder, tables, dataset), len(folder.task.classes or ()), n_bins
