@@ -17,6 +17,7 @@ import pytest
 import torch
 from unsafe_files import unsafe_files
 
+import neurocnn as nc
 from neurocnn.errors import CheckpointError, InUseError, NeurocnnError, StorageError
 from neurocnn.storage import hold, load_tensors, read_table, remove_leftovers, save_tensors, write_table
 from neurocnn.storage import locks as locks_module
@@ -89,6 +90,24 @@ def test_files_in_a_folder_that_may_not_be_entered_are_named(shared: Path):
         message = as_nobody(call)
         assert message.startswith("StorageError: [Errno 13] cannot ")
         assert str(folder) in message
+
+
+@pytest.mark.parametrize("private", ["commandline.json", "fold-0", "."])
+def test_a_result_folder_that_may_not_be_read_is_named(shared: Path, private: str):
+    labels = nc.make_caps(shared / "caps", n_participants=8, preprocessing="t1-volume", shape=(18, 20, 18))
+    splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"])
+    trainer = nc.Trainer(epochs=1, device="cpu", n_workers=0)
+    caps, results = nc.Caps(shared / "caps", "t1-volume"), shared / "results"
+    nc.Experiment(caps, splits, nc.WholeImage(), nc.classification(), "Conv3_FC1", trainer).run(results)
+    (results / private).chmod(0)
+    for call in (
+        lambda: nc.Results(results).metrics(),
+        lambda: nc.Results(results).summary(),
+        lambda: nc.Experiment.load(results).run(results),
+    ):
+        message = as_nobody(call)
+        assert message.startswith("StorageError: [Errno 13] cannot ")
+        assert str(results) in message
 
 
 def test_a_lock_of_another_user_is_named(shared: Path):

@@ -9,6 +9,7 @@ import pandas as pd
 from neurocnn.errors import NotFoundError, TableError
 from neurocnn.errors.arguments import check_path
 from neurocnn.errors.logger import LOGGER
+from neurocnn.storage.files import find, is_file, is_folder
 from neurocnn.storage.identity import REQUIRED, check_ids
 from neurocnn.storage.tables import read_texts, typed_columns
 
@@ -51,7 +52,7 @@ def read_bids(folder: str | os.PathLike[str]) -> pd.DataFrame:
     1         sub-01   ses-M012   71   F
     """
     root = check_path("folder", folder, where="read_bids")
-    if not root.is_dir():
+    if not is_folder(root):
         raise NotFoundError(f"{root}: the folder does not exist; expected a BIDS folder")
     path = root / "participants.tsv"
     participants, lines = read_texts(path, REQUIRED[:1])
@@ -81,7 +82,7 @@ def _read_sessions(folder: Path) -> pd.DataFrame:
     """Return the sessions of one participant as a table of text."""
     path = folder / f"{folder.name}_sessions.tsv"
     found = _folders(folder, "ses-")
-    if not path.exists():
+    if not is_file(path):
         return pd.DataFrame({"participant_id": folder.name, "session_id": found}, dtype=object)
     table, lines = read_texts(path, REQUIRED[1:])
     if "participant_id" not in table:
@@ -97,7 +98,7 @@ def _read_sessions(folder: Path) -> pd.DataFrame:
 
 
 def _folders(parent: Path, prefix: str) -> list[str]:
-    return sorted(path.name for path in parent.glob(f"{prefix}*") if path.is_dir())
+    return [path.name for path in find(parent, f"{prefix}*") if is_folder(path)]
 
 
 def _check_listed(folders: Iterable[str], ids: Iterable[str], path: Path) -> None:

@@ -16,7 +16,7 @@ from neurocnn.data.cohorts import cohort_paths
 from neurocnn.data.splits import Split
 from neurocnn.data.splits import baseline as baseline_sessions
 from neurocnn.errors import NotFoundError, SettingError, TableError, arguments, suggestion
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import find, is_file, is_folder, write_whole
 from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows
 from neurocnn.storage.tables import format_table, read_table
 
@@ -84,7 +84,7 @@ def read_splits(
         diagnoses = arguments.check_list(
             "diagnoses", diagnoses, "a diagnosis or a list of them", where="read_splits"
         )
-    if path.is_file():
+    if is_file(path):
         return _read_cohorts(path, n_splits, diagnoses, baseline)
     sets = _read_tree(_find_tree(path, n_splits), diagnoses, baseline)
     return [Split(index, train, validation) for index, train, validation in sets]
@@ -128,10 +128,10 @@ def _read_cohorts(
 
 def _find_tree(folder: Path, n_splits: int | None) -> _Tree:
     """Return the only split tree in a folder or in its folders ``split[_k]``."""
-    if not folder.is_dir():
-        error, found = (TableError, "a file") if folder.is_file() else (NotFoundError, "no folder")
+    if not is_folder(folder):
+        error, found = (TableError, "a file") if is_file(folder) else (NotFoundError, "no folder")
         raise error(f"{folder}: found {found}; expected the folder of a split tree")
-    below = sorted(path for path in folder.glob("split*/") if re.match(r"split(_\d+)?$", path.name))
+    below = (path for path in find(folder, "split*/") if re.match(r"split(_\d+)?$", path.name))
     trees = [tree for candidate in (folder, *below) for tree in _trees(candidate)]
     # A folder may contain both the single split (train, test) and a cross-validation of its training set.
     matching = [tree for tree in trees if n_splits is None or tree.n_splits == n_splits]
@@ -154,27 +154,27 @@ def _trees(folder: Path) -> list[_Tree]:
     """Return the split trees that a folder is or directly contains."""
     trees = []
     own = _split_folders(folder)
-    if any((path / name).is_file() for _, path in own for name in ("train.tsv", "train_baseline.tsv")):
+    if any(is_file(path / name) for _, path in own for name in ("train.tsv", "train_baseline.tsv")):
         trees.append(_Tree(folder, len(own), tuple((i, path, path) for i, path in own), False))
-    if (folder / "train").is_dir() and (folder / "validation").is_dir():
+    if is_folder(folder / "train") and is_folder(folder / "validation"):
         trees.append(_Tree(folder, None, ((0, folder / "train", folder / "validation"),), True))
-    if (folder / "train.tsv").is_file() and (folder / "validation_baseline.tsv").is_file():
+    if is_file(folder / "train.tsv") and is_file(folder / "validation_baseline.tsv"):
         trees.append(_Tree(folder, None, ((0, folder, folder),), False))
-    for child in sorted(folder.iterdir()):
+    for child in find(folder):
         if found := re.fullmatch(r"train_splits-(\d+)", child.name):
             validation = folder / f"validation_splits-{found.group(1)}"
             pairs = tuple((i, train, validation / train.name) for i, train in _split_folders(child))
             trees.append(_Tree(child, int(found.group(1)), pairs, True))
-        elif (found := re.fullmatch(r"(\d+)_fold(_\d+)?", child.name)) and child.is_dir():
+        elif (found := re.fullmatch(r"(\d+)_fold(_\d+)?", child.name)) and is_folder(child):
             pairs = tuple((i, path, path) for i, path in _split_folders(child))
             trees.append(_Tree(child, int(found.group(1)), pairs, False))
     return trees
 
 
 def _split_folders(folder: Path) -> list[tuple[int, Path]]:
-    found = [(re.fullmatch(r"split-(\d+)", child.name), child) for child in folder.iterdir()]
+    found = [(re.fullmatch(r"split-(\d+)", child.name), child) for child in find(folder)]
     return sorted(
-        (int(match.group(1)), child) for match, child in found if match is not None and child.is_dir()
+        (int(match.group(1)), child) for match, child in found if match is not None and is_folder(child)
     )
 
 
@@ -200,7 +200,7 @@ def _read_tree(
 def _diagnoses(folder: Path) -> list[str]:
     """Return the diagnoses of the files in a folder of 0.2.1."""
     names = sorted(
-        {path.name.removesuffix(".tsv").removesuffix("_baseline") for path in folder.glob("*.tsv")}
+        {path.name.removesuffix(".tsv").removesuffix("_baseline") for path in find(folder, "*.tsv")}
     )
     if not names:
         raise NotFoundError(f"{folder}: no TSV files; expected <diagnosis>.tsv")
@@ -212,8 +212,8 @@ def _read_diagnoses(folder: Path, diagnoses: Sequence[str], baseline: bool) -> p
     frames = []
     for diagnosis in diagnoses:
         path = folder / f"{diagnosis}{'_baseline' if baseline else ''}.tsv"
-        if not path.is_file():
-            known = _diagnoses(folder) if folder.is_dir() else []
+        if not is_file(path):
+            known = _diagnoses(folder) if is_folder(folder) else []
             raise NotFoundError(f"{path}: the file does not exist; diagnoses: {suggestion(diagnosis, known)}")
         frame = read_table(path)
         if "diagnosis" not in frame.columns:
@@ -240,7 +240,7 @@ def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline
 def _with_labels(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Add the columns of the nearest labels.tsv in a parent folder to the rows."""
     for folder in list(path.resolve().parents)[: _LEVELS + 1]:
-        if (folder / "labels.tsv").is_file():
+        if is_file(folder / "labels.tsv"):
             labels = read_table(folder / "labels.tsv")
             new = [column for column in labels.columns if column not in frame.columns]
             merged = frame.merge(labels[[*REQUIRED, *new]], on=list(REQUIRED), how="left", indicator="_found")

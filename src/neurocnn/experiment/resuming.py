@@ -16,7 +16,7 @@ from neurocnn.results.leakage import identified
 from neurocnn.results.paths import COMMANDLINE, SETS, WRITING_LOCK
 from neurocnn.results.same_study import check_same_images, check_same_rows
 from neurocnn.results.settings import drop_unrecorded, read_settings
-from neurocnn.storage.files import storage_errors
+from neurocnn.storage.files import find, is_file, is_folder, storage_errors
 from neurocnn.storage.identity import COHORT
 
 
@@ -56,10 +56,10 @@ def check_resumable(
     root = where.root
     with storage_errors(root, "open"):
         exists = root.exists()
-    if exists and not root.is_dir():
+    if exists and not is_folder(root):
         raise SettingError(f"{root}: a file; expected a folder for the results")
-    if not where.settings.is_file():
-        if root.is_dir() and not all(map(_is_being_written, root.iterdir())):
+    if not is_file(where.settings):
+        if not all(map(_is_being_written, find(root))):
             raise SettingError(f"{root}: not empty and without {COMMANDLINE}; choose another folder")
         return
     if not where.is_claimed:
@@ -70,7 +70,7 @@ def check_resumable(
     for split in splits:
         fold = where.fold(split.index)
         for name, sessions in (("train", split.train), ("validation", split.validation)):
-            if fold.sessions(name).is_file():
+            if is_file(fold.sessions(name)):
                 check_same_rows(fold.sessions(name), identified(sessions, cohorts), columns)
         if images is not None:
             check_same_images(fold, images, SETS)
@@ -86,7 +86,7 @@ def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> 
     SettingError
         If all splits are done and more epochs are requested.
     """
-    if not where.settings.is_file() or not where.is_claimed:
+    if not is_file(where.settings) or not where.is_claimed:
         return None
     saved, new = (found["trainer"].get("epochs") for found in (read_settings(where.settings), settings))
     if not isinstance(saved, int) or not isinstance(new, int):
@@ -119,7 +119,7 @@ def has_new_values(saved: Settings, new: Settings) -> bool:
 
 def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
     """Log a warning about custom code, which cannot be compared, and about another number of threads."""
-    if not where.settings.is_file() or not where.is_claimed:
+    if not is_file(where.settings) or not where.is_claimed:
         return
     own = sorted({name for value in settings.values() for name in custom_names(value)})
     if own:
@@ -138,7 +138,7 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
             where.root, now, threads, threads,
         )  # fmt: skip
     moves = {name: change for name, change in differences(saved, settings).items() if _is_move(name)}
-    if moves and not any(fold.images.is_file() for fold in where.folds):
+    if moves and not any(is_file(fold.images) for fold in where.folds):
         LOGGER.warning(
             "%s: the images have another location (%s), and images.tsv is missing: their content is not compared",
             where.root,

@@ -18,6 +18,7 @@ from neurocnn.errors.arguments import argument_error
 from neurocnn.results import leakage
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.settings import read_settings
+from neurocnn.storage.files import find, is_file, is_folder
 
 #: Folder names of ClinicaDL 1.x.
 _ABBREVIATIONS = {
@@ -46,7 +47,7 @@ def as_source(value: object) -> Source | None:
     if not isinstance(value, str | Path):
         raise argument_error("transfer_from", value, "a result folder, a checkpoint or a module")
     path = Path(value)
-    if not path.exists():
+    if not (is_file(path) or is_folder(path)):
         raise NotFoundError(f"transfer_from={str(path)!r}; expected an existing file or folder")
     return path
 
@@ -90,20 +91,20 @@ def weights(
 
 def checkpoint(source: Path, split: int, network: int | None, selection: str) -> Path:
     """Return the path of the checkpoint that `weights` reads."""
-    if source.is_file():
+    if is_file(source):
         return source
     for folder in (source / f"split-{split}", source / f"fold-{split}"):
-        if any(folder.glob("best-*")):
+        if find(folder, "best-*"):
             return _checkpoint_in_maps(folder, network, selection)
     fold = Fold(source, split, "")
-    if not fold.path.is_dir():
+    if not is_folder(fold.path):
         raise NotFoundError(
             f"{source}: expected fold-{split} (neurocnn, ClinicaDL 0.2.1) or split-{split} (ClinicaDL 1.x); a "
             "transfer uses split k of the source for split k"
         )
     if _is_ours(source) and fold.state.exists():
         raise SettingError(f"{fold.path}: the training has not ended; finish it before the transfer")
-    several = any((fold.path / "models").glob("cnn-*"))
+    several = bool(find(fold.path / "models", "cnn-*"))
     if several and network is None:
         raise SettingError(f"{source}: one network per part; expected a single one, or use multi=True")
     network = network if several else None
@@ -111,22 +112,22 @@ def checkpoint(source: Path, split: int, network: int | None, selection: str) ->
 
 
 def _checkpoint_in_maps(folder: Path, network: int | None, selection: str) -> Path:
-    several = any(folder.glob("best-*/network-*_model.pth.tar"))
+    several = bool(find(folder, "best-*/network-*_model.pth.tar"))
     if several and network is None:
         raise SettingError(f"{folder}: one network per part; expected a single one, or use multi=True")
     name = f"network-{network}_model.pth.tar" if several else "model.pth.tar"
     names = _ABBREVIATIONS.get(selection, (selection.replace("best_", "best-", 1),))
     wanted = [folder / candidate / name for candidate in names]
-    chosen = next((path for path in wanted if path.is_file()), wanted[0])
+    chosen = next((path for path in wanted if is_file(path)), wanted[0])
     return _selected(chosen, folder / "best-loss" / name, "best-*")
 
 
 def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
     """Return the checkpoint of a selection; autoencoders and regressions have only ``best_loss``."""
-    if wanted.is_file():
+    if is_file(wanted):
         return wanted
     folder = wanted.parents[1]
-    there = sorted(path.name for path in folder.glob(pattern) if (path / wanted.name).is_file())
+    there = [path.name for path in find(folder, pattern) if is_file(path / wanted.name)]
     if there == [by_loss.parent.name]:
         return by_loss
     raise NotFoundError(
@@ -140,7 +141,7 @@ def source_participants(source: Source, split: int) -> pd.DataFrame:
     A source without a record is recorded as unknown, with a warning.
     """
     if isinstance(source, Path) and _is_ours(source):
-        if not Fold(source, split, "").seen.is_file():
+        if not is_file(Fold(source, split, "").seen):
             raise NotFoundError(
                 f"{source}: split {split} has not been run; a transfer uses split k of the source for split k; run it "
                 "first, with the same splits"
@@ -157,4 +158,4 @@ def source_participants(source: Source, split: int) -> pd.DataFrame:
 
 def _is_ours(folder: Path) -> bool:
     path = folder / COMMANDLINE
-    return path.is_file() and "neurocnn" in read_settings(path)
+    return is_file(path) and "neurocnn" in read_settings(path)

@@ -11,6 +11,7 @@ from neurocnn import engine
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.errors.arguments import check_choice, check_integer, check_text
 from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, WRITING_LOCK, Fold, check_file_name
+from neurocnn.storage.files import find, is_file, is_folder
 from neurocnn.storage.locks import hold, is_held
 
 #: Level of whole images, and name of the parts that are whole images.
@@ -106,13 +107,13 @@ class ResultFolder:
     def datasets(self, fold: Fold, selection: str) -> list[str]:
         """Return the names of the data sets that have predictions of parts."""
         suffix = f"_{self.parts}_level_prediction.tsv"
-        found = (fold.tables / selection).glob(f"*{suffix}")
+        found = find(fold.tables / selection, f"*{suffix}")
         return sorted(path.name.removesuffix(suffix) for path in found if not path.name.startswith("."))
 
     @property
     def folds(self) -> list[Fold]:
         """Folds that exist, ordered by index."""
-        found = [path.name.removeprefix("fold-") for path in self.root.glob("fold-*") if path.is_dir()]
+        found = [path.name.removeprefix("fold-") for path in find(self.root, "fold-*") if is_folder(path)]
         return [self.fold(index) for index in sorted(int(name) for name in found if name.isdecimal())]
 
     @property
@@ -124,16 +125,16 @@ class ResultFolder:
         """Return whether the table that is written last exists."""
         selection = self.selections[-1]
         if self.has_part_accuracy:
-            return fold.part_accuracy(selection).is_file()
-        return fold.table(selection, "validation", self.levels[-1], "metrics").is_file()
+            return is_file(fold.part_accuracy(selection))
+        return is_file(fold.table(selection, "validation", self.levels[-1], "metrics"))
 
     @property
     def is_claimed(self) -> bool:
         """Whether the folder has results, or is in use: a run that failed before its first score claims nothing."""
         folds = [fold.path for fold in self.folds]
-        if any(any(path.glob(pattern)) for path in folds for pattern in _RESULTS):
+        if any(find(path, pattern) for path in folds for pattern in _RESULTS):
             return True
-        return any(is_held(lock) for path in folds for lock in path.glob("state/**/*.lock"))
+        return any(is_held(lock) for path in folds for lock in find(path, "state/**/*.lock"))
 
     @contextmanager
     def hold(self) -> Iterator[BaseFileLock]:
@@ -215,14 +216,14 @@ class ResultFolder:
         chosen, wanted = self.check_selection(selection), self.check_level(level)
         done = self.check_done()
         found = [(fold, fold.table(chosen, dataset, wanted, content)) for fold in done]
-        found = [(fold, path) for fold, path in found if path.is_file()]
+        found = [(fold, path) for fold, path in found if is_file(path)]
         if not found:
             suffix = f"_{wanted}_level_{content}.tsv"
             existing = sorted(
                 {
                     path.name.removesuffix(suffix)
                     for fold in done
-                    for path in fold.tables.glob(f"{chosen}/*{suffix}")
+                    for path in find(fold.tables, f"{chosen}/*{suffix}")
                 }
             )
             reason = self._missing_reason(done, chosen, dataset, wanted, content)
@@ -236,7 +237,7 @@ class ResultFolder:
         self, done: list[Fold], selection: str, dataset: str, level: str, content: str
     ) -> str:
         other = "metrics" if content == "prediction" else "prediction"
-        if not any(fold.table(selection, dataset, level, other).is_file() for fold in done):
+        if not any(is_file(fold.table(selection, dataset, level, other)) for fold in done):
             return ""
         if content == "metrics":
             return " (its sessions had no labels when they were predicted)"

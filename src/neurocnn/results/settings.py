@@ -14,7 +14,7 @@ import torch
 from neurocnn.errors import ModelError, NotFoundError, SettingError
 from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list
 from neurocnn.results.encoding import CUSTOM, Settings, encode, find_type, main_name
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import is_file, storage_errors, write_whole
 
 #: Settings that are recorded and not chosen: names and shapes of the weights, torch's number of
 #: threads, and the affine of the first image (None if unknown).
@@ -114,10 +114,12 @@ def read_settings(path: Path) -> Settings:
     >>> read_settings(tmp / "commandline.json")
     {'multi': True}
     """
-    if not path.is_file():
+    if not is_file(path):
         raise NotFoundError(f"{path} does not exist; {path.parent} is not a result folder of neurocnn")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        with storage_errors(path, "read"):
+            text = path.read_text(encoding="utf-8")
+        settings = json.loads(text)
     except (RecursionError, ValueError) as error:
         raise SettingError(f"{path}: {error}; expected JSON; restore it from a copy") from error
     if not isinstance(settings, dict):

@@ -55,6 +55,27 @@ def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
         ) from error
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file exists. A folder that may not be entered is a StorageError, not an answer."""
+    with storage_errors(path, "read"):
+        return Path(path).is_file()
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder exists, as `is_file` does."""
+    with storage_errors(path, "read"):
+        return Path(path).is_dir()
+
+
+def find(folder: str | os.PathLike[str], pattern: str = "*") -> list[Path]:
+    """Return the sorted paths in a folder that match a pattern; none if the folder is missing."""
+    with storage_errors(folder, "read"):
+        if not Path(folder).is_dir():
+            return []
+        os.scandir(folder).close()  # glob would answer that a folder that may not be read is empty
+        return sorted(Path(folder).glob(pattern))
+
+
 @contextlib.contextmanager
 def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file for writing, which is renamed to `path` when it is complete and on the disk.
