@@ -1,6 +1,7 @@
 import copy
 import logging
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, runtime
-from neurocnn.engine.loggers import write_history
+from neurocnn.engine.loggers import show_progress, shows_bars, write_history
 
 TASK = classification("diagnosis", ["CN", "AD"])
 SETTINGS = {"device": "cpu", "batch_size": 4, "patience": 0}
@@ -93,3 +94,38 @@ def test_without_a_gpu_one_line_says_so(caplog, monkeypatch):
         fit(device="auto", epochs=1)
         fit(device="auto", epochs=1)
     assert sum("no GPU was found" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_line_per_epoch_has_the_time_left_on_the_standard_error(capsys):
+    with show_progress(True, "split 1, "):
+        history = fit().history
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(f"split 1, epoch 1/3: loss train {history.train_loss[0]:.6g}, validation")
+    assert lines[0].endswith("left")
+    assert "at most 0:" in lines[0]
+
+
+def test_what_is_silent_shows_neither_lines_nor_bars(capsys, monkeypatch):
+    with show_progress(False):
+        fit()
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        fit()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_has_bars(monkeypatch):
+    kernel = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
+    assert shows_bars()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert not shows_bars()
+
+
+def test_the_lines_of_a_logger_are_not_doubled(capsys, caplog):
+    with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True):
+        fit()
+    assert len(caplog.records) == 3
+    assert capsys.readouterr().err == ""

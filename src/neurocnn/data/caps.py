@@ -18,6 +18,7 @@ from neurocnn.data.sources import Source, find_source, list_subfolders, missing_
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_choice, check_integer, check_text
 from neurocnn.errors.logger import LOGGER
+from neurocnn.storage.display import html_view, short_repr
 from neurocnn.storage.identity import COHORT, REQUIRED, check_folder_name, check_ids, key_columns
 
 
@@ -68,6 +69,9 @@ class Caps:
     _folders: dict[str | None, Path] = field(init=False, repr=False)
     _pipeline: Preprocessing = field(init=False, repr=False)
     images: Images = field(init=False, repr=False)
+
+    __repr__ = short_repr
+    _repr_html_ = html_view
 
     def __post_init__(self) -> None:
         if self.orientation is not None:

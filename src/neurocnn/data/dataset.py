@@ -21,6 +21,7 @@ from neurocnn.errors import ImageError, NeurocnnError, SettingError, TableError,
 from neurocnn.errors.arguments import check_instance, check_integer, check_table, check_text
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import reseed, seeded
+from neurocnn.storage.display import html_view, short_repr
 from neurocnn.storage.identity import COHORT, check_columns, describe_rows
 
 _WHERE = "CapsDataset"
@@ -76,6 +77,9 @@ class CapsDataset(Dataset[dict[str, Any]]):
     """
 
     takes_epoch = True
+    shown_settings = ("caps", "sessions", "parts", "label", "transform", "augmentation")
+    __repr__ = short_repr
+    _repr_html_ = html_view
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import pandas as pd
 from neurocnn.data.stratification import stratified_columns, stratified_order
 from neurocnn.errors import LeakError, TableError
 from neurocnn.errors.arguments import check_integer, check_number, check_table
+from neurocnn.storage.display import html_view
 from neurocnn.storage.identity import check_ids, person_columns, shared_participants
 
 
@@ -61,6 +62,8 @@ class Split:
     def __repr__(self) -> str:
         sets = (f"{name}: {len(getattr(self, name))} images" for name in ("train", "validation"))
         return f"Split({self.index}, {', '.join(sets)})"
+
+    _repr_html_ = html_view
 
 
 def baseline(sessions: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,12 @@
 """Progress and history of a training: a table, tensorboard's events, a progress bar or log lines."""
 
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pandas as pd
@@ -83,8 +87,28 @@ class Events:
                 LOGGER.warning("%s: closing the tensorboard logs failed: %s", self.folder, error)
 
 
+#: What `show_progress` has set: whether progress is shown, and the text in front of it. None: lines are only logged.
+_SHOWN: ContextVar[tuple[bool, str] | None] = ContextVar("_SHOWN", default=None)
+
+
+@contextmanager
+def show_progress(shown: bool, prefix: str = "") -> Iterator[None]:
+    """Show the progress of the trainings in this block on the standard error, after a prefix, or be silent."""
+    token = _SHOWN.set((shown, prefix))
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+
+
+def shows_bars() -> bool:
+    """Return whether progress is a bar: in a terminal and in a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", ())
+
+
 class Progress:
-    """Progress of a training: a bar over all updates in a terminal, elsewhere a log line per epoch.
+    """Progress of a training: a bar over all updates in a terminal or notebook, elsewhere a line per epoch.
 
     Parameters
     ----------
@@ -95,8 +119,11 @@ class Progress:
     """
 
     def __init__(self, epochs: int, shown: bool = True) -> None:
-        self.epochs, self.shown = epochs, shown
+        # Without `show_progress`, lines are logged and not written.
+        wanted, self.prefix = _SHOWN.get() or (None, "")
+        self.epochs, self.shown, self.writes = epochs, shown and wanted is not False, wanted is True
         self.bar: Any = None
+        self.first: tuple[float, float] | None = None
 
     def __enter__(self) -> "Progress":
         return self
@@ -107,15 +134,17 @@ class Progress:
 
     def set_position(self, epoch: int, update: int, n_updates: int) -> None:
         """Show the epoch; the bar begins at the position of a resume."""
-        if self.bar is None and self.shown and sys.stderr.isatty():
-            from tqdm import tqdm
+        if self.first is None:
+            self.first = monotonic(), epoch + update / max(1, n_updates)
+        if self.bar is None and self.shown and shows_bars():
+            from tqdm.auto import tqdm
 
-            done = epoch * n_updates + update
+            done, total = epoch * n_updates + update, self.epochs * n_updates
             self.bar = tqdm(
-                total=self.epochs * n_updates, initial=done, unit="update", dynamic_ncols=True, leave=True
+                total=total, initial=done, unit="update", dynamic_ncols=True, leave=True, file=sys.stderr
             )
         if self.bar is not None:
-            self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}")
+            self.bar.set_description(f"{self.prefix}epoch {epoch + 1}/{self.epochs}")
 
     def add_update(self, loss: float) -> None:
         """Count an update."""
@@ -124,12 +153,42 @@ class Progress:
             self.bar.update()
 
     def end_epoch(self, epoch: int, rows: Mapping[int | None, Row]) -> None:
-        """Log the losses at the end of an epoch."""
-        if not self.shown or self.bar is not None:
+        """Log the losses at the end of an epoch, and write a line of them if that is wanted."""
+        if self.bar is not None:
             return
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
-            losses = ", ".join(f"{name} {row[f'{name}_loss']:.6g}" for name in SETS if f"{name}_loss" in row)
             LOGGER.info(
-                "epoch %d/%d%s: loss %s (%.1f s)", epoch + 1, self.epochs, network, losses, row["time"]
+                "epoch %d/%d%s: loss %s (%.1f s)",
+                epoch + 1,
+                self.epochs,
+                network,
+                _losses([row]),
+                row["time"],
             )
+        # A logger that shows these lines must not be doubled.
+        if self.shown and self.writes and not LOGGER.isEnabledFor(logging.INFO):
+            networks = f", {len(rows)} networks" if len(rows) > 1 else ""
+            losses = _losses(list(rows.values()))
+            sys.stderr.write(
+                f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{self._time_left(epoch)}\n"
+            )
+            sys.stderr.flush()
+
+    def _time_left(self, epoch: int) -> str:
+        """Return the time until the last epoch, at most: a training may stop early."""
+        started, first = self.first or (monotonic(), epoch)
+        left = (self.epochs - epoch - 1) * (monotonic() - started) / max(epoch + 1 - first, 1e-9)
+        minutes, seconds = divmod(round(left), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f", at most {hours}:{minutes:02}:{seconds:02} left" if left else ""
+
+
+def _losses(rows: Sequence[Row]) -> str:
+    """Return the mean losses of some networks as text."""
+    means = {
+        name: sum(float(row[f"{name}_loss"]) for row in rows) / len(rows)
+        for name in SETS
+        if all(f"{name}_loss" in row for row in rows)
+    }
+    return ", ".join(f"{name} {mean:.6g}" for name, mean in means.items())

@@ -25,6 +25,7 @@ from neurocnn.errors.arguments import (
     check_list,
     check_text,
 )
+from neurocnn.storage.display import html_view, limit_length
 
 Vote = Literal["soft_vote", "average"]
 
@@ -133,7 +134,10 @@ class Task:
 
     def __repr__(self) -> str:
         arguments = (f"{name}={value!r}" for name, value in self.arguments.items())
-        return f"<task {self.name}({', '.join(arguments)}), selected by {', '.join(self.selection)}>"
+        text = f"<task {self.name}({', '.join(arguments)}), selected by {', '.join(self.selection)}>"
+        return limit_length(text)
+
+    _repr_html_ = html_view
 
 
 def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:

@@ -15,6 +15,7 @@ from neurocnn.engine.task import Task
 from neurocnn.engine.training import Callback, Training
 from neurocnn.errors.arguments import check_callable, check_each, check_instance, check_list, check_path
 from neurocnn.errors.keywords import suggest_keywords
+from neurocnn.storage.display import html_view, short_repr
 
 
 @suggest_keywords
@@ -70,6 +71,9 @@ class Trainer(TrainingSettings):
     SettingError
         If a value cannot be used.
     """
+
+    __repr__ = short_repr
+    _repr_html_ = html_view
 
     @overload
     def fit(

@@ -14,10 +14,12 @@ import pandas as pd
 import torch
 
 from neurocnn import data, engine, storage
+from neurocnn.engine.loggers import show_progress
 from neurocnn.errors.arguments import (
     argument_error,
     check_callable,
     check_each,
+    check_flag,
     check_instance,
     check_list,
     check_path,
@@ -36,6 +38,7 @@ from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import SETS
 from neurocnn.results.scoring import first_image
 from neurocnn.results.settings import content_errors
+from neurocnn.storage.display import html_view, short_repr
 from neurocnn.storage.identity import key_columns
 
 
@@ -111,6 +114,9 @@ class Experiment:
     reconstructions: bool = False
     networks_at_once: int | None = None
 
+    __repr__ = short_repr
+    _repr_html_ = html_view
+
     def __post_init__(self) -> None:
         check_instance("caps", self.caps, data.Caps, "an nc.Caps", where=WHERE)
         expected = "a list of nc.Split with different indices"
@@ -177,6 +183,7 @@ class Experiment:
         splits: Iterable[int] | None = None,
         networks: Iterable[int] | None = None,
         callbacks: Sequence[engine.Callback] = (),
+        verbose: bool = True,
     ) -> Results:
         """Train what is not done yet, and write the results into `folder`.
 
@@ -193,6 +200,8 @@ class Experiment:
             part_ids of the networks to train, if each part has its own; all by default.
         callbacks
             See `Trainer.fit`.
+        verbose
+            Whether progress is shown on the standard error: a bar in a terminal or notebook, else a line per epoch.
 
         Returns
         -------
@@ -218,6 +227,7 @@ class Experiment:
         """
         callbacks = check_list("callbacks", callbacks, "a list of callables", where="Experiment.run")
         check_each("callbacks", callbacks, check_callable, where="Experiment.run")
+        check_flag("verbose", verbose, where="Experiment.run")
         by_index = {split.index: split for split in self.splits}
         chosen = [by_index[index] for index in choose("splits", splits, by_index)]
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
@@ -239,7 +249,8 @@ class Experiment:
         log_unknown_affine(where, runs[0].train, self.reconstructions)
         for run in runs:
             LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
-            run.run(wanted)
+            with show_progress(verbose, f"split {run.fold.index}, "):
+                run.run(wanted)
         return Results(folder, **self._custom_settings())
 
     def _fold_run(

@@ -6,6 +6,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from neurocnn import data, engine
+from neurocnn.engine.loggers import shows_bars
 from neurocnn.results import ensembles, prediction
 from neurocnn.results.answers import Answers
 
@@ -90,7 +91,7 @@ class Results(Answers):
             prediction.check_new_data(folder, fold, dataset, images, name)
         how = experiment.evaluation, self._vote
         pairs = [(fold, selection) for fold in done for selection in self.selections]
-        for fold, selection in tqdm(pairs, f"predict {name}", disable=None, unit="model"):
+        for fold, selection in tqdm(pairs, f"predict {name}", disable=not shows_bars(), unit="model"):
             load = partial(experiment.load_networks, fold, selection, dataset.part_ids)
             prediction.predict_fold(folder, fold, selection, name, dataset, images, load, *how)
         ensembles.finish_prediction(folder, done, dataset.sessions, name)

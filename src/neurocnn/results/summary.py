@@ -14,6 +14,7 @@ from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.results.reading import read_history, read_metrics
 from neurocnn.results.resampling import draw_people, limits
+from neurocnn.storage.display import limit_length
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
 MEAN, INTERVAL, CHANCE = "mean ± std", "95 % interval", "chance"
@@ -95,7 +96,7 @@ def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict
 def describe(root: object, folder: ResultFolder | None, settings: Settings) -> str:
     """Return the line that a console shows; `folder` is None if code is needed to read it."""
     state = f"splits {[fold.index for fold in folder.done]} done" if folder else _code_needed(settings)
-    return f"Results({str(root)!r}): {_kind(folder, settings)}, {state}"
+    return limit_length(f"Results({str(root)!r}): {_kind(folder, settings)}, {state}")
 
 
 def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> str:

@@ -1,0 +1,128 @@
+"""How values are shown: at most 400 characters in a console, a table in a notebook."""
+
+import dataclasses
+import html
+from collections.abc import Iterable
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import pandas as pd
+
+from neurocnn.storage.identity import PARTICIPANT, key_columns
+
+_MOST = 400
+
+
+def short_repr(value: Any) -> str:
+    """Return the name of a class and the settings that differ from its defaults, in at most 400 characters.
+
+    Examples
+    --------
+    >>> from neurocnn.engine import Trainer
+    >>> short_repr(Trainer(epochs=50, patience=10))
+    'Trainer(epochs=50)'
+    """
+    texts = {name: _text(found) for name, found in changed_settings(value).items()}
+    room = (_MOST - len(type(value).__name__) - sum(len(name) + 3 for name in texts)) // max(1, len(texts))
+    if sum(map(len, texts.values())) > room * len(texts):
+        # Long settings are shortened first, so that all of them are named.
+        texts = {name: limit_length(text, max(1, room)) for name, text in texts.items()}
+    settings = ", ".join(f"{name}={text}" for name, text in texts.items())
+    return limit_length(f"{type(value).__name__}({settings})")
+
+
+def html_view(value: Any) -> str:
+    """Return the HTML of a value: its settings that differ from the defaults, and its participants.
+
+    Examples
+    --------
+    >>> from neurocnn.engine import Trainer
+    >>> html_view(Trainer(epochs=50))
+    '<h4>Trainer</h4><table><tr><th>epochs</th><td>50</td></tr></table>'
+    """
+    settings = changed_settings(value)
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(_text(found))}</td></tr>"
+        for name, found in settings.items()
+    )
+    people = [
+        f"<p>{html.escape(name)}</p>{describe_people(table).to_html(border=0)}"
+        for name, table in _tables(settings)
+    ]
+    return f"<h4>{type(value).__name__}</h4><table>{rows}</table>{''.join(people)}"
+
+
+def limit_length(text: str, most: int = _MOST) -> str:
+    """Return a text of at most `most` characters; a longer one ends with "…"."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def changed_settings(value: Any) -> dict[str, Any]:
+    """Return the settings of a value that differ from their defaults; those without a default are always there."""
+    if not dataclasses.is_dataclass(value):
+        return {
+            name: getattr(value, name) for name in value.shown_settings if getattr(value, name) is not None
+        }
+    found = {}
+    for field in dataclasses.fields(value):
+        if not (field.init and field.repr):
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        setting = getattr(value, field.name)
+        if default is dataclasses.MISSING or not (setting is default or _text(setting) == _text(default)):
+            found[field.name] = setting
+    return found
+
+
+def describe_people(sessions: pd.DataFrame) -> pd.DataFrame:
+    """Return the number of participants of each diagnosis, with their ages and sexes, if the table has these columns.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"participant_id": ["a", "b"], "age": [70, 61], "sex": ["F", "M"]})
+    >>> describe_people(table).to_dict("index")["all"]
+    {'participants': 2, 'age': '65.5 ± 6.4', 'sex': '1 F, 1 M'}
+    """
+    people = sessions.drop_duplicates(key_columns(sessions, PARTICIPANT))
+    groups = {"all": people}
+    if "diagnosis" in people:
+        groups = {str(name): own for name, own in people.groupby("diagnosis")} | groups
+    return pd.DataFrame.from_dict({name: _describe(own) for name, own in groups.items()}, orient="index")
+
+
+def _describe(people: pd.DataFrame) -> dict[str, object]:
+    row: dict[str, object] = {"participants": len(people)}
+    if "age" in people and pd.api.types.is_numeric_dtype(people["age"]):
+        row["age"] = f"{people['age'].mean():.1f} ± {people['age'].std():.1f}"
+    if "sex" in people:
+        counts = people["sex"].value_counts().sort_index()
+        row["sex"] = ", ".join(f"{n} {name}" for name, n in counts.items())
+    return row
+
+
+def _tables(settings: dict[str, Any]) -> Iterable[tuple[str, pd.DataFrame]]:
+    """Return the tables of participants by name; those of all splits as one."""
+    for name, value in settings.items():
+        if isinstance(value, pd.DataFrame):
+            yield name, value
+        elif isinstance(value, list) and value and hasattr(value[0], "validation"):
+            yield (
+                "participants",
+                pd.concat([table for split in value for table in (split.train, split.validation)]),
+            )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, pd.DataFrame):
+        people = value.drop_duplicates(key_columns(value, PARTICIPANT))
+        return f"<{len(value)} images of {len(people)} participants>"
+    if isinstance(value, list) and value and hasattr(value[0], "validation"):
+        return f"<{len(value)} splits>"
+    if isinstance(value, Path):
+        return repr(str(value))
+    if callable(value) and hasattr(value, "__qualname__"):
+        return str(value.__qualname__)
+    return shorten(repr(value), 100, placeholder=" …")
