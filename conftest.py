@@ -25,7 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests marked ``faults_full``, unless ``--faults=full`` is given."""
+    """Skip the tests marked ``gpu`` without a GPU; deselect those marked ``faults_full`` without ``--faults=full``."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
     if config.getoption("--faults") == "full":
         return
     long = [item for item in items if item.get_closest_marker("faults_full")]

@@ -458,13 +458,22 @@ def test_the_repr_of_layers_contains_kernel_and_stride():
     assert repr(CropMaxUnpool3d(2)) == "CropMaxUnpool3d(kernel_size=(2, 2, 2), stride=(2, 2, 2))"
 
 
-def test_the_triton_kernels_equal_padding_then_pooling():
-    """They run in Triton's interpreter if there is no GPU; it is chosen before triton is imported."""
-    pytest.importorskip("triton")
-    environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+def run_triton_cases(interpreted):
     file = Path(__file__).with_name("triton_cases.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(file)]
+    environment = os.environ | ({"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""} if interpreted else {})
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_the_triton_kernels_equal_padding_then_pooling_in_the_interpreter():
+    """A process of its own, because the interpreter is chosen before triton is imported."""
+    pytest.importorskip("triton")
+    run_triton_cases(interpreted=True)
+
+
+@pytest.mark.gpu
+def test_the_triton_kernels_equal_padding_then_pooling_on_the_gpu():
+    run_triton_cases(interpreted=False)
