@@ -1,6 +1,9 @@
 """Fixtures and settings of all tests."""
 
+import shutil
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import settings
 from studies import SHAPE, Study
 
 import neurocnn as nc
+from neurocnn import engine
 
 # The duration of an example depends on the machine, not on the tested code.
 settings.register_profile("any_machine", deadline=None)
@@ -47,3 +51,35 @@ def cohort_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     labels = pd.concat(tables, ignore_index=True)
     splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)
     return Study(nc.Caps(folder / "caps.tsv", "t1-volume"), labels, splits)
+
+
+@pytest.fixture(scope="session")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the pages expect in their working directory: images and labels."""
+    folder = tmp_path_factory.mktemp("pages")
+    shape = (50, 50, 50)  # one patch of the pages' size
+    labels = nc.make_caps(folder / "caps", n_participants=10, shape=shape)
+    nc.write_table(labels, folder / "labels.tsv")
+    return folder
+
+
+@pytest.fixture
+def folder(study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `study_folder`, in which a page runs."""
+    shutil.copytree(study_folder, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train for one epoch on the CPU without workers, for any setting in a page; use few draws for intervals."""
+    check = nc.Trainer.__post_init__
+
+    def shorten(trainer: nc.Trainer) -> None:
+        check(trainer)
+        for name, value in {"epochs": 1, "n_workers": 0, "device": "cpu"}.items():
+            object.__setattr__(trainer, name, value)
+
+    monkeypatch.setattr(nc.Trainer, "__post_init__", shorten)
+    monkeypatch.setattr(engine, "confidence_intervals", partial(engine.confidence_intervals, n=20))

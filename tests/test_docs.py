@@ -100,7 +100,9 @@ def test_calls_in_the_text_are_found():
 @each_page
 def test_files_in_commands_and_python_files_in_the_text_exist(page: Path):
     """Scripts of the reader count as existing if a block of code begins with their name."""
-    own = {name for each in PAGES for name in re.findall(r"(?m)^# (\w+\.py)", blocks(each, "python"))}
+    own = {
+        name for each in PAGES for name in re.findall(r"(?m)^# (?:\w+/)*(\w+\.py)", blocks(each, "python"))
+    }
     named = set(re.findall(FILE, blocks(page, "sh|bash|toml")))
     named |= {name for code in inline(page) for name in re.findall(r"[\w/]+\.py\b", code)}
     there = [ROOT, ROOT / "src/neurocnn", page.parent]

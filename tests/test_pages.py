@@ -1,15 +1,12 @@
 """The code of each page of the documents runs, in order, as a reader would run it."""
 
-import importlib
 import logging
 import re
 import runpy
 import shutil
 import sys
-import tomllib
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -17,48 +14,15 @@ import pandas as pd
 import pytest
 import torch
 from clinicadl_files import write_maps, write_new_split, write_old_set
+from pages import PAGES, ROOT, blocks, name_of, run
 
 import neurocnn as nc
-from neurocnn import engine
-from neurocnn.nn import registry
 
-ROOT = Path(__file__).parents[1]
-SHAPE = (50, 50, 50)  # one patch of the pages' size
+SHAPE = (50, 50, 50)  # of the images in `folder`
 SKIPPED = "python skip"
 
 #: First lines of the blocks that are not run, by page.
 NOT_RUN: dict[str, list[str]] = {}
-
-
-def blocks(page: Path, kind: str) -> list[str]:
-    """Return the fenced blocks of a page with this info string."""
-    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
-PAGES = [
-    page for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]) if blocks(page, r"python[^\n]*")
-]
-
-
-@pytest.fixture(scope="module")
-def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the pages expect in their working directory: images and labels."""
-    folder = tmp_path_factory.mktemp("pages")
-    labels = nc.make_caps(folder / "caps", n_participants=10, shape=SHAPE)
-    nc.write_table(labels, folder / "labels.tsv")
-    return folder
-
-
-@pytest.fixture
-def folder(study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `study_folder`, in which a page runs."""
-    shutil.copytree(study_folder, tmp_path / "work")
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
 
 
 @pytest.fixture(scope="module")
@@ -67,28 +31,6 @@ def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     caps = tmp_path_factory.mktemp("large") / "caps"
     nc.make_caps(caps, n_participants=12, preprocessing="t1-volume", seed=0)
     return caps
-
-
-@pytest.fixture
-def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train for one epoch on the CPU without workers, for any setting in a page; use few draws for intervals."""
-    check = nc.Trainer.__post_init__
-
-    def shorten(trainer: nc.Trainer) -> None:
-        check(trainer)
-        for name, value in {"epochs": 1, "n_workers": 0, "device": "cpu"}.items():
-            object.__setattr__(trainer, name, value)
-
-    monkeypatch.setattr(nc.Trainer, "__post_init__", shorten)
-    monkeypatch.setattr(engine, "confidence_intervals", partial(engine.confidence_intervals, n=20))
-
-
-def run(page: str, names: dict[str, object] | None = None) -> dict[str, object]:
-    """Run the blocks of a page one after the other, as a script; return the names that they define."""
-    names = {"__name__": "__main__"} | (names or {})
-    for block in blocks(ROOT / page, "python"):
-        exec(compile(block, page, "exec"), names)
-    return names
 
 
 def tables(splits: list[nc.Split]) -> list[list[str]]:
@@ -103,28 +45,11 @@ def add_an_architecture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results.splits == [0, 1, 2]
     with pytest.raises(nc.NeurocnnError, match="architecture=…"):
         nc.Results(folder / "results").load_model(split=0)
-    # The package contains the function and hook of the page, in the module that its pyproject.toml names.
-    (toml,) = (tomllib.loads(block) for block in blocks(ROOT / page, "toml"))
-    ((entry, module),) = toml["project"]["entry-points"]["neurocnn"].items()
-    function, *_, hook = blocks(ROOT / page, "python")
-    assert hook.startswith(f"# {module}.py")
-    (folder / f"{module}.py").write_text(f"{function}\n{hook}", encoding="utf-8")
-    info = folder / "two_blocks-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: two-blocks\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[neurocnn]\n{entry} = {module}\n")
-    monkeypatch.syspath_prepend(str(folder))
-    importlib.invalidate_caches()
-    registry.installed.cache_clear()
-    try:
-        assert nc.list_models()["TwoBlocks"] == "two-blocks 1.0"
-        assert nc.create_model("TwoBlocks", (1, 9, 9, 9), n_outputs=3)(torch.zeros(1, 1, 9, 9, 9)).shape == (
-            1,
-            3,
-        )
-    finally:
-        sys.modules.pop(module, None)
-        registry.installed.cache_clear()
+    # `test_plugins.py` installs the package, whose files the page shows.
+    shown = [*blocks(ROOT / page, "python"), *blocks(ROOT / page, "toml")]
+    for name in ("neurocnn_tinycnn.py", "pyproject.toml"):
+        file = ROOT / "plugins_example" / name
+        assert f"# plugins_example/{name}\n{file.read_text(encoding='utf-8')}" in shown
 
 
 def layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,15 +272,13 @@ def test_the_quickstart_runs(
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_page_with_code_is_run():
-    assert {name_of(page) for page in PAGES} == {*RUNS, "README.md"}
-
-
 def test_only_the_listed_blocks_are_not_run():
     everything = [
         page.read_text(encoding="utf-8") for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
     ]
     kinds = {kind for text in everything for kind in re.findall(r"^ *```(.*)$", text, re.MULTILINE)}
-    assert kinds <= {"", "python", SKIPPED, "sh", "bash", "toml"}
+    directives = {kind for kind in kinds if kind.startswith("{")}
+    assert {kind.partition(" ")[0] for kind in directives} <= {"{toctree}", "{include}"}
+    assert kinds - directives <= {"", "python", SKIPPED, "sh", "bash", "toml", "r"}
     skipped = {name_of(page): [text.splitlines()[0] for text in blocks(page, SKIPPED)] for page in PAGES}
     assert {page: lines for page, lines in skipped.items() if lines} == NOT_RUN

@@ -45,9 +45,10 @@ def public_names() -> Iterator[str]:
         yield f"neurocnn.{name}"
         one = getattr(nc, name)
         if inspect.isclass(one):
-            for member, value in vars(one).items():
+            for member, value in inspect.getmembers(one):
                 function = getattr(value, "fget", getattr(value, "__func__", value))
-                if not member.startswith("_") and inspect.isfunction(function) and function.__doc__:
+                own = str(getattr(function, "__module__", "")).startswith("neurocnn.")
+                if own and not member.startswith("_") and inspect.isfunction(function) and function.__doc__:
                     yield f"neurocnn.{name}.{member}"
     yield from (f"neurocnn.plotting.{name}" for name in nc.plotting.__all__)
 

@@ -27,18 +27,19 @@ results = nc.Experiment(caps, splits, hippocampi, task, "Conv3_FC1", trainer).ru
 predictions = results.predict(caps, test, name="test")
 
 # %%
-# Each fold has its own networks. The limits of the 95 % intervals are in the columns ``…_low`` and ``…_high``.
+# The mean of the folds' probabilities is the answer for each participant, in the row ``ensemble``. The limits of its
+# 95 % intervals are in the columns ``…_low`` and ``…_high``.
 metrics = results.metrics(dataset="test").round(2)
 for name in ("balanced_accuracy", "sensitivity", "specificity", "roc_auc"):
-    first = metrics.loc[0]
+    all_folds = metrics.loc["ensemble"]
     print(
-        f"{name}: {metrics.loc['mean', name]} ± {metrics.loc['std', name]} over the folds; "
-        f"fold 0: {first[name]} [{first[f'{name}_low']}, {first[f'{name}_high']}]"
+        f"{name}: {all_folds[name]} [{all_folds[f'{name}_low']}, {all_folds[f'{name}_high']}]; "
+        f"single folds: {metrics.loc['mean', name]} ± {metrics.loc['std', name]}"
     )
 
 # %%
 # Accuracy in subgroups: the columns of the participants are merged with the predictions.
-rows = predictions.merge(test, on=["participant_id", "session_id"])
+rows = predictions[predictions["split"] == "ensemble"].merge(test, on=["participant_id", "session_id"])
 rows["correct"] = rows["true_label"] == rows["predicted_label"]
 rows["age group"] = rows["age"].ge(rows["age"].median()).map({True: "older half", False: "younger half"})
 print(

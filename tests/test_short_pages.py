@@ -1,0 +1,125 @@
+"""The code of the short pages runs; most of them check their own results by `assert`."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pages import PAGES, ROOT, blocks, name_of, run
+from test_pages import RUNS
+
+import neurocnn as nc
+
+
+def no_files(folder: Path) -> None:
+    """Add nothing to the images and labels."""
+
+
+def train_on_half(folder: Path) -> None:
+    """Write the results of an experiment on two folds."""
+    splits = nc.kfold(nc.read_table("labels.tsv"), n_splits=2, stratify=["diagnosis"])
+    nc.Experiment(nc.Caps("caps"), splits, nc.WholeImage(), nc.classification(), "Conv3_FC1").run("results")
+
+
+def write_masks(folder: Path) -> None:
+    """Write a mask of each hippocampus, with the affine of the images."""
+    (folder / "masks").mkdir()
+    image = nib.load(next((folder / "caps").rglob("*.nii.gz")))
+    for name, start in (("left", 10), ("right", 26)):
+        mask = np.zeros(image.shape, np.uint8)
+        mask[start : start + 14, 15:30, 10:24] = 1
+        nib.save(nib.Nifti1Image(mask, image.affine), folder / f"masks/roi-{name}Hippocampus_mask.nii.gz")
+
+
+def copy_cohorts(folder: Path) -> None:
+    """Write two cohorts with other people of the same ids."""
+    for seed, name in enumerate(("adni", "aibl")):
+        labels = nc.make_caps(folder / name / "caps", n_participants=8, shape=(16, 18, 16), seed=seed)
+        labels["participant_id"] = labels["participant_id"].str.replace("sub-", f"sub-{name}")
+        for path in (folder / name / "caps/subjects").iterdir():
+            path.rename(path.with_name(path.name.replace("sub-", f"sub-{name}")))
+        for path in sorted((folder / name / "caps/subjects").rglob("sub-0*")):
+            path.rename(path.with_name(path.name.replace("sub-", f"sub-{name}")))
+        nc.write_table(labels, folder / name / "labels.tsv")
+
+
+def check_regions(names: dict[str, object]) -> None:
+    assert list(names["regions"].regions) == ["leftHippocampus", "rightHippocampus"]  # type: ignore[attr-defined]
+    assert Path("regions.png").is_file()
+
+
+def check_cohorts(names: dict[str, object]) -> None:
+    assert set(nc.Results("results/adni").predictions()["cohort"]) == {"ADNI"}
+    assert set(names["predictions"]["cohort"]) == {"AIBL"}  # type: ignore[index]
+    assert set(nc.Results("results/both").predictions()["cohort"]) == {"ADNI", "AIBL"}
+
+
+def check_own_metric(names: dict[str, object]) -> None:
+    row = names["results"].metrics(selection="best_youden").loc[0]  # type: ignore[attr-defined]
+    assert row["youden"] == pytest.approx(2 * row["balanced_accuracy"] - 1)
+
+
+def check_tables(names: dict[str, object]) -> None:
+    """Another program reads the rows that `Results` returns."""
+    ours = nc.Results("results").predictions()
+    assert names["predictions"]["participant_id"].tolist() == ours["participant_id"].tolist()  # type: ignore[index]
+    assert np.allclose(names["predictions"]["proba1"], ours["proba1"])  # type: ignore[index]
+    assert Path("summary.csv").is_file()
+    (script,) = blocks(ROOT / "docs/how-to/read-results-elsewhere.md", "r")
+    assert Path(script.split('"')[1], "validation_image_level_prediction.tsv").is_file()
+    if shutil.which("Rscript"):
+        import subprocess
+
+        subprocess.run(["Rscript", "-e", script], check=True)
+
+
+def check_resumed(names: dict[str, object]) -> None:
+    assert names["results"].splits == [0, 1]  # type: ignore[attr-defined]
+
+
+def nothing_more(names: dict[str, object]) -> None:
+    """Check nothing in addition to the page's own checks."""
+
+
+Setup = Callable[[Path], None]
+Check = Callable[[dict[str, object]], None]
+#: Files that a page needs in addition to images and labels, and what is checked after its code.
+SHORT: dict[str, tuple[Setup, Check]] = {
+    "docs/concepts/autoencoders.md": (no_files, nothing_more),
+    "docs/concepts/intervals.md": (train_on_half, nothing_more),
+    "docs/concepts/leakage.md": (train_on_half, nothing_more),
+    "docs/concepts/parts.md": (no_files, nothing_more),
+    "docs/concepts/pooling.md": (no_files, nothing_more),
+    "docs/concepts/splits.md": (no_files, nothing_more),
+    "docs/concepts/tasks.md": (no_files, nothing_more),
+    "docs/concepts/votes.md": (no_files, nothing_more),
+    "docs/how-to/choose-a-preprocessing.md": (no_files, nothing_more),
+    "docs/how-to/export-a-model.md": (train_on_half, nothing_more),
+    "docs/how-to/read-results-elsewhere.md": (train_on_half, check_tables),
+    "docs/how-to/reproduce-results.md": (no_files, nothing_more),
+    "docs/how-to/resume.md": (no_files, check_resumed),
+    "docs/how-to/transform-images.md": (no_files, nothing_more),
+    "docs/how-to/use-an-own-loss-or-metric.md": (no_files, check_own_metric),
+    "docs/how-to/use-regions-from-masks.md": (write_masks, check_regions),
+    "docs/how-to/use-several-cohorts.md": (copy_cohorts, check_cohorts),
+}
+#: Pages that need more than one epoch.
+LONG = "docs/concepts/resuming.md"
+
+
+@pytest.mark.parametrize("page", SHORT)
+def test_the_code_of_a_short_page_runs(page: str, folder: Path, in_short: None):
+    setup, check = SHORT[page]
+    setup(folder)
+    check(run(page))
+
+
+def test_the_page_on_resuming_ends_with_the_same_history(folder: Path):
+    names = run(LONG)
+    assert len(names["resumed"].history) == 3  # type: ignore[attr-defined]
+
+
+def test_every_page_with_code_is_run():
+    assert {name_of(page) for page in PAGES} == {*RUNS, *SHORT, LONG, "README.md"}
