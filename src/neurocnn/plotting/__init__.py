@@ -1,12 +1,29 @@
-"""Figures (extra ``plot``): learning curves, scores, and maps of the brain.
+"""Figures (extra ``plot``): learning curves, scores, answers, maps of the brain, and a report.
 
-Every function takes plain tables or arrays and returns a matplotlib Figure, which a notebook shows and
+Every function takes a `Results`, or plain tables or arrays, and returns a matplotlib Figure, which a notebook shows and
 ``figure.savefig(path)`` writes. matplotlib is imported when the first figure is made.
 """
 
+from neurocnn.plotting.answers import bland_altman, precision_recall, predicted_against_true, reliability
 from neurocnn.plotting.curves import learning_curves
 from neurocnn.plotting.overview import overview
+from neurocnn.plotting.reconstructions import reconstruction
+from neurocnn.plotting.report import report
 from neurocnn.plotting.scores import confusion_matrix, roc
-from neurocnn.plotting.volumes import part_map, planes, reconstruction
+from neurocnn.plotting.volumes import part_map, parts, planes
 
-__all__ = ["confusion_matrix", "learning_curves", "overview", "part_map", "planes", "reconstruction", "roc"]
+__all__ = [
+    "bland_altman",
+    "confusion_matrix",
+    "learning_curves",
+    "overview",
+    "part_map",
+    "parts",
+    "planes",
+    "precision_recall",
+    "predicted_against_true",
+    "reconstruction",
+    "reliability",
+    "report",
+    "roc",
+]

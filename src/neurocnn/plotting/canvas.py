@@ -85,6 +85,15 @@ def add_legend(axes: "Axes", *artists: Any, **options: Any) -> None:
     box.get_title().set(fontsize=SMALL, color=MUTED)
 
 
+def draw_mean_and_band(axes: "Axes", x: npt.NDArray[np.float64], curves: Any, colour: str, text: str) -> None:
+    """Draw the mean of some curves and, for several, a band of ± one standard deviation (over n − 1)."""
+    mean = np.mean(curves, axis=0)
+    if len(curves) > 1:
+        deviation = np.std(curves, axis=0, ddof=1)
+        axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=colour, linewidth=2.2, label=text)
+
+
 def as_array(values: Any) -> npt.NDArray[np.float64]:
     """Return a tensor or an array as a float64 array in memory."""
     if isinstance(values, torch.Tensor):

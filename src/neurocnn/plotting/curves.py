@@ -9,13 +9,14 @@ import pandas as pd
 
 from neurocnn.errors import TableError
 from neurocnn.plotting import canvas
+from neurocnn.results.tables import ResultTables
 from neurocnn.storage.identity import check_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame]
+History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame] | ResultTables
 BestEpochs: TypeAlias = Mapping[Any, Any]
 _FEW = 8  # number of trainings whose marks do not hide each other
 _SETS = {"train": canvas.BLUE, "validation": canvas.VERMILLION}
@@ -30,14 +31,15 @@ def learning_curves(
 ) -> "Figure":
     """Draw train and validation metrics by epoch, with the epochs of the best models and the end of training.
 
-    Several trainings are thin lines each; a thick line is their mean over the epochs that all of them have.
+    Several trainings are thin lines each, more than 8 a band of ± one standard deviation; a thick line is their mean
+    over the epochs that all of them have.
 
     Parameters
     ----------
     history
-        Table with ``epoch, iteration, train_loss, …, validation_loss, …``, one row per evaluation. For several
-        trainings: a mapping from name to such a table, or one table with a column ``split`` or ``network``, as
-        `Results.history` returns it.
+        Results, or a table with ``epoch, iteration, train_loss, …, validation_loss, …``, one row per evaluation. For
+        several trainings: a mapping from name to such a table, or one table with a column ``split`` or ``network``,
+        as `Results.history` returns it.
     best_epochs
         Epoch of each selection, ``{"best_loss": 7, …}``; for several trainings a mapping from their names to such
         mappings. With None, it is found in the history (at the end of an epoch, the first of equal ones).
@@ -72,6 +74,8 @@ def learning_curves(
 def by_training(history: History) -> dict[Any, pd.DataFrame]:
     """Return the history of each training by its name, with a column `position` on the axis of epochs."""
     tables: dict[Any, pd.DataFrame] = {}
+    if isinstance(history, ResultTables):
+        history = history.history()
     if isinstance(history, pd.DataFrame):
         keys = [key for key in ("split", "network", "part_id") if key in history]
         grouped = history.groupby(keys[0] if len(keys) == 1 else keys) if keys else [("", history)]
@@ -124,7 +128,8 @@ def draw_curves(
     """Draw one metric in each of the axes."""
     for axes, metric in zip(panels, metrics, strict=True):
         for index, (name, table) in enumerate(trainings.items()):
-            _draw_training(axes, table, metric, len(trainings))
+            if len(trainings) <= _FEW:
+                _draw_training(axes, table, metric, len(trainings))
             best = _best_epoch(table, metric, _of(best_epochs, name))
             ended = _of(stopped, name)
             marks = {"best model": best, "training ends": table["epoch"].max() if ended is None else ended}
@@ -158,7 +163,11 @@ def _draw_mean(axes: "Axes", tables: list[pd.DataFrame], metric: str) -> None:
         column = f"{which}_{metric}"
         if column in tables[0]:
             ends = [_epoch_ends(table, column) for table in tables]
-            mean = pd.concat(ends, axis=1, join="inner").mean(axis=1)
+            joined = pd.concat(ends, axis=1, join="inner")
+            mean, deviation = joined.mean(axis=1), joined.std(axis=1)
+            if len(tables) > _FEW:
+                low, high = mean - deviation, mean + deviation
+                axes.fill_between(mean.index, low, high, color=colour, alpha=0.2, linewidth=0)
             text = f"{which}, mean of {len(tables)}"
             (line,) = axes.plot(mean.index, mean, color=colour, linewidth=2.2, label=text)
             line.set_path_effects([withStroke(linewidth=4, foreground="white")])

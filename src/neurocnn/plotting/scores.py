@@ -8,8 +8,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurocnn.errors import TableError
-from neurocnn.plotting import canvas
+from neurocnn.plotting import canvas, inputs
 from neurocnn.results.ensembles import ENSEMBLE
+from neurocnn.results.tables import ResultTables
 from neurocnn.storage.identity import check_columns
 
 if TYPE_CHECKING:
@@ -20,17 +21,24 @@ Predictions: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame] | Sequence[pd
 _GRID = np.linspace(0, 1, 201)
 
 
-def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> "Figure":
+def confusion_matrix(
+    predictions: "Predictions | ResultTables",
+    classes: Sequence[str] | None = None,
+    *,
+    dataset: str = "validation",
+) -> "Figure":
     """Draw the number of images of each true and predicted class, with the percentage of the true class.
 
     Parameters
     ----------
     predictions
-        Labelled predictions (``true_label``, ``predicted_label``) of one set. For several splits, whose counts are
-        added: a list, a mapping, or a table with a column ``split``, as `Results.predictions` returns it. If one split
-        is ``ensemble``, it alone is counted: each participant once.
+        Results, or labelled predictions (``true_label``, ``predicted_label``) of one set. For several splits, whose
+        counts are added: a list, a mapping, or a table with a column ``split``, as `Results.predictions` returns it. If
+        one split is ``ensemble``, only it is counted: each participant once.
     classes
-        Names of the classes, in the order of their indices.
+        Names of the classes, in the order of their indices. With None, those of the results.
+    dataset
+        Data set of the results, see `Results.metrics`.
 
     Raises
     ------
@@ -44,14 +52,20 @@ def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> "Figur
     >>> table = pd.DataFrame({"true_label": [0, 0, 1, 1], "predicted_label": [0, 1, 1, 1]})
     >>> confusion_matrix(table, ["CN", "AD"]).savefig(tmp / "confusion.png")
     """
-    tables = by_split(predictions, classes)
+    classes = inputs.class_names(predictions, classes, "confusion_matrix")
+    tables = by_split(inputs.answers(predictions, dataset), classes)
     side = 2.6 + 0.9 * len(classes)
     figure = canvas.new_figure(side, side * 0.92)
     draw_confusion(figure.add_subplot(), tables, classes)
     return figure
 
 
-def roc(predictions: Predictions, classes: Sequence[str]) -> "Figure":
+def roc(
+    predictions: "Predictions | ResultTables",
+    classes: Sequence[str] | None = None,
+    *,
+    dataset: str = "validation",
+) -> "Figure":
     """Draw the receiver operating characteristic of each split, their mean, and the area below (AUC).
 
     The mean curve averages the sensitivities at each false-positive rate (threshold-free "vertical"
@@ -61,9 +75,10 @@ def roc(predictions: Predictions, classes: Sequence[str]) -> "Figure":
     Parameters
     ----------
     predictions
-        Labelled predictions with ``true_label, proba0, proba1, …``. For several splits see `confusion_matrix`.
-    classes
-        Names of the classes, in the order of their indices.
+        Results, or labelled predictions with ``true_label, proba0, proba1, …``. For several splits, see
+        `confusion_matrix`.
+    classes, dataset
+        See `confusion_matrix`.
 
     Raises
     ------
@@ -78,7 +93,8 @@ def roc(predictions: Predictions, classes: Sequence[str]) -> "Figure":
     ...                       "proba0": [0.9, 0.2, 0.4, 0.3], "proba1": [0.1, 0.8, 0.6, 0.7]})
     >>> roc(table, ["CN", "AD"]).savefig(tmp / "roc.png")
     """
-    splits = by_split(predictions, classes)
+    classes = inputs.class_names(predictions, classes, "roc")
+    splits = by_split(inputs.splits(predictions, dataset), classes)
     figure = canvas.new_figure(4.6, 4.4)
     draw_roc(figure.add_subplot(), splits, classes)
     return figure
@@ -124,6 +140,11 @@ def _counted(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
     return {ENSEMBLE: tables[ENSEMBLE]} if ENSEMBLE in tables else tables
 
 
+def without_ensemble(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
+    """Return the tables of the splits: the answer of all splits is not one more split."""
+    return {name: table for name, table in tables.items() if name != ENSEMBLE} if len(tables) > 1 else tables
+
+
 def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
     """Draw counts as tiles; the darkness is the share of the true class."""
     counts = count(tables, classes)
@@ -148,9 +169,7 @@ def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Se
 
 def draw_roc(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
     """Draw the curves of all splits, their means and the line of chance."""
-    if len(tables) > 1:
-        # The answer of all splits is not one more split.
-        tables = {name: table for name, table in tables.items() if name != ENSEMBLE}
+    tables = without_ensemble(tables)
     positives = [1] if len(classes) == 2 else list(range(len(classes)))
     axes.plot([0, 1], [0, 1], color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
     for index, positive in enumerate(positives):
@@ -179,7 +198,9 @@ def _draw_class(
     for fpr, tpr in curves:
         axes.plot(fpr, tpr, color=colour, linewidth=0.9, alpha=opacity)
     # interp returns the upper end of a vertical rise, so the origin is added.
-    mean = np.mean([np.interp(_GRID, fpr, tpr) for fpr, tpr in curves], axis=0)
+    heights = [np.interp(_GRID, fpr, tpr) for fpr, tpr in curves]
+    mean, deviation = np.mean(heights, axis=0), np.std(heights, axis=0, ddof=1)
+    axes.fill_between(_GRID, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
     text = f"{text} ± {np.std(areas, ddof=1):.2f}"
     axes.plot([0, *_GRID], [0, *mean], color=colour, linewidth=2.2, label=text)
 
@@ -189,14 +210,21 @@ def _curve(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     from sklearn.metrics import roc_curve
 
+    fpr, tpr, _ = roc_curve(*truth(table, positive, split))
+    return fpr, tpr
+
+
+def truth(
+    table: pd.DataFrame, positive: int, split: Any
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Return whether each image has a class, and the class's probability."""
     column = f"proba{positive}"
     if column not in table or table[column].isna().any():
         raise TableError(f"predictions of split {split!r}: {column} is missing or has missing values")
-    truth = table["true_label"].to_numpy(int) == positive
-    if truth.all() or not truth.any():
+    own = table["true_label"].to_numpy(int) == positive
+    if own.all() or not own.any():
         raise TableError(
-            f"predictions of split {split!r}: {int(truth.sum())} of {len(truth)} images have class "
+            f"predictions of split {split!r}: {int(own.sum())} of {len(own)} images have class "
             f"{positive}; expected images with it and without it"
         )
-    fpr, tpr, _ = roc_curve(truth, table[column].to_numpy(float))
-    return fpr, tpr
+    return own, table[column].to_numpy(float)

@@ -37,7 +37,9 @@ def as_volume(values: Any, what: str) -> Volume:
     full = as_array(values)
     array = full[0] if full.ndim == 4 and len(full) == 1 else full
     if array.ndim != 3 or 0 in array.shape:
-        raise ImageError(f"{what}: shape={full.shape}; expected (D, H, W) or (1, D, H, W)")
+        raise ImageError(
+            f"{what}: shape={full.shape}; expected (D, H, W) or (1, D, H, W); choose one channel, such as volume[0]"
+        )
     return array
 
 

@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
+from neurocnn.data import Caps
+from neurocnn.data.parts import LocatedParts
 from neurocnn.errors import ImageError
-from neurocnn.plotting import canvas, sections
+from neurocnn.errors.arguments import argument_error
+from neurocnn.plotting import canvas, inputs, sections
 from neurocnn.plotting.sections import Box, Volume
+from neurocnn.results import Results
+from neurocnn.results.scoring import first_image
+from neurocnn.results.tables import ResultTables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +36,8 @@ def planes(
     Parameters
     ----------
     volume
-        Array or tensor (D, H, W) or (1, D, H, W).
+        Array or tensor (D, H, W) or (1, D, H, W). A slice, (H, W), (1, H, W) or (3, H, W), is drawn as one picture;
+        three channels that differ are red, green and blue.
     at
         Voxel (x, y, z) in which the planes cross. With None, the centre of the first named box, or of the volume.
     boxes
@@ -44,9 +51,9 @@ def planes(
     Raises
     ------
     ImageError
-        If it is not a volume.
+        If it is not a volume or a slice.
     SettingError
-        If `at` is outside it.
+        If `at` is outside it, or `at` or boxes are given for a slice.
     MissingExtraError
         If matplotlib is not installed.
 
@@ -55,7 +62,14 @@ def planes(
     >>> region = (slice(4, 12), slice(2, 10), slice(3, 9))
     >>> planes(np.ones((16, 18, 14)), boxes={"left": region}).savefig(tmp / "planes.png")
     """
-    array = sections.as_volume(volume, "volume")
+    full = canvas.as_array(volume)
+    if full.ndim == 2 or (full.ndim == 3 and len(full) in (1, 3)):
+        if at is not None or boxes:
+            raise argument_error(
+                "at" if at is not None else "boxes", at or boxes, "none for a slice", where="planes"
+            )
+        return _slice_figure(full, title)
+    array = sections.as_volume(full, "volume")
     names = boxes if isinstance(boxes, Mapping) else {}
     regions = list(boxes.values()) if isinstance(boxes, Mapping) else list(boxes)
     middle = [(box.start + box.stop) // 2 for box in regions[0]] if names else [n // 2 for n in array.shape]
@@ -70,6 +84,55 @@ def planes(
             sections.draw_box(axes, region, axis, point[axis], colour, name)
     sections.set_figure_title(figure, title)
     return figure
+
+
+def _slice_figure(array: Volume, title: str | None) -> "Figure":
+    """Return the picture of a slice (H, W) or (1 or 3, H, W)."""
+    single = array if array.ndim == 2 else array[0]
+    figure = canvas.new_figure(3.8, 0.6 + 3.5 * single.shape[1] / single.shape[0])
+    axes = figure.add_subplot()
+    if array.ndim == 3 and len(array) == 3 and not (array == array[0]).all():
+        low, high = sections.grey_limits(array)
+        colours = np.clip((array - low) / ((high - low) or 1.0), 0, 1)
+        axes.imshow(colours.transpose(2, 1, 0), origin="lower")
+        axes.set_axis_off()
+    else:
+        sections.draw_slice(axes, single, sections.grey_limits(single), "gray")
+    sections.set_figure_title(figure, title)
+    return figure
+
+
+def parts(results: Results, caps: Caps | None = None, at: Sequence[int] | None = None) -> "Figure":
+    """Draw the first validation image of the first split with the boxes of its parts.
+
+    Parameters
+    ----------
+    results
+        Results of an experiment whose parts have boxes: patches, regions or slices.
+    caps
+        Location of the images now. With None, that of the training.
+    at
+        See `planes`.
+
+    Raises
+    ------
+    SettingError
+        If the parts have no boxes.
+    NotFoundError
+        If the image is no longer there, or no split is done.
+
+    Examples
+    --------
+    >>> results.metrics().shape[0]
+    4
+    >>> parts(results, caps).savefig(tmp / "parts.png")
+    """
+    dataset = inputs.first_dataset(results, caps)
+    if not hasattr(dataset.parts, "place"):
+        raise argument_error("results", results, "parts with `place`, such as nc.Patch", where="parts")
+    image = dataset.caps.read(*first_image(dataset))[0]
+    place = cast(LocatedParts, dataset.parts).place
+    return planes(image, at, boxes=[place(tuple(image.shape), part) for part in dataset.part_ids])
 
 
 def part_map(
@@ -89,8 +152,8 @@ def part_map(
     Parameters
     ----------
     values
-        Array or tensor (D, H, W), such as the balanced accuracy of the part that contains a voxel; NaN outside all
-        parts.
+        Results, for the mean over their splits; or an array or tensor (D, H, W), such as the balanced accuracy of the
+        part that contains a voxel; NaN outside all parts.
     template
         Volume of the same shape to draw below the map, such as an image of the data. With None, there is none.
     at
@@ -123,89 +186,12 @@ def part_map(
     >>> accuracy[4:12, 2:10, 3:9] = 0.8
     >>> part_map(accuracy, np.ones((16, 18, 14)), vmin=0.5, vmax=1).savefig(tmp / "map.png")
     """
-    array = sections.as_volume(values, "map")
+    array = sections.as_volume(values.part_map() if isinstance(values, ResultTables) else values, "map")
     width, height = sections.extent(array.shape, voxel_size, 9)
     figure = canvas.new_figure(width * (1 + sections.BAR) + 0.8, height + 0.4 + 0.3 * bool(title))
     panels = sections.plane_axes(figure, array.shape, voxel_size)[0]
     draw_map(panels, array, template, at, label, (vmin, vmax), opacity, voxel_size)
     sections.set_figure_title(figure, title)
-    return figure
-
-
-def reconstruction(
-    image: Any, output: Any, title: str | None = None, *, voxel_size: Sequence[float] = (1, 1, 1)
-) -> "Figure":
-    """Draw an image, its reconstruction and their difference, in three planes or, for a slice, in its own.
-
-    Parameters
-    ----------
-    image
-        Array or tensor (1, D, H, W) or (D, H, W), or for a slice (C, H, W) or (H, W). The first channel is shown.
-    output
-        Output of the autoencoder, of the same shape.
-    title
-        Title of the figure. With None, the mean squared error.
-    voxel_size
-        Length of a voxel along each axis (mm).
-
-    Raises
-    ------
-    ImageError
-        If the shapes differ, or are not those of an image.
-    MissingExtraError
-        If matplotlib is not installed.
-
-    Examples
-    --------
-    >>> image = np.random.default_rng(0).random((1, 16, 18, 14))
-    >>> reconstruction(image, 0.9 * image).savefig(tmp / "reconstruction.png")
-    """
-    before, after = canvas.as_array(image), canvas.as_array(output)
-    if before.shape != after.shape:
-        raise ImageError(f"reconstruction: shape={after.shape}; expected that of the image, {before.shape}")
-    before, after = sections.first_channel(before), sections.first_channel(after)
-    difference = after - before
-    most = float(np.percentile(np.abs(difference), 99.5)) or 1.0
-    rows = (
-        ("Input", before, sections.grey_limits(before), "gray"),
-        ("Reconstruction", after, sections.grey_limits(before), "gray"),
-        ("Difference", difference, (-most, most), "RdBu_r"),
-    )
-    figure = _three_planes(rows, voxel_size) if before.ndim == 3 else _one_plane(rows)
-    sections.set_figure_title(figure, title or f"Mean squared error {np.mean(difference**2):.3g}")
-    return figure
-
-
-Row: TypeAlias = tuple[str, Volume, tuple[float, float], str]
-
-
-def _three_planes(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
-    """Return a figure of volumes below each other, in three planes each."""
-    shape = rows[0][1].shape
-    middle = [size // 2 for size in shape]
-    width, height = sections.extent(shape, voxel_size, 6.6)
-    figure = canvas.new_figure(width * (1 + sections.BAR) + 1.1, len(rows) * (height + 0.1) + 0.9)
-    lines = sections.plane_axes(figure, shape, voxel_size, len(rows))
-    for (*panels, bar), (name, array, limits, colours) in zip(lines, rows, strict=True):
-        for axis, axes in enumerate(panels):
-            shown = sections.draw_plane(axes, array, axis, middle, voxel_size, limits, colours)
-            if array is rows[0][1]:
-                sections.set_plane_title(axes, axis, middle[axis])
-        panels[0].set_ylabel(name, fontsize=canvas.TITLE, color=canvas.INK)
-        sections.add_colour_bar(shown, bar)
-    return figure
-
-
-def _one_plane(rows: Sequence[Row]) -> "Figure":
-    """Return a figure of slices side by side."""
-    width, height = rows[0][1].shape
-    figure = canvas.new_figure(3.5 * len(rows), 0.9 + 2.5 * height / width)
-    grid = figure.add_gridspec(1, 2 * len(rows), width_ratios=[1, 0.05] * len(rows))
-    for column, (name, array, limits, colours) in enumerate(rows):
-        axes = figure.add_subplot(grid[2 * column])
-        shown = sections.draw_slice(axes, array, limits, colours)
-        axes.set_title(name, fontsize=canvas.LABEL, color=canvas.INK)
-        sections.add_colour_bar(shown, figure.add_subplot(grid[2 * column + 1]))
     return figure
 
 

@@ -1,0 +1,65 @@
+"""Tables and images of a result folder, in the form that the figures draw."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from neurocnn import data, storage
+from neurocnn.errors import SettingError
+from neurocnn.errors.arguments import argument_error, check_instance
+from neurocnn.results.ensembles import ENSEMBLE, answer_table
+from neurocnn.results.tables import ResultTables
+
+
+def answers(predictions: Any, dataset: str) -> Any:
+    """Return the predictions of a result folder with one row per image; other values as they are."""
+    return (
+        answer_table(predictions._folder, None, dataset)
+        if isinstance(predictions, ResultTables)
+        else predictions
+    )
+
+
+def splits(predictions: Any, dataset: str) -> Any:
+    """Return the predictions of each split of a result folder; other values as they are."""
+    if not isinstance(predictions, ResultTables):
+        return predictions
+    found = predictions.predictions(dataset=dataset)
+    return found[found["split"] != ENSEMBLE]
+
+
+def class_names(predictions: Any, classes: Sequence[str] | None, where: str) -> Sequence[str]:
+    """Return the names of the classes: those given, or those of a result folder."""
+    if classes is not None:
+        return classes
+    found = predictions._folder.task.classes if isinstance(predictions, ResultTables) else None
+    if found is None:
+        expected = (
+            "the names of the classes in the order of their indices, or the Results of a classification"
+        )
+        raise argument_error("classes", classes, expected, where=where)
+    return found
+
+
+def values(predictions: Any, dataset: str, where: str) -> pd.DataFrame:
+    """Return true and predicted numbers, one row per image."""
+    if isinstance(predictions, ResultTables) and predictions._folder.task.classes is not None:
+        raise argument_error("results", predictions, "the Results of a regression", where=where)
+    table = answers(predictions, dataset)
+    table = check_instance(
+        "predictions", table, pd.DataFrame, "nc.Results, or a table of predictions", where=where
+    )
+    storage.identity.check_columns(table, ["true_label", "predicted_label"], where)
+    if not len(table) or table[["true_label", "predicted_label"]].isna().any(axis=None):
+        raise SettingError(f"{where}: labels are missing; expected a true and a predicted number in each row")
+    return table
+
+
+def first_dataset(results: ResultTables, caps: data.Caps | None) -> data.CapsDataset:
+    """Return the first validation image of the first split as a dataset; `caps` is where the images are now."""
+    check_instance("results", results, ResultTables, "an nc.Results", where="plotting")
+    fold = results._folder.check_done()[0]
+    sessions = storage.read_table(fold.sessions("validation")).head(1)
+    caps = results.setting("caps") if caps is None else caps
+    return data.CapsDataset(caps, sessions, results.parts, transform=results.setting("transform"))

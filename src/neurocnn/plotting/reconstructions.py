@@ -1,0 +1,116 @@
+"""Figures of images and their reconstructions."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from neurocnn.data import Caps
+from neurocnn.engine.outputs import final_output
+from neurocnn.errors import ImageError
+from neurocnn.errors.arguments import argument_error
+from neurocnn.plotting import canvas, inputs, sections
+from neurocnn.plotting.sections import Volume
+from neurocnn.results.tables import ResultTables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def reconstruction(
+    image: Any,
+    output: Any = None,
+    title: str | None = None,
+    *,
+    voxel_size: Sequence[float] = (1, 1, 1),
+    caps: Caps | None = None,
+) -> "Figure":
+    """Draw an image, its reconstruction and their difference, in three planes or, for a slice, in its own.
+
+    Parameters
+    ----------
+    image
+        Array or tensor (1, D, H, W) or (D, H, W), or for a slice (C, H, W) or (H, W). The first channel is shown. Or
+        the results of a reconstruction: the first part of the first validation image of the first split.
+    output
+        Output of the autoencoder, of the same shape; not needed for results.
+    title
+        Title of the figure. With None, the mean squared error.
+    voxel_size
+        Length of a voxel along each axis (mm).
+    caps
+        Location of the images now, for results. With None, that of the training.
+
+    Raises
+    ------
+    ImageError
+        If the shapes differ, or are not those of an image.
+    MissingExtraError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).random((1, 16, 18, 14))
+    >>> reconstruction(image, 0.9 * image).savefig(tmp / "reconstruction.png")
+    """
+    if isinstance(image, ResultTables):
+        image, output = _reconstruct(image, caps)
+    before, after = canvas.as_array(image), canvas.as_array(output)
+    if before.shape != after.shape:
+        raise ImageError(f"reconstruction: shape={after.shape}; expected that of the image, {before.shape}")
+    before, after = sections.first_channel(before), sections.first_channel(after)
+    difference = after - before
+    most = float(np.percentile(np.abs(difference), 99.5)) or 1.0
+    rows = (
+        ("Input", before, sections.grey_limits(before), "gray"),
+        ("Reconstruction", after, sections.grey_limits(before), "gray"),
+        ("Difference", difference, (-most, most), "RdBu_r"),
+    )
+    figure = _three_planes(rows, voxel_size) if before.ndim == 3 else _one_plane(rows)
+    sections.set_figure_title(figure, title or f"Mean squared error {np.mean(difference**2):.3g}")
+    return figure
+
+
+def _reconstruct(results: ResultTables, caps: Caps | None) -> tuple[Any, Any]:
+    """Return the first part of the first validation image, and its reconstruction."""
+    if not results._folder.reconstructs:
+        raise argument_error("image", results, "the Results of a reconstruction", where="reconstruction")
+    dataset = inputs.first_dataset(results, caps)
+    network = dataset.part_ids[0] if results.settings["multi"] else None
+    model, image = results.load_model(results.splits[0], network=network), dataset[0]["image"]
+    with torch.no_grad():
+        return image, final_output(model(image[None]))[0]
+
+
+Row: TypeAlias = tuple[str, Volume, tuple[float, float], str]
+
+
+def _three_planes(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
+    """Return a figure of volumes below each other, in three planes each."""
+    shape = rows[0][1].shape
+    middle = [size // 2 for size in shape]
+    width, height = sections.extent(shape, voxel_size, 6.6)
+    figure = canvas.new_figure(width * (1 + sections.BAR) + 1.1, len(rows) * (height + 0.1) + 0.9)
+    lines = sections.plane_axes(figure, shape, voxel_size, len(rows))
+    for (*panels, bar), (name, array, limits, colours) in zip(lines, rows, strict=True):
+        for axis, axes in enumerate(panels):
+            shown = sections.draw_plane(axes, array, axis, middle, voxel_size, limits, colours)
+            if array is rows[0][1]:
+                sections.set_plane_title(axes, axis, middle[axis])
+        panels[0].set_ylabel(name, fontsize=canvas.TITLE, color=canvas.INK)
+        sections.add_colour_bar(shown, bar)
+    return figure
+
+
+def _one_plane(rows: Sequence[Row]) -> "Figure":
+    """Return a figure of slices side by side."""
+    width, height = rows[0][1].shape
+    figure = canvas.new_figure(3.5 * len(rows), 0.9 + 2.5 * height / width)
+    grid = figure.add_gridspec(1, 2 * len(rows), width_ratios=[1, 0.05] * len(rows))
+    for column, (name, array, limits, colours) in enumerate(rows):
+        axes = figure.add_subplot(grid[2 * column])
+        shown = sections.draw_slice(axes, array, limits, colours)
+        axes.set_title(name, fontsize=canvas.LABEL, color=canvas.INK)
+        sections.add_colour_bar(shown, figure.add_subplot(grid[2 * column + 1]))
+    return figure

@@ -1,0 +1,133 @@
+"""A report of an experiment in one HTML file, which loads nothing else."""
+
+import base64
+import html
+import os
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from neurocnn import storage
+from neurocnn.errors import NeurocnnError
+from neurocnn.errors.arguments import check_instance, check_path
+from neurocnn.errors.logger import LOGGER
+from neurocnn.plotting import answers, curves, scores, volumes
+from neurocnn.results import Results
+from neurocnn.results.paths import SETS
+from neurocnn.storage.display import describe_people
+from neurocnn.storage.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = (
+    "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
+    "table{border-collapse:collapse;font-size:.85em;margin:.5em 0 1.5em}td,th{padding:.2em .7em;text-align:right}"
+    "th{background:#f2f2f2}img{max-width:100%;margin:.5em}"
+)
+
+
+def report(results: Results, path: str | os.PathLike[str]) -> Path:
+    """Write settings, population, tables and pictures of an experiment into one HTML file.
+
+    Parameters
+    ----------
+    results
+        Results with at least one split that is done.
+    path
+        Path of the file. It loads no other file, and nothing from the network.
+
+    Returns
+    -------
+    Path
+        The file. A picture that cannot be drawn from these results is left out, and a log message contains the reason.
+
+    Raises
+    ------
+    NotFoundError
+        If no split is done.
+    StorageError
+        If the file cannot be written.
+    MissingExtraError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> results.metrics().shape[0]
+    4
+    >>> report(results, tmp / "report.html").name
+    'report.html'
+    """
+    check_instance("results", results, Results, "an nc.Results", where="report")
+    path = check_path("path", path, where="report")
+    results._folder.check_done()
+    parts = [f"<h1>{html.escape(results._folder.task.name)}</h1>", results._repr_html_()]
+    parts += ["<h2>Settings</h2>", _settings(results), "<h2>Population</h2>", _population(results)]
+    for name in ["validation", *_predicted(results)]:
+        parts.append(f"<h2>{html.escape(name)}</h2>")
+        parts.append(results.summary(name).to_html(border=0))
+        parts += list(_pictures(results, name))
+    if not results._folder.reconstructs:
+        parts += list(_drawn("map of the parts", lambda: volumes.part_map(results)))
+    parts += ["<h2>Training</h2>", *_drawn("learning curves", lambda: curves.learning_curves(results))]
+    page = f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(str(results.folder.name))}"
+    with write_whole(path, "w") as file:
+        file.write(f"{page}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n")
+    return path
+
+
+def _settings(results: Results) -> str:
+    shown = {
+        name: value for name, value in results.settings.items() if name not in ("network", "image_affine")
+    }
+    flat = pd.json_normalize(shown, max_level=1).T
+    rows = (
+        f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in flat[0].items()
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _population(results: Results) -> str:
+    fold = results._folder.check_done()[0]
+    people = pd.concat([storage.read_table(fold.sessions(name)) for name in SETS])
+    return f"<p>Training and validation</p>{describe_people(people).to_html(border=0)}"
+
+
+def _predicted(results: Results) -> list[str]:
+    """Return the names of the predicted sets that have metrics."""
+    folder = results._folder
+    names = {
+        path.name.removesuffix(f"_{folder.levels[-1]}_level_metrics.tsv")
+        for fold in folder.done
+        for path in fold.tables.glob(f"{folder.selections[-1]}/*_{folder.levels[-1]}_level_metrics.tsv")
+    }
+    return sorted(names - set(SETS))
+
+
+def _pictures(results: Results, dataset: str) -> Iterator[str]:
+    task = results._folder.task
+    if task.classes is not None:
+        yield from _drawn("confusion matrix", lambda: scores.confusion_matrix(results, dataset=dataset))
+        yield from _drawn("ROC", lambda: scores.roc(results, dataset=dataset))
+        yield from _drawn("precision", lambda: answers.precision_recall(results, dataset=dataset))
+        yield from _drawn("reliability", lambda: answers.reliability(results, dataset))
+    elif not task.reconstructs:
+        yield from _drawn("values", lambda: answers.predicted_against_true(results, dataset=dataset))
+        yield from _drawn("agreement", lambda: answers.bland_altman(results, dataset=dataset))
+
+
+def _drawn(name: str, draw: Callable[[], "Figure"]) -> Iterator[str]:
+    """Yield the HTML of a picture; nothing if it cannot be drawn from these results."""
+    try:
+        figure = draw()
+    except NeurocnnError as error:
+        LOGGER.info("report: no %s: %s", name, error)
+        return
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    yield f'<img alt="{html.escape(name)}" src="data:image/png;base64,{picture}">'
