@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
@@ -295,8 +295,6 @@ class FoldRun:
     def _hold(self, part: int | None, *, wait: bool = False) -> Iterator[BaseFileLock | None]:
         """Hold the lock of the fold or of one network, in rank 0; other ranks get None."""
         what = f"split {self.fold.index}" + ("" if part is None else f", network {part}")
-        if not self._writes:
-            yield None
-            return
-        with hold(self.fold.lock(part), f"{what} of {self.fold.root}", wait=wait) as lock:
-            yield lock
+        lock = hold(self.fold.lock(part), f"{what} of {self.fold.root}", wait=wait)
+        with lock if self._writes else nullcontext() as held:
+            yield held
