@@ -71,14 +71,14 @@ def expected_columns(name: str, parts: str, task: str, multi: bool, cohorts: boo
     who = ["participant_id", "session_id", *(["cohort"] if cohorts else [])]
     image_level = "image_level" in name
     if name.endswith("prediction.tsv"):
-        probabilities = ["proba0", "proba1"] if task == "classification" else []
+        classes = ["true_class", "predicted_class", "proba0", "proba1"] if task == "classification" else []
         part = [] if image_level else ["part_id"]
-        return [*who, *part, "true_label", "predicted_label", *probabilities]
+        return [*who, *part, "true_label", "predicted_label", *classes]
     own_level = not image_level or parts == "image"  # else the image's answer is a vote and has no loss
     metrics = [*(["loss"] if own_level else []), *METRICS[task]]
     if image_level and task != "reconstruction":
         metrics += [f"{metric}_{end}" for metric in metrics for end in ("low", "high")]
-    return metrics
+    return metrics if own_level or task != "classification" else [*metrics, "n_parts"]
 
 
 @pytest.mark.parametrize("cohorts", [False, True], ids=["one cohort", "two cohorts"])
