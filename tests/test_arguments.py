@@ -150,6 +150,7 @@ def calls_of_images(w: SimpleNamespace) -> dict[str, Call]:
 def calls_of_tables(w: SimpleNamespace) -> dict[str, Call]:
     return {
         "Split": (nc.Split, {"index": 0, "train": w.splits[0].train, "validation": w.splits[0].validation}),
+        "balanced": (nc.balanced, {"sessions": w.labels, "tolerance": 40}),
         "holdout": (nc.holdout, {"sessions": w.labels, "fraction": 0.5}),
         "kfold": (nc.kfold, {"sessions": w.labels, "n_splits": 2}),
         "population": (nc.population, {"sessions": w.labels}),
@@ -189,11 +190,19 @@ def calls_of_results(w: SimpleNamespace) -> dict[str, Call]:
     return {
         "Results": (nc.Results, {"folder": w.folder / "results"}),
         "Results.encode": (w.codes.encode, new),
+        "compare": (nc.compare, {"results_a": w.results, "results_b": w.results, "dataset": "validation"}),
+        "Results.by_group": (w.results.by_group, {"by": "sex", "dataset": "validation"}),
+        "Results.calibrate": (w.results.calibrate, {}),
+        "Results.calibration": (w.results.calibration, {"dataset": "validation"}),
+        "Results.confounds": (w.results.confounds, {}),
+        "Results.reliability": (w.results.reliability, {"dataset": "validation"}),
+        "Results.vote": (w.results.vote, {}),
         "Results.history": (w.results.history, {}),
         "Results.load_model": (w.results.load_model, {"split": 0}),
         "Results.metrics": (w.results.metrics, {}),
         "Results.part_map": (w.results.part_map, {}),
         "Results.predict": (w.results.predict, new | {"name": "test"}),
+        "Results.operating_point": (w.results.operating_point, {}),
         "Results.predictions": (w.results.predictions, {}),
         "Results.summary": (w.results.summary, {}),
         "Results.setting": (w.results.setting, {"name": "multi"}),
