@@ -154,7 +154,7 @@ class Progress:
 
     def end_epoch(self, epoch: int, rows: Mapping[int | None, Row]) -> None:
         """Log the losses at the end of an epoch, and write a line of them if that is wanted."""
-        if self.bar is not None:
+        if not self.shown or self.bar is not None:
             return
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
@@ -167,7 +167,7 @@ class Progress:
                 row["time"],
             )
         # A logger that shows these lines must not be doubled.
-        if self.shown and self.writes and not LOGGER.isEnabledFor(logging.INFO):
+        if self.writes and not LOGGER.isEnabledFor(logging.INFO):
             networks = f", {len(rows)} networks" if len(rows) > 1 else ""
             losses = _losses(list(rows.values()))
             sys.stderr.write(
