@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from test_engine import PadThenPool
 from torch import Tensor, nn
 
 import neurocnn as nc
@@ -47,15 +48,6 @@ def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> Times:
             if turn:
                 times[name].append(1e3 * (time.perf_counter() - begun))
     return times
-
-
-class PadThenPool(nn.Module):
-    """Pooling by its definition: zeros in front of odd axes, then torch's pooling."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the pooled maps."""
-        pad = [side for n in reversed(image.shape[2:]) for side in (n % 2, 0)]
-        return F.max_pool3d(F.pad(image, pad), 2, 2)
 
 
 @contextmanager

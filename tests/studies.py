@@ -1,5 +1,6 @@
 """A small synthetic study, and experiments on it, that several test files share."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -33,3 +34,14 @@ def experiment(study: Study, parts="roi", task="classification", **settings) -> 
     """An experiment of one epoch with the lab's network."""
     settings = {"trainer": TRAINER, "architecture": "Conv3_FC1"} | settings
     return nc.Experiment(study.caps, study.splits, PARTS[parts], TASKS[task], **settings)
+
+
+def predicted(study: Study, folder: Path, parts: str, labels: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Train on two splits of 60 % of the participants and predict the others as ``test``; return their sessions."""
+    labels = study.labels if labels is None else labels
+    rest, test = nc.holdout(labels, fraction=0.4, stratify=["diagnosis"], seed=0)
+    splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"], seed=0)
+    trainer = nc.Trainer(epochs=2, batch_size=4, learning_rate=3e-3)
+    run = nc.Experiment(study.caps, splits, PARTS[parts], TASKS["classification"], "Conv3_FC1", trainer)
+    run.run(folder).predict(study.caps, test, name="test")
+    return test

@@ -10,7 +10,7 @@ import pytest
 from scipy import optimize
 from sklearn import linear_model, preprocessing
 from sklearn import metrics as sklearn
-from studies import PARTS, TASKS, Study, experiment
+from studies import Study, experiment, predicted
 
 import neurocnn as nc
 from neurocnn import engine
@@ -22,14 +22,8 @@ LAST = "best_balanced_accuracy"
 
 @pytest.fixture(scope="module")
 def original(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
-    labels = study.labels.assign(site=["a", "b"] * 8)
-    rest, test = nc.holdout(labels, fraction=0.4, stratify=["diagnosis"], seed=0)
-    splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"], seed=0)
     folder = tmp_path_factory.mktemp("answers") / "results"
-    trainer = nc.Trainer(epochs=2, batch_size=4, learning_rate=3e-3)
-    run = nc.Experiment(study.caps, splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", trainer)
-    run.run(folder).predict(study.caps, test, name="test")
-    return folder, test
+    return folder, predicted(study, folder, "roi", study.labels.assign(site=["a", "b"] * 8))
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """One answer per person over all splits, and votes that are taken again without training."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,23 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sklearn
-from studies import PARTS, TASKS, TRAINER, Study, experiment
+from studies import PARTS, TASKS, TRAINER, Study, experiment, predicted
 
 import neurocnn as nc
-from neurocnn.errors import NotFoundError, SettingError
+from neurocnn.errors import NotFoundError, SettingError, TableError
 
 KEY = ["participant_id", "session_id"]
 
 
 @pytest.fixture(scope="module")
 def original(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
-    rest, test = nc.holdout(study.labels, fraction=0.4, stratify=["diagnosis"], seed=0)
-    splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"], seed=0)
     folder = tmp_path_factory.mktemp("voted") / "results"
-    trainer = nc.Trainer(epochs=2, batch_size=4, learning_rate=3e-3)
-    run = nc.Experiment(study.caps, splits, PARTS["patch"], TASKS["classification"], "Conv3_FC1", trainer)
-    run.run(folder).predict(study.caps, test, name="test")
-    return folder, test
+    return folder, predicted(study, folder, "patch")
 
 
 @pytest.fixture
@@ -218,8 +214,19 @@ def test_values_and_complete_images_have_no_weights(study: Study, tmp_path: Path
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("content", ["", "[]", '{"weights": 3}', '{"selection_threshold": "x"}'])
-def test_another_vote_file_is_named(results, content: str):
-    (results.folder / "vote.json").write_text(content)
-    with pytest.raises(SettingError, match=r"vote\.json"):
-        results.vote()
+@pytest.mark.parametrize("table", ["prediction", "metrics"])
+def test_a_table_over_all_splits_with_other_content_is_named(results: nc.Results, table: str):
+    path = results.folder / f"ensemble/best_balanced_accuracy/test_image_level_{table}.tsv"
+    content = pd.read_csv(path, sep="\t").astype(object)
+    content.iloc[0, -2] = "text"
+    content.to_csv(path, sep="\t", index=False)
+    read = {"metrics": lambda: results.metrics(dataset="test"), "prediction": lambda: results.by_group("sex")}
+    with pytest.raises(TableError, match=re.escape(str(path))):
+        read[table]()
+
+
+def test_weights_of_zero_are_refused_and_keep_the_tables(results: nc.Results):
+    before = results.metrics()
+    with pytest.raises(SettingError, match="above 0"):
+        results.vote(weights={0: 0.0})
+    pd.testing.assert_frame_equal(results.metrics(), before)

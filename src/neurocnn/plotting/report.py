@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _STYLE = (
     "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;font-size:.85em;margin:.5em 0 1.5em}td,th{padding:.2em .7em;text-align:right}"
+    "table{display:block;overflow-x:auto;"
+    "border-collapse:collapse;font-size:.85em;margin:.5em 0 1.5em}td,th{padding:.2em .7em;text-align:right}"
     "th{background:#f2f2f2}img{max-width:100%;margin:.5em}"
 )
 

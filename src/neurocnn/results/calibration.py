@@ -18,6 +18,7 @@ from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import SETS
 from neurocnn.results.scoring import metrics_row
 from neurocnn.results.votes import OperatingPoint, Vote, set_temperature
+from neurocnn.results.written import drop_names
 
 Array = np.ndarray[Any, Any]
 #: Range in which a temperature is searched for.
@@ -253,6 +254,5 @@ def operating_point(
 
 def _score_at(task: engine.Task, table: pd.DataFrame, threshold: float) -> dict[str, float]:
     decided = table.assign(predicted_label=(table["proba1"] >= threshold).astype(int))
-    decided = decided.drop(columns=["true_class", "predicted_class", "n_splits"], errors="ignore")
-    row = metrics_row(task, decided, intervals=True).iloc[0]
+    row = metrics_row(task, drop_names(decided), intervals=True).iloc[0]
     return {"threshold": threshold} | {str(name): float(value) for name, value in row.items()}

@@ -15,6 +15,8 @@ from neurocnn.results.reading import read_metrics
 from neurocnn.results.resampling import Array, draw_people, limits
 from neurocnn.results.same_study import describe_other_sessions
 from neurocnn.results.tables import ResultTables
+from neurocnn.results.written import drop_names
+from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
 _WHERE = "compare"
@@ -43,7 +45,7 @@ def compare(
     selection
         Best model, see `Results.metrics`.
     n, seed
-        Number of bootstrap samples, and their seed.
+        Number of bootstrap samples, at most 100,000, and their seed.
 
     Returns
     -------
@@ -84,14 +86,14 @@ def compare(
     for name, value in (("results_a", results_a), ("results_b", results_b)):
         check_instance(name, value, ResultTables, "an nc.Results", where=_WHERE)
     check_text("dataset", dataset, where=_WHERE)
-    n = check_integer("n", n, minimum=1, where=_WHERE)
+    n = check_integer("n", n, minimum=1, maximum=100_000, where=_WHERE)
     seed = check_integer("seed", seed, minimum=0, where=_WHERE)
     folders = (results_a._folder, results_b._folder)
     task = _check_tasks(results_a, results_b)
     first, second = _aligned(
         *(answer_table(folder, selection, dataset) for folder in folders), dataset=dataset
     )
-    values = [dict(task.metrics(_numbers(table))) for table in (first, second)]
+    values = [dict(task.metrics(drop_names(table))) for table in (first, second)]
     draws = draw_people([first], by_class=task.classes is not None, n=n, seed=seed)
     scores = [
         draws.scores(task, [table], [value]) for table, value in zip((first, second), values, strict=True)
@@ -113,10 +115,6 @@ def _check_tasks(results_a: ResultTables, results_b: ResultTables) -> engine.Tas
     if (first.classes, first.vote) != (second.classes, second.vote):
         raise argument_error("results_b", second, f"the task of results_a, {first}", where=_WHERE)
     return first
-
-
-def _numbers(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns=["true_class", "predicted_class", "n_splits"], errors="ignore")
 
 
 def _aligned(first: pd.DataFrame, second: pd.DataFrame, *, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -206,7 +204,7 @@ def _resampled_t(
 def _people(folder: ResultFolder, index: int, dataset: str) -> set[tuple[object, ...]]:
     fold = folder.fold(index)
     path = fold.sessions(dataset)
-    if not path.is_file():  # the folder is of an earlier version
+    if not is_file(path):  # the folder is of an earlier version
         path = fold.table(folder.selections[0], dataset, IMAGE, "prediction")
     table = storage.read_table(path)
     return set(table[key_columns(table, PARTICIPANT)].itertuples(index=False, name=None))

@@ -70,12 +70,12 @@ class Decisions(ResultTables):
             expected = "None, because only several parts of a classification are weighted"
             raise argument_error(name, value, expected, where=f"{folder.root}: vote")
         chosen = check_vote_weights(weights, parts)
-        before = self._vote
-        vote = dataclasses.replace(before, selection_threshold=threshold, weights=chosen)
-        if (before.selection_threshold, before.weights) != (threshold, chosen):
-            # They were chosen for other probabilities.
-            vote = dataclasses.replace(vote, operating_points={})
         with folder.hold() as lock:
+            before = self._vote
+            vote = dataclasses.replace(before, selection_threshold=threshold, weights=chosen)
+            if (before.selection_threshold, before.weights) != (threshold, chosen):
+                # They were chosen for other probabilities.
+                vote = dataclasses.replace(vote, operating_points={})
             revote(folder, vote, lock)
             write_vote(folder, vote)
         return self.metrics()
@@ -124,8 +124,8 @@ class Decisions(ResultTables):
         folder = self._folder
         checked, chosen = calibration.check_rule(rule), folder.check_selection(selection)
         check_text("dataset", dataset, where="operating_point")
-        vote, table = calibration.operating_point(folder, self._vote, checked, dataset, chosen)
         with folder.hold():
+            vote, table = calibration.operating_point(folder, self._vote, checked, dataset, chosen)
             write_vote(folder, vote)
         return table
 
@@ -156,8 +156,8 @@ class Decisions(ResultTables):
         """
         folder = self._folder
         folder.check_done()
-        vote, table = calibration.calibrate(folder, self._vote)
         with folder.hold():
+            vote, table = calibration.calibrate(folder, self._vote)
             write_vote(folder, vote)
         return table
 

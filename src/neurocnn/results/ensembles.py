@@ -11,14 +11,14 @@ from neurocnn.errors import SettingError
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.prediction import read_validation
-from neurocnn.results.scoring import CLASS_NAMES, add_class_names, metrics_row, vote_images, write_image_level
+from neurocnn.results.scoring import add_class_names, metrics_row, vote_images, write_image_level
 from neurocnn.results.votes import Vote
+from neurocnn.results.written import N_SPLITS, drop_names, read_predicted, read_row
+from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import key_columns
 
 #: Name of the answer of all splits in the column ``split``.
 ENSEMBLE = "ensemble"
-#: Number of splits that an answer is the mean of.
-N_SPLITS = "n_splits"
 
 
 def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> 
     0          sub-1      ses-1             71.0         2
     """
     stacked = pd.concat([table.assign(part_id=split) for split, table in tables.items()], ignore_index=True)
-    stacked = stacked.drop(columns=[*CLASS_NAMES, "split"], errors="ignore")
+    stacked = drop_names(stacked).drop(columns="split", errors="ignore")
     found = vote_images(folder.task, stacked, None)
     counts = stacked.groupby(key_columns(stacked), sort=False).size()
     return add_class_names(folder.task, found).assign(**{N_SPLITS: counts.to_numpy()})
@@ -51,7 +51,7 @@ def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> 
 def read_image_level(folder: ResultFolder, selection: str, dataset: str) -> dict[int, pd.DataFrame]:
     """Return the image-level predictions of each split that is done and has them."""
     paths = {fold.index: fold.table(selection, dataset, IMAGE, "prediction") for fold in folder.done}
-    return {index: storage.read_table(path) for index, path in paths.items() if path.is_file()}
+    return {index: read_predicted(path) for index, path in paths.items() if is_file(path)}
 
 
 Tables = tuple[pd.DataFrame | None, pd.DataFrame | None]
@@ -65,10 +65,9 @@ def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Table
     if dataset in SETS or folder.task.vote is None:
         return None, None
     paths = _paths(folder, selection, dataset)
-    if not paths[0].is_file():
+    if not is_file(paths[0]):
         return _compute(folder, selection, dataset)
-    first, second = (storage.read_table(path, required=()) if path.is_file() else None for path in paths)
-    return first, second
+    return read_predicted(paths[0]), read_row(paths[1]) if is_file(paths[1]) else None
 
 
 def answer_table(folder: ResultFolder, selection: str | None, dataset: str) -> pd.DataFrame:
@@ -101,9 +100,7 @@ def _compute(folder: ResultFolder, selection: str, dataset: str) -> Tables:
     if found["true_label"].isna().any():
         return found, None
     try:
-        row = metrics_row(
-            folder.task, found.drop(columns=[N_SPLITS, *CLASS_NAMES], errors="ignore"), intervals=True
-        )
+        row = metrics_row(folder.task, drop_names(found), intervals=True)
     except SettingError:  # the metrics of a custom task need its code
         return found, None
     return found, row.assign(**{N_SPLITS: float(found[N_SPLITS].max())})
@@ -144,9 +141,9 @@ def revote(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
 def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote) -> None:
     ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
     for dataset in folder.datasets(fold, selection):
-        table = storage.read_table(fold.table(selection, dataset, folder.parts, "prediction"))
+        table = read_predicted(fold.table(selection, dataset, folder.parts, "prediction"))
         path = fold.table(selection, dataset, IMAGE, "metrics")
-        saved = storage.read_table(path, required=()) if not folder.votes and path.is_file() else None
+        saved = storage.read_table(path, required=()) if not folder.votes and is_file(path) else None
         write_image_level(folder, fold, selection, dataset, table, ballot)
         if saved is not None:
             # The loss is that of the network, which the predictions of complete images do not contain.

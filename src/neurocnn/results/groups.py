@@ -16,6 +16,8 @@ from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_metrics
 from neurocnn.results.scoring import metrics_row
+from neurocnn.results.written import drop_names
+from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, check_columns, describe_rows, key_columns
 
 #: Most values of a column of numbers that are groups of their own.
@@ -33,7 +35,7 @@ def read_sessions(folder: ResultFolder, fold: Fold, dataset: str, columns: Seque
         If one of `columns` is missing.
     """
     path = fold.sessions(dataset)
-    if not path.is_file():
+    if not is_file(path):
         raise NotFoundError(
             f"{path} does not exist; predict dataset={dataset!r} again, which writes its sessions"
         )
@@ -62,8 +64,7 @@ def group_table(
         own = answers[(names == name).to_numpy()]
         if len(own):
             people = own[key_columns(own, PARTICIPANT)].drop_duplicates()
-            scored = own.drop(columns=["true_class", "predicted_class", "n_splits"], errors="ignore")
-            row = metrics_row(folder.task, scored, intervals=True).iloc[0]
+            row = metrics_row(folder.task, drop_names(own), intervals=True).iloc[0]
             rows[name] = {"participants": len(people), "images": len(own), **row.to_dict()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(by)
 
@@ -98,7 +99,8 @@ def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) ->
 
 def _edges(values: "pd.Series[Any]", bins: int | Sequence[float] | None) -> list[float]:
     if bins is None or isinstance(bins, int):
-        n = check_integer("bins", 3 if bins is None else bins, minimum=1, where="by_group")
+        most = max(1, int(values.nunique()))
+        n = 3 if bins is None else check_integer("bins", bins, minimum=1, maximum=most, where="by_group")
         return sorted({float(edge) for edge in values.quantile(np.linspace(0, 1, n + 1).tolist())})
     expected = "a number of bands, or their increasing limits"
     edges = check_each(

@@ -1,30 +1,21 @@
 """Tables of a result folder, joined over the splits."""
 
-import numbers
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
-from neurocnn import storage
-from neurocnn.errors import NotFoundError, SettingError, TableError
+from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.results.ensembles import ENSEMBLE, ensemble_tables
 from neurocnn.results.folder import IMAGE as IMAGE_LEVEL
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.scoring import CLASS_NAMES, add_class_names
-from neurocnn.storage.identity import COHORT, IMAGE, REQUIRED
+from neurocnn.results.scoring import add_class_names
+from neurocnn.results.written import read_numbers, read_predicted, read_row
+from neurocnn.storage.files import is_file
 
 
 def read_metrics(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
     """Return the table that `Results.metrics` documents."""
     tables = folder.find_tables("metrics", level, selection, dataset)
-    rows = {fold.index: _read_numbers(path).astype(float) for fold, path in tables}
-    for fold, path in tables:
-        if len(rows[fold.index]) != 1:
-            raise TableError(
-                f"{path}: {len(rows[fold.index])} rows; expected one, as written; restore the file"
-            )
+    rows = {fold.index: read_row(path) for fold, path in tables}
     table = pd.concat(rows).droplevel(1)
     spread = pd.DataFrame({"mean": table.mean(), "std": table.std()}).T
     # An average of the splits' limits is not a confidence interval of their mean.
@@ -32,35 +23,8 @@ def read_metrics(folder: ResultFolder, level: str, selection: str | None, datase
     table = pd.concat([table, spread.assign(**dict.fromkeys(limits, np.nan))])
     if folder.check_level(level) == IMAGE_LEVEL:
         row = ensemble_tables(folder, folder.check_selection(selection), dataset)[1]
-        table = table if row is None else pd.concat([table, row.astype(float).set_axis([ENSEMBLE])])
+        table = table if row is None else pd.concat([table, row.set_axis([ENSEMBLE])])
     return table.rename_axis("split")
-
-
-def _read_numbers(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
-    """Return a table of numbers.
-
-    Raises
-    ------
-    TableError
-        If it has no rows, a required column is missing, or a cell is text.
-    """
-    table = storage.read_table(path, required=required)
-    _check_numbers(table, path, [str(name) for name in table])
-    return table
-
-
-#: Columns that number rows: every row has one.
-_COUNTS = ("epoch", "iteration", "part_id")
-
-
-def _check_numbers(table: pd.DataFrame, path: Path, columns: Sequence[str]) -> None:
-    """Raise a TableError with the path if a cell of these columns is text."""
-    for name in columns:
-        if name in _COUNTS and table[name].isna().any():
-            raise TableError(f"{path}: {name} is missing in a row; expected a number; restore the file")
-        if not pd.api.types.is_numeric_dtype(table[name]) and table[name].notna().any():
-            value = next(cell for cell in table[name] if not isinstance(cell, numbers.Real))
-            raise TableError(f"{path}: {name}={value!r}; expected a number, as written; restore the file")
 
 
 def read_predictions(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
@@ -71,9 +35,7 @@ def read_predictions(folder: ResultFolder, level: str, selection: str | None, da
         )
     tables = {}
     for fold, path in folder.find_tables("prediction", level, selection, dataset):
-        tables[fold.index] = table = storage.read_table(path, required=[*REQUIRED, "predicted_label"])
-        texts = (*IMAGE, COHORT, *CLASS_NAMES)
-        _check_numbers(table, path, [str(name) for name in table if name not in texts])
+        tables[fold.index] = read_predicted(path, required=["predicted_label"])
     found = _stack(tables, "split")
     if folder.check_level(level) == IMAGE_LEVEL:
         everyone = ensemble_tables(folder, folder.check_selection(selection), dataset)[0]
@@ -87,7 +49,7 @@ def read_history(folder: ResultFolder) -> pd.DataFrame:
     """Return the table that `Results.history` documents."""
     paths = {fold.index: fold.training() for fold in folder.folds}
     required = ("epoch", "iteration", "time")
-    tables = {index: _read_numbers(path, required) for index, path in paths.items() if path.is_file()}
+    tables = {index: read_numbers(path, required) for index, path in paths.items() if is_file(path)}
     if not tables:
         raise NotFoundError(f"{folder.root}: training.tsv is missing; run the experiment first")
     return _stack(tables, "split")
@@ -96,7 +58,7 @@ def read_history(folder: ResultFolder) -> pd.DataFrame:
 def read_network_histories(folder: ResultFolder, split: int, networks: list[int]) -> pd.DataFrame:
     """Return the histories of a fold's networks in one table, with the column ``network`` in front."""
     fold = folder.fold(split)
-    tables = {part: _read_numbers(fold.training(part)) for part in networks}
+    tables = {part: read_numbers(fold.training(part)) for part in networks}
     return _stack(tables, "network")
 
 
@@ -111,7 +73,7 @@ def read_part_accuracy(folder: ResultFolder, selection: str | None) -> dict[int,
     chosen = folder.check_selection(selection)
     paths = [fold.part_accuracy(chosen) for fold in folder.check_done()]
     required = ("part_id", "balanced_accuracy")
-    tables = [_read_numbers(path, required) for path in paths if path.is_file()]
+    tables = [read_numbers(path, required) for path in paths if is_file(path)]
     if not tables:
         raise NotFoundError(
             f"{folder.root}: part_balanced_accuracy.tsv is missing; only a classification of several parts has it"

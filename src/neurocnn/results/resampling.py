@@ -11,6 +11,7 @@ import pandas as pd
 from neurocnn import engine
 from neurocnn.engine.metrics import probability_columns
 from neurocnn.errors import SettingError
+from neurocnn.results.written import drop_names
 from neurocnn.storage.identity import IMAGE, PARTICIPANT, key_columns
 
 Array = np.ndarray[Any, Any]
@@ -103,10 +104,7 @@ def drawn_scores(
     Metrics of this library are computed for all draws at once, others by the task's function for each draw. They are
     omitted if the task's code is not at hand.
     """
-    numbers = table.drop(
-        columns=[*key_columns(table, IMAGE), "true_class", "predicted_class", "n_splits"], errors="ignore"
-    )
-    numbers = numbers.astype(float)
+    numbers = drop_names(table).drop(columns=key_columns(table, IMAGE)).astype(float)
     known = (
         class_scores(numbers, len(task.classes), weights) if task.classes else value_scores(numbers, weights)
     )

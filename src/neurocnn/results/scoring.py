@@ -16,12 +16,10 @@ from neurocnn.engine.metrics import probability_columns
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.results.votes import Ballot, set_temperature
+from neurocnn.results.written import CLASS_NAMES, drop_names
 from neurocnn.storage.files import write_whole
 from neurocnn.storage.identity import PART, key_columns
 from neurocnn.storage.tables import MISSING
-
-#: Columns with the names of classes.
-CLASS_NAMES = ("true_class", "predicted_class")
 
 
 def write_tables(
@@ -87,7 +85,7 @@ def _write(
     more: Mapping[str, float] | None = None,
 ) -> None:
     """Write the predictions, and the metrics if all rows have labels; `path` returns the path of each content."""
-    table = table.drop(columns=list(CLASS_NAMES), errors="ignore")
+    table = drop_names(table)
     if not folder.reconstructs:
         named = add_class_names(folder.task, table.drop(columns="loss", errors="ignore"))
         storage.write_table(named, path("prediction"))

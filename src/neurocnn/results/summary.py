@@ -15,6 +15,7 @@ from neurocnn.results.paths import Fold
 from neurocnn.results.reading import read_history, read_metrics
 from neurocnn.results.resampling import draw_people, limits
 from neurocnn.storage.display import limit_length
+from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
 MEAN, INTERVAL, CHANCE = "mean ± std", "95 % interval", "chance"
@@ -144,7 +145,7 @@ def _spread(values: "pd.Series[float]") -> str:
 
 def _participants(fold: Fold, dataset: str) -> object:
     path = fold.sessions(dataset)
-    if not path.is_file():  # the folder is of an earlier version
+    if not is_file(path):  # the folder is of an earlier version
         return ""
     table = storage.read_table(path)
     return len(table[key_columns(table, PARTICIPANT)].drop_duplicates())

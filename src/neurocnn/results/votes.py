@@ -19,7 +19,7 @@ from neurocnn.errors.logger import LOGGER
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.results.settings import content_errors
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import is_file, storage_errors, write_whole
 
 #: Column of the temperature in calibrated tables.
 TEMPERATURE = "temperature"
@@ -137,10 +137,11 @@ def read_vote(folder: ResultFolder, selection_threshold: float | None) -> Vote:
         If `vote.json` has other content.
     """
     path = vote_path(folder)
-    if not path.is_file():
+    if not is_file(path):
         return Vote(selection_threshold)
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        with storage_errors(path, "read"):
+            saved = json.loads(path.read_text(encoding="utf-8"))
     except (RecursionError, ValueError) as error:
         raise SettingError(f"{path}: {error}; expected JSON; restore it from a copy") from error
     with content_errors(path):
@@ -189,6 +190,8 @@ def check_vote_weights(
             "weights", weights, "None, 'uniform', or a Series or dict by part_id", where="vote"
         )
     found = {int(part): float(weight) for part, weight in check_weights(weights).items()}  # type: ignore[call-overload]
+    if not any(found.values()):
+        raise argument_error("weights", found, "at least one weight above 0", where="vote")
     if not set(found) <= set(parts):
         raise argument_error(
             "weights", sorted(set(found) - set(parts)), f"the part_ids {parts}", where="vote"
