@@ -221,3 +221,18 @@ def test_a_rank_that_died_before_the_others_waited_is_named(tmp_path):
 
     forked(job)
     assert (tmp_path / "named").exists()
+
+
+def test_the_process_group_is_released_before_python_ends(tmp_path):
+    script = (
+        "import atexit\n"
+        "atexit.register(lambda: print('group' in ranks._control))\n"  # runs last
+        "import torch.distributed as dist\n"
+        "from neurocnn.engine import ranks\n"
+        f"dist.init_process_group('gloo', init_method='file://{tmp_path}/ranks', rank=0, world_size=1)\n"
+        "ranks.find_ranks()\n"
+        "assert 'group' in ranks._control\n"
+        "dist.destroy_process_group()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

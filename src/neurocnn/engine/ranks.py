@@ -123,6 +123,8 @@ def find_ranks(seconds: float | None = None) -> Ranks:
     if "group" not in _control:
         gloo = dist.get_backend() == "gloo"
         _control["group"] = dist.group.WORLD if gloo else dist.new_group(backend="gloo", timeout=wait)
+        # Its threads must end before Python does: one that waits for Python's lock then would abort the process.
+        atexit.register(_control.pop, "group", None)
     rank = dist.get_rank()
     return Ranks(rank, dist.get_world_size(), int(os.environ.get("LOCAL_RANK", str(rank))), seconds)
 
