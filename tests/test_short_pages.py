@@ -75,6 +75,11 @@ def check_tables(names: dict[str, object]) -> None:
         subprocess.run(["Rscript", "-e", script], check=True)
 
 
+def check_checked(names: dict[str, object]) -> None:
+    assert Path("worst.png").is_file()
+    assert len(names["checked"]) == len(names["labels"])  # type: ignore[arg-type]
+
+
 def check_resumed(names: dict[str, object]) -> None:
     assert names["results"].splits == [0, 1]  # type: ignore[attr-defined]
 
@@ -95,6 +100,7 @@ SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/concepts/splits.md": (no_files, nothing_more),
     "docs/concepts/tasks.md": (no_files, nothing_more),
     "docs/concepts/votes.md": (no_files, nothing_more),
+    "docs/how-to/check-images.md": (no_files, check_checked),
     "docs/how-to/choose-a-preprocessing.md": (no_files, nothing_more),
     "docs/how-to/export-a-model.md": (train_on_half, nothing_more),
     "docs/how-to/read-results-elsewhere.md": (train_on_half, check_tables),

@@ -7,19 +7,21 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from neurocnn.data.cohorts import Root, cohort_folders
+from neurocnn.data.cohorts import Root, check_same_cohorts, cohort_folders
 from neurocnn.data.fingerprints import fingerprint
 from neurocnn.data.images import Images
+from neurocnn.data.locating import image_keys, locate_image, locate_images, named_cohorts
 from neurocnn.data.orientation import Affine, check_orientation
 from neurocnn.data.parts import Parts, WholeImage, check_parts
 from neurocnn.data.prepare import prepare_images
 from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
+from neurocnn.data.quality import check_images, unmatched
 from neurocnn.data.sources import Source, find_source, list_subfolders, missing_message
-from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError, suggestion
-from neurocnn.errors.arguments import argument_error, check_choice, check_integer, check_text
+from neurocnn.errors import ImageError
+from neurocnn.errors.arguments import check_choice, check_integer, check_table
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.display import html_view, short_repr
-from neurocnn.storage.identity import COHORT, REQUIRED, check_folder_name, check_ids, key_columns
+from neurocnn.storage.identity import COHORT, REQUIRED, check_ids, key_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class Caps:
     @property
     def cohorts(self) -> list[str]:
         """Names of the cohorts; empty if `root` is a single folder."""
-        return [name for name in self._folders if name is not None]
+        return named_cohorts(self._folders)
 
     def sessions(self) -> pd.DataFrame:
         """Return all sessions that have the image: `participant_id`, `session_id` and, with cohorts, `cohort`."""
@@ -94,7 +96,7 @@ class Caps:
         for cohort, folder in self._folders.items():
             for participant in list_subfolders(folder / "subjects", "sub-"):
                 for session in list_subfolders(folder / "subjects" / participant, "ses-"):
-                    found = self._find(participant, session, cohort) is not None
+                    found = find_source(folder, participant, session, cohort, self._pipeline)
                     (rows if found else missing).append((participant, session, cohort))
         if missing and not rows:
             participant, session, cohort = missing[0]
@@ -178,6 +180,60 @@ class Caps:
         ids = sessions[key_columns(sessions.columns)].reset_index(drop=True)
         return ids.assign(fingerprint=found)
 
+    def check(self, sessions: pd.DataFrame) -> pd.DataFrame:
+        """Return one row of measures per image, the image that differs most from its cohort first.
+
+        Each image is read once, and one image is in memory at a time, in addition to a copy of each that is
+        downsampled to at most 32 voxels along each axis.
+
+        Parameters
+        ----------
+        sessions
+            Table of sessions.
+
+        Returns
+        -------
+        DataFrame
+            Ids; ``shape``, ``voxel_size`` (mm) and ``orientation`` as text; ``minimum`` and ``maximum``; ``nan`` and
+            ``zeros``, shares of voxels that are not finite, or 0; ``contrast``, standard deviation of the voxels that
+            are not 0, divided by the mean of their absolute values; ``sharpness``, mean absolute difference of
+            neighbours, divided by the standard deviation; ``correlation`` with the median of the downsampled images
+            of the cohort; ``same_voxels_as``, name of an image with the same voxels; ``problem``, message of an image
+            that cannot be read; ``z``, largest robust z of these columns, and ``column``, which has it.
+
+        Raises
+        ------
+        NotFoundError
+            If images are missing. It lists all of them.
+
+        Examples
+        --------
+        >>> from neurocnn.data import make_caps
+        >>> labels = make_caps(tmp / "caps", n_participants=2, shape=(12, 14, 12))
+        >>> Caps(tmp / "caps").check(labels)["shape"].tolist()
+        ['12x14x12', '12x14x12']
+        """
+        return check_images(self.images, self._locate(sessions), sessions[key_columns(sessions.columns)])
+
+    def match(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the sessions of `table` without image, and those with an image that are not in `table`.
+
+        The column ``missing`` of the returned table is ``image`` or ``row``; it has no rows if all sessions match.
+
+        Examples
+        --------
+        >>> from neurocnn.data import make_caps
+        >>> labels = make_caps(tmp / "caps", n_participants=3, shape=(12, 14, 12))
+        >>> Caps(tmp / "caps").match(labels[1:].replace("sub-0002", "sub-0020"))
+          participant_id session_id missing
+        0       sub-0020   ses-M000   image
+        1       sub-0001   ses-M000     row
+        2       sub-0002   ses-M000     row
+        """
+        check_ids(check_table("table", table, where="Caps.match"), "table")
+        image_keys(table, self._folders)
+        return unmatched(table, self.sessions())
+
     def prepare(
         self, sessions: pd.DataFrame | None = None, parts: Parts | None = None, n_workers: int = 0
     ) -> None:
@@ -215,15 +271,7 @@ class Caps:
         TableError
             If a cohort is in one of the two only.
         """
-        if isinstance(names, str) or not isinstance(names, Iterable):
-            raise argument_error("names", names, "cohort names", where="Caps.check_cohorts")
-        labels, caps = set(map(str, names)), set(self.cohorts)
-        if labels != caps:
-            only = {"the CAPS": caps - labels, "the labels": labels - caps}
-            found = "; ".join(
-                f"{', '.join(sorted(who))} only in {where}" for where, who in only.items() if who
-            )
-            raise TableError(f"cohorts: {found}; expected the same cohorts in the CAPS and the labels")
+        check_same_cohorts(names, self.cohorts)
 
     def sources(self, sessions: pd.DataFrame) -> list[Source]:
         """Return the location of the image of each row.
@@ -242,49 +290,7 @@ class Caps:
         return found
 
     def _locate(self, sessions: pd.DataFrame) -> list[Source]:
-        check_ids(sessions, "sessions")
-        found: list[Source] = []
-        missing = []
-        for participant, session, cohort in self._keys(sessions):
-            source = self._find(participant, session, cohort)
-            if source is None:
-                missing.append(missing_message(self._folders[cohort], participant, session, self._pipeline))
-            else:
-                found.append(source)
-        if missing:
-            raise NotFoundError(
-                f"{len(missing)} of {len(sessions)} images ({self._pipeline.name}) are missing:\n"
-                + "\n".join(missing)
-            )
-        return found
+        return locate_images(sessions, self._folders, self._pipeline)
 
-    def _keys(self, sessions: pd.DataFrame) -> list[tuple[str, str, str | None]]:
-        cohorts = [None] * len(sessions)
-        if self.cohorts:
-            if COHORT not in sessions.columns:
-                raise TableError(
-                    f"sessions: the column 'cohort' is missing; expected one of {', '.join(self.cohorts)} per row"
-                )
-            cohorts = sessions[COHORT].tolist()
-            unknown = sorted({str(name) for name in cohorts} - set(self.cohorts))
-            if unknown:
-                hint = suggestion(unknown[0], self.cohorts)
-                raise TableError(f"sessions: cohort {unknown[0]!r} is not in the CAPS; {hint}")
-        return list(zip(*(sessions[name].tolist() for name in REQUIRED), cohorts, strict=True))
-
-    def _find(self, participant: str, session: str, cohort: str | None) -> Source | None:
-        return find_source(self._folders[cohort], participant, session, cohort, self._pipeline)
-
-    def _source(self, participant: str, session: str, cohort: str | None) -> Source:
-        check_folder_name("participant_id", participant)
-        check_folder_name("session_id", session)
-        if cohort is not None:
-            check_text("cohort", cohort, expected="a cohort of the CAPS, or None")
-        if cohort not in self._folders:
-            hint = suggestion(str(cohort), self.cohorts)
-            raise SettingError(f"{participant}: cohort={cohort!r}; expected a cohort of the CAPS; {hint}")
-        source = self._find(participant, session, cohort)
-        if source is None:
-            missing = missing_message(self._folders[cohort], participant, session, self._pipeline)
-            raise NotFoundError(f"the {self._pipeline.name} image is missing: {missing}")
-        return source
+    def _source(self, participant_id: str, session_id: str, cohort: str | None) -> Source:
+        return locate_image(participant_id, session_id, cohort, self._folders, self._pipeline)

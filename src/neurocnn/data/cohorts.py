@@ -1,7 +1,7 @@
 """CAPS folders by cohort."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from neurocnn.errors import NotFoundError, SettingError, TableError
@@ -83,3 +83,14 @@ def cohort_paths(table: PathLike) -> dict[str, Path]:
         use_table = relative_to_table.exists() or not Path(given).exists()
         paths[cohort] = relative_to_table if use_table else Path(given)
     return paths
+
+
+def check_same_cohorts(names: Iterable[str], cohorts: Iterable[str]) -> None:
+    """Check that a table of labels has the same cohorts as the CAPS; see `Caps.check_cohorts`."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise argument_error("names", names, "cohort names", where="Caps.check_cohorts")
+    labels, caps = set(map(str, names)), set(cohorts)
+    if labels != caps:
+        only = {"the CAPS": caps - labels, "the labels": labels - caps}
+        found = "; ".join(f"{', '.join(sorted(who))} only in {where}" for where, who in only.items() if who)
+        raise TableError(f"cohorts: {found}; expected the same cohorts in the CAPS and the labels")

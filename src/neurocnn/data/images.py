@@ -76,12 +76,13 @@ class Images:
         """
         if source not in self._grids:
             with storage_errors(source.session_folder, f"read {source.name}"):
-                grid = self._read_grid(source)
+                grid = self.own_grid(source)
             self._compare_with_cohort(source, grid)
             self._grids[source] = grid
         return self._grids[source]
 
-    def _read_grid(self, source: Source) -> Grid:
+    def own_grid(self, source: Source) -> Grid:
+        """Return the voxel grid of an image, which may differ from its cohort; only the header is read."""
         if source.nifti is None:
             shape = self._tensor_shape(source)
             return Grid(shape, known_affine(source.stem, shape))

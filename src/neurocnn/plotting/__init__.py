@@ -10,6 +10,7 @@ from neurocnn.plotting.overview import overview
 from neurocnn.plotting.reconstructions import reconstruction
 from neurocnn.plotting.report import report
 from neurocnn.plotting.scores import confusion_matrix, roc
+from neurocnn.plotting.thumbnails import thumbnails
 from neurocnn.plotting.volumes import part_map, parts, planes
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "reliability",
     "report",
     "roc",
+    "thumbnails",
 ]

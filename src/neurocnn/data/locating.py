@@ -1,0 +1,103 @@
+"""Locations of the images of sessions in the CAPS folders of all cohorts."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from neurocnn.data.preprocessing import Preprocessing
+from neurocnn.data.sources import Source, find_source, missing_message
+from neurocnn.errors import NotFoundError, SettingError, TableError, suggestion
+from neurocnn.errors.arguments import check_text
+from neurocnn.storage.identity import COHORT, REQUIRED, check_folder_name, check_ids
+
+Folders = Mapping[str | None, Path]
+
+
+def locate_images(sessions: pd.DataFrame, folders: Folders, preprocessing: Preprocessing) -> list[Source]:
+    """Return the location of the image of each row.
+
+    Parameters
+    ----------
+    sessions
+        Table of sessions.
+    folders
+        CAPS folders by cohort, see `cohort_folders`.
+    preprocessing
+        Pipeline that wrote the images.
+
+    Raises
+    ------
+    NotFoundError
+        If images are missing. It lists all of them.
+    TableError
+        If the rows are not sessions of these cohorts.
+    """
+    check_ids(sessions, "sessions")
+    found: list[Source] = []
+    missing = []
+    for participant, session, cohort in image_keys(sessions, folders):
+        source = find_source(folders[cohort], participant, session, cohort, preprocessing)
+        if source is None:
+            missing.append(missing_message(folders[cohort], participant, session, preprocessing))
+        else:
+            found.append(source)
+    if missing:
+        raise NotFoundError(
+            f"{len(missing)} of {len(sessions)} images ({preprocessing.name}) are missing:\n"
+            + "\n".join(missing)
+        )
+    return found
+
+
+def locate_image(
+    participant_id: str, session_id: str, cohort: str | None, folders: Folders, preprocessing: Preprocessing
+) -> Source:
+    """Return the location of one image.
+
+    Raises
+    ------
+    NotFoundError
+        If it is missing.
+    SettingError
+        If the cohort is unknown, or an id is not safe as the name of a folder.
+    """
+    check_folder_name("participant_id", participant_id)
+    check_folder_name("session_id", session_id)
+    if cohort is not None:
+        check_text("cohort", cohort, expected="a cohort of the CAPS, or None")
+    if cohort not in folders:
+        hint = suggestion(str(cohort), named_cohorts(folders))
+        raise SettingError(f"{participant_id}: cohort={cohort!r}; expected a cohort of the CAPS; {hint}")
+    source = find_source(folders[cohort], participant_id, session_id, cohort, preprocessing)
+    if source is None:
+        missing = missing_message(folders[cohort], participant_id, session_id, preprocessing)
+        raise NotFoundError(f"the {preprocessing.name} image is missing: {missing}")
+    return source
+
+
+def named_cohorts(folders: Iterable[str | None]) -> list[str]:
+    """Return the names of the cohorts; none if there is a single CAPS folder."""
+    return [name for name in folders if name is not None]
+
+
+def image_keys(sessions: pd.DataFrame, folders: Folders) -> list[tuple[str, str, str | None]]:
+    """Return participant, session and cohort of each row; the cohort is None if there is a single CAPS folder.
+
+    Raises
+    ------
+    TableError
+        If the column of the cohorts is missing, or contains another cohort.
+    """
+    cohorts, column = named_cohorts(folders), [None] * len(sessions)
+    if cohorts:
+        if COHORT not in sessions.columns:
+            raise TableError(
+                f"sessions: the column 'cohort' is missing; expected one of {', '.join(cohorts)} per row"
+            )
+        column = sessions[COHORT].tolist()
+        unknown = sorted({str(name) for name in column} - set(cohorts))
+        if unknown:
+            hint = suggestion(unknown[0], cohorts)
+            raise TableError(f"sessions: cohort {unknown[0]!r} is not in the CAPS; {hint}")
+    return list(zip(*(sessions[name].tolist() for name in REQUIRED), column, strict=True))

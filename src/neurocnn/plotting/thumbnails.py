@@ -1,0 +1,83 @@
+"""Figure of the images that differ most from their cohort."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from neurocnn.data import Caps
+from neurocnn.data.quality import read_unchecked
+from neurocnn.errors import NeurocnnError
+from neurocnn.errors.arguments import check_instance, check_integer, check_table
+from neurocnn.plotting import canvas, sections
+from neurocnn.storage.identity import check_ids, describe_row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLUMNS = 3
+_WHERE = "thumbnails"
+
+
+def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
+    """Draw the first images of a table: the three planes through the centre of each, with the reason for its place.
+
+    Parameters
+    ----------
+    caps
+        Images.
+    checked
+        Table that `Caps.check` returned, or rows of it. Any table of sessions is drawn; reasons need `z` and `column`.
+    n
+        Largest number of images.
+
+    Raises
+    ------
+    TableError
+        If the rows are not sessions.
+    MissingExtraError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import neurocnn as nc
+    >>> labels = nc.make_caps(tmp / "caps", n_participants=3, shape=(12, 14, 12))
+    >>> images = nc.Caps(tmp / "caps")
+    >>> thumbnails(images, images.check(labels)).savefig(tmp / "worst.png")
+    """
+    check_instance("caps", caps, Caps, "an nc.Caps", where=_WHERE)
+    rows = check_table("checked", checked, where=_WHERE).head(check_integer("n", n, minimum=1, where=_WHERE))
+    check_ids(rows, _WHERE)
+    n_lines = max(1, math.ceil(len(rows) / _COLUMNS))
+    figure = canvas.new_figure(3.4 * _COLUMNS, 1.75 * n_lines)
+    panels = figure.subplots(n_lines, _COLUMNS, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, row in zip(panels, rows.to_dict("records"), strict=False):
+        _draw(axes, caps, row)
+    return figure
+
+
+def _draw(axes: "Axes", caps: Caps, row: dict[Any, Any]) -> None:
+    """Draw the planes of one image side by side, or the message of an image that cannot be read."""
+    reason = f"\n{row['column']}, z = {row['z']:.3g}" if row.get("column") is not None and "z" in row else ""
+    axes.set_title(describe_row(row) + reason, fontsize=canvas.SMALL, color=canvas.INK)
+    try:
+        image = canvas.as_array(read_unchecked(caps.images, *caps.sources(pd.DataFrame([row])))[0])[0]
+    except NeurocnnError as error:
+        axes.text(0.5, 0.5, str(error), fontsize=5, color=canvas.MUTED, ha="center", va="center", wrap=True)
+        return
+    x, y, z = (size // 2 for size in image.shape)
+    planes = [image[x], image[:, y], image[:, :, z]]
+    height = max(plane.shape[1] for plane in planes)
+    # Planes of different heights are centred on a background of NaN, which is transparent.
+    padded = [
+        np.pad(plane, ((1, 1), _margins(height - plane.shape[1])), constant_values=np.nan) for plane in planes
+    ]
+    sections.draw_slice(axes, np.concatenate(padded), sections.grey_limits(image), "gray")
+
+
+def _margins(missing: int) -> tuple[int, int]:
+    return missing // 2, missing - missing // 2
