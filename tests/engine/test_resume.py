@@ -59,9 +59,10 @@ def written(folder, multi, **changed):
     _, training = fit(folder, multi, **changed)
     trainings = list(training.values()) if multi else [training]
     stops = [(one.stopped_at, one.stopped_early, dict(one.best_epochs)) for one in trainings]
+    kept = [one.predictions["best_loss"][name] for one in trainings for name in ("train", "validation")]
     model, _ = fit(folder, multi, **changed)
     models = list(model.values()) if multi else [model]
-    return found, bests, events, stops, [each.state_dict() for each in models]
+    return found, bests, events, stops, kept, [each.state_dict() for each in models]
 
 
 def logged(path):
@@ -73,7 +74,7 @@ def logged(path):
 
 
 def assert_same(one, other):
-    tables, bests, events, stops, weights = zip(one, other, strict=True)
+    tables, bests, events, stops, kept, weights = zip(one, other, strict=True)
     assert tables[0].keys() == tables[1].keys()
     for name in tables[0]:
         pd.testing.assert_frame_equal(tables[0][name], tables[1][name], check_exact=True)
@@ -83,6 +84,8 @@ def assert_same(one, other):
         assert same_weights(best["model"], bests[1][name]["model"])
     assert events[0] == events[1]
     assert stops[0] == stops[1]
+    for first, second in zip(*kept, strict=True):
+        pd.testing.assert_frame_equal(first, second, check_exact=True)
     assert all(same_weights(a, b) for a, b in zip(*weights, strict=True))
 
 
@@ -124,6 +127,21 @@ def kill_at_call(name, count, after, model):
     setattr(os, name, deadly)
 
 
+def kill_at_replace(suffix, after, model):
+    """Die before or after a file with this suffix takes its name for the second time."""
+    original, left = os.replace, [2]
+
+    def deadly(source, target):
+        left[0] -= str(target).endswith(suffix)
+        if left[0] == 0 and not after:
+            die()
+        original(source, target)
+        if left[0] == 0:
+            die()
+
+    os.replace = deadly
+
+
 MOMENTS = {
     "at the first batch": partial(kill_at_forward, 1, True),
     "inside an accumulation window": partial(kill_at_forward, 8, True),
@@ -133,7 +151,9 @@ MOMENTS = {
     "before the first state": partial(kill_at_call, "replace", 1, False),
     "before a file takes its name": partial(kill_at_call, "replace", 14, False),
     "after a file took its name": partial(kill_at_call, "replace", 14, True),
-    "between state and best state": partial(kill_at_call, "replace", 9, True),
+    "before kept predictions": partial(kill_at_replace, ".predictions", False),
+    "between kept predictions and state": partial(kill_at_replace, ".predictions", True),
+    "between state and best state": partial(kill_at_replace, "model_best.pth.tar", False),
     "while a file is written": partial(kill_at_call, "fsync", 17, False),
 }
 

@@ -16,7 +16,6 @@ from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import write_whole
 
 Row = dict[str, Any]
-SETS = ("train", "validation")
 
 
 def write_history(history: Sequence[Row], path: Path) -> None:
@@ -33,7 +32,9 @@ class Events:
     Parameters
     ----------
     folder
-        Parent of the folders ``train`` and ``validation``.
+        Parent of a folder per set.
+    sets
+        Names of the sets that are evaluated.
     history
         Evaluations before the resume.
     started
@@ -45,10 +46,10 @@ class Events:
         If the disk is full or the folder read-only; the error contains the path.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Row], started: float) -> None:
-        self.folder, self.started = folder, started
+    def __init__(self, folder: Path, sets: Sequence[str], history: Sequence[Row], started: float) -> None:
+        self.folder, self.sets, self.started = folder, sets, started
         self.writers: dict[str, Any] = {}
-        earlier = [path for name in SETS for path in (folder / name).glob("events.out.tfevents.*")]
+        earlier = [path for name in sets for path in (folder / name).glob("events.out.tfevents.*")]
         for row in history:
             self.add(row)
         for path in earlier:
@@ -56,7 +57,7 @@ class Events:
 
     def add(self, row: Row) -> None:
         """Log an evaluation."""
-        for name in SETS:
+        for name in self.sets:
             prefix = f"{name}_"
             metrics = {
                 key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)
@@ -114,14 +115,17 @@ class Progress:
     ----------
     epochs
         Largest number of epochs.
+    sets
+        Names of the sets that are evaluated.
     shown
         Whether this rank shows progress.
     """
 
-    def __init__(self, epochs: int, shown: bool = True) -> None:
+    def __init__(self, epochs: int, sets: Sequence[str], shown: bool = True) -> None:
         # Without `show_progress`, lines are logged and not written.
         wanted, self.prefix = _SHOWN.get() or (None, "")
-        self.epochs, self.shown, self.writes = epochs, shown and wanted is not False, wanted is True
+        self.epochs, self.sets = epochs, sets
+        self.shown, self.writes = shown and wanted is not False, wanted is True
         self.bar: Any = None
         self.first: tuple[float, float] | None = None
 
@@ -163,13 +167,13 @@ class Progress:
                 epoch + 1,
                 self.epochs,
                 network,
-                _losses([row]),
+                _losses([row], self.sets),
                 row["time"],
             )
         # A logger that shows these lines must not be doubled.
         if self.writes and not LOGGER.isEnabledFor(logging.INFO):
             networks = f", {len(rows)} networks" if len(rows) > 1 else ""
-            losses = _losses(list(rows.values()))
+            losses = _losses(list(rows.values()), self.sets)
             sys.stderr.write(
                 f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{self._time_left(epoch)}\n"
             )
@@ -184,11 +188,11 @@ class Progress:
         return f", at most {hours}:{minutes:02}:{seconds:02} left" if left else ""
 
 
-def _losses(rows: Sequence[Row]) -> str:
+def _losses(rows: Sequence[Row], sets: Sequence[str]) -> str:
     """Return the mean losses of some networks as text."""
     means = {
         name: sum(float(row[f"{name}_loss"]) for row in rows) / len(rows)
-        for name in SETS
+        for name in sets
         if all(f"{name}_loss" in row for row in rows)
     }
     return ", ".join(f"{name} {mean:.6g}" for name, mean in means.items())

@@ -16,20 +16,19 @@ import pandas as pd
 from torch import nn
 
 from neurocnn.engine.batch import Batch, Dataset, Network, part_rows
+from neurocnn.engine.epoch_scores import scores
 from neurocnn.engine.epochs import TrainingBatches
-from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.fingerprint import fingerprint
-from neurocnn.engine.inference import Computation, network_tables
-from neurocnn.engine.inputs import check_classes, check_disjoint, check_sets
+from neurocnn.engine.inference import Computation
+from neurocnn.engine.inputs import check_sets
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loggers import Progress
 from neurocnn.engine.network_files import NetworkFiles
-from neurocnn.engine.non_finite import log_outputs, pop_non_finite, scores_or_nan
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.run import Row, Run
 from neurocnn.engine.runtime import current_device, determinism, find_device
-from neurocnn.engine.settings import TrainingSettings
+from neurocnn.engine.settings import TrainingSettings, scored_sets
 from neurocnn.engine.task import Task
 from neurocnn.engine.training import Callback, Training, TrainingState
 from neurocnn.engine.workers import catch_worker_death
@@ -62,6 +61,11 @@ class Loop:
         self.folder = None if folder is None else Path(folder)
         self.sets = {"train": train} | ({} if validation is None else {"validation": validation})
         check_sets(task, self.sets, trainer.sampler)
+        if trainer.evaluate_train == "end" and validation is None:
+            raise SettingError(
+                "Trainer.fit: evaluate_train='end'; expected a validation set, which decides on the best epoch; pass "
+                "validation, or use evaluate_train='epoch'"
+            )
         self.ranks = find_ranks(trainer.rank_seconds)
         self.device = find_device(trainer.device, self.ranks.local)
         self.computation = Computation(
@@ -106,7 +110,9 @@ class Loop:
         stack.enter_context(determinism(trainer.deterministic))
         stack.enter_context(translate_errors(self.device, trainer.batch_size, trainer.accumulation_steps))
         stack.enter_context(self.interruption.catch_signals())
-        self.progress = stack.enter_context(Progress(trainer.epochs, self.ranks.rank == 0))
+        self.progress = stack.enter_context(
+            Progress(trainer.epochs, scored_sets(trainer), self.ranks.rank == 0)
+        )
         while active := [run for run in runs if not run.is_finished()]:
             # The networks of one pass share the epoch and the way in which batches are cut.
             first = min(active, key=lambda run: run.epoch)
@@ -129,6 +135,8 @@ class Loop:
                     self.update(ready, plan.window(update), source)
                     self.save_if_due()
         better = [run.end_epoch() for run in runs]
+        for run, selections in zip(runs, better, strict=True):
+            self.files[run.part].write_predictions(selections)
         self.save()
         for run, selections in zip(runs, better, strict=True):
             self.files[run.part].write_best(selections)
@@ -159,7 +167,7 @@ class Loop:
         if not runs:
             return
         try:
-            metrics = self.scores(runs)
+            metrics = scores(runs, self.sets, self.task, self.computation, self.exit_if_signalled)
             for run in runs:
                 run.check_selection(metrics[run.part])
         except (SettingError, TableError, LeakError):
@@ -176,42 +184,10 @@ class Loop:
             self.files[run.part].write_evaluation()
             self.call(run, ended)
 
-    def scores(self, runs: list[Run]) -> dict[Network, dict[str, float]]:
-        """Return the metrics of these networks on both sets."""
-        for run in runs:
-            run.broadcast_buffers()
-        models = {run.part: run.model for run in runs}
-        measure = task_measure(self.task, self.computation)
-        tables = {
-            name: network_tables(
-                models, dataset, self.computation, measure, self.exit_if_signalled, seed=self.trainer.seed
-            )
-            for name, dataset in self.sets.items()
-        }
-        return {
-            run.part: self.network_scores(run, {name: tables[name][run.part] for name in tables})
-            for run in runs
-        }
-
-    def network_scores(self, run: Run, tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
-        """Return the metrics of a network from its table of each set, all NaN if an output is not finite."""
-        wrong = {name: pop_non_finite(table) for name, table in tables.items()}
-        for name, rows in wrong.items():
-            if len(rows) and self.ranks.rank == 0:
-                log_outputs(run.where(), rows, name)
-        if not run.history:
-            check_disjoint(list(tables.values()))
-            if self.task.classes:
-                check_classes(self.task, tables["train"]["true_label"])
-        all_finite = not any(map(len, wrong.values()))
-        return {
-            f"{name}_{metric}": score
-            for name, table in tables.items()
-            for metric, score in scores_or_nan(self.task.metrics, table, all_finite).items()
-        }
-
     def call(self, run: Run, ended: bool) -> None:
         """Call the callbacks after an evaluation."""
+        if not self.callbacks:
+            return
         state = TrainingState(
             run.epoch, run.iteration, run.history[-1], run.history, ended, run.model, run.optimizer, run.part
         )
@@ -296,4 +272,5 @@ class Loop:
             best_epochs=dict(run.best_epochs),
             stopped_at=run.epoch - 1,
             stopped_early=run.stopped,
+            predictions=self.files[run.part].predictions(),
         )

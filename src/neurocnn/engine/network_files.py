@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from neurocnn.engine.checkpoint import BestStates, State, StateFiles, read_best_epoch
 from neurocnn.engine.fingerprint import check_settings, earlier_values, forbidden_changes, resume_rules
+from neurocnn.engine.kept import read_predictions, write_predictions
 from neurocnn.engine.loggers import Events, write_history
 from neurocnn.engine.run import Run
-from neurocnn.engine.settings import TrainingSettings
+from neurocnn.engine.settings import TrainingSettings, scored_sets
 from neurocnn.errors import CheckpointError, SettingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import remove_leftovers
@@ -112,12 +114,14 @@ class NetworkFiles:
         if not self.writes:
             return
         bests = [folder / "model_best.pth.tar" for folder in self.models.glob("best_*")]
-        remove_leftovers(self._lock, self.table, *bests, *self.states.paths)
+        kept = [self._predictions_path(f"best_{name}") for name in self.run.task.selection]
+        remove_leftovers(self._lock, self.table, *bests, *kept, *self.states.paths)
         self._repair_best_models()
-        if not self.run.is_finished():
-            self.events = Events(self.logs, self.run.history, self.run.started)
-            if self.run.history:
-                write_history(self.run.history, self.table)
+        run = self.run
+        if not run.is_finished():
+            self.events = Events(self.logs, scored_sets(run.trainer), run.history, run.started)
+            if run.history:
+                write_history(run.history, self.table)
             else:
                 self.table.unlink(missing_ok=True)
 
@@ -154,6 +158,23 @@ class NetworkFiles:
         if self.writes and not self.run.history:
             self.states.remove()
 
+    def write_predictions(self, selections: list[str]) -> None:
+        """Keep the predictions of the last evaluation as those of these selections.
+
+        They are written before the state of their epoch: after a kill between the two, the epoch is repeated.
+        """
+        for selection in selections if self.writes else ():
+            epoch = self.run.best_epochs[selection]
+            write_predictions(self._predictions_path(selection), epoch, self.run.tables)
+        self.run.tables = {}
+
+    def predictions(self) -> dict[str, dict[str, pd.DataFrame]]:
+        """Return the predictions of the best epochs that were kept, by selection and set."""
+        if self.folder is None:
+            return {}
+        epochs = self.run.best_epochs
+        return {name: read_predictions(self._predictions_path(name), epochs[name]) for name in epochs}
+
     def write_best(self, selections: list[str]) -> None:
         """Keep the current weights as the best ones of these selections."""
         for selection in selections:
@@ -175,6 +196,9 @@ class NetworkFiles:
 
     def _best_path(self, selection: str) -> Path:
         return self.models / selection / "model_best.pth.tar"
+
+    def _predictions_path(self, selection: str) -> Path:
+        return self.state_folder / f"{selection}.predictions"
 
     def best(self) -> Mapping[str, Mapping[str, Tensor]]:
         """Return the best weights by selection."""

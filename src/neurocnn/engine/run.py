@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -73,6 +74,8 @@ class Run:
         self.started = time.time()
         self._clock = time.monotonic()
         self.history: list[Row] = []
+        #: Predictions of the last evaluation, by set.
+        self.tables: dict[str, pd.DataFrame] = {}
         self.best: dict[str, float] = {}
         self.best_epochs: dict[str, int] = {}
         self.best_weights: dict[str, dict[str, Tensor]] = {}

@@ -45,6 +45,7 @@ class TrainingSettings:
     weight_decay: float = 1e-4
     accumulation_steps: int = 1
     evaluation_steps: int = 0
+    evaluate_train: str = "epoch"
     patience: int = 10
     tolerance: float = 0.0
     sampler: str = "random"
@@ -74,6 +75,7 @@ class TrainingSettings:
         if self.clip_gradient is not None:
             check_number("clip_gradient", self.clip_gradient, above=0, where=where)
         check_choice("sampler", self.sampler, ("random", "weighted"), where=where)
+        check_choice("evaluate_train", self.evaluate_train, ("epoch", "end"), where=where)
         check_choice("precision", self.precision, tuple(PRECISIONS), where=where)
         check_text("device", self.device, expected="'auto' or a device name such as 'cuda:1'", where=where)
         for name in ("deterministic", "compile"):
@@ -82,3 +84,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and (not callable(value) or isinstance(value, nn.Module)):
                 raise argument_error(name, value, expected, where=where)
+
+
+def scored_sets(settings: TrainingSettings) -> tuple[str, ...]:
+    """Return the names of the sets whose metrics each evaluation computes, if they are given."""
+    return ("validation",) if settings.evaluate_train == "end" else ("train", "validation")

@@ -36,6 +36,10 @@ class Trainer(TrainingSettings):
         Batches per update; the loss is the mean over all their samples.
     evaluation_steps
         Updates between evaluations within an epoch; 0: only at its end.
+    evaluate_train
+        ``"epoch"``: each evaluation includes the training set. ``"end"``: only the validation set, which is required;
+        the metrics of the training set are NaN in the history, and an `Experiment` evaluates it for the best models
+        only. A training set without a table of its participants and labels is also evaluated once, to check them.
     patience, tolerance
         Early stopping: training stops if, during `patience` epochs, the loss at the end of an epoch was never smaller
         than best × (1 − tolerance). With ``patience=0`` it never stops early.

@@ -28,6 +28,9 @@ class Training:
         Last epoch.
     stopped_early
         Whether early stopping ended the training.
+    predictions
+        Tables of the best epochs as `evaluate` returns them, by selection and set. They are kept in the folder of the
+        training: without one, and after an earlier version, they are missing.
     """
 
     history: pd.DataFrame
@@ -35,6 +38,7 @@ class Training:
     best_epochs: Mapping[str, int]
     stopped_at: int
     stopped_early: bool
+    predictions: Mapping[str, Mapping[str, pd.DataFrame]]
 
     def __repr__(self) -> str:
         best = ", ".join(f"{name} in epoch {epoch}" for name, epoch in self.best_epochs.items())

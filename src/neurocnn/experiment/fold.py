@@ -17,6 +17,7 @@ from neurocnn.engine.inputs import check_sets
 from neurocnn.engine.runtime import find_device
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment import reconstructions, transfer_source
+from neurocnn.experiment.best_predictions import best_predictions
 from neurocnn.experiment.recipe import Recipe
 from neurocnn.results import leakage, scoring
 from neurocnn.results.folder import ResultFolder
@@ -175,7 +176,8 @@ class FoldRun:
         predictions: dict[str, Tables] = {}
         for selection in self.folder.selections:
             model.load_state_dict(training.best[selection])
-            predictions[selection] = self._evaluate(model)
+            found = best_predictions(selection, {None: model}, {None: training}, self.sets, self.recipe)
+            predictions[selection] = {name: table for name in SETS for table in found[name].values()}
             if selection == self.folder.selections[0]:
                 self._reconstruct(dict.fromkeys(self.train.part_ids, model))
         return predictions
@@ -204,11 +206,11 @@ class FoldRun:
                 model.load_state_dict(trainings[part].best[selection])
             if selection == self.folder.selections[0]:
                 self._reconstruct(models)
-            for name, table in self._evaluate(models).items():
+            found = best_predictions(selection, models, trainings, self.sets, self.recipe)
+            for name, tables in found.items():
                 if self._writes:
-                    for part in models:
-                        rows = table[table["part_id"] == part]
-                        storage.write_table(rows, self.fold.network_prediction(part, selection, name))
+                    for part, table in tables.items():
+                        storage.write_table(table, self.fold.network_prediction(part, selection, name))
         engine.find_ranks().barrier("after tables were written")
 
     @property
@@ -216,21 +218,6 @@ class FoldRun:
         self,
     ) -> tuple[engine.Task, data.CapsDataset, data.CapsDataset, Path, tuple[engine.Callback, ...]]:
         return self.recipe.task, self.train, self.validation, self.fold.path, self.callbacks
-
-    def _evaluate(self, model: torch_nn.Module | Models) -> dict[str, pd.DataFrame]:
-        trainer = self.recipe.trainer
-        return {
-            name: engine.evaluate(
-                model,
-                self.recipe.task,
-                dataset,
-                batch_size=trainer.batch_size,
-                n_workers=trainer.n_workers,
-                device=trainer.device,
-                precision=trainer.precision,
-            )
-            for name, dataset in self.sets.items()
-        }
 
     def _network(self, part: int | None, starts: bool = False) -> torch_nn.Module:
         return self.recipe.build_network(self.train, self.fold.index, part, starts)

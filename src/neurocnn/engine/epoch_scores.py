@@ -1,0 +1,83 @@
+"""The metrics of an evaluation during training, of all networks in one pass over each set."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+
+from neurocnn.engine.batch import Dataset, Network, sessions_of
+from neurocnn.engine.evaluation import task_measure
+from neurocnn.engine.inference import Computation, network_tables
+from neurocnn.engine.inputs import check_classes, check_disjoint, image_targets
+from neurocnn.engine.non_finite import log_outputs, pop_non_finite, scores_or_nan
+from neurocnn.engine.run import Run
+from neurocnn.engine.settings import scored_sets
+from neurocnn.engine.task import Task
+
+
+def scores(
+    runs: Sequence[Run],
+    sets: Mapping[str, Dataset],
+    task: Task,
+    computation: Computation,
+    on_batch: Callable[[], None],
+) -> dict[Network, dict[str, float]]:
+    """Return the metrics of these networks by name (``train_loss``), and keep their tables in `Run.tables`.
+
+    Parameters
+    ----------
+    runs
+        Networks.
+    sets
+        Training set, and validation set if there is one.
+    task, computation
+        Task of the training, and where its outputs are computed.
+    on_batch
+        Called before each batch.
+    """
+    for run in runs:
+        run.broadcast_buffers()
+    models, measure = {run.part: run.model for run in runs}, task_measure(task, computation)
+    trainer, wanted = runs[0].trainer, set(scored_sets(runs[0].trainer))
+    if not all(run.history for run in runs) and not _has_checked_sessions(task, sets["train"]):
+        wanted.add("train")
+    tables = {
+        name: network_tables(models, dataset, computation, measure, on_batch, seed=trainer.seed)
+        for name, dataset in sets.items()
+        if name in wanted
+    }
+    for run in runs:
+        run.tables = {name: tables[name][run.part] for name in tables}
+    return {run.part: _network_scores(run, sets) for run in runs}
+
+
+def _has_checked_sessions(task: Task, dataset: Dataset) -> bool:
+    """Return whether `inputs.check_sets` has found the participants and classes of a set in its table."""
+    sessions = sessions_of(dataset)
+    if sessions is None or "participant_id" not in sessions:
+        return False
+    return task.classes is None or image_targets(task, dataset) is not None
+
+
+def _network_scores(run: Run, sets: Mapping[str, Dataset]) -> dict[str, float]:
+    """Return the metrics of a network from its table of each set, all NaN if an output is not finite."""
+    task, tables, scored = run.task, run.tables, scored_sets(run.trainer)
+    wrong: dict[str, pd.DataFrame] = {name: pop_non_finite(table) for name, table in tables.items()}
+    for name, rows in wrong.items():
+        if len(rows) and run.ranks.rank == 0:
+            log_outputs(run.where(), rows, name)
+    if not run.history:
+        known = [tables.get(name, sessions_of(dataset)) for name, dataset in sets.items()]
+        check_disjoint([table for table in known if table is not None])
+        if task.classes and "train" in tables:
+            check_classes(task, tables["train"]["true_label"])
+    all_finite = not any(map(len, wrong.values()))
+    found = {
+        name: scores_or_nan(task.metrics, table, all_finite)
+        for name, table in tables.items()
+        if name in scored
+    }
+    not_scored = dict.fromkeys(next(iter(found.values())), math.nan)
+    return {
+        f"{name}_{metric}": score for name in sets for metric, score in found.get(name, not_scored).items()
+    }

@@ -1,0 +1,59 @@
+"""The part-level predictions of the best epochs: those that the training has kept, or computed from the weights."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import pandas as pd
+from torch import nn as torch_nn
+
+from neurocnn import data, engine
+from neurocnn.engine.batch import Network
+from neurocnn.experiment.recipe import Recipe
+
+#: Part of a network; None if it serves all parts.
+P = TypeVar("P", int, None)
+
+
+def best_predictions(
+    selection: str,
+    models: Mapping[P, torch_nn.Module],
+    trainings: Mapping[Network, engine.Training],
+    sets: Mapping[str, data.CapsDataset],
+    recipe: Recipe,
+) -> dict[str, dict[P, pd.DataFrame]]:
+    """Return the table of each set and network; several ranks call it together, and rank 0 has all tables.
+
+    A network that is random in evaluation mode has the seed of the training in kept predictions, else the seed 0.
+
+    Parameters
+    ----------
+    selection
+        Selection of the best epoch.
+    models
+        Networks with the best weights, evaluated where the training has not kept their predictions.
+    trainings
+        Training of each network.
+    sets, recipe
+        Data sets by name, and settings of the experiment.
+    """
+    found: dict[str, dict[P, pd.DataFrame]] = {}
+    for name, dataset in sets.items():
+        kept = {part: trainings[part].predictions.get(selection, {}).get(name) for part in models}
+        found[name] = {part: table for part, table in kept.items() if table is not None}
+        # Rank 0's view: files may change between the checks of two ranks.
+        missing = [part for part in models if part not in found[name]]
+        missing = engine.find_ranks().gather(missing, "to share which predictions were kept")[0]
+        if missing:
+            found[name] |= _evaluate({part: models[part] for part in missing}, dataset, recipe)
+    return found
+
+
+def _evaluate(
+    models: Mapping[P, torch_nn.Module], dataset: data.CapsDataset, recipe: Recipe
+) -> dict[P, pd.DataFrame]:
+    names = ("batch_size", "n_workers", "device", "precision")
+    how = {name: getattr(recipe.trainer, name) for name in names}
+    single = [model for part, model in models.items() if part is None]
+    given = single[0] if single else models
+    table = engine.evaluate(given, recipe.task, dataset, **how)  # type: ignore[arg-type]
+    return {part: table if part is None else table[table["part_id"] == part] for part in models}
