@@ -1,6 +1,7 @@
 import copy
 import logging
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import Toys, network
 
-from neurocnn.engine import Trainer, classification, runtime
+from neurocnn.engine import Trainer, classification, clock, network_files, run, runtime
 from neurocnn.engine.loggers import show_progress, shows_bars, write_history
 
 TASK = classification("diagnosis", ["CN", "AD"])
@@ -61,6 +62,33 @@ def test_without_a_terminal_there_is_one_line_an_epoch(caplog):
     assert len(lines) == 3
     ends = history.groupby("epoch").last()
     assert lines[1].startswith(f"epoch 2/3: loss train {ends.train_loss[1]:.6g}, validation")
+
+
+def test_the_log_says_what_the_time_of_an_epoch_was_spent_on(caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+
+    def spend(seconds, function):
+        def slower(*args, **kwargs):
+            now[0] += seconds
+            return function(*args, **kwargs)
+
+        return slower
+
+    monkeypatch.setattr(Toys, "__getitem__", spend(1, Toys.__getitem__))
+    monkeypatch.setattr(run.Run, "update", spend(100, run.Run.update))
+    monkeypatch.setattr(network_files, "write_history", spend(1000, network_files.write_history))
+    with caplog.at_level(logging.INFO, logger="neurocnn"), tempfile.TemporaryDirectory() as folder:
+        fit(folder, epochs=1)
+    [line] = [record.getMessage() for record in caplog.records]
+    # 8 samples for training in 2 updates, 8 + 4 for evaluation, a table.
+    assert line.endswith("; waiting for data 8.0 s, computing 200.0 s, evaluating 12.0 s, writing 1000.0 s)")
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="neurocnn"):
+        networks = {part: network() for part in (0, 1)}
+        trainer = Trainer(epochs=1, **SETTINGS)
+        trainer.fit(networks, TASK, Toys(8, (0, 1)), callbacks=[spend(10, id)])
+    assert caplog.records[-1].getMessage().endswith("writing 0.0 s, callbacks 20.0 s")
 
 
 def test_on_a_terminal_a_bar_shows_epochs_updates_and_loss(capsys, monkeypatch, tmp_path):

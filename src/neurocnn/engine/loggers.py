@@ -156,20 +156,25 @@ class Progress:
             self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             self.bar.update()
 
-    def end_epoch(self, epoch: int, rows: Mapping[int | None, Row]) -> None:
-        """Log the losses at the end of an epoch, and write a line of them if that is wanted."""
+    def end_epoch(self, epoch: int, rows: Mapping[int | None, Row], spent: str) -> None:
+        """Log losses and what an epoch's time was spent on; write a line of losses if that is wanted."""
         if not self.shown or self.bar is not None:
             return
+        # With several networks the time is that of all of them: it has a line of its own.
+        alone = f"; {spent}" if len(rows) == 1 else ""
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
             LOGGER.info(
-                "epoch %d/%d%s: loss %s (%.1f s)",
+                "epoch %d/%d%s: loss %s (%.1f s%s)",
                 epoch + 1,
                 self.epochs,
                 network,
                 _losses([row], self.sets),
                 row["time"],
+                alone,
             )
+        if not alone:
+            LOGGER.info("epoch %d/%d: %s", epoch + 1, self.epochs, spent)
         # A logger that shows these lines must not be doubled.
         if self.writes and not LOGGER.isEnabledFor(logging.INFO):
             networks = f", {len(rows)} networks" if len(rows) > 1 else ""

@@ -16,6 +16,7 @@ import pandas as pd
 from torch import nn
 
 from neurocnn.engine.batch import Batch, Dataset, Network, part_rows
+from neurocnn.engine.clock import EpochClock
 from neurocnn.engine.epoch_scores import scores
 from neurocnn.engine.epochs import TrainingBatches
 from neurocnn.engine.faults import check_initialized, translate_errors
@@ -121,7 +122,7 @@ class Loop:
 
     def train_epoch(self, epoch: int, runs: list[Run]) -> None:
         """Train the networks of this epoch, each from the update at which it was saved."""
-        self.active = runs
+        self.active, self.clock = runs, EpochClock()
         parts, start = [run.part for run in runs], min(run.updates for run in runs)
         plan = self.batches.begin_epoch(epoch, start, parts, runs[0].join_last)
         self.progress.set_position(epoch, start, plan.n_updates)
@@ -140,13 +141,15 @@ class Loop:
         self.save()
         for run, selections in zip(runs, better, strict=True):
             self.files[run.part].write_best(selections)
-        self.progress.end_epoch(epoch, {run.part: run.history[-1] for run in runs})
+        self.clock.lap("writing")
+        self.progress.end_epoch(epoch, {run.part: run.history[-1] for run in runs}, str(self.clock))
 
     def update(self, runs: list[Run], sizes: list[int], source: Iterator[Batch]) -> None:
         """Accumulate the gradients of batches of these sizes, and update each network once."""
         for number, size in enumerate(sizes):
             batch = next(source)
             self.ranks.barrier("for a batch")
+            self.clock.lap("waiting for data")
             for run in runs:
                 run.accumulate(
                     part_rows(batch, run.part),
@@ -154,7 +157,9 @@ class Loop:
                     empty=self.ranks.rank >= size,
                     last=number == len(sizes) - 1,
                 )
+            self.clock.lap("computing")
         losses = [run.update() for run in runs]
+        self.clock.lap("computing")
         self.progress.add_update(sum(losses) / max(1, len(losses)))
 
     def is_due(self, update: int) -> bool:
@@ -174,6 +179,7 @@ class Loop:
             for run in runs:
                 self.files[run.part].discard_checkpoint()
             raise
+        self.clock.lap("evaluating")
         if not self.has_saved:
             # The first state is written before the first row of the table, which could not be resumed without it, and
             # not earlier, so that a training that fails at once can be restarted with other settings.
@@ -182,6 +188,7 @@ class Loop:
             where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}
             run.history.append(where | metrics[run.part])
             self.files[run.part].write_evaluation()
+            self.clock.lap("writing")
             self.call(run, ended)
 
     def call(self, run: Run, ended: bool) -> None:
@@ -193,6 +200,7 @@ class Loop:
         )
         for callback in self.callbacks:
             callback(state)
+        self.clock.lap("callbacks")
 
     def open_files(self, runs: list[Run], stack: ExitStack) -> dict[Network, NetworkFiles]:
         """Open the files of the networks, and restore the states that an earlier training has written."""
@@ -221,6 +229,7 @@ class Loop:
             for k, run in enumerate(self.active):
                 run.broadcast_buffers()
                 self.files[run.part].write_state([states[k] for states in ranks])
+            self.clock.lap("writing")
         self.saved, self.has_saved = time.monotonic(), True
 
     def save_if_due(self) -> None:
