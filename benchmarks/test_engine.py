@@ -75,6 +75,38 @@ def test_tables_cost_little_more_than_a_bare_loop(batch_size: int) -> None:
     assert ours <= 1.5 * plain
 
 
+@pytest.mark.parametrize("batch_size", [8, 32, 128])
+def test_an_update_costs_little_more_than_a_bare_loop(batch_size: int) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16**3, 2))
+    plain = copy.deepcopy(network).to(DEVICE).train()
+    image, target = torch.rand(batch_size, 1, 16, 16, 16), torch.arange(batch_size) % 2
+    identity = {
+        "participant_id": [f"sub-{i}" for i in range(batch_size)],
+        "session_id": ["ses-M00"] * batch_size,
+        "part_id": torch.zeros(batch_size, dtype=torch.long),
+    }
+    batch = {"image": image, "label": [("CN", "AD")[i] for i in target.tolist()], **identity}
+    run = Run(network, nc.Trainer(), TASK, None, DEVICE, Ranks())
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
+
+    def ours() -> None:
+        for _ in range(100):
+            run.accumulate(batch, n_window=batch_size, empty=False, last=True)
+            run.update()
+
+    def bare() -> None:
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(plain(image.to(DEVICE)), target.to(DEVICE))
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    fast, slow = in_turn(ours, bare, rounds=9)
+    print(f"\nupdate, batches of {batch_size}: {fast:.3f} s, bare loop {slow:.3f} s, ratio {fast / slow:.2f}")
+    assert fast <= 1.25 * slow
+
+
 class PadThenPool(nn.Module):
     """Pooling by its definition: pad with zeros in front, then pool."""
 

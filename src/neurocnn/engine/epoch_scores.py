@@ -47,7 +47,7 @@ def scores(
         if name in wanted
     }
     for run in runs:
-        run.tables = {name: tables[name][run.part] for name in tables}
+        run.tables, run.is_training = {name: tables[name][run.part] for name in tables}, False
     return {run.part: _network_scores(run, sets) for run in runs}
 
 

@@ -1,5 +1,6 @@
 """One network in training: optimizer, random state, early stopping, best weights and history."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from neurocnn.engine.stopping import Stopper, is_better
 from neurocnn.engine.task import Task, sample_losses
 from neurocnn.errors import CheckpointError, SettingError, suggestion
 from neurocnn.randomness import RandomState
+from neurocnn.storage.identity import PART
 
 Row = dict[str, Any]
 # Fields of a run that a state contains as they are.
@@ -83,7 +85,9 @@ class Run:
         self.join_last = True
         self.optimizer.zero_grad(set_to_none=True)
         self.forward = self._make_forward()
-        self._window: list[tuple[Tensor, list[str]]] = []
+        self._window: list[tuple[Tensor, Batch]] = []
+        #: Whether the model was set to training mode after the last evaluation.
+        self.is_training = False
 
     def _make_forward(self) -> Callable[[Tensor], Any]:
         forward: nn.Module = self.model
@@ -108,7 +112,9 @@ class Run:
             Whether it is the last batch of the update, when ranks exchange gradients.
         """
         image = to_model_format(batch["image"], self.device, self.dtype, self.layout)
-        self.model.train()
+        if not self.is_training:
+            self.model.train()
+            self.is_training = True
         with self.random.as_global():
             if self.parallel is not None:
                 self.parallel.require_backward_grad_sync = last
@@ -121,7 +127,8 @@ class Run:
             with translate_compiler_errors():
                 self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         if not empty:
-            self._window.append((losses.detach(), [sample_name(batch, row) for row in range(len(losses))]))
+            # Names are made only for an error: they would take as long as the update of a small network.
+            self._window.append((losses.detach(), {name: batch[name] for name in PART if name in batch}))
 
     def update(self) -> float:
         """Step the optimizer, and return the mean loss of the update.
@@ -136,8 +143,9 @@ class Run:
         """
         losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
         mean = float(losses.mean())
-        if not losses.isfinite().all():
-            names = [name for _, names in self._window for name in names]
+        # The mean of losses that are not finite is not finite: all of them are looked at only then.
+        if not math.isfinite(mean) and not losses.isfinite().all():
+            names = [sample_name(who, row) for part, who in self._window for row in range(len(part))]
             raise loss_error(self.where(), losses, names, self.parameters)
         self._window.clear()
         with self.random.as_global():
