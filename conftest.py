@@ -63,7 +63,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def doctest_folder(
     request: pytest.FixtureRequest, doctest_namespace: dict[str, object], tmp_path: Path
 ) -> None:
-    """Provide each docstring example with `tmp`, an empty folder, and `results`, a finished experiment."""
+    """Provide each docstring example with `tmp`, an empty folder, and `results`, a finished experiment on `caps`."""
     doctest_namespace["tmp"] = tmp_path
     test = getattr(request.node, "dtest", None)
     if test is not None and ">>> results." in test.docstring and "results = " not in test.docstring:
@@ -71,6 +71,7 @@ def doctest_folder(
         shutil.copytree(study / "results", tmp_path / "results")
         doctest_namespace["results"] = nc.Results(tmp_path / "results")
         doctest_namespace["caps"] = nc.Caps(study / "caps", "t1-volume")
+        doctest_namespace["labels"] = nc.read_table(study / "caps/labels.tsv")
 
 
 @pytest.fixture(autouse=True)

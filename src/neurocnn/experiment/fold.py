@@ -22,6 +22,7 @@ from neurocnn.experiment.recipe import Recipe
 from neurocnn.results import leakage, scoring
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import SETS, Fold
+from neurocnn.results.placing import check_placeable
 from neurocnn.results.reading import read_network_histories
 from neurocnn.results.same_study import write_images
 from neurocnn.results.votes import read_vote
@@ -85,7 +86,7 @@ class FoldRun:
                 )
         self._network(networks[0] if networks else None)
         if recipe.reconstructions:
-            reconstructions.check_placeable(self.train)
+            check_placeable(self.train, "reconstructions=True")
 
     def run(self, networks: Sequence[int] | None) -> None:
         """Train and score what is not done; `networks` are part_ids, None if one network serves all parts."""

@@ -1,37 +1,17 @@
 """Parts of an image and their reconstructions as NIfTI files, at the position of the parts in the image's space."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import nn as torch_nn
 
 from neurocnn import data
 from neurocnn.data.parts import LocatedParts
-from neurocnn.errors import SettingError
 from neurocnn.errors.logger import LOGGER
+from neurocnn.results.placing import as_volume
 from neurocnn.results.scoring import first_image, write_nifti
-
-
-def check_placeable(dataset: data.CapsDataset) -> None:
-    """Refuse parts that cannot be put back into the volume.
-
-    Raises
-    ------
-    SettingError
-        If a transform changes the number of voxels of a part.
-    """
-    shape = dataset.caps.shape(*first_image(dataset))
-    place = cast(LocatedParts, dataset.parts).place(shape, dataset.part_ids[0])
-    box = [axis.stop - axis.start for axis in place]
-    if math.prod(box) != math.prod(dataset.input_shape[1:]):
-        raise SettingError(
-            f"reconstructions=True: the transform returns parts of shape {dataset.input_shape}; expected {box} voxels, "
-            "which fit into the volume; use reconstructions=False or no such transform"
-        )
 
 
 def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.CapsDataset) -> None:
@@ -59,14 +39,9 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
             output = model(batch)[-1]
         place = cast(LocatedParts, dataset.parts).place(shape, part)
         for name, tensor in (("input", batch), ("output", output)):
-            volume = _as_volume(tensor[0].float().cpu().numpy(), place)
+            # The channels of a slice are equal.
+            volume = as_volume(tensor[0, 0].float().cpu().numpy(), place)
             write_nifti(folder / f"{name}-{k}.nii.gz", volume, data.part_affine(affine, place))
-
-
-def _as_volume(part: np.ndarray, place: tuple[slice, slice, slice]) -> np.ndarray:
-    """Return a part (C, …) as (D, H, W): one of a slice's equal channels, with the axis of the slice."""
-    volume: np.ndarray = part[0].reshape([box.stop - box.start for box in place])
-    return volume
 
 
 def mean_intensity(dataset: data.CapsDataset, part: int | None, most: int = 16) -> float:

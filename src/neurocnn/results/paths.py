@@ -99,6 +99,10 @@ class Fold:
         """Return the path of the parts' validation balanced accuracies, as table or map (``nii.gz``)."""
         return self.tables / selection / f"part_balanced_accuracy.{suffix}"
 
+    def explanations(self, selection: str, name: str, method: str) -> Path:
+        """Return the folder of the maps of a method for a data set."""
+        return self.tables / selection / "explanations" / name / method
+
     def model(self, selection: str, network: int | None = None) -> Path:
         """Return the path of a selection's best model; `network` is a part_id, None with one network."""
         return self._network(self.path / "models", network) / selection / "model_best.pth.tar"

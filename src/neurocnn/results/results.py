@@ -8,10 +8,10 @@ from tqdm.auto import tqdm
 from neurocnn import data, engine
 from neurocnn.engine.loggers import shows_bars
 from neurocnn.results import ensembles, prediction
-from neurocnn.results.answers import Answers
+from neurocnn.results.explanations import Explanations
 
 
-class Results(Answers):
+class Results(Explanations):
     """The result folder of an experiment.
 
     Parameters

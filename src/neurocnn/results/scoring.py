@@ -177,8 +177,9 @@ def first_image(dataset: data.CapsDataset) -> tuple[str, str, str | None]:
 
 
 def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """Write a float32 volume (D, H, W) with its affine, compressed, completely or not at all."""
+    """Write a float32 volume (D, H, W) with its affine (mm), compressed, completely or not at all."""
     image = nib.nifti1.Nifti1Image(np.asarray(volume, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     with write_whole(path) as file:
         # mtime=0: the same volume gives the same bytes.
         file.write(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))

@@ -1,0 +1,230 @@
+"""Maps of what the output of a network depends on (Captum), and networks with random weights for comparison."""
+
+import copy
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurocnn.engine.runtime import evaluating
+from neurocnn.engine.task import Task
+from neurocnn.errors import MissingExtraError, ModelError
+from neurocnn.errors.arguments import check_choice, check_integer
+
+METHODS = ("gradient", "integrated_gradients", "grad_cam", "occlusion")
+#: ``output(model, images)`` returns the explained number of each sample, shape (B,).
+Output = Callable[[nn.Module, Tensor], Tensor]
+
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_MODES = {4: "bilinear", 5: "trilinear"}
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Method of an explanation and its settings.
+
+    Parameters
+    ----------
+    method
+        ``"gradient"`` (Simonyan et al., 2014), ``"integrated_gradients"`` (Sundararajan et al., ICML 2017),
+        ``"grad_cam"`` of the last convolution (Selvaraju et al., ICCV 2017) or ``"occlusion"`` (Zeiler & Fergus, ECCV
+        2014).
+    steps
+        Points of the integral (Gauss–Legendre) of integrated gradients.
+    window
+        Edge length of the occluded boxes, in voxels; None: a fifth of the longest edge of the part, rounded up.
+    batch_size
+        Number of images per pass through the network.
+
+    Raises
+    ------
+    SettingError
+        If an argument has another value.
+    MissingExtraError
+        If Captum is not installed.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1, bias=False))
+    >>> image, baseline = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.zeros(1, 1, 2, 2)
+    >>> first = lambda model, images: model(images)[:, 0]
+    >>> found = Attribution("integrated_gradients").compute(model, first, image, baseline)
+    >>> bool(torch.allclose(found, model[1].weight.view(1, 1, 2, 2) * image))  # exact for a linear network
+    True
+    """
+
+    method: str
+    steps: int = 50
+    window: int | None = None
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS, where="explain")
+        check_integer("steps", self.steps, minimum=2, where="explain")
+        if self.window is not None:
+            check_integer("window", self.window, minimum=1, where="explain")
+        _captum()
+
+    def compute(self, model: nn.Module, output: Output, images: Tensor, baselines: Tensor) -> Tensor:
+        """Return the attribution of each voxel, of the shape of `images`; that of `grad_cam` has one channel.
+
+        Parameters
+        ----------
+        model
+            Network, used in evaluation mode. Its gradients are not changed.
+        output
+            Number that is explained.
+        images, baselines
+            Shape (B, C, H, W) or (B, C, D, H, W), on the device of the model. The baselines are the images that
+            integrated gradients start from, and what occluded boxes contain.
+
+        Raises
+        ------
+        ModelError
+            If `grad_cam` finds no convolution.
+        """
+        captum = _captum()
+        images = images.detach().requires_grad_()
+
+        def forward(batch: Tensor) -> Tensor:
+            return output(model, batch)
+
+        with evaluating(model), torch.enable_grad():
+            if self.method == "gradient":
+                found = captum.Saliency(forward).attribute(images, abs=False)
+            elif self.method == "integrated_gradients":
+                # At least one point of the integral of every image is computed at once.
+                most = max(self.batch_size, len(images))
+                settings = {"n_steps": self.steps, "internal_batch_size": most}
+                found = captum.IntegratedGradients(forward).attribute(images, baselines, **settings)
+            elif self.method == "grad_cam":
+                layer = captum.LayerGradCam(forward, last_convolution(model))
+                coarse = layer.attribute(images, relu_attributions=True)
+                size = images.shape[2:]
+                found = captum.LayerAttribution.interpolate(coarse, size, _MODES[images.dim()])
+            else:
+                found = self._occlude(captum, forward, images, baselines)
+        result: Tensor = found.detach()
+        return result
+
+    def _occlude(
+        self, captum: Any, forward: Callable[[Tensor], Tensor], images: Tensor, baselines: Tensor
+    ) -> Any:
+        edge = self.window or -(-max(images.shape[2:]) // 5)
+        box = [min(edge, size) for size in images.shape[2:]]
+        with torch.no_grad():
+            return captum.Occlusion(forward).attribute(
+                images.detach(),
+                sliding_window_shapes=(images.shape[1], *box),
+                strides=(images.shape[1], *box),
+                baselines=baselines,
+                perturbations_per_eval=max(1, self.batch_size // len(images)),
+            )
+
+
+def _captum() -> Any:
+    try:
+        return importlib.import_module("captum.attr")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"captum cannot be imported ({error}); explanations need it; pip install 'neurocnn[explain]'"
+        ) from error
+
+
+def last_convolution(model: nn.Module) -> nn.Module:
+    """Return the last convolution of a network, in the order of its modules.
+
+    Raises
+    ------
+    ModelError
+        If it has none.
+    """
+    found = [module for module in model.modules() if isinstance(module, _CONVOLUTIONS)]
+    if not found:
+        raise ModelError(
+            f"grad_cam: {type(model).__name__} has no convolution; use another method, such as 'gradient'"
+        )
+    return found[-1]
+
+
+def task_output(task: Task, index: int) -> Output:
+    """Return the number of a task that is explained.
+
+    For classes it is the log-odds of the class with this index, log p / (1 − p): for two classes the difference of the
+    outputs. For values it is the prediction, in the unit of the label.
+
+    Examples
+    --------
+    >>> from neurocnn.engine import classification
+    >>> log_odds = task_output(classification("diagnosis", ["CN", "AD"]), 1)
+    >>> log_odds(nn.Identity(), torch.tensor([[0.5, 2.0]]))
+    tensor([1.5000])
+    """
+
+    def output(model: nn.Module, images: Tensor) -> Tensor:
+        found = model(images)
+        if task.classes is None:
+            found = task.prediction(found)
+            if not isinstance(found, Tensor) or found.numel() != len(images):
+                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise ModelError(
+                    f"explain: the prediction for {len(images)} samples is {shape}; expected one value per sample"
+                )
+            return found.reshape(len(images))
+        others = [k for k in range(len(task.classes)) if k != index]
+        log_odds: Tensor = found[:, index] - found[:, others].logsumexp(dim=1)
+        return log_odds
+
+    return output
+
+
+def randomized_networks(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
+    """Yield copies of a network with random weights: first in the last layer, then in one more layer each.
+
+    Layers are modules with weights of their own, in the reverse order of the modules. Their weights are drawn as those
+    of a new layer (``reset_parameters``), or else permuted.
+
+    Parameters
+    ----------
+    model
+        Network, which is not changed.
+    seed
+        Seed of the random weights.
+
+    Yields
+    ------
+    tuple
+        Name of the layer that was randomised last, and the network (the same object each time).
+
+    References
+    ----------
+    Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018 (cascading randomisation).
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+    >>> [name for name, _ in randomized_networks(model)]
+    ['3', '0']
+    """
+    network = copy.deepcopy(model)
+    layers = [
+        (name, module)
+        for name, module in network.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    for number, (name, layer) in enumerate(reversed(layers)):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed + number)
+            device = next(layer.parameters(recurse=False)).device
+            layer.cpu()
+            if callable(getattr(layer, "reset_parameters", None)):
+                layer.reset_parameters()
+            else:
+                for parameter in layer.parameters(recurse=False):
+                    mixed = torch.randperm(parameter.numel())
+                    parameter.copy_(parameter.flatten()[mixed].view_as(parameter))
+            layer.to(device)
+        yield name, network

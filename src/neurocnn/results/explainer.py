@@ -1,0 +1,197 @@
+"""Computation of maps of what the prediction for a part depends on."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch import nn as torch_nn
+
+from neurocnn import data, engine
+from neurocnn.data.parts import LocatedParts, Place
+from neurocnn.data.spatial import located, part_space, with_affine
+from neurocnn.engine.attribution import Attribution, task_output
+from neurocnn.engine.batch import collate
+from neurocnn.engine.faults import translate_errors, translate_network_errors
+from neurocnn.engine.inputs import image_targets
+from neurocnn.engine.runtime import current_device, find_device
+from neurocnn.errors import ImageError, SettingError
+from neurocnn.errors.arguments import argument_error, check_choice, check_number
+from neurocnn.randomness import seeded
+from neurocnn.results.paths import Fold
+from neurocnn.results.placing import as_volume, check_placeable
+from neurocnn.results.prediction import Networks
+from neurocnn.results.recorded import RecordedExperiment
+from neurocnn.storage.identity import COHORT
+
+#: See `Results.explain`.
+Baseline = pd.DataFrame | float | None
+#: A part_id, and the map of this part in the shape of its box.
+Map = tuple[int, np.ndarray]
+
+
+def check_target(task: engine.Task, target: object) -> int:
+    """Return the index of the class that is explained, the last one for None; 0 for values.
+
+    Examples
+    --------
+    >>> check_target(engine.classification("diagnosis", ["CN", "AD"]), None)
+    1
+    >>> check_target(engine.regression(), "AD")
+    Traceback (most recent call last):
+    neurocnn.errors.SettingError: explain: target='AD'; expected None, because the task has no classes
+    """
+    if task.reconstructs:
+        raise argument_error("task", task.name, "a task with predictions", where="explain")
+    if task.classes is None:
+        if target is not None:
+            raise argument_error("target", target, "None, because the task has no classes", where="explain")
+        return 0
+    chosen = task.classes[-1] if target is None else target
+    return task.classes.index(check_choice("target", chosen, task.classes, where="explain"))
+
+
+def mean_image(caps: data.Caps, sessions: pd.DataFrame) -> Tensor:
+    """Return the mean of images, (1, D, H, W); one image is in memory at a time."""
+    total: Tensor | None = None
+    for row in sessions.to_dict("records"):
+        image = caps.read(row["participant_id"], row["session_id"], row.get(COHORT)).double()
+        total = image if total is None else total + image
+    if total is None:
+        raise argument_error("baseline", sessions, "a table with at least one session", where="explain")
+    return (total / len(sessions)).float()
+
+
+@dataclass(frozen=True, eq=False)
+class Explainer:
+    """What is explained, of which images, and how; see `Results.explain`.
+
+    Parameters
+    ----------
+    experiment
+        The experiment of the result folder.
+    dataset
+        Images, prepared as in training.
+    attribution
+        Method and its settings.
+    target
+        Index of the class.
+    baseline
+        Value of all voxels of a transformed part, or an image (1, D, H, W) that is cut and transformed as the others.
+    """
+
+    experiment: RecordedExperiment
+    dataset: data.CapsDataset
+    attribution: Attribution
+    target: int
+    baseline: float | Tensor
+
+    @classmethod
+    def create(
+        cls,
+        experiment: RecordedExperiment,
+        caps: data.Caps,
+        sessions: pd.DataFrame,
+        attribution: Attribution,
+        target: object,
+        baseline: Baseline,
+    ) -> "Explainer":
+        """Return an explainer after a check of its arguments."""
+        index, dataset = check_target(experiment.task, target), experiment.new_dataset(caps, sessions)
+        check_placeable(dataset, "explain")
+        for row in range(len(dataset.sessions)):
+            who = _who(dataset.sessions, row)
+            if caps.known_affine(*who) is None:
+                raise ImageError(
+                    f"explain: {' '.join(who[:2])}: the affine is unknown, because there is only a prepared tensor; "
+                    "expected the NIfTI file too; add it to the CAPS"
+                )
+        if baseline is not None and not isinstance(baseline, pd.DataFrame):
+            return cls(
+                experiment, dataset, attribution, index, check_number("baseline", baseline, where="explain")
+            )
+        reference = dataset.sessions if baseline is None else baseline
+        if baseline is None and len(reference) == 1:
+            raise argument_error(
+                "baseline", None, "a number or a table of sessions to explain a single image", where="explain",
+                remedy="pass the sessions of controls, such as baseline=labels[labels['diagnosis'] == 'CN']",
+            )  # fmt: skip
+        checked = data.CapsDataset(caps, reference, dataset.parts, transform=None)
+        if checked.caps.shape(*_who(checked.sessions, 0)) != caps.shape(*_who(dataset.sessions, 0)):
+            raise SettingError("explain: baseline: images of another shape; expected that of the sessions")
+        return cls(experiment, dataset, attribution, index, mean_image(caps, checked.sessions))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the images."""
+        return self.dataset.caps.shape(*_who(self.dataset.sessions, 0))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the computation."""
+        return find_device("auto", engine.find_ranks().local)
+
+    def affine(self, row: int) -> np.ndarray:
+        """Return the affine of an image."""
+        return self.dataset.caps.affine(*_who(self.dataset.sessions, row))
+
+    def place(self, part: int) -> Place:
+        """Return the box of a part."""
+        return cast(LocatedParts, self.dataset.parts).place(self.shape, part)
+
+    def classes(self) -> list[str | None]:
+        """Return the name of each image's class; None without classes or labels."""
+        names, n = self.experiment.task.classes, len(self.dataset.sessions)
+        targets = image_targets(self.experiment.task, self.dataset) if self.dataset.label else None
+        return [None] * n if names is None or targets is None else [names[int(each)] for each in targets]
+
+    def load(self, fold: Fold, selection: str) -> Networks:
+        """Return the networks of a fold, on the device."""
+        networks = self.experiment.load_networks(fold, selection, self.dataset.part_ids)
+        for model in networks.values() if isinstance(networks, Mapping) else [networks]:
+            model.to(self.device)
+        return networks
+
+    def errors(self) -> AbstractContextManager[Any]:
+        """Return a context that computes on the device and translates its errors."""
+        stack = ExitStack()
+        stack.enter_context(current_device(self.device))
+        stack.enter_context(translate_errors(self.device, self.attribution.batch_size))
+        return stack
+
+    def batches(self, networks: Networks, row: int) -> Iterator[tuple[torch_nn.Module, list[int], Any]]:
+        """Yield the parts of an image: their network, their ids, and the batch."""
+        ids = self.dataset.part_ids
+        size = 1 if isinstance(networks, Mapping) else self.attribution.batch_size
+        for start in range(0, len(ids), size):
+            chunk = ids[start : start + size]
+            model = networks[chunk[0]] if isinstance(networks, Mapping) else networks
+            first = row * len(ids) + start
+            yield model, chunk, collate([self.dataset[first + k] for k in range(len(chunk))])
+
+    def maps(self, model: torch_nn.Module, parts: list[int], batch: Any) -> list[Map]:
+        """Return the map of each part of a batch, in the shape of its box; channels are added up."""
+        images = batch["image"].to(self.device)
+        baselines = torch.stack([self._baseline(part, batch["image"][0]) for part in parts]).to(self.device)
+        output = task_output(self.experiment.task, self.target)
+        with translate_network_errors(model, batch):
+            found = self.attribution.compute(model, output, images, baselines).sum(dim=1).cpu().numpy()
+        return [(part, as_volume(one, self.place(part))) for part, one in zip(parts, found, strict=True)]
+
+    def _baseline(self, part_id: int, like: Tensor) -> Tensor:
+        if isinstance(self.baseline, float):
+            return torch.full_like(like, self.baseline)
+        part, transform = self.dataset.parts.extract(self.baseline, part_id), self.dataset.transform
+        space = part_space(self.affine(0), self.place(part_id), tuple(part.shape))
+        with seeded("baseline", part_id), located(space):
+            found = part if transform is None else with_affine(transform)(part)
+        return torch.as_tensor(found, dtype=torch.float32).as_subclass(Tensor)
+
+
+def _who(sessions: pd.DataFrame, row: int) -> tuple[str, str, str | None]:
+    found = sessions.iloc[row]
+    return found["participant_id"], found["session_id"], found.get(COHORT)

@@ -1,0 +1,218 @@
+"""Explanations of predictions: voxel-wise maps, and the check that they depend on what the network has learnt."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from neurocnn import data
+from neurocnn.engine.attribution import METHODS, Attribution
+from neurocnn.engine.loggers import shows_bars
+from neurocnn.errors.arguments import check_choice, check_integer, check_text
+from neurocnn.results import explaining
+from neurocnn.results.answers import Answers
+from neurocnn.results.explainer import Baseline, Explainer
+from neurocnn.results.prediction import check_name
+
+
+class Explanations(Answers):
+    """Where the networks look; see `Results`.
+
+    In the examples, `results` is a classification of patches in two splits, and `caps` and `labels` are its images.
+    """
+
+    def explain(
+        self,
+        caps: data.Caps,
+        sessions: pd.DataFrame,
+        method: str,
+        name: str = "explained",
+        *,
+        selection: str | None = None,
+        target: str | None = None,
+        baseline: Baseline = None,
+        steps: int = 50,
+        window: int | None = None,
+    ) -> pd.DataFrame:
+        """Write maps of the voxels that the predictions depend on, as NIfTI in the space of the images.
+
+        What is explained is the log-odds of a class, log p / (1 − p), or the value of a regression, in its unit. The
+        map of an image is the sum of its parts' maps times their weights in the vote; where parts overlap, it is the
+        mean of those that vote.
+
+        Parameters
+        ----------
+        caps, sessions
+            See `predict`. Participants of the training are allowed, because a map is not a score.
+        method
+            ``"gradient"`` (change per unit of a transformed voxel; Simonyan et al., 2014), ``"integrated_gradients"``
+            (shares of the difference from the baseline's output; Sundararajan et al., ICML 2017), ``"grad_cam"`` (of
+            the last convolution, ≥ 0; Selvaraju et al., ICCV 2017) or ``"occlusion"`` (change if the box around a voxel
+            becomes the baseline; Zeiler & Fergus, ECCV 2014). Captum computes them.
+        name
+            Name of this set of maps. Earlier maps of the same name and method are replaced.
+        selection
+            See `metrics`.
+        target
+            Name of the class that is explained, the last one by default.
+        baseline
+            What integrated gradients and occlusion compare with: sessions of `caps`, such as controls, whose mean image
+            is cut and transformed as an image is; or the value of all voxels after the transform. With None, the mean
+            of `sessions`, which needs several.
+        steps
+            Points of the integral of integrated gradients.
+        window
+            Edge length of the occluded boxes, in voxels. With None, a fifth of the longest edge of a part.
+
+        Returns
+        -------
+        DataFrame
+            One row per file: ``split``, ``class``, ``participant_id`` (missing for the mean of a class, and of all
+            images if there are no labels), ``session_id``, [``cohort``,] ``part_id`` (missing for complete images) and
+            ``path``. All are in ``fold-<i>/<task>/<selection>/explanations/<name>/<method>/``.
+
+        Raises
+        ------
+        MissingExtraError
+            If Captum is not installed.
+        SettingError
+            If an argument has another value, the images have another shape than in training, or the parts do not fit
+            back into the image: they have no boxes, or a transform changes their size.
+        ModelError
+            If a network has no convolution for `grad_cam`, or another output than one row per sample.
+        ImageError
+            If the affine of an image is unknown.
+        NotFoundError
+            If images are missing, or no split is done.
+
+        Examples
+        --------
+        >>> results.explain(caps, labels, "integrated_gradients", steps=5)["path"].iloc[-1].name
+        'sub-0020_ses-M000_part-7.nii.gz'
+        >>> results.explanation("integrated_gradients", of="mean-CN").shape
+        (18, 20, 18)
+        """
+        name = check_name(name)
+        explainer, chosen = self._explainer(
+            caps, sessions, method, selection, target, baseline, steps, window
+        )
+        tables = []
+        folds, parts = self._folder.check_done(), explainer.dataset.part_ids
+        for fold in tqdm(folds, f"explain {name}", disable=not shows_bars(), unit="split"):
+            weights = explaining.vote_weights(self._folder, fold, chosen, self._vote, parts)
+            path = fold.explanations(chosen, name, method)
+            maps = explaining.write_fold(explainer, fold, chosen, path, weights)
+            maps.insert(0, "split", fold.index)
+            maps["path"] = [path / file for file in maps.pop("file")]
+            tables.append(maps)
+        return pd.concat(tables, ignore_index=True)
+
+    def explanation(
+        self, method: str, name: str = "explained", *, of: str | None = None, selection: str | None = None
+    ) -> np.ndarray:
+        """Return a map that `explain` has written, as the mean over the splits.
+
+        Parameters
+        ----------
+        method, name, selection
+            See `explain`.
+        of
+            Name of the map: ``"mean-AD"``, ``"sub-001_ses-M000"``. With None, the mean of the last class.
+
+        Returns
+        -------
+        ndarray
+            Shape (D, H, W); that of its box for a part.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such map; the message lists them.
+
+        Examples
+        --------
+        >>> results.explain(caps, labels, "gradient")["class"].unique().tolist()
+        ['AD', 'CN']
+        >>> results.explanation("gradient", of="mean-AD_part-7").shape
+        (9, 9, 9)
+        """
+        where = "explanation"
+        check_choice("method", method, METHODS, where=where)
+        classes = self._folder.task.classes
+        if of is None:
+            of = explaining.file_name({"class": classes and classes[-1]}).removesuffix(".nii.gz")
+        of = check_text("of", of, expected="the name of a map", where=where)
+        chosen = self._folder.check_selection(selection)
+        return explaining.read_mean(self._folder, chosen, check_name(name), method, of)
+
+    def explain_randomized(
+        self,
+        caps: data.Caps,
+        sessions: pd.DataFrame,
+        method: str,
+        *,
+        split: int | None = None,
+        selection: str | None = None,
+        target: str | None = None,
+        baseline: Baseline = None,
+        steps: int = 50,
+        window: int | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Repeat maps with random weights, layer by layer from the last one, and compare them with the network's.
+
+        A map that hardly changes does not depend on what the network has learnt (Adebayo et al., Sanity checks for
+        saliency maps, NeurIPS 2018: cascading randomisation).
+
+        Parameters
+        ----------
+        caps, sessions, method, selection, target, baseline, steps, window
+            See `explain`. A few sessions are enough.
+        split
+            Index of the split, the first one by default.
+        seed
+            Seed of the random weights.
+
+        Returns
+        -------
+        DataFrame
+            One row per layer (index ``layer``), down to which all weights are random: means over images and parts of
+            Spearman's rank correlation of both maps, ``spearman``, and of their absolute values, ``spearman_abs``.
+            Pairs with a constant map are left out.
+
+        Raises
+        ------
+        NeurocnnError
+            See `explain`.
+
+        Examples
+        --------
+        >>> results.explain_randomized(caps, labels.head(2), "gradient").columns.tolist()
+        ['spearman', 'spearman_abs']
+        """
+        seed = check_integer("seed", seed, minimum=0, where="explain_randomized")
+        explainer, chosen = self._explainer(
+            caps, sessions, method, selection, target, baseline, steps, window
+        )
+        index = self._folder.check_done()[0].index if split is None else split
+        fold = self._folder.check_fold(index)
+        rows = pd.DataFrame(list(explaining.compare_randomized(explainer, fold, chosen, seed)))
+        return rows.groupby("layer", sort=False)[["spearman", "spearman_abs"]].mean()
+
+    def _explainer(
+        self,
+        caps: data.Caps,
+        sessions: pd.DataFrame,
+        method: str,
+        selection: str | None,
+        target: str | None,
+        baseline: Baseline,
+        steps: int,
+        window: int | None,
+    ) -> tuple[Explainer, str]:
+        """Return the checked explainer, and the name of the selection."""
+        experiment, chosen = self._experiment, self._folder.check_selection(selection)
+        attribution = Attribution(method, steps, window, experiment.evaluation["batch_size"])
+        create = partial(Explainer.create, experiment, caps, sessions, attribution)
+        return create(target, baseline), chosen
