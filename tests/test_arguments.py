@@ -156,6 +156,7 @@ def calls_of_tables(w: SimpleNamespace) -> dict[str, Call]:
         "balanced": (nc.balanced, {"sessions": w.labels, "tolerance": 40}),
         "holdout": (nc.holdout, {"sessions": w.labels, "fraction": 0.5}),
         "kfold": (nc.kfold, {"sessions": w.labels, "n_splits": 2}),
+        "leave_one_group_out": (nc.leave_one_group_out, {"sessions": w.labels, "column": "sex"}),
         "population": (nc.population, {"sessions": w.labels}),
         "progression": (nc.progression, {"table": w.labels, "months": 12}),
         "read_bids": (nc.read_bids, {"folder": w.folder / "bids"}),

@@ -4,8 +4,8 @@ All public names, by the step of a study:
 
 Images          Caps, and the names of its pipelines: T1Linear, T1Extensive, T1Volume, FlairLinear, PetLinear,
                 Custom; make_caps writes a synthetic CAPS
-Participants    read_bids, read_table, write_table, progression, population, balanced, holdout, kfold, Split,
-                read_splits, write_splits
+Participants    read_bids, read_table, write_table, progression, population, balanced, holdout, kfold,
+                leave_one_group_out, Split, read_splits, write_splits
 Parts           WholeImage, Patch, Slice, Roi; the voxels of each: MinMax, ZScore; as a dataset: CapsDataset
 Task            classification, regression, reconstruction; any other: Task
 Network         create_model, list_models, describe, CNN; pooling: PadMaxPool2d, PadMaxPool3d, CropMaxUnpool2d,
@@ -47,6 +47,7 @@ from neurocnn.data import (
     balanced,
     holdout,
     kfold,
+    leave_one_group_out,
     make_caps,
     population,
     progression,
@@ -153,6 +154,7 @@ __all__ = [
     "holdout",
     "hookimpl",
     "kfold",
+    "leave_one_group_out",
     "list_models",
     "make_caps",
     "part_weights",

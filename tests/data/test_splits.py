@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurocnn.data import Split, baseline, holdout, kfold
+from neurocnn.data import Split, baseline, holdout, kfold, leave_one_group_out
 from neurocnn.errors import LeakError, NeurocnnError, SettingError, TableError
 
 
@@ -389,3 +389,104 @@ def test_a_seed_must_be_given(seed: object):
     for split in (lambda: kfold(people(9), 3, seed=seed), lambda: holdout(people(9), 0.3, seed=seed)):
         with pytest.raises(SettingError, match="seed="):
             split()
+
+
+def test_repeats_count_on_and_the_first_does_not_depend_on_their_number():
+    frame = people(30)
+    splits = kfold(frame, 3, ["diagnosis", "age"], seed=5, repeats=4)
+    assert [split.index for split in splits] == list(range(12))
+    once = kfold(frame, 3, ["diagnosis", "age"], seed=5)
+    for first, second in zip(once, splits, strict=False):
+        assert first.validation.equals(second.validation)
+    for start in range(0, 12, 3):
+        own = Counter(person for split in splits[start : start + 3] for person in ids(split.validation))
+        assert own == dict.fromkeys(ids(frame), 1)
+    assert len({frozenset(ids(split.validation)) for split in splits}) == 12
+
+
+@given(
+    st.integers(2, 5),
+    st.lists(st.integers(1, 9), min_size=5, max_size=20),
+    st.integers(0, 9),
+    st.sampled_from([(), "diagnosis", ("diagnosis", "sex", "age")]),
+)
+def test_groups_are_never_separated(n_splits: int, sizes: list[int], seed: int, stratify):
+    frame = people(sum(sizes), seed, sessions=2)
+    frame["site"] = np.tile(np.repeat([f"site {i}" for i in range(len(sizes))], sizes), 2)
+    splits = kfold(frame, n_splits, stratify, seed, groups="site", repeats=2)
+    for start in (0, n_splits):
+        own = splits[start : start + n_splits]
+        counts = Counter(person for split in own for person in split.validation["participant_id"])
+        assert counts == dict.fromkeys(ids(frame), 1)
+        for split in own:
+            assert not set(split.train["site"]) & set(split.validation["site"])
+        if not stratify:
+            # A greedy assignment, the largest group first, is within one group of equal sets.
+            found = [len(split.validation) for split in own]
+            assert max(found) - min(found) <= max(sizes)
+
+
+def test_families_are_stratified_more_evenly_than_by_chance():
+    spread: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(20):
+        frame = people(150, seed)
+        frame["family"] = [f"family {i // 3}" for i in range(150)]
+        for stratified in spread:
+            splits = kfold(frame, 5, ["diagnosis", "age"] if stratified else (), seed, groups="family")
+            spread[stratified].append(
+                np.std([(split.validation["diagnosis"] == "AD").mean() for split in splits])
+            )
+    assert np.mean(spread[True]) < 0.5 * np.mean(spread[False])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"site": ["A"] * 6}, r"n_splits=2; expected at most the number of groups \(site\), 1"),
+        ({"site": ["A", "A", "B", None, "B", "B"]}, "site is missing for sub-0003 ses-M00"),
+        ({"site": [*"ABABAB"], "participant_id": ["sub-1", "sub-1", *[f"sub-{i}" for i in range(3, 7)]]},
+         r"site=\['A', 'B'\] of sub-1 .*expected one group per participant"),
+    ],
+)  # fmt: skip
+def test_groups_that_do_not_fit_are_refused(change: dict[str, list], message: str):
+    frame = people(6).assign(**change)
+    frame["session_id"] = [f"ses-M{i:02}" for i in range(6)] if "participant_id" in change else "ses-M00"
+    with pytest.raises(TableError, match=message):
+        kfold(frame, 2, groups="site")
+    with pytest.raises(TableError):
+        leave_one_group_out(frame, "site")
+    with pytest.raises(TableError, match="did you mean 'site'"):
+        kfold(frame, 2, groups="sites")
+
+
+def test_leave_one_group_out_validates_on_each_group_once():
+    frame = people(20, sessions=3)
+    frame["site"] = [["Paris", "Bern", "Lyon"][int(name[-2:]) % 3] for name in frame["participant_id"]]
+    splits = leave_one_group_out(frame, "site", visits="last")
+    assert [split.index for split in splits] == [0, 1, 2]
+    for split, site in zip(splits, ["Bern", "Lyon", "Paris"], strict=True):
+        assert set(split.validation["site"]) == {site}
+        assert set(split.validation["session_id"]) == {"ses-M12"}
+        assert ids(split.validation) == ids(frame[frame["site"] == site])
+        assert len(split.train) == (frame["site"] != site).sum()
+
+
+def test_a_cohort_can_be_left_out_even_if_its_ids_are_those_of_another():
+    frame = pd.concat([people(4).assign(cohort=name) for name in ("ADNI", "AIBL")])
+    splits = leave_one_group_out(frame, "cohort")
+    assert [set(split.validation["cohort"]) for split in splits] == [{"ADNI"}, {"AIBL"}]
+
+
+@pytest.mark.parametrize(
+    ("visits", "expected"),
+    [("baseline", {"ses-M00"}), ("last", {"ses-M12"}), ("all", {"ses-M00", "ses-M06", "ses-M12"})],
+)
+def test_visits_are_those_of_the_validation_and_test_sets(visits: str, expected: set[str]):
+    frame = people(12, sessions=3).sample(frac=1, random_state=0)
+    _, test = holdout(frame, 0.25, visits=visits)
+    for found in (test, *(split.validation for split in kfold(frame, 3, visits=visits))):
+        assert set(found["session_id"]) == expected
+        assert len(found) == len(ids(found)) * len(expected)
+    assert all(len(split.train) == 24 for split in kfold(frame, 3, visits=visits))
+    with pytest.raises(SettingError, match="did you mean 'last'"):
+        kfold(frame, visits="lasts")

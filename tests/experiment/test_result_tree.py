@@ -36,7 +36,7 @@ def expected_tree(parts: str, task: str, multi: bool) -> set[str]:
     selections = ["best_loss", "best_balanced_accuracy"] if task == "classification" else ["best_loss"]
     networks = [f"cnn-{j}/" for j in PARTS[parts].ids(SHAPE)] if multi else [""]
     files = {"commandline.json", "environment.txt"}
-    files |= {f"fold-{k}/{name}.tsv" for k in (0, 1) for name in ("train", "validation")}
+    files |= {f"fold-{k}/{name}.tsv" for k in (0, 1) for name in ("train", "validation", "balance")}
     files |= {"fold-0/images.tsv", "fold-0/seen.tsv", "fold-0/training.tsv"}
     files |= {f"fold-0/models/{j}training.tsv" for j in networks if multi}
     for j in networks:

@@ -14,7 +14,7 @@ import torch
 from studies import PARTS, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
-from neurocnn.data import images
+from neurocnn.data import balance, images
 
 SCRIPT = """
 import sys
@@ -217,3 +217,19 @@ def test_a_full_disk_ends_a_run_with_the_path_and_a_second_run_goes_on(
     experiment(study).run(tmp_path / "full")
     experiment(study).run(tmp_path / "whole")
     assert _numbers(tmp_path / "full") == _numbers(tmp_path / "whole")
+
+
+def test_repeated_folds_give_one_answer_per_person_and_every_visit_counts(study: Study, tmp_path: Path):
+    splits = nc.kfold(study.labels, n_splits=2, repeats=2, groups="sex", visits="all")
+    results = nc.Experiment(
+        study.caps, splits, nc.WholeImage(), TASKS["classification"], "Conv3_FC1", TRAINER
+    ).run(tmp_path / "results")
+    assert results.splits == [0, 1, 2, 3]
+    for split in splits:
+        table = nc.read_table(tmp_path / f"results/fold-{split.index}/balance.tsv", required=["column"])
+        pd.testing.assert_frame_equal(
+            table, balance(split.train, split.validation), check_dtype=False, check_exact=True
+        )
+    answers = results.predictions().drop_duplicates(["split", "participant_id"])
+    assert answers.groupby("participant_id").size().eq(2).all()
+    assert results.metrics().index.tolist()[:4] == [0, 1, 2, 3]

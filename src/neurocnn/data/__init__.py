@@ -1,5 +1,6 @@
 """Images and labels: reading, preparing, cutting into parts, splitting."""
 
+from neurocnn.data.balance import balance
 from neurocnn.data.bids import read_bids
 from neurocnn.data.caps import Caps
 from neurocnn.data.dataset import CapsDataset
@@ -11,9 +12,10 @@ from neurocnn.data.preprocessing import Custom, FlairLinear, PetLinear, T1Extens
 from neurocnn.data.progression import progression
 from neurocnn.data.roi import Roi
 from neurocnn.data.split_trees import read_splits, write_splits
-from neurocnn.data.splits import Split, baseline, holdout, kfold
+from neurocnn.data.splits import Split, holdout, kfold, leave_one_group_out
 from neurocnn.data.synthetic import make_caps
 from neurocnn.data.transforms import MinMax, Transform, ZScore
+from neurocnn.data.visits import baseline
 
 __all__ = [
     "Caps",
@@ -33,10 +35,12 @@ __all__ = [
     "Transform",
     "WholeImage",
     "ZScore",
+    "balance",
     "balanced",
     "baseline",
     "holdout",
     "kfold",
+    "leave_one_group_out",
     "make_caps",
     "paint",
     "part_affine",

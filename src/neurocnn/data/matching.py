@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neurocnn.data.splits import baseline
+from neurocnn.data.visits import baseline
 from neurocnn.errors import SettingError, TableError
 from neurocnn.errors.arguments import check_each, check_list, check_number, check_table, check_text
 from neurocnn.storage.identity import PARTICIPANT, check_columns, describe_rows, key_columns

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neurocnn.data.splits import baseline
+from neurocnn.data.visits import baseline
 from neurocnn.errors import TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_table, check_text
 from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows, person_columns

@@ -96,10 +96,10 @@ def robust_z(values: NDArray[Any]) -> Floats:
 
 def _measure(voxels: Tensor, grid: Grid) -> dict[str, Any]:
     image = _finite(voxels)
-    head = image[image != 0].double()
-    level, spread = float(head.abs().mean()) if len(head) else 0.0, float(image.double().std(correction=0))
+    head, spread = image[image != 0], float(image.std(correction=0))
+    level = float(head.abs().mean()) if len(head) else 0.0
     # Noise makes the differences of neighbours large, and a filter makes them small.
-    steps = [float(image.diff(dim=axis).abs().double().mean()) for axis in (1, 2, 3) if image.shape[axis] > 1]
+    steps = [float(image.diff(dim=axis).abs_().mean()) for axis in (1, 2, 3) if image.shape[axis] > 1]
     sizes = [] if grid.affine is None else np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
     return {
         "shape": "x".join(map(str, grid.shape)),
@@ -107,7 +107,7 @@ def _measure(voxels: Tensor, grid: Grid) -> dict[str, Any]:
         "orientation": None if grid.affine is None or not grid.is_oriented else orientation_of(grid.affine),
         "minimum": float(image.min()),
         "maximum": float(image.max()),
-        "nan": float((~torch.isfinite(voxels)).double().mean()),
+        "nan": int((~torch.isfinite(voxels)).sum()) / voxels.numel(),
         "zeros": 1 - len(head) / image.numel(),
         "contrast": float(head.std(correction=0)) / level if level > 0 else 0.0,
         "sharpness": sum(steps) / len(steps) / spread if steps and spread > 0 else 0.0,
@@ -151,7 +151,7 @@ def _compare(table: pd.DataFrame, pooled: Sequence[Tensor | None]) -> pd.DataFra
     return table.assign(z=largest, column=columns.where(largest > 0, None))
 
 
-def _correlations(flat: Floats) -> Floats:
+def _correlations(flat: NDArray[np.float32]) -> Floats:
     """Return Pearson's correlation of each row with the median of all rows; 0 for a constant row."""
     median = np.median(flat, axis=0)
     rows, middle = flat - flat.mean(axis=1, keepdims=True), median - median.mean()

@@ -14,7 +14,7 @@ import pandas as pd
 
 from neurocnn.data.cohorts import cohort_paths
 from neurocnn.data.splits import Split
-from neurocnn.data.splits import baseline as baseline_sessions
+from neurocnn.data.visits import baseline as baseline_sessions
 from neurocnn.errors import NotFoundError, SettingError, TableError, arguments, suggestion
 from neurocnn.storage.files import find, is_file, is_folder, write_whole
 from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows

@@ -1,15 +1,16 @@
 """Splits by participant, whose sets are similar in the stratified columns."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from neurocnn.data.stratification import stratified_columns, stratified_order
+from neurocnn.data.groups import assign_groups, group_names
+from neurocnn.data.stratification import Integers, stratified_columns, stratified_order
+from neurocnn.data.visits import VISITS, baseline, persons, select_visits
 from neurocnn.errors import LeakError, TableError
-from neurocnn.errors.arguments import check_integer, check_number, check_table
+from neurocnn.errors.arguments import check_choice, check_integer, check_number, check_table
 from neurocnn.storage.display import html_view
 from neurocnn.storage.identity import check_ids, person_columns, shared_participants
 
@@ -66,62 +67,17 @@ class Split:
     _repr_html_ = html_view
 
 
-def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
-    """Return the first session of each participant, by the sessions' numbers (months).
-
-    Parameters
-    ----------
-    sessions
-        One row per image.
-
-    Raises
-    ------
-    TableError
-        If a participant's sessions cannot be ordered: one has no number, or two have the same.
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"participant_id": ["sub-1"] * 2, "session_id": ["ses-M12", "ses-M006"]})
-    >>> baseline(frame)["session_id"].tolist()
-    ['ses-M006']
-    """
-    check_ids(check_table("sessions", sessions, where="baseline"), "sessions")
-    frame = sessions.reset_index(drop=True)
-    first: dict[str, tuple[int, int]] = {}
-    seen: dict[tuple[str, int], str] = {}
-    for row, (person, session) in enumerate(zip(_persons(frame), frame["session_id"].tolist(), strict=True)):
-        found = re.search(r"\d+", session)
-        month = int(found.group()) if found else -1
-        other = seen.setdefault((person, month), session)
-        if other != session:
-            raise TableError(
-                f"sessions {other} and {session} of {person} cannot be ordered; expected a different number in each, "
-                "as in ses-M00"
-            )
-        first[person] = min(first.get(person, (month, row)), (month, row))
-    _check_numbered(seen)
-    return frame.iloc[sorted(row for _, row in first.values())].reset_index(drop=True)
-
-
-def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
-    """Raise an error if a participant has several sessions, one of which has no number."""
-    several = {person for person, month in seen if month >= 0}
-    for (person, month), session in seen.items():
-        if month < 0 and person in several:
-            raise TableError(
-                f"sessions of {person} cannot be ordered: {session} has no number; expected one, as in ses-M00"
-            )
-
-
-def _persons(frame: pd.DataFrame) -> list[str]:
-    """Return a name of each row's participant, with the cohort if every row has one."""
-    return ["/".join(row) for row in frame[person_columns(frame)].itertuples(index=False, name=None)]
-
-
 def kfold(
-    sessions: pd.DataFrame, n_splits: int = 5, stratify: str | Sequence[str] = (), seed: int = 0
+    sessions: pd.DataFrame,
+    n_splits: int = 5,
+    stratify: str | Sequence[str] = (),
+    seed: int = 0,
+    *,
+    repeats: int = 1,
+    groups: str | None = None,
+    visits: str = "baseline",
 ) -> list[Split]:
-    """Return the splits of a cross-validation; each participant is in exactly one validation set.
+    """Return the splits of a cross-validation; in each repeat, a participant is in exactly one validation set.
 
     Equal participant ids are never separated, not even those of different cohorts.
 
@@ -130,23 +86,30 @@ def kfold(
     sessions
         One row per image.
     n_splits
-        Number of splits, at least 2.
+        Number of splits per repeat, at least 2.
     stratify
         Column or columns of classes or numbers in which the sets should be similar, most important first. The values
         are those of each participant's baseline session.
     seed
         Seed of the assignment, which does not depend on the order of the rows.
+    repeats
+        Number of cross-validations with other random numbers. Their splits are numbered from 0 to
+        ``n_splits * repeats - 1``; the first `n_splits` do not depend on `repeats`.
+    groups
+        Column of groups, such as sites or families, which are never separated.
+    visits
+        Visits of each participant in the validation sets: ``"baseline"``, the first one, ``"last"`` or ``"all"``.
 
     Returns
     -------
     splits
-        Training sets contain all sessions, validation sets the baseline ones.
+        Training sets contain all sessions.
 
     Raises
     ------
     TableError
-        If a column is missing, or text although most of its values are numbers, or there are fewer participants than
-        splits.
+        If a column is missing, or text although most of its values are numbers, there are fewer participants or groups
+        than splits, or a participant is in several groups.
 
     Notes
     -----
@@ -154,29 +117,92 @@ def kfold(
     each combination of the first two, three, …, the sets' sizes differ by at most one participant; no class is too
     rare. Numbers are sorted within classes, and any `n_splits` neighbours are assigned to different sets at random.
 
+    Groups are assigned one by one, the largest first, to the set that is then most similar to the others in the number
+    of participants and in each class (of numbers, each quarter).
+
     Examples
     --------
     >>> ids = [f"sub-{i}" for i in range(6)]
     >>> frame = pd.DataFrame({"participant_id": ids, "session_id": "ses-M00", "diagnosis": ["AD", "CN"] * 3})
     >>> [split.validation["diagnosis"].tolist() for split in kfold(frame, 3, "diagnosis")]
     [['AD', 'CN'], ['AD', 'CN'], ['AD', 'CN']]
+    >>> [split.index for split in kfold(frame, 3, repeats=2)]
+    [0, 1, 2, 3, 4, 5]
     """
     n_splits = check_integer("n_splits", n_splits, minimum=2, where="kfold")
+    repeats = check_integer("repeats", repeats, minimum=1, where="kfold")
     people, columns = _people(sessions, "kfold"), stratified_columns(sessions, stratify)
-    if len(people) < n_splits:
-        raise TableError(
-            f"kfold: n_splits={n_splits}; expected at most the number of participants, {len(people)}"
-        )
+    check_choice("visits", visits, VISITS, where="kfold")
+    named = None
+    if groups is not None:
+        group_names(sessions, groups, ["participant_id"], "kfold")
+        named = people[groups].astype(str)
+    n, what = (len(people), "participants") if named is None else (named.nunique(), f"groups ({groups})")
+    if n < n_splits:
+        raise TableError(f"kfold: n_splits={n_splits}; expected at most the number of {what}, {n}")
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="kfold"))
+    splits = []
+    for first in range(0, n_splits * repeats, n_splits):
+        if named is None:
+            folds = _assign_people(people, columns, n_splits, rng)
+        else:
+            folds = assign_groups(people, named, columns, n_splits, rng)
+        splits += [_split(sessions, people[folds == k], first + k, visits) for k in range(n_splits)]
+    return splits
+
+
+def _assign_people(
+    people: pd.DataFrame, columns: list[str], n_splits: int, rng: np.random.Generator
+) -> Integers:
+    """Return the number of each participant's validation set."""
     order = stratified_order(people, columns, n_splits, rng)
     folds = np.empty(len(people), dtype=np.int64)
     # The sets get random numbers, otherwise the first splits would always be the larger ones.
     folds[order] = rng.permutation(n_splits)[np.arange(len(people)) % n_splits]
-    return [_split(sessions, people[folds == index], index) for index in range(n_splits)]
+    return folds
+
+
+def leave_one_group_out(sessions: pd.DataFrame, column: str, *, visits: str = "baseline") -> list[Split]:
+    """Return one split per group, such as a site or a cohort: it is validated on the group and trained on the others.
+
+    Parameters
+    ----------
+    sessions
+        One row per image.
+    column
+        Column of the groups. Split i validates on the i-th group in alphabetical order.
+    visits
+        See `kfold`.
+
+    Raises
+    ------
+    TableError
+        If the column is missing or empty in a row, there is a single group, or a participant is in several groups.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"participant_id": ["sub-1", "sub-2", "sub-3"], "session_id": "ses-M00", "site": [*"BAB"]})
+    >>> [split.validation["participant_id"].tolist() for split in leave_one_group_out(frame, "site")]
+    [['sub-2'], ['sub-1', 'sub-3']]
+    """
+    where = "leave_one_group_out"
+    check_ids(check_table("sessions", sessions, where=where), "sessions")
+    check_choice("visits", visits, VISITS, where=where)
+    # Participants of different cohorts are different people, even if their ids are equal.
+    named = group_names(sessions, column, person_columns(sessions), where)
+    groups = sorted(named.unique())
+    if len(groups) < 2:
+        raise TableError(f"{where}: {column}={groups}; expected at least two groups")
+    return [_held_out(sessions, named == group, index, visits) for index, group in enumerate(groups)]
 
 
 def holdout(
-    sessions: pd.DataFrame, fraction: float = 0.2, stratify: str | Sequence[str] = (), seed: int = 0
+    sessions: pd.DataFrame,
+    fraction: float = 0.2,
+    stratify: str | Sequence[str] = (),
+    seed: int = 0,
+    *,
+    visits: str = "baseline",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Separate a test set of participants from the others.
 
@@ -190,11 +216,13 @@ def holdout(
         Fraction of the participants in the test set, between 0 and 1; at least one participant is in each set.
     stratify, seed
         See `kfold`.
+    visits
+        Visits of each participant in the test set, see `kfold`.
 
     Returns
     -------
     rest, held_out
-        All sessions of the remaining participants, and the baseline sessions of the test set.
+        All sessions of the remaining participants, and the visits of the test set.
 
     Raises
     ------
@@ -209,6 +237,7 @@ def holdout(
     >>> len(rest), sorted(test["diagnosis"])
     (8, ['AD', 'CN'])
     """
+    check_choice("visits", visits, VISITS, where="holdout")
     fraction = check_number("fraction", fraction, above=0, below=1, where="holdout")
     people, columns = _people(sessions, "holdout"), stratified_columns(sessions, stratify)
     n = len(people)
@@ -221,20 +250,23 @@ def holdout(
     steps = np.floor(np.arange(n + 1) * n_out / n + rng.random())
     held_out = np.empty(n, dtype=bool)
     held_out[order] = np.diff(steps) > 0
-    split = _split(sessions, people[held_out], 0)
+    split = _split(sessions, people[held_out], 0, visits)
     return split.train, split.validation
 
 
 def _people(sessions: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return one baseline session per participant id, sorted by id."""
     people = baseline(check_table("sessions", sessions, where=where))
-    order = np.argsort(np.array(_persons(people), dtype=object), kind="stable")
+    order = np.argsort(np.array(persons(people), dtype=object), kind="stable")
     return people.iloc[order].drop_duplicates("participant_id").reset_index(drop=True)
 
 
-def _split(sessions: pd.DataFrame, held_out: pd.DataFrame, index: int) -> Split:
-    """Return the split that validates on the baseline sessions of `held_out` and trains on all other participants."""
-    validates = sessions["participant_id"].isin(held_out["participant_id"])
-    validation = baseline(sessions[validates])
-    order = np.argsort(np.array(_persons(validation), dtype=object), kind="stable")
+def _split(sessions: pd.DataFrame, held_out: pd.DataFrame, index: int, visits: str) -> Split:
+    """Return the split that validates on the participants of `held_out` and trains on all others."""
+    return _held_out(sessions, sessions["participant_id"].isin(held_out["participant_id"]), index, visits)
+
+
+def _held_out(sessions: pd.DataFrame, validates: "pd.Series[bool]", index: int, visits: str) -> Split:
+    validation = select_visits(sessions[validates], visits)
+    order = np.argsort(np.array(persons(validation), dtype=object), kind="stable")
     return Split(index, sessions[~validates], validation.iloc[order])

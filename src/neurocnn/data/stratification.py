@@ -118,6 +118,31 @@ def stratified_order(
     return rows
 
 
+def indicators(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
+    """Return one column per class, or per quarter of the sorted numbers, with 1 in the rows that are in it.
+
+    Parameters
+    ----------
+    column
+        Values of all participants.
+    n_sets
+        Number of sets to which the participants are assigned.
+
+    Examples
+    --------
+    >>> indicators(pd.Series(["CN", "AD", "CN"]), 2).tolist()
+    [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    """
+    values = _plain_numbers(column)
+    codes = _codes(values)
+    if _is_continuous(values, n_sets):
+        codes = np.asarray(
+            (4 * (values.rank(method="average") - 0.5) / len(values)).fillna(-1) // 1, np.int64
+        )
+    found: NDArray[np.float64] = (codes[:, None] == np.unique(codes)).astype(np.float64)
+    return found
+
+
 def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
     """Sort `rows` by the categorical columns, in place, and yield a view of the rows of each combination."""
     if not classes:

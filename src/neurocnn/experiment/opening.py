@@ -1,6 +1,7 @@
 """The start of a run in a result folder, which several processes may share."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -68,7 +69,7 @@ def log_unknown_affine(where: ResultFolder, dataset: data.CapsDataset, reconstru
 def open_folder(
     where: ResultFolder, settings: Settings, splits: Sequence[data.Split], images: pd.DataFrame
 ) -> None:
-    """Write the settings and the sessions of each split, unless the folder already has results of them.
+    """Write the settings, and the sessions and balance of each split, unless the folder already has results of them.
 
     Raises
     ------
@@ -79,12 +80,12 @@ def open_folder(
     ranks.barrier("before the result folder is written")
     if ranks.rank == 0:
         with where.hold() as lock:
-            sessions = {
-                where.fold(split.index).sessions(name): table
-                for split in splits
-                for name, table in zip(SETS, (split.train, split.validation), strict=True)
-            }
-            storage.remove_leftovers(lock, where.settings, where.environment, *sessions)
+            tables: dict[Path, pd.DataFrame] = {}
+            for split in splits:
+                fold = where.fold(split.index)
+                tables |= dict(zip(map(fold.sessions, SETS), (split.train, split.validation), strict=True))
+                tables[fold.balance] = data.balance(split.train, split.validation)
+            storage.remove_leftovers(lock, where.settings, where.environment, *tables)
             check_resumable(where, settings, splits, images)
             claimed = where.settings.is_file() and where.is_claimed
             if not claimed or has_new_values(read_settings(where.settings), settings):
@@ -92,7 +93,7 @@ def open_folder(
                 write_settings(settings, where.settings)
             if not where.environment.is_file():
                 write_environment(where.environment)
-            for path, table in sessions.items():
+            for path, table in tables.items():
                 if not claimed or not path.is_file():
                     storage.write_table(table, path)
     ranks.barrier("after the result folder was written")

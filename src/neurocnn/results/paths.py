@@ -87,6 +87,11 @@ class Fold:
         """Path of the fingerprints of the images that the fold has used, by data set."""
         return self.path / "images.tsv"
 
+    @property
+    def balance(self) -> Path:
+        """Path of the standardised mean differences of training and validation set."""
+        return self.path / "balance.tsv"
+
     def sessions(self, dataset: str) -> Path:
         """Return the path of the sessions of ``train`` or ``validation``."""
         return self.path / f"{dataset}.tsv"

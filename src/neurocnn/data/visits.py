@@ -1,0 +1,85 @@
+"""Sessions (visits) of a participant in the order of time: the first, the last, or all."""
+
+import re
+from collections.abc import Callable
+
+import pandas as pd
+
+from neurocnn.errors import TableError
+from neurocnn.errors.arguments import check_choice, check_table
+from neurocnn.storage.identity import check_ids, person_columns
+
+#: Which visits of each participant a set contains.
+VISITS = ("baseline", "last", "all")
+
+
+def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
+    """Return the first session of each participant, by the sessions' numbers (months).
+
+    Parameters
+    ----------
+    sessions
+        One row per image.
+
+    Raises
+    ------
+    TableError
+        If a participant's sessions cannot be ordered: one has no number, or two have the same.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"participant_id": ["sub-1"] * 2, "session_id": ["ses-M12", "ses-M006"]})
+    >>> baseline(frame)["session_id"].tolist()
+    ['ses-M006']
+    """
+    return _one_visit(check_table("sessions", sessions, where="baseline"), min)
+
+
+def select_visits(sessions: pd.DataFrame, visits: str) -> pd.DataFrame:
+    """Return the first (``"baseline"``), the ``"last"`` or ``"all"`` sessions of each participant; see `baseline`.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"participant_id": ["sub-1"] * 2, "session_id": ["ses-M12", "ses-M006"]})
+    >>> select_visits(frame, "last")["session_id"].tolist()
+    ['ses-M12']
+    """
+    check_choice("visits", visits, VISITS)
+    if visits == "all":
+        check_ids(sessions, "sessions")
+        return sessions.reset_index(drop=True)
+    return baseline(sessions) if visits == "baseline" else _one_visit(sessions, max)
+
+
+def _one_visit(sessions: pd.DataFrame, choose: Callable[..., tuple[int, int]]) -> pd.DataFrame:
+    check_ids(sessions, "sessions")
+    frame = sessions.reset_index(drop=True)
+    found: dict[str, tuple[int, int]] = {}
+    seen: dict[tuple[str, int], str] = {}
+    for row, (person, session) in enumerate(zip(persons(frame), frame["session_id"].tolist(), strict=True)):
+        number = re.search(r"\d+", session)
+        month = int(number.group()) if number else -1
+        other = seen.setdefault((person, month), session)
+        if other != session:
+            raise TableError(
+                f"sessions {other} and {session} of {person} cannot be ordered; expected a different number in each, "
+                "as in ses-M00"
+            )
+        found[person] = choose(found.get(person, (month, row)), (month, row))
+    _check_numbered(seen)
+    return frame.iloc[sorted(row for _, row in found.values())].reset_index(drop=True)
+
+
+def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
+    """Raise an error if a participant has several sessions, one of which has no number."""
+    several = {person for person, month in seen if month >= 0}
+    for (person, month), session in seen.items():
+        if month < 0 and person in several:
+            raise TableError(
+                f"sessions of {person} cannot be ordered: {session} has no number; expected one, as in ses-M00"
+            )
+
+
+def persons(frame: pd.DataFrame) -> list[str]:
+    """Return a name of each row's participant, with the cohort if every row has one."""
+    return ["/".join(row) for row in frame[person_columns(frame)].itertuples(index=False, name=None)]
