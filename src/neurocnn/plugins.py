@@ -42,7 +42,7 @@ def neurocnn_architectures() -> Mapping[str, Builder]:  # type: ignore[empty-bod
 
 @dataclass(frozen=True)
 class Architecture:
-    """A builder, and the package with its version that provides it."""
+    """A builder, with the name and version of the package that provides it (`origin`)."""
 
     name: str
     origin: str
@@ -95,7 +95,7 @@ class Architectures:
         return _check(origin, own[0]())
 
     def names(self) -> dict[str, str]:
-        """Return the origin of each name, or all origins if several packages provide it."""
+        """Return the package (origin) of each architecture by name, or all packages if several provide the name."""
         return {
             name: " and ".join(one.origin for one in found) for name, found in sorted(self._found.items())
         }
@@ -127,7 +127,7 @@ class _Specification:
 
 
 def _installed_plugins() -> list[tuple[str, Callable[[], object]]]:
-    """Return origin and loader of each plugin. The loader raises if the package's metadata cannot be read."""
+    """Return the origin and the loader of each plugin; a loader raises if its package's metadata cannot be read."""
     try:
         return [(_origin(entry), entry.load) for entry in metadata.entry_points(group=GROUP)]
     except Exception:  # Errors are caught per package below.

@@ -17,37 +17,37 @@ from torch import Tensor
 from neurocnn.errors import CheckpointError
 from neurocnn.errors.logger import LOGGER
 
-_turn = threading.RLock()
+_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
 def exclusive(what: str) -> Iterator[None]:
-    """Let only one thread at a time use the global random states: others wait until its block ends.
+    """Run a block while no other thread of this process runs such a block, because random states are global.
 
-    Blocks of one thread may be nested.
+    Blocks of the same thread may be nested.
 
     Parameters
     ----------
     what
-        Name of what waits, for the log.
+        Name of the caller, for the log entry if it must wait.
     """
-    if not _turn.acquire(blocking=False):
+    if not _LOCK.acquire(blocking=False):
         LOGGER.info("%s waits for another thread that trains or predicts in this process", what)
-        _turn.acquire()
+        _LOCK.acquire()
     try:
         yield
     finally:
-        _turn.release()
+        _LOCK.release()
 
 
-def _new_turn() -> None:
+def _replace_lock() -> None:
     # A forked process has no other threads, but would inherit the lock that one of them held.
-    global _turn
-    _turn = threading.RLock()
+    global _LOCK
+    _LOCK = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_turn)
+    os.register_at_fork(after_in_child=_replace_lock)
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def preserve_random_states() -> Iterator[None]:
 
 
 def seed_all(*numbers: int) -> None:
-    """Seed Python's, numpy's and torch's CPU random states by some numbers."""
+    """Seed Python's, numpy's and torch's CPU random states from `numbers`."""
     words = np.random.SeedSequence(numbers).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
@@ -118,7 +118,7 @@ def reseed(transform: Callable[..., object], seed: int) -> None:
 
 
 def members(transform: Callable[..., object]) -> list[Callable[..., Any]]:
-    """Return the members of a composition of transforms, empty if it is a single one."""
+    """Return the members of a composition of transforms; an empty list for a single transform."""
     found = getattr(transform, "transforms", None)
     return list(found) if isinstance(found, list | tuple | torch.nn.ModuleList) else []
 
@@ -172,7 +172,7 @@ class RandomState:
                 self._accelerator.set_rng_state(outer_device)
 
     def state(self) -> dict[str, Any]:
-        """Return the values that `restore` needs."""
+        """Return the random states, as `restore` expects them."""
         return {"cpu": self.cpu, "device": self.device}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ class RandomState:
         Raises
         ------
         CheckpointError
-            If it is not a random state of this version of torch.
+            If `state` is not a random state of this version of torch.
         """
         cpu = state.get("cpu")
         if not isinstance(cpu, Tensor) or (cpu.dtype, cpu.shape) != (self.cpu.dtype, self.cpu.shape):

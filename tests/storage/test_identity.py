@@ -34,7 +34,7 @@ def test_shared_participants_are_the_intersection_of_cohort_and_participant(firs
 
 
 @given(people, people)
-def test_without_a_cohort_on_both_sides_the_participant_decides(first, second):
+def test_without_cohorts_in_both_tables_participants_are_compared(first, second):
     both = {f"sub-{i}" for _, i in first} & {f"sub-{i}" for _, i in second}
     one = table(first)
     for other in (table(second).drop(columns="cohort"), table(second).assign(cohort=None)):
@@ -42,7 +42,7 @@ def test_without_a_cohort_on_both_sides_the_participant_decides(first, second):
         assert shared_participants(other, one) == sorted(both)
 
 
-def test_one_empty_cell_makes_the_cohort_not_count():
+def test_with_one_empty_cell_cohorts_are_not_compared():
     frame = table([("A", 1), ("A", 2)])
     assert person_columns(frame) == ["cohort", "participant_id"]
     frame.loc[1, "cohort"] = np.nan
@@ -56,7 +56,7 @@ def test_keys_have_one_order(columns: list[str]):
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA])
-def test_a_missing_id_is_left_out_of_a_name(missing: object):
+def test_a_missing_id_is_omitted_from_a_name(missing: object):
     row = {"cohort": missing, "participant_id": "sub-1", "session_id": "ses-1", "part_id": np.int64(2)}
     assert describe_row(row) == "sub-1 ses-1 part 2"
     assert describe_row(pd.Series(row)) == "sub-1 ses-1 part 2"

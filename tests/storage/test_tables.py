@@ -50,7 +50,7 @@ def test_only_n_a_and_the_empty_cell_are_missing(tmp_path: Path, word: str):
     assert frame["x"].isna().tolist() == [False, True, True]
 
 
-def test_a_missing_file_names_the_near_ones(tmp_path: Path):
+def test_a_missing_file_is_named_with_similar_ones(tmp_path: Path):
     written(tmp_path, HEADER + ROW, "labels.tsv")
     with pytest.raises(NotFoundError, match=r"did you mean 'labels\.tsv'") as caught:
         read_table(tmp_path / "label.tsv")
@@ -126,7 +126,7 @@ FAULTS = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_table_is_refused_with_what_and_where(tmp_path: Path, fault: str):
+def test_a_faulty_table_is_refused_with_the_value_and_the_line(tmp_path: Path, fault: str):
     content, message = FAULTS[fault]
     path = written(tmp_path, content)
     with pytest.raises(TableError) as caught:
@@ -156,11 +156,11 @@ def test_only_line_feeds_end_a_line(tmp_path: Path):
     assert read_table(tmp_path / "t.tsv", required=())["x"].tolist() == [text]
 
 
-def test_blank_lines_at_the_end_are_no_rows(tmp_path: Path):
+def test_blank_lines_at_the_end_are_not_rows(tmp_path: Path):
     assert len(read_table(written(tmp_path, HEADER + ROW + "\n\n"))) == 1
 
 
-def test_the_same_session_in_two_cohorts_or_parts_is_no_double(tmp_path: Path):
+def test_the_same_session_in_two_cohorts_or_parts_is_not_repeated(tmp_path: Path):
     text = "cohort\tparticipant_id\tsession_id\nA\tsub-1\tses-M00\nB\tsub-1\tses-M00\n"
     assert len(read_table(written(tmp_path, text))) == 2
     text = "part_id\tparticipant_id\tsession_id\n0\tsub-1\tses-M00\n1\tsub-1\tses-M00\n"
@@ -233,7 +233,7 @@ def test_a_value_that_could_not_be_read_back_is_not_written(tmp_path: Path, valu
     assert os.listdir(tmp_path) == []
 
 
-def test_a_column_that_is_twice_is_not_written(tmp_path: Path):
+def test_a_repeated_column_is_not_written(tmp_path: Path):
     with pytest.raises(TableError, match="twice"):
         write_table(pd.DataFrame([[1, 2]], columns=["x", "x"]), tmp_path / "t.tsv")
 

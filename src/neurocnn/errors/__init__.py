@@ -1,9 +1,8 @@
 """Exceptions that neurocnn raises.
 
-Every error of neurocnn is a `NeurocnnError` and also of the builtin kind that fits, so that both
-``except nc.NeurocnnError`` and ``except ValueError`` work. Its one argument is the complete message: where, what was
-found, what was expected, and what to do. Only the message is stored, so that every error survives pickling when a
-worker process raises it.
+Every error is a `NeurocnnError` and also a suitable builtin exception, so that both ``except nc.NeurocnnError`` and
+``except ValueError`` work. Its only argument is the complete message: the place of the error, the value found, the
+expected value and a remedy. Nothing else is stored, so that an error of a worker process can be pickled.
 """
 
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from difflib import get_close_matches
 
 
 class NeurocnnError(Exception):
-    """Base class of all errors that neurocnn raises on purpose."""
+    """Base class of all errors of neurocnn."""
 
 
 class SettingError(NeurocnnError, ValueError):
@@ -35,7 +34,7 @@ class ImageError(NeurocnnError, ValueError):
 
 
 class LeakError(NeurocnnError, ValueError):
-    """A participant who is in two sets that must not share participants."""
+    """A participant in two sets that must not share participants, such as training and validation."""
 
 
 class ModelError(NeurocnnError, ValueError):

@@ -1,7 +1,7 @@
 """Checks of arguments: one function per kind of value, one form of message.
 
-Every message reads ``where: name=value; expected what; what to do``. Each check returns the value in its plain form
-(a Python number instead of one of numpy), so that a caller stores what was checked.
+Every message reads ``where: name=value; expected …; remedy``. Each check returns the checked value as a plain Python
+value (an int instead of a numpy integer), which the caller stores.
 """
 
 import math
@@ -56,7 +56,7 @@ def check_integer(
     Raises
     ------
     SettingError
-        If it is not an integer, or outside `minimum` … `maximum` (both inclusive).
+        If `value` is not an integer, or outside `minimum` … `maximum` (both inclusive).
 
     Examples
     --------
@@ -97,7 +97,7 @@ def check_number(
     Raises
     ------
     SettingError
-        If it is not a finite number, or outside the limits.
+        If `value` is not a finite number, or outside the limits.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def check_number(
 
 
 def _as_float(value: Any) -> float | None:
-    # A mean is often a tensor or an array of one value.
+    # Users often pass a mean as a tensor or array with one value.
     plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
         return None
@@ -211,7 +211,7 @@ def check_list(name: str, value: Any, expected: str, *, where: str = "") -> list
     Raises
     ------
     SettingError
-        If it is not iterable, or text, bytes, a mapping or a set: these have no useful order.
+        If `value` is not iterable, or is text, bytes, a mapping or a set: their items have no useful order.
 
     Examples
     --------
@@ -232,7 +232,7 @@ def check_path(name: str, value: object, *, where: str = "") -> Path:
     Raises
     ------
     SettingError
-        If it is neither a non-empty str nor an os.PathLike, or contains a NUL character.
+        If `value` is neither a non-empty str nor an os.PathLike, or contains a NUL character.
 
     Examples
     --------
@@ -263,7 +263,7 @@ def check_table(name: str, value: object, *, where: str = "") -> pd.DataFrame:
 
 
 def check_shape(name: str, value: Any, *, lengths: Sequence[int] = (3,), where: str = "") -> tuple[int, ...]:
-    """Return a shape as integers ≥ 1; `lengths` are the numbers of axes that it may have.
+    """Return a shape as a tuple of integers ≥ 1. `lengths` are the allowed numbers of axes.
 
     Examples
     --------
@@ -281,7 +281,7 @@ def check_shape(name: str, value: Any, *, lengths: Sequence[int] = (3,), where: 
 
 
 def check_each(name: str, values: Sequence[Any], check: Callable[..., T], **limits: Any) -> list[T]:
-    """Return the values after one check of each, named ``name[0]``, ``name[1]``, …
+    """Apply `check` to each value, and return the results. Messages name the values ``name[0]``, ``name[1]``, …
 
     Examples
     --------

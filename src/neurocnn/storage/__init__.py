@@ -1,6 +1,6 @@
 """Files that are written completely or not at all and checked when read. This layer imports only `errors`.
 
-Its import has one global effect, see `locks`: functions that run in forked children.
+Its import has one global effect: it registers functions that run in forked children, see `locks`.
 """
 
 from neurocnn.storage.files import remove_leftovers, write_whole

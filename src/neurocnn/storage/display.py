@@ -1,4 +1,4 @@
-"""How values are shown: at most 400 characters in a console, a table in a notebook."""
+"""Display of values: at most 400 characters in a console, a table in a notebook."""
 
 import dataclasses
 import html
@@ -11,7 +11,7 @@ import pandas as pd
 
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
-_MOST = 400
+_MAX_LENGTH = 400
 
 
 def short_repr(value: Any) -> str:
@@ -24,7 +24,9 @@ def short_repr(value: Any) -> str:
     'Trainer(epochs=50)'
     """
     texts = {name: _text(found) for name, found in changed_settings(value).items()}
-    room = (_MOST - len(type(value).__name__) - sum(len(name) + 3 for name in texts)) // max(1, len(texts))
+    room = (_MAX_LENGTH - len(type(value).__name__) - sum(len(name) + 3 for name in texts)) // max(
+        1, len(texts)
+    )
     if sum(map(len, texts.values())) > room * len(texts):
         # Long settings are shortened first, so that all of them are named.
         texts = {name: limit_length(text, max(1, room)) for name, text in texts.items()}
@@ -53,13 +55,13 @@ def html_view(value: Any) -> str:
     return f"<h4>{type(value).__name__}</h4><table>{rows}</table>{''.join(people)}"
 
 
-def limit_length(text: str, most: int = _MOST) -> str:
+def limit_length(text: str, most: int = _MAX_LENGTH) -> str:
     """Return a text of at most `most` characters; a longer one ends with "…"."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def changed_settings(value: Any) -> dict[str, Any]:
-    """Return the settings of a value that differ from their defaults; those without a default are always there."""
+    """Return the settings of a value that differ from their defaults, and all settings without a default."""
     if not dataclasses.is_dataclass(value):
         return {
             name: getattr(value, name) for name in value.shown_settings if getattr(value, name) is not None
@@ -104,7 +106,7 @@ def _describe(people: pd.DataFrame) -> dict[str, object]:
 
 
 def _tables(settings: dict[str, Any]) -> Iterable[tuple[str, pd.DataFrame]]:
-    """Return the tables of participants by name; those of all splits as one."""
+    """Return the tables of participants by name. The tables of all splits are concatenated."""
     for name, value in settings.items():
         if isinstance(value, pd.DataFrame):
             yield name, value

@@ -1,7 +1,7 @@
-"""Files that are written completely or not at all, and errors of the system that name the path and a remedy.
+"""Files that are written completely or not at all, and system errors with the path and a remedy.
 
-A process may be killed at any byte and a disk may be full. Therefore: write to a temporary file in the same folder,
-flush it to the disk, rename it.
+A process may be killed at any time and a disk may be full. Therefore a file is written under a temporary name in the
+same folder, flushed to the disk and renamed.
 """
 
 import contextlib
@@ -56,23 +56,23 @@ def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file exists. A folder that may not be entered is a StorageError, not an answer."""
+    """Return whether a file exists. Raise a StorageError if its folder may not be accessed."""
     with storage_errors(path, "read"):
         return Path(path).is_file()
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Return whether a folder exists, as `is_file` does."""
+    """Return whether a folder exists. Raise a StorageError if its parent folder may not be accessed."""
     with storage_errors(path, "read"):
         return Path(path).is_dir()
 
 
 def find(folder: str | os.PathLike[str], pattern: str = "*") -> list[Path]:
-    """Return the sorted paths in a folder that match a pattern; none if the folder is missing."""
+    """Return the sorted paths in a folder that match a pattern; an empty list if the folder is missing."""
     with storage_errors(folder, "read"):
         if not Path(folder).is_dir():
             return []
-        os.scandir(folder).close()  # glob would answer that a folder that may not be read is empty
+        os.scandir(folder).close()  # glob finds nothing in an unreadable folder
         return sorted(Path(folder).glob(pattern))
 
 
@@ -126,7 +126,7 @@ def remove_leftovers(lock: BaseFileLock, *paths: Path) -> None:
     Parameters
     ----------
     lock
-        Lock under which alone the files are written, see `hold`. This process must hold it.
+        Lock that protects the files, see `hold`. This process must hold it.
     paths
         Paths of the files.
 

@@ -91,15 +91,15 @@ def interleave_parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def person_columns(*tables: pd.DataFrame) -> list[str]:
     """Return the columns by which participants of these tables are compared.
 
-    The cohort is compared only if every table has one in every row: a table without cohorts may be about participants
-    of any.
+    The cohort is compared only if every row of every table has one: otherwise the participants of a table may belong
+    to any cohort.
     """
     with_cohort = all(COHORT in table and bool(table[COHORT].notna().all()) for table in tables)
     return list(PARTICIPANT if with_cohort else PARTICIPANT[1:])
 
 
 def shared_participants(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
-    """Return the sorted names of participants who are in both tables, and warn of similar ids.
+    """Return the sorted names of the participants in both tables, and warn of similar ids.
 
     Examples
     --------
@@ -137,7 +137,7 @@ There are: participant_id, session
 def check_ids(
     frame: pd.DataFrame, where: str, rows: Sequence[str] | None = None, required: Sequence[str] = REQUIRED
 ) -> None:
-    """Check that each row of a table identifies one image or part.
+    """Check that the ids of a table are well-formed, and that no two rows identify the same image or part.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def check_ids(
     rows
         Names of the rows in messages; ``row 0``, ``row 1``, … if not given.
     required
-        Columns of ids that the table must have: those of `REQUIRED`, or the first one only.
+        Required id columns: `REQUIRED`, or only its first.
 
     Raises
     ------

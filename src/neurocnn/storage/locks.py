@@ -1,12 +1,12 @@
 """File locks that the system releases when their process ends or is killed.
 
-They come from filelock, which uses ``flock`` (on Windows ``msvcrt``). Two properties are needed that it has since
-version 4: a process that finds the lock taken leaves the note of the holder in the file, and a forked child closes the
-file, so that a worker that outlives its killed parent does not keep the lock. filelock registers functions with
-`os.register_at_fork` for that when it is imported.
+They come from filelock, which uses ``flock`` (on Windows ``msvcrt``). Version 4 is required for two properties: a
+process that fails to acquire a lock does not change the holder's note in the lock file, and a forked child closes the
+file, so that a worker that outlives its killed parent does not keep the lock. For the latter, filelock registers
+functions with `os.register_at_fork` when it is imported.
 
-Without ``fcntl`` (some builds of Python for small systems) filelock can only create a marker file. Two runs are kept
-apart there too, but the marker of a run that was killed on another machine may have to be deleted by hand.
+Without ``fcntl`` (some builds of Python for small systems) filelock can only create a marker file. This separates two
+runs too, but the marker of a run that was killed on another machine may have to be deleted by hand.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from neurocnn.errors import InUseError
 from neurocnn.storage.files import storage_errors
 
-#: `is_held` takes a lock briefly. Other processes wait this long before they report that it is in use.
+#: Time for which `hold` retries before it raises, because `is_held` of another process takes the lock briefly.
 _PROBE_SECONDS = 0.5
 
 
@@ -34,8 +34,8 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
     Parameters
     ----------
     path
-        Path of the lock file, created if missing. It is kept: after a removal two processes could lock two files of
-        one name.
+        Path of the lock file, created if missing. It is never removed: otherwise two processes could lock two
+        different files of the same name.
     what
         Name of the protected files, for the message to a second process.
     wait
@@ -54,7 +54,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
         If the file cannot be locked: read-only folder, another user's file, a link, a disk without locks.
     """
     path = Path(path)
-    # A marker file has a note of its own.
+    # filelock writes its own note into a marker file.
     note: dict[str, Any] = {} if issubclass(FileLock, SoftFileLock) else {"on_acquired": _write_note}
     with storage_errors(path, f"lock {what}"):
         lock = FileLock(
@@ -74,7 +74,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
 
 
 def _acquire(lock: BaseFileLock, path: Path) -> None:
-    """Acquire a lock, whose folder another process may remove at any time because its work is done."""
+    """Acquire a lock although another process that has finished may remove its folder at any time."""
     for _ in range(100):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -82,7 +82,7 @@ def _acquire(lock: BaseFileLock, path: Path) -> None:
         except FileNotFoundError:
             continue
         return
-    raise FileNotFoundError(errno.ENOENT, "the folder of the lock is removed again and again")
+    raise FileNotFoundError(errno.ENOENT, "the folder of the lock is removed repeatedly")
 
 
 def _write_note(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Memory that is available for allocation, on any device."""
+"""Memory available for allocation, on any device."""
 
 import os
 
@@ -11,8 +11,8 @@ def available_memory(device: torch.device | None = None) -> int:
     Parameters
     ----------
     device
-        Device that is asked about, such as ``torch.device("cuda", 1)``; None and devices that share the system's
-        memory: the CPU.
+        Device to query, such as ``torch.device("cuda", 1)``. For None, and for devices that share the system's
+        memory, the CPU is queried.
 
     Examples
     --------
@@ -21,7 +21,7 @@ def available_memory(device: torch.device | None = None) -> int:
     """
     if device is not None and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        # Memory that torch has reserved and does not use is available to it.
+        # torch can also allocate the memory that it has reserved and does not use.
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + unused)
     try:
@@ -34,4 +34,4 @@ def available_memory(device: torch.device | None = None) -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 8 << 30  # The system provides no number: assume a small machine.
+        return 8 << 30  # The system does not report its memory: assume a small machine.

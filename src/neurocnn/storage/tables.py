@@ -1,9 +1,10 @@
 """Reading and writing TSV tables strictly.
 
-A network would be trained on wrong labels without notice if a table were read wrongly. Therefore nothing is guessed: a
-ragged line, a repeated row, a stray space or a malformed id is an error that names the line, and only ``n/a`` and the
-empty cell are missing values. Ids are never converted to numbers. A TSV file has no types: a text that looks like a
-number, such as "12", is read as a number unless other values of its column are text, and True is read as text.
+A table that is read wrongly would silently train a network on wrong labels. Therefore nothing is guessed: a line with
+too many or too few cells, a repeated row, a stray space or a malformed id is an error that names the line, and only
+``n/a`` and the empty cell are missing values. Ids are never converted to numbers. A TSV file has no types: a text that
+looks like a number, such as "12", is read as a number unless other values of its column are text, and True is read as
+text.
 """
 
 import codecs
@@ -23,7 +24,7 @@ from neurocnn.storage.files import storage_errors, write_whole
 from neurocnn.storage.identity import IMAGE, REQUIRED, check_columns, check_ids
 
 MISSING = ("", "n/a")
-# `inf` as `write_table` writes it: a perfect reconstruction has an infinite PSNR.
+# With `inf`, because a perfect reconstruction has an infinite PSNR, which `write_table` writes.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?inf")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
@@ -51,7 +52,7 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
     NotFoundError
         If the file does not exist. The message lists similar names.
     TableError
-        If the content is not such a table. The message names the line.
+        If the content is malformed, or a required column is missing. The message names the line.
     StorageError
         If the file cannot be read.
 
@@ -75,14 +76,14 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
 
 
 def read_texts(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return a table whose cells are text, possibly without rows, and the names of its rows: ``line 2``, …"""
+    """Return a table of text, which may have no rows, and the names of its rows: ``line 2``, …"""
     header, rows, lines = _cells(path)
     check_columns(header, required, path)
     return pd.DataFrame(rows, columns=header, dtype=object), [f"line {line}" for line in lines]
 
 
 def typed_columns(texts: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
-    """Return a table of text as numbers, text and missing values; `rows` are the names of its rows in messages."""
+    """Convert a table of text to numbers, text and missing values. `rows` are the names of its rows in messages."""
     columns = {str(name): _column(texts[name].tolist(), str(name), rows) for name in texts}
     return pd.DataFrame(columns, columns=texts.columns)
 
@@ -135,7 +136,7 @@ def format_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> str:
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Return the header, the rows as text, and the line number of each row."""
-    # `splitlines` would also break lines at characters that are part of a text.
+    # `splitlines` would also split at other characters, such as U+2028, which may occur in a cell.
     reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter="\t", strict=True)
     header: list[str] = []
     rows: list[list[str]] = []

@@ -1,7 +1,7 @@
 """Security checks of a file of tensors from an unknown source.
 
-Whatever the file claims, reading it takes no more memory than its own size: compressed records, tensors and lists that
-are larger than the file, and objects that allocate what a number in the file asks for are refused.
+Reading a file must not take more memory than its size. Therefore compressed records, tensors and lists that are larger
+than the file, and objects that allocate a number of bytes given in the file are refused.
 """
 
 import re
@@ -15,7 +15,7 @@ import torch
 from neurocnn.errors import CheckpointError
 
 _MAX_DEPTH = 100
-# These globals are allowed by `weights_only`, and allocate the number of bytes that the pickle gives.
+# Globals that `weights_only` allows, and that allocate a number of bytes given in the pickle.
 _ALLOCATING = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n|ctorch[\w.]*\n\w*Tensor\n")
 _REMEDY = "restore it from a copy or write it again"
 
@@ -69,15 +69,16 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
 def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> None:
     """Check that loaded content is no larger than its file, `n_bytes`, and not deeply nested.
 
-    `sizes` are those of the file's records; every tensor must have exactly the bytes of one. It may be empty.
+    `sizes` are the sizes of the file's records: the storage of every tensor must have one of these sizes. An empty
+    set disables this check.
 
     Raises
     ------
     CheckpointError
-        If a tensor is larger than the file or not a plain one, there are more items than bytes, or containers are
-        nested more than 100 deep.
+        If a tensor is larger than the file or not a dense CPU tensor, the content has more items than the file has
+        bytes, or containers are nested more than 100 deep.
     """
-    # The pending values are in a list, because deep nesting would exceed the recursion limit.
+    # A list of pending values instead of recursion, which deep nesting would take to Python's limit.
     pending: list[tuple[Any, int]] = [(content, 0)]
     n_items = 1
     while pending:
@@ -103,7 +104,7 @@ def _check_tensor(tensor: torch.Tensor, n_bytes: int, sizes: set[int], path: Pat
     found = f"{path}: tensor of shape {tuple(tensor.shape)}"
     if tensor.layout is not torch.strided or tensor.device.type != "cpu":
         raise CheckpointError(
-            f"{found}, {tensor.layout} on {tensor.device}; expected a dense one with its values"
+            f"{found}, {tensor.layout} on {tensor.device}; expected a dense tensor on the CPU"
         )
     if tensor.numel() * tensor.element_size() > n_bytes:
         raise CheckpointError(f"{found}; expected at most the {n_bytes} bytes of the file; {_REMEDY}")

@@ -29,7 +29,7 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     CheckpointError
-        If `content` has any other object, which `load_tensors` would refuse. Nothing is written.
+        If `content` contains an object of another type, which `load_tensors` would refuse. Nothing is written.
     StorageError
         If the file cannot be written (full disk, read-only folder).
     """
@@ -93,7 +93,7 @@ def load_tensors(
     mmap
         Read the tensors' bytes from the file only when they are used.
     verify
-        Compare each record's CRC-32, which torch writes but does not check. Files of torch before 1.6 have none.
+        Compare each record's CRC-32, which torch writes but does not check. Files of torch before 1.6 have no CRC-32.
     safe
         Globals that ``weights_only`` allows in addition to its own.
 
@@ -128,8 +128,8 @@ def load_tensors(
         ) from error
     except Exception as error:  # An unpickler raises errors of any kind on damaged bytes.
         raise CheckpointError(
-            f"{path}: {type(error).__name__}: {error}; expected a file of tensors; it is truncated, damaged or of "
-            "another kind; restore it from a copy or write it again"
+            f"{path}: {type(error).__name__}: {error}; expected a file of tensors; it is truncated, damaged or "
+            "another kind of file; restore it from a copy or write it again"
         ) from error
     check_content(content, n_bytes, sizes, path)
     return content

@@ -9,7 +9,7 @@ from neurocnn.storage.tensors import check_finite_weights
 
 
 def check_state_dict(state: object, where: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return a state dict that was read from a file, if its content can be the weights of a network.
+    """Return a state dict that was read from a file, after a check that it can be the weights of a network.
 
     Parameters
     ----------
