@@ -93,7 +93,9 @@ def test_resnet18_accepts_slices_only():
 
 
 def test_imagenets_weights_need_three_channels():
-    with pytest.raises(ModelError, match=r"1 channels; expected 3 channels.*weights=None"):
+    with pytest.raises(
+        ModelError, match=r"1 channels with ImageNet.s weights; expected 3 channels.*weights=None"
+    ):
         create_model("resnet18", (1, 64, 64))
     model = create_model("resnet18", (1, 64, 64), weights=None).eval()
     assert model(torch.zeros(2, 1, 64, 64)).shape == (2, 2)

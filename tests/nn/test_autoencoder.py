@@ -243,9 +243,9 @@ class WithSkip(nn.Module):
         (nn.AvgPool2d(2), "has no transposed version"),
         (nn.AdaptiveAvgPool2d(5), "has no transposed version"),
         (nn.Upsample(scale_factor=2), "has no transposed version"),
-        (nn.ConvTranspose2d(4, 4, 3, padding=1), "transposed"),
-        (nn.LayerNorm([4, 6, 6]), "does not take feature maps"),
-        (nn.LazyConv2d(4, 3), "size is not known yet"),
+        (nn.ConvTranspose2d(4, 4, 3, padding=1), "expected Conv2d or Conv3d"),
+        (nn.LayerNorm([4, 6, 6]), "does not accept feature maps"),
+        (nn.LazyConv2d(4, 3), "lazy layer is not initialised"),
     ],
 )
 def test_a_layer_that_cannot_be_transposed_is_refused_with_its_path(layer, reason):
@@ -389,7 +389,7 @@ def test_fully_connected_encoders_end_linear_or_sigmoid_too():
         assert autoencoder(torch.rand(3, 1, 5, 6))[1].shape == (3, 1, 5, 6)
 
 
-def test_a_bottleneck_stays_behind_when_the_encoder_is_transferred():
+def test_a_bottleneck_is_not_transferred_with_the_encoder():
     torch.manual_seed(0)
     cnn = create_model("Conv5_FC3", (1, 9, 9, 9))
     source = CNN_Transformer(cnn, output="sigmoid", bottleneck=2)
@@ -416,7 +416,7 @@ def test_a_bottleneck_needs_feature_maps():
         CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3)), output="linaer")
 
 
-def test_a_mirror_that_magnifies_values_is_warned_of():
+def test_a_mirror_that_magnifies_values_is_a_warning():
     with pytest.warns(UserWarning, match=r"output='mirror' multiplies negative values by 100 in 3 LeakyReLU"):
         CNN_Transformer(create_model("Conv3_FC1", (1, 16, 16, 16)))
 

@@ -215,7 +215,7 @@ def test_lazy_layers_are_described_and_refused_where_their_size_is_needed():
         for source, target in ((first, second), (second, first)):
             with pytest.raises(ModelError, match="an uninitialised lazy layer"):
                 transfer_weights(source, target)
-    with pytest.raises(ModelError, match=r"1 \(LazyBatchNorm2d\).*size is not known yet"):
+    with pytest.raises(ModelError, match=r"1 \(LazyBatchNorm2d\).*lazy layer is not initialised"):
         CNN_Transformer(nn.Sequential(nn.Conv2d(1, 4, 3), nn.LazyBatchNorm2d()))
 
 
@@ -227,7 +227,7 @@ def test_a_number_of_outputs_below_1_or_of_another_kind_is_refused(n_outputs):
 
 
 @pytest.mark.faults
-def test_a_builder_that_leaves_is_refused():
+def test_a_builder_that_exits_is_refused():
     def leave(input_shape, n_outputs):
         raise SystemExit(3)
 

@@ -314,9 +314,9 @@ WRONG = {
     "an empty model": ({"model": {}}, "found an empty dict"),
     "deeply nested": ({"model": {"model": {"model": {"weight": torch.zeros(2)}}}}, "model: found dict"),
     "terabytes of one number": ({"w": torch.zeros(1).expand(2**20, 2**20)}, "bytes of the file"),
-    "a sparse tensor": ({"w": torch.zeros(2, 2).to_sparse()}, "expected a dense one"),
-    "a tensor without values": ({"w": torch.zeros(2, device="meta")}, "expected a dense one"),
-    "two names that become one": ({"w": torch.zeros(2), "module.w": torch.zeros(2)}, "one name"),
+    "a sparse tensor": ({"w": torch.zeros(2, 2).to_sparse()}, "expected a dense tensor"),
+    "a tensor without values": ({"w": torch.zeros(2, device="meta")}, "expected a dense tensor"),
+    "two names that become one": ({"w": torch.zeros(2), "module.w": torch.zeros(2)}, "the same name"),
 }
 
 

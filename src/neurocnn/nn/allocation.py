@@ -1,8 +1,8 @@
-"""Memory for large new tensors that is cheap to allocate.
+"""Fast allocation of large new tensors.
 
-On a CPU, allocation takes most of the time of an unpooling: the system clears each new page of 4 KiB when it is first
-touched, and torch clears it again. numpy requests pages of 2 MiB (on Linux) and uses memory that the system has
-cleared as zeros. The numbers are the same; `benchmarks/test_pooling.py` measures the time.
+On a CPU, allocation takes most of the time of an unpooling: the system clears each new page of 4 KiB at its first
+access, and torch clears it again. numpy requests pages of 2 MiB (on Linux), and does not clear memory that the system
+has already cleared. The values are the same; `benchmarks/test_pooling.py` measures the time.
 """
 
 import math
@@ -37,7 +37,7 @@ def allocate_like(
 
     Notes
     -----
-    On a CPU the memory belongs to numpy, so ``resize_`` cannot enlarge the tensor.
+    On a CPU numpy owns the memory, so ``resize_`` cannot enlarge the tensor.
 
     Examples
     --------

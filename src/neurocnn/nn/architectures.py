@@ -1,8 +1,8 @@
 """The built-in networks, provided by the same hook as those of other packages.
 
-A block is convolution (kernel 3), batch norm, activation, and pooling that halves the feature map. The size of the
-first fully-connected layer follows from the input, so any image size is accepted. Names, channels and the order of
-layers are those of published weights, so they must not change.
+A block consists of a convolution (kernel 3), batch norm, activation, and pooling that halves the feature map. The size
+of the first fully-connected layer is computed from the input, so any image size is accepted. Names, channels and the
+order of layers must not change, because published weights have them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def conv3_fc1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
     """Return the network of the hippocampus lab: 8-16-32 channels, LeakyReLU, one fully-connected layer."""
     convolutions = _blocks(input_shape, CHANNELS[:3], padding=1, activation=nn.LeakyReLU)
     fc = nn.Sequential(
-        nn.Flatten(), nn.Dropout(dropout), nn.Linear(_size(convolutions, input_shape), n_outputs)
+        nn.Flatten(), nn.Dropout(dropout), nn.Linear(_n_features(convolutions, input_shape), n_outputs)
     )
     return CNN(convolutions, fc)
 
@@ -53,21 +53,21 @@ def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
             "use larger parts, or a network with padding, such as Conv5_FC3"
         )
     convolutions = _blocks(input_shape, channels, padding=0)
-    fc = _fc(_size(convolutions, input_shape), (50, 40), n_outputs, dropout)
-    fc.insert(4, nn.Dropout(dropout))  # The published network has it between its first two layers.
+    fc = _fc(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout)
+    fc.insert(4, nn.Dropout(dropout))  # The published network has a dropout between its first two layers.
     return CNN(convolutions, fc)
 
 
 def conv4_fc3_v1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
     """Return Conv4_FC3 of ClinicaDL 1.x: the convolutions of Conv5_FC3, then 50 and 40 hidden values."""
     convolutions = _blocks(input_shape, CHANNELS, padding=1)
-    return CNN(convolutions, _fc(_size(convolutions, input_shape), (50, 40), n_outputs, dropout))
+    return CNN(convolutions, _fc(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout))
 
 
 def conv5_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
     """Return the network for complete images: 8-16-32-64-128 channels, then 1300 and 50 hidden values."""
     convolutions = _blocks(input_shape, CHANNELS, padding=1)
-    return CNN(convolutions, _fc(_size(convolutions, input_shape), (1300, 50), n_outputs, dropout))
+    return CNN(convolutions, _fc(_n_features(convolutions, input_shape), (1300, 50), n_outputs, dropout))
 
 
 def _blocks(
@@ -88,6 +88,6 @@ def _fc(n: int, hidden: tuple[int, int], n_outputs: int, dropout: float) -> nn.S
     return nn.Sequential(*first, nn.Linear(*hidden), nn.ReLU(), nn.Linear(hidden[1], n_outputs))
 
 
-def _size(convolutions: nn.Module, input_shape: Sequence[int]) -> int:
+def _n_features(convolutions: nn.Module, input_shape: Sequence[int]) -> int:
     """Return the number of values per image after the convolutions."""
     return int(dry_run(convolutions, input_shape, batch=1).numel())

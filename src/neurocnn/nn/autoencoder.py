@@ -28,11 +28,11 @@ from neurocnn.nn.decoder import (
 from neurocnn.nn.dry_run import copy_network
 from neurocnn.nn.functional import pad_max_pool, scatter_maxima
 
-#: How a decoder can end.
+#: Ends of a decoder, see `CNN_Transformer`.
 OUTPUTS = ("mirror", "linear", "sigmoid")
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-#: Factor of the weights of the last layer at the start of a training.
-START = 0.1
+#: Factor by which `start_at` multiplies the weights of the last layer.
+START_FACTOR = 0.1
 
 
 class CNN_Transformer(nn.Module):
@@ -49,13 +49,13 @@ class CNN_Transformer(nn.Module):
         A network whose `convolutions` are a Sequential (of Sequentials), or such a Sequential itself. Images may have
         any size that the CNN accepts.
     output
-        ``"mirror"``, the complete mirror, whose LeakyReLUs have the inverse slope (a slope of 0 is kept), as ClinicaDL
-        defines it. ``"linear"`` ends in the last transposed convolution, ``"sigmoid"`` in a batch norm and a sigmoid
-        after it, for images in [0, 1]; with both, activations are copied as they are.
+        ``"mirror"`` for all layers, with inverse slopes of LeakyReLUs (except 0), as in ClinicaDL; ``"linear"`` for a
+        decoder that ends in the last transposed convolution; ``"sigmoid"`` for a batch norm and a sigmoid after it,
+        for images in [0, 1]. With the last two, LeakyReLUs keep their slope.
     bottleneck
         Number of channels to which a convolution with kernel size 1 reduces the feature maps of the encoder; a
-        transposed convolution expands them again before the decoder. None for a code of the encoder's feature maps.
-        `transfer_weights` to a CNN leaves both convolutions behind.
+        transposed convolution expands them again before the decoder. With None, the code is the encoder's feature
+        maps. `transfer_weights` to a CNN does not copy these two convolutions.
 
     Raises
     ------
@@ -140,7 +140,7 @@ class CNN_Transformer(nn.Module):
         if self.output == "sigmoid":
             intensity = math.log(max(intensity, 0.01) / max(1 - intensity, 0.01))
         with torch.no_grad():
-            ends[-1].weight.mul_(START)
+            ends[-1].weight.mul_(START_FACTOR)
             ends[-1].bias.fill_(intensity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ def _warn_of_magnification(decoder: Iterable[nn.Module]) -> None:
 
 
 def _bottleneck(convolutions: nn.Module, n_channels: int | None) -> tuple[nn.Module, nn.Module]:
-    """Return the convolution that reduces the channels of the feature maps, and the one that expands them."""
+    """Return the convolutions that reduce and expand the channels of the feature maps; identities for None."""
     if n_channels is None:
         return nn.Identity(), nn.Identity()
     check_integer("bottleneck", n_channels, minimum=1, where="CNN_Transformer")
@@ -206,7 +206,7 @@ def _encode_layer(layer: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Any, ...]]
 def _decode_layer(layer: nn.Module, x: Tensor, trace: tuple[Any, ...]) -> Tensor:
     """Apply a layer of the decoder to `x` with the indices and sizes from the encoder."""
     if isinstance(layer, nn.MaxUnpool2d | nn.MaxUnpool3d):
-        # torch's own does not support deterministic mode, or kernels that differ from their stride.
+        # torch's unpooling does not support deterministic mode, or kernels that differ from their stride.
         return scatter_maxima(x, *trace)
     if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
         return _restore_size(layer, x, trace[0][2:])
@@ -215,10 +215,10 @@ def _decode_layer(layer: nn.Module, x: Tensor, trace: tuple[Any, ...]) -> Tensor
 
 
 def _restore_size(layer: Any, x: Tensor, size: Sequence[int]) -> Tensor:
-    """Apply a transposed convolution with the output size given."""
+    """Apply a transposed convolution whose output must have the spatial shape `size`."""
     windows = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
     least = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in windows]
     out: Tensor = layer(x, output_size=[max(a, b) for a, b in zip(least, size, strict=True)])
-    for axis, n in enumerate(size, 2):  # The padding "same" of an even kernel leads to one voxel too many.
+    for axis, n in enumerate(size, 2):  # With padding "same", an even kernel returns one voxel too many.
         out = out if out.shape[axis] == n else out.narrow(axis, 0, n)
     return out

@@ -31,16 +31,16 @@ TORCHVISION_PREFIXES = {
 
 
 def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint of neurocnn, or of ClinicaDL 0.2 or 1.x, under neurocnn's names.
+    """Return the weights in a checkpoint of neurocnn, or of ClinicaDL 0.2 or 1.x, with neurocnn's parameter names.
 
     Parameters
     ----------
     path
         ``model_best.pth.tar`` or another file with a state dict.
     output_order
-        Output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x sorts its labels, so that
-        AD is output 0 and CN output 1: ``output_order=(1, 0)`` returns them in the order of ``classes=["CN", "AD"]``,
-        and (0, 1) keeps their order, for ``classes=["AD", "CN"]``.
+        Permutation of the outputs: output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x
+        sorts its labels, so that AD is output 0 and CN output 1: ``output_order=(1, 0)`` returns them in the order of
+        ``classes=["CN", "AD"]``, and (0, 1) keeps their order, for ``classes=["AD", "CN"]``.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
             )
     if len(state) < len(weights):
         raise CheckpointError(
-            f"{file}: several parameters have one name after renaming; expected distinct names"
+            f"{file}: several parameters have the same name after renaming; expected distinct names"
         )
     return state if order is None else _reorder_outputs(state, order, file)
 
@@ -124,6 +124,7 @@ def _reorder_outputs(state: dict[str, Tensor], order: list[int], path: object) -
 
 
 def _position(name: str) -> list[tuple[int, str]]:
+    """Return a sort key for a parameter's name: the numbers of its layers."""
     # Numbers are compared by length first, because int() refuses thousands of digits.
     return [(len(digits), digits) for digits in re.findall(r"\.(\d+)(?=\.)", name)]
 

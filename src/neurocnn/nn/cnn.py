@@ -20,7 +20,7 @@ class CNN(nn.Module):
     Raises
     ------
     SettingError
-        If one of them is not a torch.nn.Module.
+        If an argument is not a torch.nn.Module.
 
     Examples
     --------

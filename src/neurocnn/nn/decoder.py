@@ -1,8 +1,8 @@
 """The decoder of an autoencoder: the layers of its encoder, transposed and in reverse order.
 
-The decoder reverses units. A unit is a convolution (or a fully-connected layer) and the layers up to the next one. Its
-reverse consists of the unpoolings, the transposed convolution, and the remaining layers in the encoder's order, with
-norms resized.
+The decoder reverses the encoder unit by unit. A unit is a convolution (or a fully-connected layer) and the layers up
+to the next one. Its reverse consists of the unpoolings, the transposed convolution, and copies of the remaining layers
+in the encoder's order, with norms resized.
 """
 
 import math
@@ -42,7 +42,7 @@ def is_sequence(module: object) -> bool:
 
 
 def iterate_layers(sequence: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield path and layer of nested Sequentials, in the order of their application."""
+    """Yield the path and the module of each layer of nested Sequentials, in the order of their application."""
     # `named_children` would omit the second occurrence of a module.
     for name, module in sequence._modules.items():
         where = f"{path}.{name}" if path else name
@@ -60,7 +60,7 @@ def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[
     sequence
         The encoder.
     path
-        Its path, for messages.
+        Path of the encoder in its network, for messages.
     output
         End of the decoder, see `CNN_Transformer`.
 
@@ -90,7 +90,7 @@ def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[
 
 
 def _replace_end(decoder: list[Step], is_sigmoid: bool) -> list[Step]:
-    """Return the steps without the norms and activations after the last transposed layer."""
+    """Return the steps without the norms and activations after the last transposed layer, or with a sigmoid instead."""
     mains = [i for i, (layer, _) in enumerate(decoder) if isinstance(layer, Transposed | nn.Linear)]
     if not mains:
         raise ModelError(
@@ -112,11 +112,11 @@ def _check_reversible(path: str, layer: nn.Module) -> None:
     reason = ""
     inner = [type(m).__name__ for m in layer.modules() if m is not layer and _changes_shape(m)]
     if isinstance(layer, nn.modules.conv._ConvNd) and not isinstance(layer, Convolution):
-        reason = "expected Conv2d or Conv3d, only these have a transposed version here"
+        reason = "expected Conv2d or Conv3d; other convolutions are not supported"
     elif isinstance(layer, Convolution) and layer.padding_mode != "zeros":
         reason = f"padding_mode={layer.padding_mode!r} has no transposed version; expected 'zeros'"
     elif isinstance(layer, nn.modules.lazy.LazyModuleMixin):
-        reason = "its size is not known yet; send a batch through the network first"
+        reason = "the lazy layer is not initialised; call the network with a batch first"
     elif inner:
         reason = f"expected a plain layer without skip connections; it contains {', '.join(inner[:4])}"
     if reason:
@@ -211,7 +211,11 @@ def _check_keeps_size(path: str, layer: nn.Module, shape: Shape) -> None:
         try:
             found = tuple(dry_run(layer, size).shape[1:])
         except Exception as error:
-            reason = f"the layer does not take feature maps of {size[0]} channels and any size ({error})"
+            reason = f"the layer does not accept feature maps of {size[0]} channels and any size ({error})"
             raise _error(path, layer, reason) from error
         if found != size:
-            raise _error(path, layer, f"the layer turns {size} into {found} and has no transposed version")
+            raise _error(
+                path,
+                layer,
+                f"the layer changes the shape {size} to {found} and has no transposed version",
+            )

@@ -19,9 +19,9 @@ def copy_network(module: nn.Module, where: str = "", memo: dict[int, Any] | None
     module
         The network.
     where
-        Its name, for the message.
+        Name of the network, for the message.
     memo
-        Copies of some of its tensors by their `id`, see `copy.deepcopy`.
+        Copies of some of the network's tensors, by `id` of the original; see `copy.deepcopy`.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def copy_network(module: nn.Module, where: str = "", memo: dict[int, Any] | None
                     "parameters and buffers; use torch.nn.utils.parametrizations instead of the old weight_norm"
                 )
             elif isinstance(layer, nn.modules.lazy.LazyModuleMixin):
-                reason = f"{path or 'it'} has no size yet; send a batch through the network first"
+                reason = f"{path or 'it'} is an uninitialised lazy layer; call the network with a batch first"
         raise ModelError(
             f"{where or type(module).__name__}: the network cannot be copied: {reason}"
         ) from error
@@ -66,7 +66,7 @@ def dry_run(module: nn.Module, input_shape: Sequence[int], batch: int = 2) -> An
     module
         The network; its parameters may be on any device.
     input_shape
-        (C, …) of one image.
+        Shape (C, …) of one image.
     batch
         Number of images.
 
@@ -96,7 +96,7 @@ def layer_shapes(
     module
         The network.
     input_shape
-        (C, …) of one image.
+        Shape (C, …) of one image.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def layer_shapes(
 
 
 def _copy(module: nn.Module, device: str) -> nn.Module:
-    # deepcopy uses the tensors in its memo, so they are never copied on their own device.
+    # deepcopy takes these tensors from its memo instead of copying the originals on their device.
     memo: dict[int, Any] = {
         id(p): nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad and p.is_floating_point())
         for p in module.parameters()

@@ -1,13 +1,13 @@
-"""Max pooling that loses no voxel at an odd border, and its unpooling, as functions.
+"""Max pooling that keeps the border voxels of axes that the stride does not divide, and its unpooling, as functions.
 
-The result equals zero-padding in front of each axis up to a multiple of the stride, followed by torch's max pooling.
-The indices equal those of the padded map, so they work with any unpooling. The computation differs, because padding
-copies the complete feature map although only the first pooling window of each padded axis contains padding: the map
-is pooled as it is (torch's own padding is −inf, the identity of max) and those first windows are clamped to ≥ 0
-afterwards, unless indices are requested. If the pooling windows do not overlap, the gradient of the pooling is an
-unpooling, so that neither the map nor its maxima are kept for the backward pass.
+The result equals that of zero-padding in front of each axis up to a multiple of the stride, followed by torch's max
+pooling. The indices equal those of the padded map, so they work with any unpooling. The computation differs, because
+padding copies the complete feature map although only the first pooling window of each padded axis contains padding.
+Instead, the map is pooled with torch's implicit padding (−inf, the identity of max), and those first windows are
+clamped to ≥ 0 afterwards, unless indices are requested. If the pooling windows do not overlap, the gradient of the
+pooling is an unpooling, so that neither the map nor its maxima are kept for the backward pass.
 
-Ties: the padding precedes the voxels of its window, so it wins against an equal maximum, which then gets no gradient.
+Ties: the padding precedes the voxels of its window. If it equals their maximum, the gradient goes to the padding.
 """
 
 import math
@@ -22,7 +22,7 @@ from neurocnn.errors import ModelError
 from neurocnn.nn.allocation import allocate_like, is_channels_last, is_eager_cpu
 from neurocnn.nn.kernels import halve_by_kernels, pools_by_kernels
 
-PIECE = 2**23  # voxels; 32 MiB of float32
+PIECE = 2**23  # voxels that are pooled at once; 32 MiB of float32
 _MAX_POOL: dict[int, Callable[..., Any]] = {2: F.max_pool2d, 3: F.max_pool3d}
 Ints = tuple[int, ...]
 Mask = Tensor | None
@@ -45,8 +45,8 @@ def pad_max_pool(
     Returns
     -------
     tuple
-        The maxima (B, C, …); their positions in the flattened padded map, or None; the pad in the order of
-        `torch.nn.functional.pad`, ``(W, 0, H, 0, D, 0)``.
+        The maxima (B, C, …); their positions in the flattened padded map, or None; the number of voxels added per
+        side, in the order of `torch.nn.functional.pad`: ``(W, 0, H, 0, D, 0)``.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def _pad(x: Tensor, pads: Sequence[int]) -> Tensor:
 
 
 def _pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[Tensor, Tensor]:
-    """Return maxima and indices of windows that do not overlap; the padding is −inf."""
+    """Return the maxima and indices of windows that do not overlap, with a padding of −inf."""
     if not is_eager_cpu(x):
         found: tuple[Tensor, Tensor] = _MAX_POOL[len(pads)](x, kernel, stride, pads, return_indices=True)
         return found
@@ -194,7 +194,7 @@ def _halve_in_pieces(x: Tensor) -> Tensor:
 
 
 def _halve(x: Tensor, axis: int) -> Tensor:
-    """Return the maximum of each pair along `axis` and all later axes; an odd axis starts with pad and voxel."""
+    """Return the maximum of each pair along `axis` and all later axes; an odd axis has a zero in front."""
     if axis == x.dim():
         return x
     even, odd = (x[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))
@@ -211,7 +211,7 @@ def _clamp_padded(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
     for axis, pad in enumerate(pads, 2):
         if pad:
             first = out.narrow(axis, 0, 1)
-            pad_won.append(first <= 0)  # The padding wins ties too.
+            pad_won.append(first <= 0)  # In a tie the padding is the maximum, too.
             first.masked_fill_(pad_won[-1], 0)
     return pad_won
 
@@ -219,8 +219,8 @@ def _clamp_padded(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
 class _Scatter(torch.autograd.Function):
     """Zeros with `values` at `indices`. Its backward pass reads the gradients at these indices.
 
-    `first`, `second` and `third` are masks of the first windows of each axis, True at values to be dropped because
-    the padding has won. They are separate arguments, because torch 2.10 does not compile a variable number of them.
+    `first`, `second` and `third` are masks of the first windows of each axis, True if the maximum is in the padding:
+    these values are dropped. Separate arguments, because torch 2.10 does not compile a variable number of them.
     """
 
     @staticmethod
@@ -230,7 +230,7 @@ class _Scatter(torch.autograd.Function):
         values = _drop(values, (first, second, third))
         flatten, axis = _flattening(indices)
         rows, positions = flatten(values), flatten(indices)
-        if not is_eager_cpu(values):  # vmap supports only the variant that is not in place.
+        if not is_eager_cpu(values):  # vmap does not support in-place scatter.
             zeros = rows.new_zeros([math.prod(size) if i == axis else n for i, n in enumerate(rows.shape)])
             return _unflatten(zeros.scatter(axis, positions, rows), axis, size)
         out = allocate_like(indices, (*values.shape[:2], *size), values.dtype, zeros=True)

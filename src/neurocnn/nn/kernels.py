@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-#: Fewest voxels of a map that is pooled by the kernels; None for torch's pooling. Off until it is measured.
+#: Smallest number of voxels of a map that is pooled by the kernels. None disables them, until they are measured.
 TRITON_VOXELS: int | None = None
 
 

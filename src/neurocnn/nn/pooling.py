@@ -1,4 +1,4 @@
-"""Layers of max pooling that lose no voxel at an odd border, and of its unpooling."""
+"""Layers of max pooling that keep the border voxels of odd axes, and of its unpooling."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ Sizes = int | Sequence[int]
 
 
 class _Windows(nn.Module):
-    """A layer with pooling windows: their kernel and stride, one integer per axis."""
+    """Base class of layers with pooling windows: kernel size and stride, one integer per axis."""
 
     n_axes: int
 
@@ -38,12 +38,12 @@ class _Windows(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """Return kernel and stride as text."""
+        """Return the kernel size and the stride as text, for `repr`."""
         return f"kernel_size={self.kernel_size}, stride={self.stride}"
 
 
 class _PadMaxPool(_Windows):
-    """The code of `PadMaxPool2d` and `PadMaxPool3d`."""
+    """Base class of `PadMaxPool2d` and `PadMaxPool3d`."""
 
     def __init__(
         self,
@@ -84,14 +84,15 @@ class PadMaxPool2d(_PadMaxPool):
     Raises
     ------
     SettingError
-        If an argument has another value.
+        If an argument is not a positive integer (or one per axis), or a flag is not a bool.
 
     Notes
     -----
     Works with torch.compile, torch.export (any batch size, fixed image size), torch.func.grad, vmap, autocast,
-    channels_last and on the meta device. In deterministic mode on CUDA its backward pass is slower, because torch's
-    own has no deterministic variant and the scatter or gather used instead has a slow one. Forward-mode derivatives
-    (torch.func.jvp, hessian) are not supported, because torch.compile does not accept functions that have them.
+    channels_last and on the meta device. In deterministic mode on CUDA its backward pass is slower: torch's max
+    pooling has no deterministic one, and the deterministic scatter or gather used instead is slow. Forward-mode
+    derivatives (torch.func.jvp, hessian) are not supported, because torch.compile does not accept functions that
+    define them.
 
     Examples
     --------
@@ -118,7 +119,7 @@ class PadMaxPool3d(_PadMaxPool):
     Raises
     ------
     SettingError
-        If an argument has another value.
+        If an argument is not a positive integer (or one per axis), or a flag is not a bool.
 
     Notes
     -----
@@ -137,7 +138,7 @@ class PadMaxPool3d(_PadMaxPool):
 
 
 class _CropMaxUnpool(_Windows):
-    """The code of `CropMaxUnpool2d` and `CropMaxUnpool3d`."""
+    """Base class of `CropMaxUnpool2d` and `CropMaxUnpool3d`."""
 
     def forward(self, f_maps: Tensor, indices: Tensor, padding: Sequence[int] | None = None) -> Tensor:
         """Return maps of the size before pooling: `f_maps` at `indices`, zeros elsewhere, without the padding."""
@@ -158,7 +159,7 @@ class CropMaxUnpool2d(_CropMaxUnpool):
     Raises
     ------
     SettingError
-        If an argument has another value.
+        If an argument is not a positive integer (or one per axis), or a flag is not a bool.
 
     Notes
     -----
@@ -188,7 +189,7 @@ class CropMaxUnpool3d(_CropMaxUnpool):
     Raises
     ------
     SettingError
-        If an argument has another value.
+        If an argument is not a positive integer (or one per axis), or a flag is not a bool.
 
     Notes
     -----

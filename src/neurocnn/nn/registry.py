@@ -21,7 +21,7 @@ ArchitectureLike = str | Builder | nn.Module
 
 @cache
 def installed() -> Architectures:
-    """Return the architectures of all installed packages, searched for once per process."""
+    """Return the architectures of all installed packages. The search runs once per process."""
     return Architectures(architectures)
 
 
@@ -39,7 +39,7 @@ def list_models() -> dict[str, str]:
 def create_model(
     architecture: ArchitectureLike, input_shape: Sequence[int], n_outputs: int | None = 2, **options: Any
 ) -> nn.Module:
-    """Return a new network after a check, without computing, that it fits its inputs and outputs.
+    """Return a new network, after a check of its input and output shapes that computes no values.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ def create_model(
     input_shape
         (C, H, W) or (C, D, H, W) of one image, in voxels.
     n_outputs
-        Number of outputs per image; None accepts any, for a network from which only an autoencoder is derived.
+        Number of outputs per image. None accepts any number, for a network from which only an autoencoder is derived.
     **options
         Options of the builder, such as ``dropout=0.5``.
 
     Raises
     ------
     SettingError
-        If `input_shape` or `n_outputs` has another kind of value.
+        If `input_shape` or `n_outputs` cannot be used.
     ModelError
         If the name or an option is unknown, the builder fails or does not return a module, or the network does not
         accept the images or has outputs of another shape.
@@ -175,12 +175,12 @@ def describe(
     architecture, n_outputs, **options
         See `create_model`. No weights are loaded or downloaded.
     input_size
-        C@HxW or C@DxHxW, in voxels.
+        Shape of one image as C@HxW or C@DxHxW, in voxels.
 
     Raises
     ------
     SettingError, ModelError
-        If `input_size` is written in another way; see also `create_model`.
+        If `input_size` has another format; see also `create_model`.
 
     Examples
     --------

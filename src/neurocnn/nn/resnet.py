@@ -1,4 +1,4 @@
-"""ResNet-18: the network, and its ImageNet weights. Weights that cannot be read are an error, never replaced."""
+"""ResNet-18 and its ImageNet weights. If the weights cannot be read, an error is raised; nothing replaces them."""
 
 import hashlib
 import re
@@ -29,7 +29,7 @@ def resnet18(
     Parameters
     ----------
     input_shape
-        (C, H, W) of one image; ImageNet's weights need three channels.
+        Shape (C, H, W) of one image. ImageNet's weights need three channels.
     n_outputs
         Number of outputs.
     dropout
@@ -43,7 +43,7 @@ def resnet18(
     ModelError
         If the images are 3-D, have another number of channels than the weights, or torchvision cannot be imported.
     NotFoundError, CheckpointError
-        If the file of weights cannot be downloaded, or is damaged.
+        If the file of weights is missing and cannot be downloaded, or is damaged.
     """
     if len(input_shape) != 3:
         raise ModelError(
@@ -51,7 +51,7 @@ def resnet18(
         )
     if weights == "imagenet" and input_shape[0] != 3:
         raise ModelError(
-            f"resnet18: ImageNet's weights and {input_shape[0]} channels; expected 3 channels; "
+            f"resnet18: {input_shape[0]} channels with ImageNet's weights; expected 3 channels; "
             "use slices with channels=3, or weights=None"
         )
     net = _torchvision_resnet18()

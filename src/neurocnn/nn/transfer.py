@@ -25,14 +25,14 @@ def transfer_weights(source: nn.Module | Mapping[str, Tensor], target: nn.Module
     source
         A network, or its state dict (see `read_weights`).
     target
-        A network. It is unchanged if an error is raised.
+        Network to change. It is unchanged if an error is raised.
 
     Raises
     ------
     SettingError
         If `source` or `target` is neither a network nor a state dict.
     ModelError
-        If parameters are missing in the source, unexpected, or of another shape; all of them are listed.
+        If parameters are missing in the source, unexpected, or of another shape. The message lists all of them.
 
     Examples
     --------
@@ -57,12 +57,12 @@ def transfer_weights(source: nn.Module | Mapping[str, Tensor], target: nn.Module
 
 
 def unwrap_names(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict whose names lack the prefixes of wrappers."""
+    """Return a state dict without the wrappers' prefixes of its names."""
     return {WRAPPERS.sub("", str(name)): value for name, value in state.items()}
 
 
 def _select_shared_part(given: dict[str, Any], target: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the source's parameters under the target's names, and the target's names that they must fill."""
+    """Return the source's parameters under the target's names, and the names of the target's parameters to replace."""
     for old, new in (("encoder.", "convolutions."), ("convolutions.", "encoder.")):
         if _has(given, old) and _has(target, new) and not _has(given, new):
             renamed = {new + name.removeprefix(old): v for name, v in given.items() if name.startswith(old)}

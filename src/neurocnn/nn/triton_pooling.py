@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, untyped-decorator, import-untyped"
 """Max pooling of pairs of voxels by Triton kernels, for feature maps on a GPU.
 
-The result equals that of padding with zeros in front and torch's max pooling, bit for bit: the first maximum of a
-window in row order, the last of several NaN, and the padding is a zero. The forward pass reads the map once and keeps
-one byte per window, the position of the maximum in it. The backward pass reads gradient and bytes once and writes each
-voxel once, without zeroing and without atomic additions, so it is deterministic.
+The result equals that of padding with zeros in front and torch's max pooling, bit for bit: of equal maxima the first in
+row order counts, of several NaN the last. The forward pass reads the map once and keeps one byte per window, the
+position of its maximum. The backward pass reads the gradient and these bytes once and writes each voxel once, without
+atomic additions, so it is deterministic.
 
 This module needs triton, which comes with torch for CUDA. Triton's interpreter runs the kernels on the CPU if
 ``TRITON_INTERPRET=1`` is set before triton is imported.
@@ -27,7 +27,7 @@ _WARPS = 4
 
 # Sizes are constants, so that the compiler replaces divisions by multiplications.
 @triton.jit
-def _place(
+def _first_voxel(
     window,
     C: tl.constexpr,
     D: tl.constexpr,
@@ -36,7 +36,7 @@ def _place(
     LAST: tl.constexpr,
     DEEP: tl.constexpr,
 ):
-    """Return the indices of the first voxel of a window: that of the map in memory, and those of its axes."""
+    """Return the offset in memory and the indices (d, h, w) of the first voxel of a window."""
     PD: tl.constexpr = D % 2 if DEEP else 0
     PH: tl.constexpr = H % 2
     PW: tl.constexpr = W % 2
@@ -76,12 +76,12 @@ def _pool(
     program = tl.program_id(0)
     window = (program.to(tl.int64) if WIDE else program) * BLOCK + tl.arange(0, BLOCK)
     inside = window < n_windows
-    first, d, h, w = _place(window, C, D, H, W, LAST, DEEP)
+    first, d, h, w = _first_voxel(window, C, D, H, W, LAST, DEEP)
     # The first voxel, or the padding in its place, is the maximum until another exceeds it, even if it is −inf.
     valid = inside & (d >= 0) & (h >= 0) & (w >= 0)
     best = tl.load(x_ptr + first, mask=valid, other=0.0)
     if not DOUBLE:
-        best = best.to(tl.float32)  # exact; half precision has no comparisons of its own
+        best = best.to(tl.float32)  # exact; half precision cannot be compared directly
     code = tl.zeros([BLOCK], tl.int32)
     # Names of constants cannot be assigned again in a loop that the compiler unrolls.
     for k in tl.static_range(1, 8 if DEEP else 4):
@@ -116,7 +116,7 @@ def _unpool(
     program = tl.program_id(0)
     window = (program.to(tl.int64) if WIDE else program) * BLOCK + tl.arange(0, BLOCK)
     inside = window < n_windows
-    first, d, h, w = _place(window, C, D, H, W, LAST, DEEP)
+    first, d, h, w = _first_voxel(window, C, D, H, W, LAST, DEEP)
     g = tl.load(g_ptr + window, mask=inside, other=0.0)
     code = tl.load(code_ptr + window, mask=inside, other=0).to(tl.int32)
     zero = tl.zeros_like(g)
@@ -128,18 +128,18 @@ def _unpool(
         if LAST:
             tl.store(dx_ptr + start, left, mask=valid & (w >= 0))
             tl.store(dx_ptr + start + S, right, mask=valid)
-        else:  # both voxels of a row by one store of neighbours
+        else:  # Both voxels of a row are neighbours in memory: one store writes them.
             voxels = tl.interleave(start, start + 1)
             mask = tl.interleave((valid & (w >= 0)).to(tl.int8), valid.to(tl.int8)) != 0
             tl.store(dx_ptr + voxels, tl.interleave(left, right), mask=mask)
 
 
 def _launch(kernel: Any, tensors: Sequence[Tensor], size: Sequence[int], last: bool, **flags: bool) -> None:
-    """Run a kernel over the windows of a map of shape `size`, (B, C, …); `tensors` are its pointers."""
+    """Run a kernel over the windows of a map of shape `size`, (B, C, …). `tensors` are passed as its pointers."""
     windows = tensors[1]
     if not windows.numel():
         return
-    # wrap_triton shows the kernel to torch.compile. It knows no kernels of the interpreter.
+    # wrap_triton makes the kernel visible to torch.compile, and does not accept kernels of the interpreter.
     launched = wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
     channels, *axes = size[1:]
     deep = len(axes) == 3
@@ -213,7 +213,7 @@ def padded_indices(codes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class _Halve(torch.autograd.Function):
-    """`halve` with positions, and its derivatives. Operators with registered derivatives lack torch.func's."""
+    """`halve` with positions, and its derivatives; those of a registered operator do not support torch.func."""
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
