@@ -152,7 +152,7 @@ def test_ties_of_a_soft_vote_go_to_the_lower_class(parts, winner):
     assert soft_vote(mirrored)["predicted_label"].tolist() == [winner]
 
 
-def test_the_lab_s_two_hippocampi_vote_half_and_half():
+def test_the_lab_s_two_hippocampi_have_equal_weights():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 1): [0.2, 0.8]}, true_label=0)
     assert soft_vote(table).to_dict("records") == [
         {
@@ -242,9 +242,7 @@ def test_a_part_without_a_weight_is_omitted_and_named():
 @pytest.mark.faults
 def test_an_image_without_any_weighted_part_is_refused_by_name():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M06", 5): [0.2, 0.8]})
-    with pytest.raises(
-        TableError, match=r"none of an image's parts has a weight .*\[0\]\): sub-2 ses-M06 part 5"
-    ):
+    with pytest.raises(TableError, match=r"no part of an image has a weight .*\[0\]\): sub-2 ses-M06 part 5"):
         soft_vote(table, {0: 1.0})
 
 
@@ -328,17 +326,17 @@ def test_a_missing_id_is_refused(column):
 
 def test_tables_of_another_kind_are_refused():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]})
-    with pytest.raises(TableError, match=r"values are averaged by `average`"):
+    with pytest.raises(TableError, match=r"average values with `average`"):
         soft_vote(table.drop(columns=["proba0", "proba1"]))
     with pytest.raises(TableError, match="found the columns proba1; expected proba0"):
         soft_vote(table.drop(columns="proba0"))
     with pytest.raises(TableError, match="use soft_vote or hard_vote"):
         average(table)
-    with pytest.raises(TableError, match="no column of numbers to average"):
+    with pytest.raises(TableError, match="no numeric column to average"):
         average(table[["participant_id", "session_id", "part_id"]])
     with pytest.raises(TableError, match="no row"):
         soft_vote(table.iloc[:0])
-    with pytest.raises(TableError, match="'part_id' is of kind float64; expected integers"):
+    with pytest.raises(TableError, match="'part_id' has the dtype float64; expected integers"):
         soft_vote(table.assign(part_id=0.5))
     with pytest.raises(TableError, match=r"not the index of a class.*sub-1"):
         hard_vote(table.assign(predicted_label=0.5))

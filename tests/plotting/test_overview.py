@@ -40,7 +40,7 @@ def titles(figure):
     return [axes.get_title("left") or axes.get_title() for axes in figure.axes]
 
 
-def test_an_overview_holds_curves_roc_confusion_and_the_map():
+def test_an_overview_contains_curves_roc_confusion_and_the_map():
     figure = overview(HISTORY, PREDICTIONS, ["CN", "AD"], VALUES, np.ones((8, 9, 7)), title="Two splits")
     assert titles(figure) == [
         "Loss",

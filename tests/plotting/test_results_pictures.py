@@ -49,7 +49,7 @@ def studies(study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ("reconstruction", plotting.learning_curves),
     ],
 )
-def test_a_picture_takes_results_alone(studies, task: str, draw: Callable, tmp_path: Path):
+def test_a_figure_can_be_drawn_from_results(studies, task: str, draw: Callable, tmp_path: Path):
     draw(studies[task]).savefig(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
 

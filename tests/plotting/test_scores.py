@@ -31,7 +31,7 @@ def tiles(axes) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("classes", [["CN", "AD"], ["CN", "MCI", "AD"]])
-def test_the_tiles_hold_scikit_learn_s_counts_and_percentages_of_the_true_class(classes):
+def test_the_tiles_contain_scikit_learn_s_counts_and_percentages_of_the_true_class(classes):
     table = predictions_of(37, len(classes))
     (axes,) = confusion_matrix(table, classes).axes
     counts = metrics.confusion_matrix(table["true_label"], table["predicted_label"])
@@ -124,7 +124,7 @@ def test_of_three_classes_each_is_drawn_against_the_others():
 @pytest.mark.parametrize("picture", [confusion_matrix, roc])
 def test_tables_that_cannot_be_drawn_are_refused(picture):
     table = predictions_of(10)
-    with pytest.raises(TableError, match="no row to draw"):
+    with pytest.raises(TableError, match="the table has no rows"):
         picture([], ["CN", "AD"])
     with pytest.raises(TableError, match="split 0: the column 'true_label' is missing"):
         picture(table.drop(columns="true_label"), ["CN", "AD"])
@@ -142,7 +142,7 @@ def test_a_curve_needs_both_classes_and_all_probabilities():
         roc(table.assign(proba1=table["proba1"].where(table.index != 3)), ["CN", "AD"])
 
 
-def test_the_answer_of_all_splits_is_counted_alone_and_has_no_curve_among_the_splits():
+def test_only_the_ensemble_is_counted_and_it_has_no_roc_curve():
     tables = {0: predictions_of(20), 1: predictions_of(20, seed=1), "ensemble": predictions_of(20, seed=2)}
     together = pd.concat([table.assign(split=name) for name, table in tables.items()])
     (axes,) = confusion_matrix(together, ["CN", "AD"]).axes

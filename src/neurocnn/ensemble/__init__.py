@@ -1,4 +1,4 @@
-"""Votes: one prediction per image from those for its parts."""
+"""Votes, which combine the predictions for the parts of an image into one."""
 
 from neurocnn.ensemble.voting import average, hard_vote, soft_vote
 from neurocnn.ensemble.weights import part_balanced_accuracy, part_weights

@@ -1,7 +1,7 @@
 """Rows of parts, checked and grouped by image.
 
-An image is a participant, a session and, if there are several, a cohort. Rows may be in any order, because several
-networks, workers and ranks write them.
+An image is identified by its participant, session and, if there are several, cohort. Rows may be in any order, because
+several networks, workers and ranks write them.
 """
 
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ class PartsOfImages:
     rows: pd.DataFrame
     """The table, ordered by image and part id."""
     images: pd.DataFrame
-    """One row per image: its identity columns and, if the table has it, `true_label`."""
+    """One row per image: its identity columns and, if the table contains it, `true_label`."""
     image: npt.NDArray[np.integer[Any]]
-    """Row number in `images` of each of `rows`."""
+    """Row number in `images` of the image of each row of `rows`."""
     starts: npt.NDArray[np.integer[Any]]
-    """Number of each image's first row in `rows`."""
+    """Row number in `rows` of the first part of each image."""
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: list[str]) -> "PartsOfImages":
-        """Return the rows ordered by image (as first seen) and part, after a check of ids, labels and `columns`."""
+        """Return the rows ordered by image (in order of first appearance) and part; check ids, labels, `columns`."""
         keys = key_columns(check_table(WHERE, table).columns, (*REQUIRED, COHORT))
         _check_ids(table, [*keys, "part_id"], columns)
         first_seen = table.groupby(keys, sort=False).ngroup().to_numpy()
@@ -46,7 +46,7 @@ class PartsOfImages:
         images = rows.loc[starts, keys].reset_index(drop=True)
         parts = cls(rows, images, image, starts)
         repeated = (np.diff(image, prepend=-1) == 0) & (np.diff(part_ids[order], prepend=-1) == 0)
-        parts.refuse(repeated, "a part of an image is in the table twice")
+        parts.refuse(repeated, "a part of an image occurs twice")
         if "true_label" in rows:
             parts.images["true_label"] = parts._true_labels()
         return parts
@@ -74,7 +74,7 @@ class PartsOfImages:
         return cast(npt.NDArray[np.float64], np.add.reduceat(values, self.starts, axis=0))
 
     def refuse(self, wrong: npt.NDArray[np.bool_], why: str) -> None:
-        """Raise a TableError that names the wrong rows, if there are any."""
+        """Raise a TableError with the reason `why` that names the rows where `wrong` is True, if there are any."""
         lines = np.flatnonzero(wrong.reshape(len(self.rows), -1).any(axis=1))
         if len(lines):
             rows = describe_rows(self.rows.iloc[lines])
@@ -82,10 +82,10 @@ class PartsOfImages:
 
 
 def check_predictions(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Return a table that has the columns and at least one row, else raise a TableError or SettingError."""
+    """Return the table if it has the columns and at least one row, else raise a TableError."""
     check_columns(check_table(WHERE, table), columns, WHERE)
     if table.empty:
-        raise TableError(f"{WHERE}: the table has no row; expected at least one part of an image")
+        raise TableError(f"{WHERE}: the table has no rows; expected at least one part of an image")
     return table
 
 
@@ -96,4 +96,4 @@ def _check_ids(table: pd.DataFrame, ids: list[str], columns: list[str]) -> None:
         raise TableError(f"{WHERE}: row {int(np.argmax(missing))} lacks a value of one of {', '.join(ids)}")
     kind = table["part_id"].dtype
     if not pd.api.types.is_integer_dtype(kind):
-        raise TableError(f"{WHERE}: the column 'part_id' is of kind {kind}; expected integers")
+        raise TableError(f"{WHERE}: the column 'part_id' has the dtype {kind}; expected integers")

@@ -1,8 +1,8 @@
-"""From predictions of parts to predictions of images.
+"""Votes: predictions for images from the predictions for their parts.
 
-A vote joins rows by image (participant, session and, if there are several, cohort) and part, never by position,
-because several networks, workers and ranks write rows in any order. Sums run in the order of the part ids, so that the
-order of the rows changes no bit of the result.
+A vote identifies rows by image (participant, session and, if there are several, cohort) and part, never by position,
+because several networks, workers and ranks write rows in any order. Sums are computed in the order of the part ids, so
+that the result does not depend on the order of the rows, not even in its last bit.
 """
 
 import re
@@ -26,8 +26,8 @@ _ROUNDING = 1e-12
 def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.DataFrame:
     """Return the weighted mean of the parts' probabilities: p_c = Σ_i w_i p_i,c / Σ_i w_i.
 
-    The sums run over the parts that an image has: a missing part is omitted and the weights of the others are scaled
-    up. The class of the largest probability is predicted, the first one of a tie.
+    The sums run over the existing parts of an image: if one is missing, the weights of the others are scaled up. The
+    class with the largest probability is predicted; in a tie, the first one.
 
     Parameters
     ----------
@@ -46,13 +46,13 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     Warns
     -----
     UserWarning
-        If a part has no weight (it is omitted), or all parts of an image have weight zero (they then have the same).
+        If a part has no weight (it is omitted), or all parts of an image have weight zero (equal weights are used).
 
     Raises
     ------
     TableError
-        If a column or id is missing, a part of an image is there twice, an image has two true labels, a probability
-        is not a number from 0 to 1, or none of an image's parts has a weight.
+        If a column or id is missing, a part of an image occurs twice, an image has two true labels, a probability
+        is not a number from 0 to 1, or no part of an image has a weight.
     SettingError
         If the weights are not labelled by part id, or one is negative or not a number.
 
@@ -73,7 +73,7 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     columns = _probability_columns(predictions)
     if not columns:
         raise TableError(
-            f"{WHERE}: the columns proba0, proba1, … are missing; values are averaged by `average`"
+            f"{WHERE}: the columns proba0, proba1, … are missing; expected probabilities; average values with `average`"
         )
     parts = PartsOfImages.of(predictions, columns)
     probabilities = parts.numbers(columns)
@@ -86,13 +86,13 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
 
 
 def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the class that most parts predict, the first one of a tie.
+    """Return the class that most parts predict; in a tie, the first one.
 
     Parameters
     ----------
     predictions
         One row per part: ``participant_id, session_id, [cohort,] part_id, [true_label,] predicted_label``. The
-        number of classes is that of the columns ``proba0, …``; without them it follows from the largest label.
+        number of classes is the number of columns ``proba0, …``, or the largest label + 1 without these columns.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     TableError
-        If a column or id is missing, a part of an image is there twice, an image has two true labels, or a predicted
+        If a column or id is missing, a part of an image occurs twice, an image has two true labels, or a predicted
         label is not the index of a class.
 
     Examples
@@ -131,13 +131,13 @@ def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def average(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean over parts of values: the vote of a regression, or the metrics of a reconstruction.
+    """Return the mean of each number over the parts of an image: the vote for regressions and reconstructions.
 
     Parameters
     ----------
     predictions
-        One row per part: ``participant_id, session_id, [cohort,] part_id, [true_label,]`` and the columns of numbers
-        to average. ``loss`` is omitted: an image's loss is not the mean of its parts' losses.
+        One row per part: ``participant_id, session_id, [cohort,] part_id, [true_label,]`` and numeric columns to
+        average. ``loss`` is omitted, because an image's loss is not the mean of its parts' losses.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def average(predictions: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     TableError
-        If a column or id is missing, a part of an image is there twice, an image has two true labels, a value is not
+        If a column or id is missing, a part of an image occurs twice, an image has two true labels, a value is not
         a finite number, or the table has probabilities of classes.
 
     Examples
@@ -162,14 +162,12 @@ def average(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     if _probability_columns(predictions):
         raise TableError(
-            f"{WHERE}: probabilities of classes found; expected values; use soft_vote or hard_vote"
+            f"{WHERE}: found probabilities of classes; expected numeric values; use soft_vote or hard_vote"
         )
     omitted = {*PART, "true_label", "loss"}
     columns = [str(name) for name in predictions.select_dtypes("number").columns if name not in omitted]
     if not columns:
-        raise TableError(
-            f"{WHERE}: there is no column of numbers to average; expected one such as predicted_label"
-        )
+        raise TableError(f"{WHERE}: no numeric column to average; expected one such as predicted_label")
     parts = PartsOfImages.of(predictions, columns)
     means = parts.total(parts.numbers(columns)) / parts.total(np.ones((len(parts.rows), 1)))
     return parts.images.assign(**dict(zip(columns, means.T, strict=True)))
@@ -187,7 +185,7 @@ def _probability_columns(table: pd.DataFrame) -> list[str]:
 
 
 def _row_weights(parts: PartsOfImages, weights: Weights | None) -> npt.NDArray[np.float64]:
-    """Return the weight of each row: zero for omitted rows, at least one above zero for each image."""
+    """Return the weight of each row: zero for omitted rows; each image has at least one weight above zero."""
     if weights is None:
         return np.ones(len(parts.rows))
     series = check_weights(weights)
@@ -196,9 +194,7 @@ def _row_weights(parts: PartsOfImages, weights: Weights | None) -> npt.NDArray[n
     if unknown.any():
         nothing = parts.total(~unknown[:, None] * 1.0)[:, 0] == 0
         known = list(series.index)
-        parts.refuse(
-            nothing[parts.image], f"none of an image's parts has a weight (weights exist for {known})"
-        )
+        parts.refuse(nothing[parts.image], f"no part of an image has a weight (weights exist for {known})")
         omitted = sorted(parts.rows.loc[unknown, "part_id"].unique().tolist())
         warnings.warn(f"parts without a weight are omitted from the vote: {omitted}", stacklevel=3)
     row_weights = np.where(unknown, 0.0, row_weights)

@@ -1,7 +1,7 @@
 """Weight of each part of an image in a vote.
 
-Patches in the corners of an image show background and skull, and predict worse than those within the brain. The
-accuracy of a part is measured on the validation set of its own split and selection, never on the set that votes.
+Patches in the corners of an image show background and skull, and predict worse than those within the brain. A part's
+weight comes from its accuracy on the validation set of the same split and selection, never from the set to predict.
 """
 
 import warnings
@@ -19,7 +19,7 @@ Weights: TypeAlias = Union["pd.Series[Any]", Mapping[int, float]]
 
 
 def part_balanced_accuracy(predictions: pd.DataFrame) -> "pd.Series[Any]":
-    """Return the balanced accuracy of each part: the mean recall over the classes that occur.
+    """Return the balanced accuracy of each part: the mean of the recalls of the classes that occur.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def part_balanced_accuracy(predictions: pd.DataFrame) -> "pd.Series[Any]":
     Raises
     ------
     TableError
-        If there is no row, or a column or label is missing.
+        If the table has no rows, or a column or label is missing.
 
     Examples
     --------
@@ -70,7 +70,8 @@ def part_weights(
         Predictions for the parts of the validation images of the same split and selection, see
         `part_balanced_accuracy`.
     selection_threshold
-        Limit that a part's balanced accuracy must exceed; other parts get weight 0. With None, all parts are kept.
+        Lower limit of a part's balanced accuracy (exclusive): parts at or below it get weight 0. With None, all parts
+        are kept.
 
     Returns
     -------
@@ -131,7 +132,7 @@ def check_weights(weights: Weights) -> "pd.Series[Any]":
     Raises
     ------
     SettingError
-        If they are not labelled by part id, there are none, a part has two, or one is negative, infinite or missing.
+        If the weights are empty or not labelled by part id, a part has two, or one is negative, infinite or missing.
     """
     if not isinstance(weights, pd.Series | Mapping):
         expected = "a Series indexed by part_id or a dict {part_id: weight}, such as part_weights returns"

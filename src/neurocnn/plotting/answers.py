@@ -1,4 +1,4 @@
-"""Figures of answers: precision and recall, reliability, predicted against true values, Bland–Altman."""
+"""Figures of predictions: precision and recall, reliability, predicted against true values, Bland–Altman."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ def precision_recall(
     Parameters
     ----------
     predictions, classes, dataset
-        See `roc`. The average precision in the legend is that of scikit-learn.
+        See `roc`. The legend contains scikit-learn's average precision.
 
     Raises
     ------
@@ -66,14 +66,14 @@ def precision_recall(
 
 
 def reliability(results: Results, dataset: str = "validation", *, n_bins: int = 10) -> "Figure":
-    """Draw how often a class is true against its probability, with the number of images of each bin.
+    """Draw a reliability diagram: the observed share of a class against its predicted probability, and bin counts.
 
     Parameters
     ----------
     results
         Results of a classification.
     dataset
-        Data set, see `Results.metrics`. The ensemble is drawn if there is one, otherwise each split.
+        Data set, see `Results.metrics`. If it has an ensemble prediction, only that is drawn, otherwise each split.
     n_bins
         Number of bins, see `Results.reliability`.
 
@@ -125,12 +125,12 @@ def predicted_against_true(
     dataset
         Data set of the results, see `Results.metrics`.
     label
-        Name of the value. With None, that of the results' task.
+        Name of the value. With None, the label of the results' task.
 
     Raises
     ------
     SettingError, TableError
-        If these are not values of a regression, or labels are missing.
+        If `predictions` are not those of a regression, or labels are missing.
 
     Examples
     --------

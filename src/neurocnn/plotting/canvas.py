@@ -1,7 +1,7 @@
 """Common parts of all figures: creation, colours, axes, titles and legends.
 
-Figures are made without pyplot: no window opens, a figure is freed with its last reference, and no display is needed.
-matplotlib is imported when the first figure is made.
+Figures are created without pyplot: no window opens, no display is needed, and a figure is freed with its last
+reference. matplotlib is imported when the first figure is created.
 """
 
 import importlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which differ for people of every colour vision (jfly.uni-koeln.de/color).
+# Okabe and Ito's colours, which colour-blind people can distinguish too (jfly.uni-koeln.de/color).
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = CYCLE
 INK, MUTED, FAINT = "#222222", "#666666", "#DDDDDD"
@@ -28,7 +28,7 @@ TITLE, LABEL, SMALL = 11, 9.5, 8.5
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure without a window; sizes in inches, 100 dots per inch.
+    """Return an empty figure, which opens no window. Width and height in inches, at 100 dots per inch.
 
     Raises
     ------
@@ -40,11 +40,11 @@ def new_figure(width: float, height: float) -> "Figure":
         layouts = importlib.import_module("matplotlib.layout_engine")
     except ImportError as error:
         raise MissingExtraError(
-            f"matplotlib cannot be imported ({error}); figures need it; pip install 'neurocnn[plot]'"
+            f"matplotlib cannot be imported ({error}); figures require it; pip install 'neurocnn[plot]'"
         ) from error
     layout = layouts.ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.07)
     figure: Figure = figures.Figure(figsize=(width, height), dpi=100, layout=layout)
-    # A notebook shows an object that has this method, even if pyplot was never imported.
+    # A notebook displays an object with this method, even if pyplot was never imported.
     figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     return figure
 
@@ -66,7 +66,7 @@ def set_style(axes: "Axes", *, grid: bool = True) -> None:
 
 
 def set_integer_ticks(axis: "Axis") -> None:
-    """Put the ticks of an axis at integers."""
+    """Place the ticks of an axis at integers."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -80,13 +80,13 @@ def set_labels(axes: "Axes", title: str, x: str, y: str) -> None:
 
 
 def add_legend(axes: "Axes", *artists: Any, **options: Any) -> None:
-    """Add a legend whose background is nearly opaque: data stay visible below it, and its text readable."""
+    """Add a legend with a nearly opaque background, so that its text is readable and the data below it visible."""
     box = axes.legend(*artists, fontsize=SMALL, alignment="left", framealpha=0.8, edgecolor="none", **options)
     box.get_title().set(fontsize=SMALL, color=MUTED)
 
 
 def draw_mean_and_band(axes: "Axes", x: npt.NDArray[np.float64], curves: Any, colour: str, text: str) -> None:
-    """Draw the mean of some curves and, for several, a band of ± one standard deviation (over n − 1)."""
+    """Draw the mean of curves and, for several, a band of ± one standard deviation (with n − 1)."""
     mean = np.mean(curves, axis=0)
     if len(curves) > 1:
         deviation = np.std(curves, axis=0, ddof=1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame] | ResultTables
 BestEpochs: TypeAlias = Mapping[Any, Any]
-_FEW = 8  # number of trainings whose marks do not hide each other
+_MAX_LINES = 8  # Most trainings that are drawn as single lines; more would hide each other.
 _SETS = {"train": canvas.BLUE, "validation": canvas.VERMILLION}
 
 
@@ -31,8 +31,8 @@ def learning_curves(
 ) -> "Figure":
     """Draw train and validation metrics by epoch, with the epochs of the best models and the end of training.
 
-    Several trainings are thin lines each, more than 8 a band of ± one standard deviation; a thick line is their mean
-    over the epochs that all of them have.
+    Of several trainings, each is a thin line; more than 8 are drawn as a band of ± one standard deviation instead. A
+    thick line is the mean over trainings, for the epochs that all of them have.
 
     Parameters
     ----------
@@ -42,16 +42,16 @@ def learning_curves(
         as `Results.history` returns it.
     best_epochs
         Epoch of each selection, ``{"best_loss": 7, …}``; for several trainings a mapping from their names to such
-        mappings. With None, it is found in the history (at the end of an epoch, the first of equal ones).
+        mappings. With None, the first best epoch of the history, by the metrics at the ends of epochs.
     stopped
-        Epoch at which the training was stopped, or a mapping from names to epochs. With None, its last one.
+        Epoch at which the training was stopped, or a mapping from names to epochs. With None, the last epoch.
     metrics
         Metrics to draw, one panel each. With None, the loss and, if the history has it, the balanced accuracy.
 
     Raises
     ------
     TableError
-        If a column is missing, or there is no row.
+        If a column is missing, or a history has no rows.
     MissingExtraError
         If matplotlib is not installed.
 
@@ -72,7 +72,7 @@ def learning_curves(
 
 
 def by_training(history: History) -> dict[Any, pd.DataFrame]:
-    """Return the history of each training by its name, with a column `position` on the axis of epochs."""
+    """Return the history of each training by its name, with a column `position`: its x value, in epochs."""
     tables: dict[Any, pd.DataFrame] = {}
     if isinstance(history, ResultTables):
         history = history.history()
@@ -85,26 +85,26 @@ def by_training(history: History) -> dict[Any, pd.DataFrame]:
     for name, table in tables.items():
         check_columns(table, ["epoch"], f"history {name!r}")
     if not tables or any(table.empty for table in tables.values()):
-        raise TableError("history: a training has no row; expected at least one epoch of each training")
+        raise TableError("history: a training has no rows; expected at least one epoch of each training")
     return {name: table.assign(position=_positions(table)) for name, table in tables.items()}
 
 
 def _positions(table: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return e for the end of epoch e, and e − 2/3 for an evaluation after a third of its updates."""
+    """Return each row's x value: e at the end of epoch e, e − 2/3 after a third of its updates."""
     epoch = table["epoch"].to_numpy(float)
     if "iteration" not in table or not table["epoch"].duplicated().any():
         return epoch
     ends = table.groupby("epoch")["iteration"].max()
-    # Iterations continue over the epochs in some histories, and restart in each epoch in others.
+    # In some histories the iterations count over all epochs, in others within each epoch.
     continues = bool(ends.is_monotonic_increasing and ends.is_unique)
     starts = ends.shift(fill_value=0) if continues else ends * 0
-    updates = float((ends - starts).median())  # An unfinished epoch has fewer.
+    updates = float((ends - starts).median())  # The median, because an unfinished epoch has fewer updates.
     done = table["iteration"].to_numpy(float) - table["epoch"].map(starts).to_numpy(float)
     return np.asarray(epoch - 1 + np.minimum(done / max(updates, 1), 1), dtype=np.float64)
 
 
 def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] | None) -> list[str]:
-    """Return the metrics to draw. Every training has each of them for at least one set."""
+    """Return the metrics to draw: those that every training has for the training or the validation set."""
     columns = set.intersection(*(set(table.columns) for table in trainings.values()))
     found = sorted({name.partition("_")[2] for name in columns if name.partition("_")[0] in _SETS})
     usual: list[str] = [metric for metric in ("loss", "balanced_accuracy") if metric in found]
@@ -112,8 +112,8 @@ def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] 
     absent = [metric for metric in wanted if metric not in found]
     if absent or not wanted:
         raise TableError(
-            f"history: columns train_… or validation_… of {', '.join(absent) or 'loss'} are missing; there are "
-            f"metrics: {', '.join(found) or 'none'}"
+            f"history: columns train_… or validation_… of {', '.join(absent) or 'loss'} are missing; "
+            f"available metrics: {', '.join(found) or 'none'}"
         )
     return wanted
 
@@ -125,22 +125,24 @@ def draw_curves(
     best_epochs: BestEpochs | None,
     stopped: int | Mapping[Any, int] | None,
 ) -> None:
-    """Draw one metric in each of the axes."""
+    """Draw one metric per panel."""
     for axes, metric in zip(panels, metrics, strict=True):
         for index, (name, table) in enumerate(trainings.items()):
-            if len(trainings) <= _FEW:
+            if len(trainings) <= _MAX_LINES:
                 _draw_training(axes, table, metric, len(trainings))
-            best = _best_epoch(table, metric, _of(best_epochs, name))
-            ended = _of(stopped, name)
+            best = _best_epoch(table, metric, _entry_of_training(best_epochs, name))
+            ended = _entry_of_training(stopped, name)
             marks = {"best model": best, "training ends": table["epoch"].max() if ended is None else ended}
-            _mark(axes, table, metric, marks, 1.0 if len(trainings) <= _FEW else 0.2, labelled=index == 0)
+            _draw_marks(
+                axes, table, metric, marks, 1.0 if len(trainings) <= _MAX_LINES else 0.2, labelled=index == 0
+            )
         if len(trainings) > 1:
             _draw_mean(axes, list(trainings.values()), metric)
-        _finish(axes, metric)
+        _set_labels_and_legend(axes, metric)
 
 
-def _of(value: Any, name: Any) -> Any:
-    """Return the entry of one training if `value` is a mapping by training, else `value` itself."""
+def _entry_of_training(value: Any, name: Any) -> Any:
+    """Return the entry of the training `name` if `value` is a mapping by training, else `value` itself."""
     if isinstance(value, Mapping) and (name in value or any(isinstance(v, Mapping) for v in value.values())):
         return value.get(name)
     return value
@@ -165,7 +167,7 @@ def _draw_mean(axes: "Axes", tables: list[pd.DataFrame], metric: str) -> None:
             ends = [_epoch_ends(table, column) for table in tables]
             joined = pd.concat(ends, axis=1, join="inner")
             mean, deviation = joined.mean(axis=1), joined.std(axis=1)
-            if len(tables) > _FEW:
+            if len(tables) > _MAX_LINES:
                 low, high = mean - deviation, mean + deviation
                 axes.fill_between(mean.index, low, high, color=colour, alpha=0.2, linewidth=0)
             text = f"{which}, mean of {len(tables)}"
@@ -174,7 +176,7 @@ def _draw_mean(axes: "Axes", tables: list[pd.DataFrame], metric: str) -> None:
 
 
 def _epoch_ends(table: pd.DataFrame, column: str) -> "pd.Series[Any]":
-    """Return the last value of each epoch, by epoch."""
+    """Return the last value of each epoch, indexed by epoch."""
     return table.drop_duplicates("epoch", keep="last").set_index("epoch")[column]
 
 
@@ -190,7 +192,7 @@ def _best_epoch(table: pd.DataFrame, metric: str, best: Any) -> int | None:
     return int(ends.index[int(at)])
 
 
-def _mark(
+def _draw_marks(
     axes: "Axes",
     table: pd.DataFrame,
     metric: str,
@@ -210,13 +212,13 @@ def _mark(
             axes.scatter([at], [ends[at]], color=canvas.INK, label=name if labelled else None, **shape)
 
 
-def _finish(axes: "Axes", metric: str) -> None:
+def _set_labels_and_legend(axes: "Axes", metric: str) -> None:
     canvas.set_style(axes)
     canvas.set_labels(axes, canvas.readable(metric), "Epoch", "")
     canvas.set_integer_ticks(axes.xaxis)
     if metric == "balanced_accuracy":
         axes.set_ylim(top=1.02)
     handles, names = axes.get_legend_handles_labels()
-    # The legend lists lines before markers, whatever the order in which they were drawn.
+    # The legend lists lines before markers, in whichever order they were drawn.
     order = sorted(range(len(names)), key=lambda index: names[index].partition(",")[0] not in _SETS)
     canvas.add_legend(axes, [handles[i] for i in order], [names[i] for i in order])

@@ -1,4 +1,4 @@
-"""Tables and images of a result folder, in the form that the figures draw."""
+"""Tables and images of a result folder, in the form that the figures require."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from neurocnn.results.tables import ResultTables
 
 
 def answers(predictions: Any, dataset: str) -> Any:
-    """Return the predictions of a result folder with one row per image; other values as they are."""
+    """Return the predictions of a result folder, one row per image. Values that are not results are returned as is."""
     return (
         answer_table(predictions._folder, None, dataset)
         if isinstance(predictions, ResultTables)
@@ -22,7 +22,7 @@ def answers(predictions: Any, dataset: str) -> Any:
 
 
 def splits(predictions: Any, dataset: str) -> Any:
-    """Return the predictions of each split of a result folder; other values as they are."""
+    """Return the predictions of each split of a result folder. Values that are not results are returned as is."""
     if not isinstance(predictions, ResultTables):
         return predictions
     found = predictions.predictions(dataset=dataset)
@@ -30,7 +30,7 @@ def splits(predictions: Any, dataset: str) -> Any:
 
 
 def class_names(predictions: Any, classes: Sequence[str] | None, where: str) -> Sequence[str]:
-    """Return the names of the classes: those given, or those of a result folder."""
+    """Return the names of the classes: `classes`, or with None those of the result folder."""
     if classes is not None:
         return classes
     found = predictions._folder.task.classes if isinstance(predictions, ResultTables) else None
@@ -43,7 +43,7 @@ def class_names(predictions: Any, classes: Sequence[str] | None, where: str) -> 
 
 
 def values(predictions: Any, dataset: str, where: str) -> pd.DataFrame:
-    """Return true and predicted numbers, one row per image."""
+    """Return a table of the true and predicted values of a regression, one row per image."""
     if isinstance(predictions, ResultTables) and predictions._folder.task.classes is not None:
         raise argument_error("results", predictions, "the Results of a regression", where=where)
     table = answers(predictions, dataset)
@@ -57,7 +57,7 @@ def values(predictions: Any, dataset: str, where: str) -> pd.DataFrame:
 
 
 def first_dataset(results: ResultTables, caps: data.Caps | None) -> data.CapsDataset:
-    """Return the first validation image of the first split as a dataset; `caps` is where the images are now."""
+    """Return the first validation image of the first split as a dataset. `caps` is the images' current location."""
     check_instance("results", results, ResultTables, "an nc.Results", where="plotting")
     fold = results._folder.check_done()[0]
     sessions = storage.read_table(fold.sessions("validation")).head(1)

@@ -26,7 +26,7 @@ def overview(
     vmax: float | None = None,
     title: str | None = None,
 ) -> "Figure":
-    """Draw a classification experiment: learning curves, ROC, confusion matrix, and the map of the parts.
+    """Draw the learning curves, ROC curves, confusion matrix and map of the parts of a classification experiment.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def overview(
     Raises
     ------
     NeurocnnError
-        If one of these functions raises it.
+        See these functions.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def overview(
 
 
 def _panels(n_curves: int, values: Any, title: str | None) -> "tuple[Figure, dict[str, list[Axes]]]":
-    """Return the axes: a 2 × 2 grid or, with a map, a second row of the confusion matrix and the map's three planes."""
+    """Return a figure and its axes: a 2 × 2 grid or, with a map, curves above the confusion matrix and three planes."""
     heading = 0.4 * bool(title)
     if values is None:
         figure = new_figure(4.6 * 2, 8.2 + heading)

@@ -26,13 +26,13 @@ def reconstruction(
     voxel_size: Sequence[float] = (1, 1, 1),
     caps: Caps | None = None,
 ) -> "Figure":
-    """Draw an image, its reconstruction and their difference, in three planes or, for a slice, in its own.
+    """Draw an image, its reconstruction and their difference: three planes of a volume, or the complete slice.
 
     Parameters
     ----------
     image
-        Array or tensor (1, D, H, W) or (D, H, W), or for a slice (C, H, W) or (H, W). The first channel is shown. Or
-        the results of a reconstruction: the first part of the first validation image of the first split.
+        Array or tensor (1, D, H, W) or (D, H, W), or for a slice (C, H, W) or (H, W); the first channel is drawn. Or
+        the results of a reconstruction, whose first part of the first validation image of the first split is drawn.
     output
         Output of the autoencoder, of the same shape; not needed for results.
     title
@@ -40,12 +40,12 @@ def reconstruction(
     voxel_size
         Length of a voxel along each axis (mm).
     caps
-        Location of the images now, for results. With None, that of the training.
+        Current location of the images, for results. With None, their location during the training.
 
     Raises
     ------
     ImageError
-        If the shapes differ, or are not those of an image.
+        If the shapes differ, or `image` is neither a volume nor a slice.
     MissingExtraError
         If matplotlib is not installed.
 
@@ -87,7 +87,7 @@ Row: TypeAlias = tuple[str, Volume, tuple[float, float], str]
 
 
 def _three_planes(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
-    """Return a figure of volumes below each other, in three planes each."""
+    """Return a figure with one row of three planes per volume."""
     shape = rows[0][1].shape
     middle = [size // 2 for size in shape]
     width, height = sections.extent(shape, voxel_size, 6.6)
@@ -104,7 +104,7 @@ def _three_planes(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
 
 
 def _one_plane(rows: Sequence[Row]) -> "Figure":
-    """Return a figure of slices side by side."""
+    """Return a figure with one slice per column."""
     width, height = rows[0][1].shape
     figure = canvas.new_figure(3.5 * len(rows), 0.9 + 2.5 * height / width)
     grid = figure.add_gridspec(1, 2 * len(rows), width_ratios=[1, 0.05] * len(rows))

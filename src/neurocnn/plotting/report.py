@@ -1,4 +1,4 @@
-"""A report of an experiment in one HTML file, which loads nothing else."""
+"""Report of an experiment in one HTML file without references to other files."""
 
 import base64
 import html
@@ -32,19 +32,19 @@ _STYLE = (
 
 
 def report(results: Results, path: str | os.PathLike[str]) -> Path:
-    """Write settings, population, tables and pictures of an experiment into one HTML file.
+    """Write the settings, population, tables and figures of an experiment into one HTML file.
 
     Parameters
     ----------
     results
         Results with at least one split that is done.
     path
-        Path of the file. It loads no other file, and nothing from the network.
+        Path of the HTML file. It refers to no other file and to no address.
 
     Returns
     -------
     Path
-        The file. A picture that cannot be drawn from these results is left out, and a log message contains the reason.
+        Path of the file. A figure that cannot be drawn from these results is omitted; the log contains the reason.
 
     Raises
     ------
@@ -70,10 +70,10 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
     for name in ["validation", *_predicted(results)]:
         parts.append(f"<h2>{html.escape(name)}</h2>")
         parts.append(results.summary(name).to_html(border=0))
-        parts += list(_pictures(results, name))
+        parts += list(_figures_html(results, name))
     if not results._folder.reconstructs:
-        parts += list(_drawn("map of the parts", lambda: volumes.part_map(results)))
-    parts += ["<h2>Training</h2>", *_drawn("learning curves", lambda: curves.learning_curves(results))]
+        parts += list(_figure_html("map of the parts", lambda: volumes.part_map(results)))
+    parts += ["<h2>Training</h2>", *_figure_html("learning curves", lambda: curves.learning_curves(results))]
     page = f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(str(results.folder.name))}"
     with write_whole(path, "w") as file:
         file.write(f"{page}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n")
@@ -109,20 +109,20 @@ def _predicted(results: Results) -> list[str]:
     return sorted(names - set(SETS))
 
 
-def _pictures(results: Results, dataset: str) -> Iterator[str]:
+def _figures_html(results: Results, dataset: str) -> Iterator[str]:
     task = results._folder.task
     if task.classes is not None:
-        yield from _drawn("confusion matrix", lambda: scores.confusion_matrix(results, dataset=dataset))
-        yield from _drawn("ROC", lambda: scores.roc(results, dataset=dataset))
-        yield from _drawn("precision", lambda: answers.precision_recall(results, dataset=dataset))
-        yield from _drawn("reliability", lambda: answers.reliability(results, dataset))
+        yield from _figure_html("confusion matrix", lambda: scores.confusion_matrix(results, dataset=dataset))
+        yield from _figure_html("ROC", lambda: scores.roc(results, dataset=dataset))
+        yield from _figure_html("precision", lambda: answers.precision_recall(results, dataset=dataset))
+        yield from _figure_html("reliability", lambda: answers.reliability(results, dataset))
     elif not task.reconstructs:
-        yield from _drawn("values", lambda: answers.predicted_against_true(results, dataset=dataset))
-        yield from _drawn("agreement", lambda: answers.bland_altman(results, dataset=dataset))
+        yield from _figure_html("values", lambda: answers.predicted_against_true(results, dataset=dataset))
+        yield from _figure_html("agreement", lambda: answers.bland_altman(results, dataset=dataset))
 
 
-def _drawn(name: str, draw: Callable[[], "Figure"]) -> Iterator[str]:
-    """Yield the HTML of a picture; nothing if it cannot be drawn from these results."""
+def _figure_html(name: str, draw: Callable[[], "Figure"]) -> Iterator[str]:
+    """Yield the HTML of a figure, or nothing if it cannot be drawn from these results."""
     try:
         figure = draw()
     except NeurocnnError as error:

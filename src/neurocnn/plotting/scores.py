@@ -32,11 +32,11 @@ def confusion_matrix(
     Parameters
     ----------
     predictions
-        Results, or labelled predictions (``true_label``, ``predicted_label``) of one set. For several splits, whose
-        counts are added: a list, a mapping, or a table with a column ``split``, as `Results.predictions` returns it. If
-        one split is ``ensemble``, only it is counted: each participant once.
+        Results, or labelled predictions (``true_label``, ``predicted_label``) of one data set. For several splits,
+        whose counts are added: a list, a mapping, or a table with a column ``split``, as `Results.predictions` returns
+        it. If one split is ``ensemble``, only it is counted, so that each image is counted once.
     classes
-        Names of the classes, in the order of their indices. With None, those of the results.
+        Names of the classes, in the order of their indices. With None, the classes of the results.
     dataset
         Data set of the results, see `Results.metrics`.
 
@@ -66,11 +66,11 @@ def roc(
     *,
     dataset: str = "validation",
 ) -> "Figure":
-    """Draw the receiver operating characteristic of each split, their mean, and the area below (AUC).
+    """Draw the ROC curve of each split, their mean, and the area under the curve (AUC).
 
-    The mean curve averages the sensitivities at each false-positive rate (threshold-free "vertical"
-    averaging, Fawcett 2006); the AUC is the mean of the splits' AUCs ± their standard deviation (over n − 1).
-    With two classes, the second one is positive; with more, each is drawn against all others.
+    The mean curve is the mean of the sensitivities at each false-positive rate ("vertical averaging", Fawcett 2006);
+    the AUC is the mean of the splits' AUCs ± their standard deviation (with n − 1). With two classes, the second one
+    is positive; with more, there is one curve per class against all others.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def roc(
     Raises
     ------
     TableError
-        If a label or probability is missing, or a class has all images of a split, or none.
+        If a label or probability is missing, or all or none of a split's images belong to a class.
     MissingExtraError
         If matplotlib is not installed.
 
@@ -113,7 +113,7 @@ def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.D
     else:
         tables = dict(enumerate(predictions))
     if not any(len(table) for table in tables.values()):
-        raise TableError("predictions: there is no row to draw; expected at least one")
+        raise TableError("predictions: the table has no rows; expected at least one")
     for name, table in tables.items():
         where = f"predictions of split {name!r}"
         check_columns(table, ["true_label", "predicted_label"], where)
@@ -136,17 +136,17 @@ def count(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDA
 
 
 def _counted(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
-    """Return the tables in which each participant is counted once: the answer of all splits, if there is one."""
+    """Return the tables to count, each image once: only the ensemble prediction if there is one, else all splits."""
     return {ENSEMBLE: tables[ENSEMBLE]} if ENSEMBLE in tables else tables
 
 
 def without_ensemble(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
-    """Return the tables of the splits: the answer of all splits is not one more split."""
+    """Return the tables of the splits without the ensemble prediction, unless it is the only table."""
     return {name: table for name, table in tables.items() if name != ENSEMBLE} if len(tables) > 1 else tables
 
 
 def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
-    """Draw counts as tiles; the darkness is the share of the true class."""
+    """Draw counts as tiles, darker for a larger share of the true class."""
     counts = count(tables, classes)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -168,7 +168,7 @@ def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Se
 
 
 def draw_roc(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
-    """Draw the curves of all splits, their means and the line of chance."""
+    """Draw the ROC curves of all splits, their means and the chance line."""
     tables = without_ensemble(tables)
     positives = [1] if len(classes) == 2 else list(range(len(classes)))
     axes.plot([0, 1], [0, 1], color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)), label="chance")
@@ -197,7 +197,7 @@ def _draw_class(
         return
     for fpr, tpr in curves:
         axes.plot(fpr, tpr, color=colour, linewidth=0.9, alpha=opacity)
-    # interp returns the upper end of a vertical rise, so the origin is added.
+    # At the vertical rise at rate 0, interp returns its upper end, so the origin is added to the mean curve.
     heights = [np.interp(_GRID, fpr, tpr) for fpr, tpr in curves]
     mean, deviation = np.mean(heights, axis=0), np.std(heights, axis=0, ddof=1)
     axes.fill_between(_GRID, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
@@ -217,7 +217,7 @@ def _curve(
 def truth(
     table: pd.DataFrame, positive: int, split: Any
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Return whether each image has a class, and the class's probability."""
+    """Return whether each image belongs to the class `positive`, and its probability of that class."""
     column = f"proba{positive}"
     if column not in table or table[column].isna().any():
         raise TableError(f"predictions of split {split!r}: {column} is missing or has missing values")

@@ -1,4 +1,4 @@
-"""Planes of a volume, drawn as in neuroimaging viewers.
+"""Planes of a volume, arranged as in neuroimaging viewers.
 
 The axes of a volume are (x, y, z), in the order of its file. The second axis of a plane points upwards: sagittal
 (y, z), coronal (x, z), axial (x, y). All planes of a figure have the same scale.
@@ -23,16 +23,16 @@ Volume: TypeAlias = npt.NDArray[np.float64]
 Box: TypeAlias = tuple[slice, slice, slice]
 
 PLANES = ("sagittal", "coronal", "axial")
-BAR = 0.025  # width of a colour bar, relative to that of the planes
+BAR = 0.025  # width of a colour bar, relative to the width of the planes
 
 
 def as_volume(values: Any, what: str) -> Volume:
-    """Return an array (D, H, W) from an array or tensor with at most one channel.
+    """Return an array or tensor (D, H, W) or (1, D, H, W) as an array (D, H, W).
 
     Raises
     ------
     ImageError
-        If it is not a volume.
+        If it has another shape.
     """
     full = as_array(values)
     array = full[0] if full.ndim == 4 and len(full) == 1 else full
@@ -49,9 +49,9 @@ def first_channel(array: Volume) -> Volume:
     Raises
     ------
     ImageError
-        If it is neither.
+        If `array` is neither a volume nor a slice.
     """
-    # A shape of three numbers is a slice with 1 or 3 channels, or a volume without a channel axis.
+    # An array with three axes is a slice with 1 or 3 channels, or a volume without a channel axis.
     if array.ndim == 4 or (array.ndim == 3 and len(array) in (1, 3)):
         array = array[0]
     if array.ndim not in (2, 3) or 0 in array.shape:
@@ -60,12 +60,12 @@ def first_channel(array: Volume) -> Volume:
 
 
 def check_voxel(shape: Sequence[int], at: Sequence[int]) -> list[int]:
-    """Return the voxel in which three planes cross.
+    """Return the voxel in which the three planes cross, after a check that it is in the volume.
 
     Raises
     ------
     SettingError
-        If it is outside the volume.
+        If `at` is outside the volume.
     """
     point = [int(index) for index in at]
     if len(point) != 3 or not all(0 <= index < size for index, size in zip(point, shape, strict=True)):
@@ -74,7 +74,7 @@ def check_voxel(shape: Sequence[int], at: Sequence[int]) -> list[int]:
 
 
 def grey_limits(array: Volume) -> tuple[float, float]:
-    """Return the values shown black and white: the 0.5 and 99.5 percentiles of the finite values."""
+    """Return the values drawn black and white: the 0.5th and 99.5th percentiles of the finite values."""
     finite = array[np.isfinite(array)]
     if not len(finite):
         return 0.0, 1.0
@@ -82,15 +82,15 @@ def grey_limits(array: Volume) -> tuple[float, float]:
     return (low, high) if high > low else (float(finite.min()), float(finite.max()) or 1.0)
 
 
-def _sides(shape: Sequence[int], voxel_size: Sequence[float]) -> list[tuple[float, float]]:
-    """Return width and height (mm) of the three planes."""
+def _plane_sizes(shape: Sequence[int], voxel_size: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the width and the height (mm) of each of the three planes."""
     x, y, z = (size * length for size, length in zip(shape, voxel_size, strict=True))
     return [(y, z), (x, z), (x, y)]
 
 
 def extent(shape: Sequence[int], voxel_size: Sequence[float], width: float) -> tuple[float, float]:
-    """Return width and height (inches) of three planes side by side in the same scale."""
-    sides = _sides(shape, voxel_size)
+    """Return the width and the height (inches) of three planes next to each other, at the same scale."""
+    sides = _plane_sizes(shape, voxel_size)
     return width, width * max(height for _, height in sides) / sum(side for side, _ in sides)
 
 
@@ -102,7 +102,7 @@ def plane_axes(
     bar: bool = True,
 ) -> "list[list[Axes]]":
     """Return three axes per row, as wide as the planes at a common scale, and a narrow one for a colour bar."""
-    widths = [side for side, _ in _sides(shape, voxel_size)]
+    widths = [side for side, _ in _plane_sizes(shape, voxel_size)]
     widths += [BAR * sum(widths)] * bar
     grid = figure.add_gridspec(lines, len(widths), width_ratios=widths)
     columns = range(len(widths))
@@ -119,7 +119,7 @@ def draw_plane(
     colours: str,
     opacity: float = 1.0,
 ) -> "AxesImage":
-    """Draw the plane of `volume` across `axis` at `point`. NaN is transparent."""
+    """Draw the plane of `volume` perpendicular to `axis` through `point`. NaN is transparent."""
     across, up = (length for other, length in enumerate(voxel_size) if other != axis)
     plane = np.moveaxis(volume, axis, 0)[point[axis]]
     shown = draw_slice(axes, plane, limits, colours, opacity)
@@ -131,7 +131,7 @@ def draw_plane(
 def draw_slice(
     axes: "Axes", plane: Volume, limits: tuple[float, float], colours: str, opacity: float = 1.0
 ) -> "AxesImage":
-    """Draw an array (across, up)."""
+    """Draw an array (horizontal axis, vertical axis)."""
     colouring: dict[str, Any] = {"cmap": colours, "vmin": limits[0], "vmax": limits[1], "alpha": opacity}
     shown = axes.imshow(np.ma.masked_invalid(plane.T), origin="lower", interpolation="nearest", **colouring)
     axes.set(xticks=[], yticks=[])
@@ -140,7 +140,7 @@ def draw_slice(
 
 
 def draw_box(axes: "Axes", region: Box, axis: int, index: int, colour: str, name: str | None) -> None:
-    """Outline a box if the plane cuts it, with its name above."""
+    """Outline a box, with its name above, if the plane intersects it."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -169,10 +169,10 @@ def set_figure_title(figure: "Figure", text: str | None) -> None:
 
 
 def add_colour_bar(shown: "AxesImage", axes: "Axes", label: str = "", extend: str = "neither") -> None:
-    """Draw the scale of the colours in `axes`."""
+    """Draw a colour bar in `axes`."""
     from matplotlib.cm import ScalarMappable
 
-    # The colours of the bar are opaque, even if the image is transparent.
+    # From norm and colour map instead of the image, whose opacity the bar would have.
     bar = axes.figure.colorbar(ScalarMappable(shown.norm, shown.cmap), cax=axes, label=label, extend=extend)
     bar.outline.set_visible(False)
     axes.tick_params(labelsize=SMALL, color=MUTED, labelcolor=INK, length=3)

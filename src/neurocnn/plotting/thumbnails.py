@@ -1,4 +1,4 @@
-"""Figure of the images that differ most from their cohort."""
+"""Figure of the images in a table, such as those that differ most from their cohort."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,15 @@ _WHERE = "thumbnails"
 
 
 def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
-    """Draw the first images of a table: the three planes through the centre of each, with the reason for its place.
+    """Draw three planes through the centre of the first images of a table, with the measure that differs most.
 
     Parameters
     ----------
     caps
-        Images.
+        Location of the images.
     checked
-        Table that `Caps.check` returned, or rows of it. Any table of sessions is drawn; reasons need `z` and `column`.
+        Table that `Caps.check` returned, or rows of it. For another table of sessions, without the columns `z` and
+        `column`, the measure is omitted.
     n
         Largest number of images.
 
@@ -61,7 +62,7 @@ def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
 
 
 def _draw(axes: "Axes", caps: Caps, row: dict[Any, Any]) -> None:
-    """Draw the planes of one image side by side, or the message of an image that cannot be read."""
+    """Draw the planes of one image next to each other, or the message of an image that cannot be read."""
     reason = f"\n{row['column']}, z = {row['z']:.3g}" if row.get("column") is not None and "z" in row else ""
     axes.set_title(describe_row(row) + reason, fontsize=canvas.SMALL, color=canvas.INK)
     try:

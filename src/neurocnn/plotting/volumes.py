@@ -31,18 +31,18 @@ def planes(
     voxel_size: Sequence[float] = (1, 1, 1),
     title: str | None = None,
 ) -> "Figure":
-    """Draw three orthogonal planes of a volume, and the boxes (patches, regions) that they cut.
+    """Draw three orthogonal planes of a volume, and the boxes (patches, regions) that they intersect.
 
     Parameters
     ----------
     volume
-        Array or tensor (D, H, W) or (1, D, H, W). A slice, (H, W), (1, H, W) or (3, H, W), is drawn as one picture;
-        three channels that differ are red, green and blue.
+        Array or tensor (D, H, W) or (1, D, H, W). A slice, (H, W), (1, H, W) or (3, H, W), is drawn as one image;
+        three channels that differ are drawn red, green and blue.
     at
         Voxel (x, y, z) in which the planes cross. With None, the centre of the first named box, or of the volume.
     boxes
-        Regions as slices along each axis, as ``parts.place(shape, part_id)`` returns them. The names of a mapping are
-        written next to them.
+        Boxes as one slice per axis, as ``parts.place(shape, part_id)`` returns them. The keys of a mapping are written
+        next to the boxes.
     voxel_size
         Length of a voxel along each axis (mm).
     title
@@ -51,9 +51,9 @@ def planes(
     Raises
     ------
     ImageError
-        If it is not a volume or a slice.
+        If `volume` is neither a volume nor a slice.
     SettingError
-        If `at` is outside it, or `at` or boxes are given for a slice.
+        If `at` is outside the volume, or `at` or `boxes` is given for a slice.
     MissingExtraError
         If matplotlib is not installed.
 
@@ -87,7 +87,7 @@ def planes(
 
 
 def _slice_figure(array: Volume, title: str | None) -> "Figure":
-    """Return the picture of a slice (H, W) or (1 or 3, H, W)."""
+    """Return the figure of a slice (H, W) or (1 or 3, H, W)."""
     single = array if array.ndim == 2 else array[0]
     figure = canvas.new_figure(3.8, 0.6 + 3.5 * single.shape[1] / single.shape[0])
     axes = figure.add_subplot()
@@ -110,7 +110,7 @@ def parts(results: Results, caps: Caps | None = None, at: Sequence[int] | None =
     results
         Results of an experiment whose parts have boxes: patches, regions or slices.
     caps
-        Location of the images now. With None, that of the training.
+        Current location of the images. With None, their location during the training.
     at
         See `planes`.
 
@@ -119,7 +119,7 @@ def parts(results: Results, caps: Caps | None = None, at: Sequence[int] | None =
     SettingError
         If the parts have no boxes.
     NotFoundError
-        If the image is no longer there, or no split is done.
+        If the image does not exist, or no split is done.
 
     Examples
     --------
@@ -152,18 +152,18 @@ def part_map(
     Parameters
     ----------
     values
-        Results, for the mean over their splits; or an array or tensor (D, H, W), such as the balanced accuracy of the
-        part that contains a voxel; NaN outside all parts.
+        Results, whose mean over the splits is drawn (see `Results.part_map`); or an array or tensor (D, H, W), such as
+        the balanced accuracy of the part that contains a voxel, with NaN outside all parts.
     template
-        Volume of the same shape to draw below the map, such as an image of the data. With None, there is none.
+        Volume of the same shape to draw below the map, such as an image of the data set. None for no template.
     at
         Voxel (x, y, z) in which the planes cross. With None, the voxel of the highest value nearest to the centre of
         all such voxels.
     label
         Name of the values.
     vmin, vmax
-        Values at both ends of the colour scale. With None, the lowest and the highest; for balanced accuracies
-        ``vmin=0.5`` is chance with two classes.
+        Values at both ends of the colour scale. With None, the lowest and the highest value. For balanced accuracies
+        of two classes, ``vmin=0.5`` is the chance level.
     opacity
         Opacity of the map, from 0 to 1.
     voxel_size
@@ -174,7 +174,7 @@ def part_map(
     Raises
     ------
     ImageError
-        If map and template differ in shape or are not volumes, or the map has no value.
+        If map and template differ in shape or are not volumes, or the map has no finite value.
     SettingError
         If `at` is outside the volume.
     MissingExtraError
@@ -205,7 +205,7 @@ def draw_map(
     opacity: float,
     voxel_size: Sequence[float],
 ) -> None:
-    """Draw a map over a template in three axes, and its colour bar in the fourth."""
+    """Draw a map over a template in the first three panels, and its colour bar in the fourth."""
     if not np.isfinite(values).any():
         raise ImageError("map: all voxels are NaN or infinite; expected at least one value")
     below = None if template is None else sections.as_volume(template, "template")
@@ -218,7 +218,7 @@ def draw_map(
         if below is not None:
             dark, bright = sections.grey_limits(below)
             sections.draw_plane(axes, below, axis, point, voxel_size, (dark, bright), "gray")
-            # The template is lighter below the map, so that its colours match the bar on a black background too.
+            # A lighter template below the map: on black, its colours would not match the colour bar.
             lit = np.where(np.isnan(values), np.nan, below)
             sections.draw_plane(
                 axes, lit, axis, point, voxel_size, (dark - 0.6 * (bright - dark), bright), "gray"
