@@ -41,7 +41,7 @@ def test_volumes_are_float32_with_a_channel_in_the_order_of_the_file(tmp_path: P
         assert np.array_equal(caps.affine(f"sub-{i:02}", "ses-M00"), AFFINE)
 
 
-def test_what_is_read_is_the_callers_own(tmp_path: Path):
+def test_a_read_image_is_a_copy(tmp_path: Path):
     caps = Caps(small_caps(tmp_path))
     caps.read("sub-00", "ses-M00").zero_()
     caps.affine("sub-00", "ses-M00")[:] = 0
@@ -173,7 +173,7 @@ def test_nan_and_infinite_voxels_are_an_error_or_zeros(tmp_path: Path, value: fl
     assert torch.equal(image[0], torch.from_numpy(voxels))
 
 
-def test_nan_voxels_of_a_prepared_tensor_are_noticed_too(tmp_path: Path):
+def test_nan_voxels_of_a_prepared_tensor_are_detected_too(tmp_path: Path):
     voxels = voxels_of(0)
     voxels[1, 2, 3] = np.nan
     write_t1(tmp_path, "sub-00", voxels)
@@ -210,7 +210,7 @@ def test_a_constant_part_of_an_image_is_not_reported(tmp_path: Path, caplog: pyt
     assert caplog.text == ""
 
 
-def test_a_setting_that_makes_no_sense_is_refused(tmp_path: Path):
+def test_an_invalid_setting_is_refused(tmp_path: Path):
     root = small_caps(tmp_path)
     with pytest.raises(SettingError, match="nan_voxels"):
         Caps(root, nan_voxels="ignore")
@@ -227,19 +227,19 @@ def test_an_image_is_decoded_once_for_all_its_parts(tmp_path: Path, opened: list
     assert len(opened) == 3
 
 
-def test_the_cache_holds_no_more_bytes_than_it_may(tmp_path: Path, opened: list[Path]):
+def test_the_cache_does_not_exceed_its_size(tmp_path: Path, opened: list[Path]):
     n_bytes = 4 * 6 * 8 * 7
     caps = Caps(small_caps(tmp_path, 4), cache_bytes=2 * n_bytes + 1)
     for i in (0, 1, 0, 1, 2, 1, 2, 0):
         caps.read(f"sub-{i:02}", "ses-M00")
-        assert caps.images._decoded.held <= caps.cache_bytes
+        assert caps.images._decoded.n_held_bytes <= caps.cache_bytes
     assert len(opened) == 4  # 0, 1, then 2 pushes 0 out, then 0 again
     none = Caps(tmp_path, cache_bytes=0)
     assert torch.equal(none.read("sub-00", "ses-M00"), caps.read("sub-00", "ses-M00"))
     assert len(none.images._decoded) == 0
 
 
-def test_a_copy_in_another_process_begins_with_empty_caches(tmp_path: Path):
+def test_a_copy_in_another_process_starts_with_empty_caches(tmp_path: Path):
     caps = Caps(small_caps(tmp_path))
     caps.read("sub-00", "ses-M00")
     copy = pickle.loads(pickle.dumps(caps))
@@ -297,6 +297,6 @@ def test_real_shapes_and_an_oblique_affine_are_read(tmp_path: Path):
     assert np.allclose(caps.affine("sub-1", "ses-M00"), affine, atol=1e-6)
 
 
-def test_a_list_of_folders_is_no_root(tmp_path):
+def test_a_list_of_folders_is_refused(tmp_path):
     with pytest.raises(SettingError, match="mapping"):
         Caps([tmp_path, tmp_path])  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ def test_raw_voxels_and_z_scores_can_be_requested(caps: Caps):
     )
 
 
-def test_an_item_may_be_written_to(caps: Caps):
+def test_an_item_shares_no_memory_with_the_image(caps: Caps):
     for parts in (WholeImage(), Patch(3, 3), Slice(0, 1)):
         dataset = CapsDataset(caps, rows(), parts, transform=None)
         before = dataset[0]["image"].clone()
@@ -134,7 +134,7 @@ class Corners:
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_any_object_with_ids_and_extract_serves_as_parts(caps: Caps, prepared: bool):
+def test_any_object_with_ids_and_extract_can_be_used_as_parts(caps: Caps, prepared: bool):
     if prepared:
         caps.prepare()
     dataset = CapsDataset(caps, rows(), Corners(), transform=None)
@@ -275,7 +275,7 @@ class HeldBytes(CapsDataset):
 
     def __getitem__(self, index):
         super().__getitem__(index)
-        return self.caps.images._decoded.held
+        return self.caps.images._decoded.n_held_bytes
 
 
 def test_workers_divide_the_memory_of_the_cache(tmp_path: Path):
@@ -363,7 +363,7 @@ def test_an_augmentation_that_hides_its_generator_is_a_warning(caps: Caps, caplo
     hidden = HiddenGenerator()
     for augmentation in (hidden, lambda part: hidden(part)):
         CapsDataset(caps, rows(), Patch(3, 3), augmentation=augmentation)
-        assert "two calls with one seed differ for sub-00 ses-M00; it hides a random generator" in caplog.text
+        assert "two calls with one seed differ for sub-00 ses-M00; it uses a random generator" in caplog.text
         caplog.clear()
     CapsDataset(caps, rows(), Patch(3, 3), augmentation=noise)
     CapsDataset(caps, rows(), Patch(3, 3), augmentation=lambda part: part * torch.nan)

@@ -71,7 +71,7 @@ class TestNames:
             (T1Linear(cropped=False), f"run-01_{MNI}_T1w.nii.gz"),
         ],
     )
-    def test_another_image_is_not_taken_but_named_with_custom(
+    def test_another_image_is_not_used_but_suggested_as_custom(
         self, tmp_path: Path, preprocessing: Preprocessing, name: str
     ):
         write_session(tmp_path, preprocessing.folder, name)
@@ -195,7 +195,7 @@ OTHER_SPACES = [moved(voxel=1.0), moved(origin=100.0), moved(angle=0.3)]
 
 class TestOtherSpace:
     @pytest.mark.parametrize("affine", OTHER_SPACES, ids=["voxel size", "origin", "rotation"])
-    def test_an_image_at_another_place_is_one_warning_that_names_both(
+    def test_an_image_at_another_position_is_one_warning_that_names_both(
         self, tmp_path: Path, affine: np.ndarray, caplog: pytest.LogCaptureFixture
     ):
         root = small_caps(tmp_path)
@@ -214,14 +214,16 @@ class TestOtherSpace:
         far = max(np.linalg.norm(place(affine, c) - place(AFFINE, c)) for c in corners)
         assert f"up to {far:.1f} mm" in warnings[0]
 
-    def test_rounding_of_the_header_is_no_other_place(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def test_rounding_in_the_header_is_not_another_position(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
         root = small_caps(tmp_path, 1)
         write_t1(root, "sub-01", voxels_of(1), affine=moved(origin=0.01, angle=1e-4))
         CapsDataset(Caps(root), rows(2))
         assert caplog.text == ""
 
     @pytest.mark.parametrize("affine", OTHER_SPACES, ids=["voxel size", "origin", "rotation"])
-    def test_a_mask_at_another_place_is_one_warning_that_names_both(
+    def test_a_mask_at_another_position_is_one_warning_that_names_both(
         self, tmp_path: Path, affine: np.ndarray, caplog: pytest.LogCaptureFixture
     ):
         root = small_caps(tmp_path / "caps")
@@ -254,7 +256,7 @@ class TestOtherSpace:
 
 
 class TestGzip:
-    def test_a_gz_that_is_no_gzip_and_the_reverse(self, tmp_path: Path):
+    def test_a_gz_file_that_is_not_gzip_and_the_reverse_are_refused(self, tmp_path: Path):
         root = small_caps(tmp_path, 2)
         first, second = (Caps(root).path(f"sub-{i:02}", "ses-M00") for i in range(2))
         first.write_bytes(gzip.decompress(first.read_bytes()))
@@ -264,7 +266,7 @@ class TestGzip:
         with pytest.raises(ImageError, match=r"sub-01.*is gzip.*rename it to .*_T1w\.nii\.gz"):
             Caps(root).read("sub-01", "ses-M00")
 
-    def test_many_empty_members_end_at_once(self, tmp_path: Path):
+    def test_many_empty_gzip_members_are_refused_at_once(self, tmp_path: Path):
         root = small_caps(tmp_path, 1)
         path = Caps(root).path("sub-00", "ses-M00")
         path.write_bytes(path.read_bytes() + gzip.compress(b"") * 500_000)
@@ -342,7 +344,7 @@ class TestPreparedTensors:
         assert "sub-01 ses-M00" in str(caught.value)
         assert str(path) in str(caught.value)
 
-    def test_a_full_disk_is_noticed_before_anything_is_written(
+    def test_a_full_disk_is_detected_before_anything_is_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         root = small_caps(tmp_path)
@@ -380,6 +382,6 @@ def test_an_uncropped_file_suggests_the_uncropped_pipeline_and_a_caps_without_im
     with pytest.raises(NotFoundError, match=r"to use the first: preprocessing=T1Linear\(cropped=False\)"):
         caps.path("sub-01", "ses-M000")
     assert caps.sessions().empty
-    assert "no session of 1 has the t1-linear image" in caplog.text
+    assert "none of 1 sessions has the t1-linear image" in caplog.text
     assert path.name in caplog.text
     assert len(Caps(tmp_path, T1Linear(cropped=False)).sessions()) == 1

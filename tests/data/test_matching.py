@@ -74,7 +74,12 @@ def test_numbers_with_two_values_are_equal_and_tolerances_have_names():
 @pytest.mark.parametrize(
     ("change", "arguments", "kind", "words"),
     [
-        (lambda t: t.assign(diagnosis="AD"), {}, TableError, r"diagnosis=\['AD'\]; expected two groups"),
+        (
+            lambda t: t.assign(diagnosis="AD"),
+            {},
+            TableError,
+            r"values of diagnosis are \['AD'\]; expected two groups",
+        ),
         (lambda t: t.assign(age=np.nan), {}, TableError, "age, sex is missing for sub-00"),
         (lambda t: t, {"on": ["weight"]}, TableError, "the column 'weight' is missing"),
         (lambda t: t, {"on": "age"}, SettingError, "on='age'; expected column names"),

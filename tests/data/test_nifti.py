@@ -51,9 +51,7 @@ DTYPES = ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", ">f4", ">i
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [(1.0, 0.0), (0.25, -3.0)])
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_voxels_are_those_that_nibabel_gives(
-    tmp_path: Path, dtype: str, scale: tuple[float, float], name: str
-):
+def test_voxels_equal_those_of_nibabel(tmp_path: Path, dtype: str, scale: tuple[float, float], name: str):
     stored = np.random.default_rng(0).integers(0, 100, (4, 5, 6)).astype(dtype)
     image = nib.Nifti1Image(stored, AFFINE, dtype=stored.dtype)
     image.header.set_slope_inter(*scale)
@@ -99,7 +97,7 @@ def test_not_gzip(tmp_path: Path):
 
 @pytest.mark.faults
 def test_not_nifti(tmp_path: Path):
-    with pytest.raises(ImageError, match="no NIfTI"):
+    with pytest.raises(ImageError, match="is not a NIfTI file"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", b"<html>" * 100), "x")
 
 
@@ -124,7 +122,7 @@ def test_truncated_in_the_gzip_trailer(tmp_path: Path, inflater: None):
 
 
 @pytest.mark.faults
-def test_any_flipped_bit_is_noticed(tmp_path: Path, inflater: None):
+def test_any_flipped_bit_is_detected(tmp_path: Path, inflater: None):
     """Stored blocks let a flipped bit through inflation, so that only the checksum can notice it."""
     raw = nib.Nifti1Image(voxels_of(0, (4, 4, 4)), AFFINE).to_bytes()
     for level in (0, 6):
@@ -138,17 +136,17 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path, inflater: None):
 
 
 @pytest.mark.faults
-def test_a_header_that_claims_more_than_the_file_can_hold_is_refused_unread(tmp_path: Path):
+def test_a_header_that_requires_more_bytes_than_the_file_is_refused_unread(tmp_path: Path):
     content = header_bytes(dim=[3, 30000, 30000, 30000, 1, 1, 1, 1])
-    with pytest.raises(ImageError, match="cannot hold"):
+    with pytest.raises(ImageError, match="cannot contain"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", content), "x")
     (tmp_path / "a.nii").write_bytes(content)
-    with pytest.raises(ImageError, match="cannot hold"):
+    with pytest.raises(ImageError, match="cannot contain"):
         nifti.read_voxels(tmp_path / "a.nii", "x")
 
 
 @pytest.mark.faults
-def test_a_header_that_claims_more_than_the_memory_is_refused_before_allocating(
+def test_a_header_that_requires_more_than_the_memory_is_refused_before_allocating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = write_nifti(tmp_path / "a.nii.gz", np.zeros((32, 32, 32), dtype=np.float32))
@@ -166,9 +164,9 @@ def test_the_available_memory_is_less_than_the_machine_has():
 
 
 @pytest.mark.faults
-def test_a_bomb_is_inflated_no_further_than_its_header_says(tmp_path: Path, inflater: None):
+def test_a_gzip_bomb_is_decompressed_only_up_to_the_size_in_its_header(tmp_path: Path, inflater: None):
     path = gz(tmp_path / "a.nii.gz", bytes(header_bytes()) + bytes(50_000_000))
-    with pytest.raises(ImageError, match="inflates to more"):
+    with pytest.raises(ImageError, match="its content exceeds"):
         nifti.read_voxels(path, "x")
 
 
@@ -204,7 +202,7 @@ def test_a_nan_or_singular_affine(tmp_path: Path, row: list[float]):
 
 
 @pytest.mark.faults
-def test_a_header_that_says_fewer_voxels_than_there_are(tmp_path: Path):
+def test_a_header_with_fewer_voxels_than_the_file_is_refused(tmp_path: Path):
     (tmp_path / "a.nii").write_bytes(header_bytes(dim=[3, 4, 5, 5, 1, 1, 1, 1]))
     with pytest.raises(ImageError, match="expected"):
         nifti.read_voxels(tmp_path / "a.nii", "x")

@@ -361,7 +361,7 @@ def test_settings_of_another_kind_are_refused(value: object):
             call()
 
 
-def test_settings_may_be_numbers_of_numpy():
+def test_settings_may_be_numpy_numbers():
     assert Patch(np.int64(4), np.int32(2)) == Patch(4, 2)
     assert type(Patch(np.int64(4)).size) is int
     assert Slice(np.int64(1), (np.int64(2), 1), np.int64(3)).ids((9, 9, 9)) == Slice(1, (2, 1), 3).ids(

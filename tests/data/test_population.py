@@ -75,7 +75,7 @@ def test_missing_columns_are_omitted_unless_requested():
     assert list(population(frame).columns) == ["N", "%sexF"]
     with pytest.raises(TableError, match="column 'age' is missing"):
         population(frame, columns={"age": "age"})
-    with pytest.raises(TableError, match="no characteristic 'educ'; did you mean 'education'"):
+    with pytest.raises(TableError, match="unknown characteristic 'educ'; did you mean 'education'"):
         population(oasis(), columns={"educ": "MMS"})
     with pytest.raises(TableError, match="column 'diagnose' is missing; did you mean 'diagnosis'"):
         population(frame, by="diagnose")

@@ -64,7 +64,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nifti_module, "read_voxels", lambda path, _: pytest.fail(f"decoded {path}"))
 
 
-def test_whole_images_have_the_names_and_the_content_of_clinicadl(tmp_path: Path):
+def test_complete_images_have_the_names_and_the_content_of_clinicadl(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     Caps(root).prepare()
     assert prepared_files(root) == [
@@ -170,9 +170,7 @@ def test_memory_mapping_reads_only_what_is_used(tmp_path: Path):
     assert len(caps.images._decoded) == 0
 
 
-def test_a_second_run_makes_what_is_missing_and_leaves_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_second_run_writes_only_missing_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = small_caps(tmp_path)
     caps = Caps(root)
     caps.prepare(rows(2))
@@ -190,7 +188,7 @@ def test_a_second_run_makes_what_is_missing_and_leaves_the_rest(
 
 
 @pytest.mark.faults
-def test_a_preparation_that_is_killed_leaves_only_whole_files(tmp_path: Path):
+def test_a_preparation_that_is_killed_leaves_only_complete_files(tmp_path: Path):
     root = small_caps(tmp_path, 40, (24, 24, 24))
     script = "import sys; from neurocnn.data import Caps; print(flush=True); Caps(sys.argv[1]).prepare(n_workers=2)"
     process = subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE)
@@ -262,7 +260,7 @@ def newer(path: Path, than: Path, seconds: float = 5) -> None:
 
 @pytest.mark.parametrize("age", ["newer", "older", "the same"])
 @pytest.mark.faults
-def test_a_stale_tensor_is_noticed_and_the_nifti_read(
+def test_an_outdated_tensor_is_detected_and_the_nifti_is_read(
     tmp_path: Path, age: str, caplog: pytest.LogCaptureFixture
 ):
     """Whatever the times of the files say: copies keep the time of their original."""
@@ -276,7 +274,7 @@ def test_a_stale_tensor_is_noticed_and_the_nifti_read(
     assert torch.equal(torch.load(tensor_path(root), weights_only=True)[0], torch.from_numpy(voxels_of(9)))
 
 
-def test_a_stale_tensor_of_another_shape_is_noticed(tmp_path: Path):
+def test_an_outdated_tensor_of_another_shape_is_detected(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     Caps(root).prepare()
     write_t1(root, "sub-00", voxels_of(9, (5, 8, 7)))
@@ -304,7 +302,7 @@ def foreign(root: Path, image: torch.Tensor, participant: str = "sub-00") -> Pat
     return path
 
 
-def test_a_tensor_that_clinicadl_wrote_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_tensor_that_clinicadl_wrote_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = small_caps(tmp_path, 1)
     path = foreign(root, torch.from_numpy(voxels_of(0))[None])
     newer(path, Caps(root).path("sub-00", "ses-M00"))
@@ -316,7 +314,7 @@ def test_a_tensor_that_clinicadl_wrote_is_used_as_it_is(tmp_path: Path, monkeypa
     assert torch.equal(caps.read("sub-00", "ses-M00")[0], torch.from_numpy(voxels_of(0)))
 
 
-def test_a_tensor_that_clinicadl_wrote_of_an_earlier_nifti_is_noticed(tmp_path: Path):
+def test_a_tensor_of_clinicadl_from_an_earlier_nifti_is_detected(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     path = foreign(root, torch.from_numpy(voxels_of(5))[None])
     newer(Caps(root).path("sub-00", "ses-M00"), path)
@@ -329,7 +327,7 @@ def test_a_tensor_that_clinicadl_wrote_of_an_earlier_nifti_is_noticed(tmp_path: 
     assert len(caps.images._decoded) == 0
 
 
-def test_a_tensor_that_another_program_scaled_in_float64_is_not_called_stale(
+def test_a_tensor_that_another_program_scaled_in_float64_is_not_outdated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     stored = np.random.default_rng(0).integers(0, 3000, (6, 8, 7)).astype(np.int16)
@@ -446,7 +444,7 @@ def test_a_damaged_part_is_an_error_and_is_written_again(
     assert torch.equal(torch.load(path, weights_only=True), expected)
 
 
-def test_a_stale_part_is_noticed(tmp_path: Path):
+def test_an_outdated_part_is_detected(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     Caps(root).prepare(parts=Patch(5, 3))
     write_t1(root, "sub-00", voxels_of(9))
@@ -454,7 +452,7 @@ def test_a_stale_part_is_noticed(tmp_path: Path):
     assert torch.equal(item["image"], Patch(5, 3).extract(torch.from_numpy(voxels_of(9))[None], 0))
 
 
-def test_a_region_of_the_same_name_and_another_box_is_noticed(tmp_path: Path):
+def test_a_region_of_the_same_name_and_another_box_is_detected(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     first, second = Roi({"a": BOX}), Roi({"a": ((2, 5), (2, 6), (0, 3))})
     Caps(root).prepare(parts=first)
@@ -469,7 +467,7 @@ def test_a_region_of_the_same_name_and_another_box_is_noticed(tmp_path: Path):
 
 def test_preparing_parts_of_images_in_another_orientation_is_refused(tmp_path: Path):
     root = small_caps(tmp_path, 1)
-    with pytest.raises(SettingError, match="keep the order of the file"):
+    with pytest.raises(SettingError, match="have the file's orientation"):
         Caps(root, orientation="RAS").prepare(parts=Patch(3, 3))
     # Extracted in the file's order, they are not mistaken for parts of the turned image.
     plain = CapsDataset(Caps(root, orientation="RAS"), rows(1), Patch(3, 3), transform=None)[0]["image"]
@@ -488,12 +486,12 @@ def test_parts_without_names_cannot_be_prepared(tmp_path: Path):
         def extract(self, image, part_id):
             return image[:, :2, :2, :2]
 
-    with pytest.raises(SettingError, match="cannot be prepared"):
+    with pytest.raises(SettingError, match=r"expected parts with the methods .descriptor. and .place."):
         Caps(small_caps(tmp_path, 1)).prepare(parts=Corner())
 
 
 @pytest.mark.faults
-def test_a_full_disk_leaves_what_was_there_and_names_the_path(tmp_path: Path):
+def test_a_full_disk_keeps_existing_files_and_names_the_path(tmp_path: Path):
     root = small_caps(tmp_path, 2)
     Caps(root).prepare(rows(1))
     before = tensor_path(root).read_bytes()
@@ -543,7 +541,7 @@ def test_n_workers_must_be_a_number(tmp_path: Path):
         Caps(small_caps(tmp_path, 1)).prepare(n_workers=-1)
 
 
-def test_what_the_tensors_are_compared_with_is_what_nibabel_reads(tmp_path: Path):
+def test_the_voxels_to_compare_equal_those_of_nibabel(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     Caps(root).prepare()
     expected = nib.load(Caps(root).path("sub-00", "ses-M00")).get_fdata(dtype=np.float32)

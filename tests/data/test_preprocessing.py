@@ -67,7 +67,7 @@ def test_t1_extensive_has_two_spellings(tmp_path: Path):
     assert Caps(tmp_path, "t1-extensive").path("sub-1", "ses-M00") == path
 
 
-def test_sessions_m00_and_m000_are_never_taken_for_each_other(tmp_path: Path):
+def test_sessions_m00_and_m000_are_never_confused(tmp_path: Path):
     folder = tmp_path / "subjects" / "sub-1" / "ses-M000" / "t1_linear"
     write_nifti(folder / f"sub-1_ses-M000{TABLE[T1Linear()][1]}", voxels_of(1))
     with pytest.raises(NotFoundError, match="ses-M000"):

@@ -73,7 +73,7 @@ def test_documented_cases(case):
     assert progression(table)["diagnosis"].tolist()[first] == expected
 
 
-def test_participants_of_two_cohorts_and_all_other_columns_are_kept_apart(caplog):
+def test_participants_of_two_cohorts_are_distinguished_and_other_columns_kept(caplog):
     caplog.set_level("INFO", logger="neurocnn")
     table = pd.concat(
         [visits({0: "MCI", 36: "AD"}, cohort="A", age=70), visits({0: "MCI", 36: "MCI"}, cohort="B", age=71)]
@@ -100,6 +100,6 @@ def test_participants_of_two_cohorts_and_all_other_columns_are_kept_apart(caplog
         (visits({0: "MCI"}).rename(columns={"diagnosis": "dx"}), "the column 'diagnosis' is missing"),
     ],
 )
-def test_a_table_that_has_no_answer_is_refused(table, message):
+def test_a_table_without_a_defined_result_is_refused(table, message):
     with pytest.raises(TableError, match=message):
         progression(table)

@@ -23,7 +23,7 @@ def tiny(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("prepared", [False, True])
-def test_a_data_set_made_after_an_image_was_replaced_has_its_voxels(tmp_path: Path, prepared: bool):
+def test_a_data_set_created_after_an_image_was_replaced_has_its_voxels(tmp_path: Path, prepared: bool):
     """The modification time is that of the first file, as after `cp -p` or `rsync -t`."""
     caps = nc.Caps(small_caps(tmp_path))
     if prepared:
@@ -86,7 +86,7 @@ def test_a_table_of_sessions_that_is_not_that_of_the_items_does_not_hide_people(
 
 
 @pytest.mark.faults
-def test_a_copy_of_a_folder_is_no_second_cohort(tmp_path: Path):
+def test_a_copy_of_a_folder_is_not_a_second_cohort(tmp_path: Path):
     for name in ("a", "b"):
         small_caps(tmp_path / name, 4)
     table = pd.concat([rows(4).assign(cohort=name) for name in ("a", "b")], ignore_index=True)
@@ -151,7 +151,7 @@ def test_numbers_as_text_are_stratified_as_numbers():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("box", [{(0, 2), (1, 3), (2, 4)}, ({0, 2}, {1, 3}, {2, 4})])
-def test_a_box_of_sets_has_no_order(box: object):
+def test_a_box_of_unordered_sets_is_refused(box: object):
     with pytest.raises(nc.SettingError, match="three pairs"):
         nc.Roi({"a": box})  # type: ignore[dict-item]
 

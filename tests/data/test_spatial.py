@@ -83,7 +83,7 @@ def torchio_transforms(tio: Any) -> dict[str, Any]:
 @pytest.mark.faults
 @pytest.mark.parametrize("parts", PARTS, ids=repr)
 @pytest.mark.parametrize("name", ["flip", "resample", "blur", "canonical", "composition"])
-def test_a_transform_of_torchio_is_that_on_the_file_of_the_part(
+def test_a_transform_of_torchio_equals_that_of_the_part_saved_as_a_file(
     caps: Caps, parts: Any, name: str, tmp_path: Path
 ):
     tio = pytest.importorskip("torchio")
@@ -108,7 +108,7 @@ def test_a_transform_of_torchio_is_that_on_the_file_of_the_part(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", ["user's", "torchvision's", "MONAI's"])
-def test_members_of_a_composition_get_the_affine_that_the_one_before_left(
+def test_members_of_a_composition_get_the_affine_of_the_previous_member(
     caps: Caps, kind: str, tmp_path: Path
 ):
     tio = pytest.importorskip("torchio")
@@ -128,7 +128,7 @@ def test_members_of_a_composition_get_the_affine_that_the_one_before_left(
 @pytest.mark.faults
 @pytest.mark.parametrize("parts", [PARTS[0], PARTS[1], PARTS[5]], ids=repr)
 @pytest.mark.parametrize("name", ["spacing", "orientation", "composition", "user's composition"])
-def test_a_transform_of_monai_is_that_on_the_file_of_the_part(
+def test_a_transform_of_monai_equals_that_of_the_part_saved_as_a_file(
     caps: Caps, parts: Any, name: str, tmp_path: Path
 ):
     monai = pytest.importorskip("monai.transforms")
@@ -210,7 +210,7 @@ def test_the_image_that_a_transform_gets_has_the_affine_of_the_part(caps: Caps, 
         assert torch.equal(twice, expected**2)
 
 
-def test_the_augmentation_gets_the_affine_that_the_transform_left(caps: Caps, flip: Any):
+def test_the_augmentation_gets_the_affine_after_the_transform(caps: Caps, flip: Any):
     dataset = CapsDataset(caps, rows(1), transform=flip, augmentation=flip)
     assert torch.equal(dataset[0]["image"], dataset.without_augmentation()[0]["image"])
 
@@ -232,7 +232,7 @@ def test_a_shifted_region_has_a_shifted_origin(caps: Caps, flip: Any):
         assert torch.equal(image.data[0], whole[box])
 
 
-def test_transforms_of_other_libraries_are_left_as_they_are():
+def test_transforms_of_other_libraries_are_not_wrapped():
     chain = Chain(MinMax(), Chain(Square()))
     assert with_affine(chain) is chain
 

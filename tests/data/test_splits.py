@@ -322,7 +322,7 @@ def test_a_column_of_objects_that_are_numbers_is_stratified_as_numbers():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("cohorts", [["ADNI1", "ADNI2"], ["A", None], [None, "B"]])
-def test_equal_ids_are_kept_together_whatever_their_cohort(cohorts: list[str | None]):
+def test_equal_ids_are_kept_together_in_all_cohorts(cohorts: list[str | None]):
     """A study phase as cohort makes one person two; with an empty cell, the column cannot be compared at all."""
     frame = people(9, sessions=2)
     frame["cohort"] = [cohorts[session == "ses-M06"] for session in frame["session_id"]]

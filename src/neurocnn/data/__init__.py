@@ -1,4 +1,4 @@
-"""Images and labels: reading, preparing, cutting into parts, splitting."""
+"""Images and labels: reading and preparing images, cutting them into parts, splitting participants."""
 
 from neurocnn.data.balance import balance
 from neurocnn.data.bids import read_bids

@@ -1,4 +1,4 @@
-"""How similar the participants of two sets are: the standardised mean differences of their columns."""
+"""Standardised mean differences between the participants of two sets."""
 
 import math
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from neurocnn.storage.identity import IMAGE, person_columns
 
-#: Text columns with more values than this, such as names, are left out.
+#: Text columns with more distinct values than this, such as names, are omitted.
 MOST_VALUES = 10
 _COLUMNS = ["column", "value", "train", "validation", "difference"]
 
 
 def balance(train: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """Return the standardised mean differences of two sets, one row per number column and per value of other columns.
+    """Return the standardised mean differences of two sets: a row per column of numbers, and per value of the others.
 
-    Participants count once, with their first row. Text columns with more than 10 values are left out, and missing
-    values do not count.
+    Only the first row of each participant is used. Text columns with more than 10 distinct values are omitted, and
+    missing values are ignored.
 
     Parameters
     ----------
@@ -28,9 +28,10 @@ def balance(train: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``column``; ``value``, None for numbers; ``train`` and ``validation``, the mean, or the share of participants
-        with the value; ``difference``, train − validation in pooled standard deviations, √((s₁² + s₂²) / 2), where
-        s² = p (1 − p) for a share p. It is 0 for equal constants, infinite for others, and NaN without values.
+        ``column``; ``value``, None for numbers; ``train`` and ``validation``, the mean, or the proportion of
+        participants with the value; ``difference``, train − validation in pooled standard deviations,
+        √((s₁² + s₂²) / 2), where s² = p (1 − p) for a proportion p. The difference of two constants is 0 if they are
+        equal and infinite otherwise; it is NaN without values.
 
     References
     ----------

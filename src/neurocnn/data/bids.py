@@ -27,9 +27,9 @@ def read_bids(folder: str | os.PathLike[str]) -> pd.DataFrame:
     -------
     sessions
         One row per session, in the order of the files, with all columns of both kinds of table and the types of
-        `read_table`. A column that both kinds have, such as a diagnosis, is that of the sessions: in
-        ``participants.tsv`` it is often the one of the first session. Participants without sessions are omitted, and
-        logged.
+        `read_table`. If both kinds have a column, such as a diagnosis, the values for the sessions are used, because
+        those in ``participants.tsv`` often hold for the first session only. Participants without sessions are omitted,
+        and a log message lists them.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def read_bids(folder: str | os.PathLike[str]) -> pd.DataFrame:
         If the folder or ``participants.tsv`` does not exist, or no participant has a session.
     TableError
         If a table is invalid (see `read_table`), a participant has several rows in ``participants.tsv``, or the folder
-        of a participant or session exists without a row.
+        of a participant or session has no row.
     StorageError
         If a file cannot be read.
 
@@ -102,7 +102,7 @@ def _folders(parent: Path, prefix: str) -> list[str]:
 
 
 def _check_listed(folders: Iterable[str], ids: Iterable[str], path: Path) -> None:
-    # Images of these sessions would have no labels. A frequent reason is a different spelling (ses-M00, ses-M000).
+    # An error, because these images would have no labels, often because of different spellings (ses-M00, ses-M000).
     missing = sorted({*folders} - {*ids})
     if missing:
         raise TableError(

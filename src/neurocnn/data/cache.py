@@ -1,4 +1,4 @@
-"""A cache of images that is limited in bytes."""
+"""Cache of images with a limited size in bytes."""
 
 from collections import OrderedDict
 
@@ -9,7 +9,7 @@ from neurocnn.data.sources import Source
 
 
 class Cache:
-    """The most recently used images.
+    """Cache of the most recently used images.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class Cache:
     def __init__(self, n_bytes: int, n_images: int) -> None:
         self.n_bytes = n_bytes
         self.n_images = n_images
-        self.held = 0
+        self.n_held_bytes = 0
         self._images: OrderedDict[Source, Tensor] = OrderedDict()
 
     def __len__(self) -> int:
@@ -41,10 +41,10 @@ class Cache:
         info = get_worker_info()
         limit = self.n_bytes // (info.num_workers if info is not None else 1)
         if source in self._images:
-            self.held -= self._images.pop(source).nbytes
-        # An image larger than the cache is not added: it would evict all others.
+            self.n_held_bytes -= self._images.pop(source).nbytes
+        # An image larger than the cache is not added, because it would evict all others.
         if image.nbytes <= limit:
             self._images[source] = image
-            self.held += image.nbytes
-        while self.held > limit or len(self._images) > self.n_images:
-            self.held -= self._images.popitem(last=False)[1].nbytes
+            self.n_held_bytes += image.nbytes
+        while self.n_held_bytes > limit or len(self._images) > self.n_images:
+            self.n_held_bytes -= self._images.popitem(last=False)[1].nbytes

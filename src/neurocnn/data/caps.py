@@ -1,4 +1,4 @@
-"""Caps: finds and reads the images of one or several CAPS folders."""
+"""Caps: search for and reading of the images of one or several CAPS folders."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,21 +26,22 @@ from neurocnn.storage.identity import COHORT, REQUIRED, check_ids, key_columns
 
 @dataclass(frozen=True, eq=False)
 class Caps:
-    """The images of one preprocessing in one or several CAPS folders.
+    """Images of one preprocessing in one or several CAPS folders.
 
     Parameters
     ----------
     root
-        A CAPS folder; a mapping from cohorts to CAPS folders; or a TSV with the columns `cohort` and `path`.
+        Path of a CAPS folder; a mapping from cohorts to CAPS folders; or the path of a TSV with the columns `cohort`
+        and `path`.
     preprocessing
-        A name (``"t1-linear"``, ``"t1-extensive"``, ``"t1-volume"``, ``"flair-linear"``) or an object such as
-        `PetLinear("18FFDG", "pons")`.
+        Clinica pipeline that wrote the images: a name (``"t1-linear"``, ``"t1-extensive"``, ``"t1-volume"``,
+        ``"flair-linear"``) or an object such as `PetLinear("18FFDG", "pons")`.
     orientation
         None to keep the file's order of voxels, or three letters such as ``"RAS"`` to reorient volumes.
     nan_voxels
         Treatment of NaN and infinite voxels: ``"error"``, or ``"zero"`` with a warning.
     cache_bytes
-        Memory for images decoded from NIfTI.
+        Size of the cache of images decoded from NIfTI, in bytes.
 
     Raises
     ------
@@ -90,7 +91,7 @@ class Caps:
         return named_cohorts(self._folders)
 
     def sessions(self) -> pd.DataFrame:
-        """Return all sessions that have the image: `participant_id`, `session_id` and, with cohorts, `cohort`."""
+        """Return all sessions with an image, by `participant_id`, `session_id` and, if there are cohorts, `cohort`."""
         rows: list[tuple[str, str, str | None]] = []
         missing: list[tuple[str, str, str | None]] = []
         for cohort, folder in self._folders.items():
@@ -102,7 +103,7 @@ class Caps:
             participant, session, cohort = missing[0]
             message = missing_message(self._folders[cohort], participant, session, self._pipeline)
             LOGGER.warning(
-                "no session of %d has the %s image: %s", len(missing), self._pipeline.name, message
+                "none of %d sessions has the %s image: %s", len(missing), self._pipeline.name, message
             )
         frame = pd.DataFrame(rows, columns=[*REQUIRED, COHORT])
         return frame if self.cohorts else frame.drop(columns=COHORT)
@@ -113,7 +114,7 @@ class Caps:
         Raises
         ------
         NotFoundError
-            If the image is missing; the message names the expected files and similar ids.
+            If the image is missing. The message contains the expected files and similar ids.
         ImageError
             If several files match.
         """
@@ -128,12 +129,13 @@ class Caps:
         NotFoundError
             If the image is missing.
         ImageError
-            If it is damaged, not finite, or differs from the rest of its cohort.
+            If the image is damaged, has NaN or infinite voxels (see `nan_voxels`), or differs from the rest of its
+            cohort in shape or orientation.
         """
         return self.images.image(self._source(participant_id, session_id, cohort)).clone()
 
     def shape(self, participant_id: str, session_id: str, cohort: str | None = None) -> tuple[int, int, int]:
-        """Return the image's numbers of voxels (D, H, W); only the header is read."""
+        """Return the shape of the image (D, H, W). Only the header is read."""
         return self.images.grid(self._source(participant_id, session_id, cohort)).shape
 
     def affine(self, participant_id: str, session_id: str, cohort: str | None = None) -> Affine:
@@ -142,13 +144,13 @@ class Caps:
         Raises
         ------
         ImageError
-            If it is unknown: there is only a prepared tensor, of another shape than the pipeline writes.
+            If the affine is unknown, because there is only a prepared tensor with a shape that no pipeline writes.
         """
         source = self._source(participant_id, session_id, cohort)
         affine = self.images.grid(source).affine
         if affine is None:
             raise ImageError(
-                f"{source.name}: {source.tensor}: a prepared tensor has no affine; expected a NIfTI file too"
+                f"{source.name}: {source.tensor}: a prepared tensor has no affine; expected a NIfTI file in addition"
             )
         return affine.copy()
 
@@ -160,12 +162,12 @@ class Caps:
     def fingerprints(self, sessions: pd.DataFrame) -> pd.DataFrame:
         """Return a table with the ids of each image and, as `fingerprint`, the checksum and size of its content.
 
-        Nothing is decoded. A copy of an image has the same fingerprint; a changed or replaced image has another one.
+        Images are not decoded. A copy of an image has the same fingerprint, a changed or replaced image another one.
 
         Raises
         ------
         NotFoundError
-            If images are missing. It lists all of them.
+            If images are missing. The message lists all of them.
         StorageError
             If a file cannot be read.
 
@@ -181,7 +183,7 @@ class Caps:
         return ids.assign(fingerprint=found)
 
     def check(self, sessions: pd.DataFrame) -> pd.DataFrame:
-        """Return one row of measures per image, the image that differs most from its cohort first.
+        """Return one row of measures per image, ordered by decreasing difference from the cohort.
 
         Each image is read once, and one image is in memory at a time, in addition to a copy of each that is
         downsampled to at most 32 voxels along each axis.
@@ -204,7 +206,7 @@ class Caps:
         Raises
         ------
         NotFoundError
-            If images are missing. It lists all of them.
+            If images are missing. The message lists all of them.
 
         Examples
         --------
@@ -216,9 +218,9 @@ class Caps:
         return check_images(self.images, self._locate(sessions), sessions[key_columns(sessions.columns)])
 
     def match(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return the sessions of `table` without image, and those with an image that are not in `table`.
+        """Return the sessions of `table` without an image, and the sessions with an image that are not in `table`.
 
-        The column ``missing`` of the returned table is ``image`` or ``row``; it has no rows if all sessions match.
+        The column ``missing`` of the returned table is ``image`` or ``row``. The table is empty if all sessions match.
 
         Examples
         --------
@@ -237,21 +239,21 @@ class Caps:
     def prepare(
         self, sessions: pd.DataFrame | None = None, parts: Parts | None = None, n_workers: int = 0
     ) -> None:
-        """Write the tensors that training memory-maps.
+        """Write prepared tensors, which training maps into memory instead of decoding NIfTI files.
 
         Parameters
         ----------
         sessions
             Sessions whose images are prepared; None for all.
         parts
-            Complete images (the default, which serves all parts), or parts to be kept in files of their own.
+            Parts to write into separate files. None for complete images, from which all parts can be read.
         n_workers
-            Number of images in work at the same time; 0 is the same as 1.
+            Number of threads, each of which prepares one image at a time. 0 is the same as 1.
 
         Raises
         ------
         ImageError
-            If images cannot be prepared. It lists all of them; the others are prepared.
+            If images cannot be prepared. The message lists all of them; the others are prepared.
         StorageError
             If the disk is too small or the folder is read-only.
         """
@@ -264,12 +266,12 @@ class Caps:
         )
 
     def check_cohorts(self, names: Iterable[str]) -> None:
-        """Check that a table of labels has the same cohorts as the CAPS.
+        """Check that the labels' cohorts, `names`, are those of the CAPS.
 
         Raises
         ------
         TableError
-            If a cohort is in one of the two only.
+            If a cohort is missing in the labels or in the CAPS.
         """
         check_same_cohorts(names, self.cohorts)
 
@@ -279,9 +281,9 @@ class Caps:
         Raises
         ------
         NotFoundError
-            If images are missing, or are links without a target. It lists all of them.
+            If images are missing, or are links without a target. The message lists all of them.
         StorageError, ImageError
-            If files cannot be read, or are empty. It lists all of them.
+            If files cannot be read, or are empty. The message lists all of them.
         TableError
             If the rows are not sessions of these cohorts.
         """

@@ -19,15 +19,15 @@ def cohort_folders(root: Root) -> dict[str | None, Path]:
     Parameters
     ----------
     root
-        A CAPS folder, a mapping from cohorts to CAPS folders, or a TSV with the columns `cohort` and `path`. A relative
-        path in a TSV is relative to the TSV's folder or, if it does not exist there, to the working directory.
+        A CAPS folder, a mapping from cohorts to CAPS folders, or a TSV with the columns `cohort` and `path`. A path in
+        the TSV may be relative to the TSV's folder or, if it does not exist there, to the working directory.
 
     Raises
     ------
     NotFoundError
         If a folder, or `subjects` in it, is missing.
     SettingError
-        If `root` is of another kind, or two cohorts are the same folder.
+        If `root` is none of these, or two cohorts are the same folder.
     TableError
         If the TSV cannot be used.
     """
@@ -59,13 +59,13 @@ def _check_distinct(folders: Mapping[str | None, Path]) -> None:
     """Raise an error if two cohorts have the same folder: each participant would count as two people."""
     first: dict[tuple[int, int], str | None] = {}
     for cohort, folder in folders.items():
-        # The number of the folder on its disk is the same through links and other spellings of the path.
+        # Device and inode number identify the folder, even if one path is a link or spelled differently.
         status = (folder / "subjects").stat()
         other = first.setdefault((status.st_dev, status.st_ino), cohort)
         if other != cohort:
             same = (folder / "subjects").resolve().parent
             raise SettingError(
-                f"Caps: the cohorts {other!r} and {cohort!r} are the same folder, {same}; expected a folder of its own "
+                f"Caps: the cohorts {other!r} and {cohort!r} are the same folder, {same}; expected a different folder "
                 "for each cohort; remove one of them"
             )
 
@@ -86,7 +86,7 @@ def cohort_paths(table: PathLike) -> dict[str, Path]:
 
 
 def check_same_cohorts(names: Iterable[str], cohorts: Iterable[str]) -> None:
-    """Check that a table of labels has the same cohorts as the CAPS; see `Caps.check_cohorts`."""
+    """Check that the cohorts of the labels, `names`, are those of the CAPS; see `Caps.check_cohorts`."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise argument_error("names", names, "cohort names", where="Caps.check_cohorts")
     labels, caps = set(map(str, names)), set(cohorts)

@@ -1,4 +1,4 @@
-"""CapsDataset: one dataset for every kind of part."""
+"""CapsDataset: dataset of the parts of images, for all kinds of parts."""
 
 import copy
 from typing import Any, Self
@@ -28,29 +28,29 @@ _WHERE = "CapsDataset"
 
 
 class CapsDataset(Dataset[dict[str, Any]]):
-    """The parts of the images of a `Caps`, image by image.
+    """Dataset of the parts of the images of a `Caps`, image by image.
 
     An item is a dict: `image` (C, …) float32, `label` as in the table (if a label is requested),
     `participant_id`, `session_id`, `part_id` and, if the CAPS has cohorts, `cohort`. The image is cut into
-    parts, then transformed, then augmented. An index is a number, or a pair of epoch and number: augmentation
-    depends on the seed, the epoch and the identity of the part, never on the order of reading or on the worker.
+    parts, then transformed, then augmented. An index is an integer, or a pair of epoch and integer: augmentation
+    depends only on the seed, the epoch and the identity of the part, not on the order of reading or the worker.
 
     Parameters
     ----------
     caps
-        Source of the images.
+        Location of the images.
     sessions
         One row per image: `participant_id`, `session_id`, `cohort` if the CAPS has cohorts, and the label's column.
     parts
         Parts of each image.
     label
-        Column of `sessions`; None for items without a label.
+        Label column of `sessions`; None for items without a label.
     transform
         Function from tensor to tensor, applied to each part: `MinMax`, `ZScore`, a composition; None for raw voxels.
         Transforms of TorchIO and MONAI, also in a composition, get the affine of the part.
     augmentation
-        Random function from tensor to tensor, applied in training only. A warning says if two calls with one seed
-        differ.
+        Random function from tensor to tensor, applied in training only. A warning is logged if two calls with the same
+        seed differ.
     seed
         Seed of the augmentation and of the parts' random shift.
 
@@ -105,7 +105,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if not len(sessions):
             raise TableError("CapsDataset: sessions has no rows; expected one row per image")
         if not caps.cohorts and label != COHORT:
-            # Without cohorts of images, such a column is a study phase, and does not distinguish people.
+            # If the CAPS has no cohorts, such a column may be a study phase, which does not distinguish people.
             self.sessions = self.sessions.drop(columns=COHORT, errors="ignore")
         self._labels = _labels(self.sessions, label)
         self._sources = caps.sources(self.sessions)
@@ -139,7 +139,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return expected.shape
 
     def _check_masks(self) -> None:
-        """Warn if a mask and the images have different affines: the mask would cover other structures."""
+        """Log a warning if a mask and the images have different affines, so that the mask covers other structures."""
         if not isinstance(self.parts, Roi):
             return
         first = self._sources[0]
@@ -163,11 +163,11 @@ class CapsDataset(Dataset[dict[str, Any]]):
         part_id = self.part_ids[position]
         source = self._sources[row]
         image = self._item_image(row, part_id, epoch, self.augmented)
-        # An augmentation may change the size of all parts alike, a transform has done so for `input_shape`.
+        # Not checked for augmented items, because an augmentation may change the size of all parts.
         if image.shape != self.input_shape and not (self.augmented and self.augmentation is not None):
             raise SettingError(
                 f"{source.name}, part {part_id}: shape={tuple(image.shape)} after transform={self.transform!r}; "
-                f"expected {self.input_shape} as of the first part; use a transform that returns one size"
+                f"expected {self.input_shape}, as for the first part; use a transform that returns one size"
             )
         item: dict[str, Any] = {"image": image}
         if self._labels is not None:
@@ -182,7 +182,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         images, parts = self.caps.images, self.parts
         shifted = parts if augmented and isinstance(parts, ShiftedParts) and parts.random_shift else None
         augmentation = self.augmentation if augmented else None
-        # These transforms draw no random numbers, so no seed is set. Others may: TorchIO draws one in each transform.
+        # Seeding is skipped, because these transforms draw no random numbers. Others may: TorchIO's always draw one.
         is_plain = self.transform is None or isinstance(self.transform, MinMax | ZScore)
         if shifted is None and augmentation is None and is_plain:
             part = read_part(images, source, parts, part_id)
@@ -217,7 +217,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return part_space(grid.affine, (first, second, third), tuple(part.shape))
 
     def _transform(self, name: str, part: Tensor, source: Source, part_id: int) -> Tensor:
-        """Apply the transform or the augmentation; an error in it names the part."""
+        """Apply the transform or the augmentation. An error in it is raised with the name of the part."""
         transform: Transform | None = getattr(self, name)
         if transform is None:
             return part
@@ -238,19 +238,19 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return found
 
     def _check_augmentation(self) -> None:
-        """Warn if two calls with one seed differ: the augmentation has a generator that `reseed` does not find."""
+        """Log a warning if two calls with the same seed differ, due to a generator that `reseed` does not find."""
         part_id = self.part_ids[0]
         first, second = (self._item_image(0, part_id, 0, True) for _ in range(2))
         if first.shape != second.shape or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
             LOGGER.warning(
-                "augmentation=%r: two calls with one seed differ for %s; it hides a random generator, so that no run "
-                "can be repeated; give it set_random_state(seed=...), as MONAI's transforms have, or use the global "
-                "random numbers of torch, numpy or Python",
+                "augmentation=%r: two calls with one seed differ for %s; it uses a random generator that cannot be "
+                "seeded, so that runs cannot be repeated; add a method set_random_state(seed=...), as MONAI's "
+                "transforms have, or use the global random numbers of torch, numpy or Python",
                 self.augmentation, self._sources[0].name,
             )  # fmt: skip
 
     def only_part(self, part_id: int) -> Self:
-        """Return a dataset of the same images with one of their parts.
+        """Return a dataset of the same images with only one of their parts.
 
         Raises
         ------

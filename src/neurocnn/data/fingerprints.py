@@ -1,7 +1,7 @@
 """Fingerprints of images: short texts that change if the content of the image changes.
 
-A result folder keeps them, so that a replaced image is recognised. They depend on the content of a file alone: a copied
-folder has the same fingerprints.
+A result folder contains them, so that a replaced image is recognised. They depend only on the content of a file, so a
+copied folder has the same fingerprints.
 """
 
 import os
@@ -22,9 +22,9 @@ _BLOCK = 1 << 20
 def fingerprint(source: Source) -> str:
     """Return the checksum and size of an image's content.
 
-    They are those of the decompressed file: at the end of a ``.nii.gz``, so that nothing is decompressed, and computed
-    from a ``.nii``, once per process. For a prepared tensor without a NIfTI file they are those of its voxels, from the
-    directory of the file's records.
+    They refer to the decompressed file. A ``.nii.gz`` contains them at its end, so that nothing is decompressed; for a
+    ``.nii`` they are computed, once per process. For a prepared tensor without a NIfTI file they are those of its
+    voxels, which the ``.pt`` file contains.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def gzip_trailer(path: Path) -> tuple[int, int]:
 
 
 def file_stamp(path: Path) -> tuple[int, ...]:
-    """Return numbers that change if a file is replaced or written to, even if its modification time is kept."""
+    """Return numbers that change if a file is replaced or written to, even if its modification time is restored."""
     status, link = path.stat(), path.lstat()
     return status.st_ino, status.st_size, status.st_mtime_ns, max(status.st_ctime_ns, link.st_ctime_ns)
 
@@ -72,7 +72,7 @@ def _file_checksum(path: Path) -> str:
 
 @lru_cache(maxsize=100_000)
 def _checksum_once(path: Path, stamp: tuple[int, ...]) -> str:
-    """Return CRC-32 and size of a file. `stamp` is part of the cache's key: the file may change."""
+    """Return the CRC-32 and the size of a file. `stamp` is in the cache's key, because the file may change."""
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):

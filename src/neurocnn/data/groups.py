@@ -1,4 +1,4 @@
-"""Groups of participants, such as sites or families, which a split never separates."""
+"""Groups of participants, such as sites or families, which are never divided between sets."""
 
 from collections.abc import Sequence
 
@@ -28,14 +28,14 @@ def group_names(sessions: pd.DataFrame, column: str, person: Sequence[str], wher
     Raises
     ------
     TableError
-        If the column is missing or empty in a row, or a participant is in several groups.
+        If the column is missing or has an empty cell, or a participant is in several groups.
     """
     check_columns(sessions, [check_text("column", column, expected="a column name", where=where)], where)
     missing = sessions[sessions[column].isna()]
     if len(missing):
         raise TableError(
             f"{where}: {column} is missing for {describe_rows(missing)}; expected a group in each row; "
-            "fill it or leave these rows out"
+            "fill in the group or remove these rows"
         )
     several = sessions.groupby(list(person))[column].nunique() > 1
     if several.any():
@@ -43,7 +43,7 @@ def group_names(sessions: pd.DataFrame, column: str, person: Sequence[str], wher
         own = sessions[(sessions[list(person)] == name).all(axis=1)]
         raise TableError(
             f"{where}: {column}={own[column].unique().tolist()} of {describe_rows(own)}; expected one group per "
-            "participant; correct the table, or leave the sessions of all groups but one out"
+            "participant; correct the table, or keep the sessions of one group only"
         )
     return sessions[column].astype(str)
 
@@ -55,10 +55,10 @@ def assign_groups(
     n_sets: int,
     rng: np.random.Generator,
 ) -> Integers:
-    """Return the number of the set of each participant; the participants of a group have the same.
+    """Return the number of each participant's set, which is the same for all participants of a group.
 
-    The groups, the largest first, are assigned one by one to the set in which the sum of squared deviations from equal
-    sets, over the number of participants and each class of the columns, grows least.
+    The groups are assigned one by one, the largest first, each to the set that makes the sets most similar: it has the
+    smallest increase of the sum of squares of the number of participants and the number in each class of the columns.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ def assign_groups(
     columns
         Columns in which the sets should be similar.
     n_sets
-        Number of sets, at most that of the groups.
+        Number of sets, at most the number of groups.
     rng
-        Source of random numbers: it decides between equal choices.
+        Generator that chooses between equally good sets.
     """
     codes, names = pd.factorize(groups)
     features = np.column_stack(
@@ -79,7 +79,7 @@ def assign_groups(
     )
     counts = np.zeros((len(names), features.shape[1]))
     np.add.at(counts, codes, features)
-    # A class of few participants weighs as much as one of many.
+    # Rare classes have the same weight as frequent ones.
     counts /= np.maximum(features.sum(axis=0), 1)
     order = rng.permutation(len(names))
     order = order[np.argsort(-counts[order, 0], kind="stable")]

@@ -1,8 +1,8 @@
-"""Reader of a CAPS's images: each is decoded and checked once, and kept in a bounded cache.
+"""Reader of the images of a CAPS, which decodes and checks each image once, and keeps it in a cache.
 
-A prepared tensor remains on the disk, mapped into memory; a decoded or reoriented image is kept in a cache that is
-limited in bytes. Returned images are shared and must not be written to. A copy in another process (a worker of a data
-loader) starts with empty caches.
+Prepared tensors are mapped into memory; decoded or reoriented images are kept in a cache of limited size. Returned
+images are shared and must not be written to. A copy of the reader in another process (a worker of a data loader) starts
+with empty caches.
 """
 
 import warnings
@@ -33,7 +33,7 @@ class Images:
     Parameters
     ----------
     orientation
-        Orientation of the returned images, such as ``"RAS"``; None for that of the file.
+        Orientation of the returned images, such as ``"RAS"``; None for the orientation of the file.
     nan_voxels
         ``"error"`` or ``"zero"``.
     cache_bytes
@@ -50,7 +50,7 @@ class Images:
         self.forget()
 
     def forget(self) -> None:
-        """Clear all caches of the content of files, which may have changed."""
+        """Clear all caches, because files may have changed."""
         self._decoded = Cache(self.cache_bytes, n_images=_MAPPED_FILES)
         self._mapped = Cache(2**62, n_images=_MAPPED_FILES)
         self._grids: dict[Source, Grid] = {}
@@ -67,7 +67,7 @@ class Images:
         self.forget()
 
     def grid(self, source: Source) -> Grid:
-        """Return the voxel grid of an image after reorientation; only the header is read.
+        """Return the voxel grid of an image after reorientation. Only the header is read.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Images:
         return self._grids[source]
 
     def own_grid(self, source: Source) -> Grid:
-        """Return the voxel grid of an image, which may differ from its cohort; only the header is read."""
+        """Return the voxel grid of an image without a comparison with its cohort. Only the header is read."""
         if source.nifti is None:
             shape = self._tensor_shape(source)
             return Grid(shape, known_affine(source.stem, shape))
@@ -98,12 +98,12 @@ class Images:
     def check_files(self, sources: Iterable[Source]) -> None:
         """Check that the files of images can be read, and warn if images of a cohort have different affines.
 
-        Only headers are read. Those that are invalid are reported when the image is read.
+        Only headers are read. Invalid headers are reported later, when the image is read.
 
         Raises
         ------
         NotFoundError, StorageError, ImageError
-            If files cannot be read. The message lists all of them; its kind is that of the first one.
+            If files cannot be read. The message lists all of them; the type of the error is that of the first one.
         """
         problems: list[NeurocnnError] = []
         for source in sources:
@@ -125,7 +125,7 @@ class Images:
             raise type(problems[0])(message)
 
     def _forget_if_replaced(self, source: Source) -> None:
-        """Clear the caches if the file of an image was replaced since the last check: its voxels are outdated."""
+        """Clear the caches if the file of an image was replaced since the last check."""
         with suppress(OSError):
             stamp = file_stamp(source.nifti if source.nifti is not None else source.tensor)
             if self._stamps.get(source, stamp) != stamp:
@@ -158,12 +158,12 @@ class Images:
         return image if image is not None else self._decoded.get(source)
 
     def prepared(self, source: Source) -> Tensor | None:
-        """Return the memory-mapped tensor of the complete image, in the file's order of axes; None if not usable.
+        """Return the memory-mapped tensor of the complete image, in the file's order of axes; None if it is not usable.
 
         Raises
         ------
         ImageError
-            If it is damaged, unsafe, or not of the shape (1, D, H, W).
+            If the tensor is damaged, unsafe, or not of the shape (1, D, H, W).
         """
 
         def is_current(image: Tensor) -> bool:
@@ -182,14 +182,14 @@ class Images:
     ) -> Tensor | None:
         """Return a prepared tensor, or None if it is missing or outdated.
 
-        Its content is checked when it is first read, and again if the file changes.
+        The tensor is checked when it is first read, and again if the file changes.
 
         Parameters
         ----------
         source
-            Image that the tensor was made from.
+            Image from which the tensor was created.
         path
-            File of the tensor.
+            Path of the tensor's file.
         is_current
             ``is_current(tensor)`` returns whether the tensor is up to date.
         mmap
@@ -270,7 +270,7 @@ class Images:
                 self.warn_once(source.cohort, "place", first.describe_difference(example, grid, source.name))
 
     def warn_once(self, cohort: str | None, topic: str, message: str) -> None:
-        """Log a warning, the first time for this cohort and topic."""
+        """Log a warning, but only once for each cohort and topic."""
         if (cohort, topic) not in self.warned:
             self.warned.add((cohort, topic))
             LOGGER.warning("%s", message)
@@ -286,10 +286,10 @@ def decode(source: Source) -> Tensor:
 def holds_voxels(tensor: Tensor, path: Path, source: Source, read: Callable[[Source], Tensor]) -> bool:
     """Return whether a prepared tensor is up to date; ``read(source)`` is called only if the files differ.
 
-    A tensor without a NIfTI file is always up to date.
+    A tensor is always up to date if the image has no NIfTI file.
     """
     if source.nifti is None or is_made_from(path, source.nifti):
         return True
-    # Other programs scale integers in float64 and round once more. Non-finite voxels are checked elsewhere.
+    # A tolerance, because other programs scale integers in float64 and round once more. NaN is checked elsewhere.
     first, second = torch.nan_to_num(read(source)), torch.nan_to_num(tensor)
     return torch.allclose(first, second, rtol=1e-5, atol=1e-6 * float(first.abs().max()))

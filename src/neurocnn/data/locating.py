@@ -29,7 +29,7 @@ def locate_images(sessions: pd.DataFrame, folders: Folders, preprocessing: Prepr
     Raises
     ------
     NotFoundError
-        If images are missing. It lists all of them.
+        If images are missing. The message lists all of them.
     TableError
         If the rows are not sessions of these cohorts.
     """
@@ -53,12 +53,12 @@ def locate_images(sessions: pd.DataFrame, folders: Folders, preprocessing: Prepr
 def locate_image(
     participant_id: str, session_id: str, cohort: str | None, folders: Folders, preprocessing: Preprocessing
 ) -> Source:
-    """Return the location of one image.
+    """Return the location of the image of one session.
 
     Raises
     ------
     NotFoundError
-        If it is missing.
+        If the image is missing.
     SettingError
         If the cohort is unknown, or an id is not safe as the name of a folder.
     """
@@ -77,17 +77,17 @@ def locate_image(
 
 
 def named_cohorts(folders: Iterable[str | None]) -> list[str]:
-    """Return the names of the cohorts; none if there is a single CAPS folder."""
+    """Return the names of the cohorts; an empty list if there is a single CAPS folder."""
     return [name for name in folders if name is not None]
 
 
 def image_keys(sessions: pd.DataFrame, folders: Folders) -> list[tuple[str, str, str | None]]:
-    """Return participant, session and cohort of each row; the cohort is None if there is a single CAPS folder.
+    """Return the participant, session and cohort of each row. The cohort is None if there is a single CAPS folder.
 
     Raises
     ------
     TableError
-        If the column of the cohorts is missing, or contains another cohort.
+        If the column ``cohort`` is missing, or contains an unknown cohort.
     """
     cohorts, column = named_cohorts(folders), [None] * len(sessions)
     if cohorts:

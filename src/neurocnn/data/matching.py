@@ -1,4 +1,4 @@
-"""Participants matched in pairs: one of each of two groups, alike in age, sex or other columns."""
+"""Matched pairs of participants: one from each of two groups, with similar age, sex or other columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,29 +20,29 @@ def balanced(
     on: Sequence[str] = ("age", "sex"),
     tolerance: float | Mapping[str, float] = 2,
 ) -> pd.DataFrame:
-    """Return participants of two groups in pairs of equal sex and similar age.
+    """Return the sessions of participants of two groups who form pairs with, for example, equal sex and similar age.
 
-    As many pairs as possible are formed; among these solutions, the one with the smallest sum of differences (the
-    assignment problem, solved exactly by SciPy's ``linear_sum_assignment``). A network that is trained on them cannot
-    use the matched columns.
+    The number of pairs is as large as possible, and the sum of their differences as small as possible (an assignment
+    problem, solved exactly by SciPy's ``linear_sum_assignment``). A network that is trained on the pairs cannot use the
+    matched columns to distinguish the groups.
 
     Parameters
     ----------
     sessions
-        Table of sessions. A participant counts with the values of the first session.
+        Table of sessions. The values of a participant are those of the first session.
     by
-        Column of two groups.
+        Column with two different values, the groups.
     on
-        Columns in which the participants of a pair are alike. Text, and numbers with two values, are equal; other
-        numbers differ by at most `tolerance`.
+        Columns to match. Within a pair, text and numeric columns of only two values are equal; other numbers differ by
+        at most `tolerance`.
     tolerance
-        Largest difference, in the unit of the column (years of age), or one per column by its name.
+        Largest difference within a pair, in the unit of the column (such as years), or one per column by its name.
 
     Returns
     -------
     DataFrame
-        All sessions of the matched participants, in the order of `sessions`, with the number of the pair in the column
-        ``pair``.
+        All sessions of the matched participants, in the order of `sessions`, with the index of the pair in the new
+        column ``pair``.
 
     Raises
     ------
@@ -74,23 +74,25 @@ def balanced(
     if len(missing):
         raise TableError(
             f"{_WHERE}: a value of {', '.join([by, *columns])} is missing for {describe_rows(missing)}; "
-            "fill it or leave these rows out"
+            "fill it or drop these rows"
         )
     groups = sorted(people[by].unique().tolist(), key=str)
     if len(groups) != 2:
-        raise TableError(f"{_WHERE}: {by}={groups}; expected two groups; select their rows")
+        raise TableError(
+            f"{_WHERE}: the values of {by} are {groups}; expected two groups; select rows of two"
+        )
     limits = {name: _limit(people[name], name, tolerance) for name in columns}
     first, second = (people[people[by] == group] for group in groups)
     pairs = _match(first, second, limits)
     if not len(pairs):
         raise SettingError(
-            f"{_WHERE}: tolerance={tolerance!r}: no pair of {groups[0]} and {groups[1]} is alike in "
-            f"{', '.join(columns)}; expected a larger tolerance or fewer columns"
+            f"{_WHERE}: tolerance={tolerance!r}: no pair of {groups[0]} and {groups[1]} matches in "
+            f"{', '.join(columns)}; use a larger tolerance or fewer columns"
         )
     numbered = pd.concat(
         [
-            table[person].iloc[places].assign(pair=range(len(pairs)))
-            for table, places in zip((first, second), pairs.T, strict=True)
+            table[person].iloc[matched].assign(pair=range(len(pairs)))
+            for table, matched in zip((first, second), pairs.T, strict=True)
         ]
     )
     found = sessions.assign(_row=range(len(sessions))).merge(numbered, on=person).sort_values("_row")
@@ -99,7 +101,7 @@ def balanced(
 
 
 def _limit(values: "pd.Series[Any]", name: str, tolerance: float | Mapping[str, float]) -> float | None:
-    """Return the largest difference in a column; None if the values must be equal."""
+    """Return the largest difference in a column within a pair; None if the values must be equal."""
     if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= 2:
         return None
     wanted = tolerance.get(name, 0.0) if isinstance(tolerance, Mapping) else tolerance
@@ -120,10 +122,10 @@ def _match(
             allowed &= one[:, None] == other[None, :]
         else:
             apart = np.abs(np.subtract.outer(one.astype(float), other.astype(float)))
-            # Ages such as 70.1 and 72.1 differ by 2 except for rounding.
+            # 1e-9 for rounding: the difference of 72.1 and 70.1 is not exactly 2.
             allowed &= apart <= limit + 1e-9
             distance += apart / (limit or 1.0)
-    # A forbidden pair costs more than all allowed ones together, so that the number of allowed pairs is largest.
+    # A forbidden pair costs more than all allowed pairs together, so that the number of allowed pairs is maximal.
     cost = np.where(allowed, distance, (1 + len(limits)) * (1 + min(distance.shape)))
     rows, columns = linear_sum_assignment(cost)
     kept = np.flatnonzero(allowed[rows, columns])

@@ -1,8 +1,8 @@
-"""One NIfTI file, of which every byte is checked.
+"""Reading of a NIfTI file, with a check of every byte.
 
-nibabel alone returns wrong voxels without an error if a bit of a gzip file is flipped, and allocates as much memory as
-a header claims. Therefore the header is checked first, the decompressed size is limited to what the header claims, and
-the checksum of the gzip stream is compared before a voxel is used.
+nibabel returns wrong voxels without an error if a bit of a gzip file is flipped, and allocates the memory that a wrong
+header requires. Therefore the header is checked first, the decompressed size is limited to the header's, and the
+checksum of the gzip stream is compared before a voxel is used.
 """
 
 import io
@@ -24,13 +24,14 @@ from neurocnn.errors import ImageError, NotFoundError
 from neurocnn.storage.files import storage_errors
 from neurocnn.storage.memory import available_memory
 
-# The limit of DEFLATE's compression: a header that claims more is wrong.
+# Highest compression ratio of DEFLATE: a header that requires a higher one is wrong.
 _BEST_RATIO = 1032
 _HEADER_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 _ZEROS = re.compile(rb"\0*")
 _FIRST_WINDOW = 4096  # bytes
-# Parallel compressors write members of 64 KiB; many empty ones would take time for nothing.
+# A file may have this many gzip members, and one more per 512 bytes of content: parallel compressors write members of
+# 64 KiB, and a file of very many empty members would take long to read.
 _FREE_MEMBERS, _MEMBER_BYTES = 64, 512
 _RESTORE = "restore the file or run Clinica again"
 
@@ -42,13 +43,13 @@ class Header:
     Parameters
     ----------
     shape
-        (D, H, W), voxels, each at least 1.
+        Shape (D, H, W) in voxels, each at least 1.
     affine
-        (4, 4), from voxel to world in mm, finite and invertible.
+        Affine (4, 4) from voxel to world in mm, finite and invertible.
     n_bytes
         Size of the decompressed file.
     is_oriented
-        Whether the header has an orientation code. Without one, the affine has the size of the voxels alone.
+        Whether the header has an orientation code. Without one, the affine contains only the size of the voxels.
     layout
         Arguments of nibabel's array proxy: shape, type, offset, slope and intercept.
     """
@@ -61,12 +62,12 @@ class Header:
 
 
 def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
-    """Return the header of a NIfTI file, checked. Only the first bytes are read.
+    """Return the checked header of a NIfTI file. Only the first bytes are read.
 
     Parameters
     ----------
     path
-        The file, ``.nii.gz`` or ``.nii``.
+        Path of the file, ``.nii.gz`` or ``.nii``.
     name
         Name of the image, for messages.
     one_channel
@@ -77,7 +78,7 @@ def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
     NotFoundError
         If the file is missing.
     ImageError
-        If it is empty, truncated, not NIfTI, or its header is invalid.
+        If the file is empty, truncated, not NIfTI, or its header is invalid.
     """
     if not path.is_file():
         raise NotFoundError(f"{name}: {path}: the file does not exist")
@@ -98,20 +99,20 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
     Parameters
     ----------
     path
-        The file, ``.nii.gz`` or ``.nii``.
+        Path of the file, ``.nii.gz`` or ``.nii``.
     name, one_channel
         See `read_header`.
 
     Returns
     -------
     image, header
-        (1, D, H, W) float32, scaled as the header says, in the file's order of voxels. Non-finite voxels are not
-        changed.
+        Voxels (1, D, H, W) as float32, scaled by the header's slope and intercept, in the file's order; non-finite
+        voxels are not changed. And the header.
 
     Raises
     ------
     ImageError
-        As `read_header`, and if the gzip checksum is wrong, or the size is not as the header says.
+        See `read_header`; also if the gzip checksum is wrong, or the size differs from the header's.
     """
     header = read_header(path, name, one_channel=one_channel)
     _check_size(header, path, name)
@@ -121,8 +122,8 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
         content = _decompress(content, header.n_bytes, path, name)
     if len(content) != header.n_bytes:
         raise ImageError(
-            f"{name}: {path}: {len(content)} bytes; expected {header.n_bytes} as its header says: it is truncated or "
-            f"damaged; {_RESTORE}"
+            f"{name}: {path}: {len(content)} bytes; expected {header.n_bytes} by its header; the file is truncated "
+            f"or damaged; {_RESTORE}"
         )
     proxy: Any = nib.arrayproxy.ArrayProxy
     # A value that float32 cannot represent becomes infinite, which the caller reports.
@@ -150,7 +151,7 @@ def _decompress_start(start: bytes, path: Path, name: str) -> bytes:
 
 @cache
 def _zlib() -> Any:
-    """Return isal's fast replacement of zlib if it is installed, else zlib."""
+    """Return isal's faster replacement of zlib if it is installed, else zlib."""
     try:
         from isal import isal_zlib
     except ImportError:
@@ -159,7 +160,7 @@ def _zlib() -> Any:
 
 
 def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
-    """Return the content of gzip members, at most `n_bytes`, their checksums and lengths checked."""
+    """Return the content of gzip members, at most `n_bytes`, after a check of their checksums and lengths."""
     damage = (zlib.error, getattr(_zlib(), "error", zlib.error), getattr(_zlib(), "IsalError", zlib.error))
     view = memoryview(content)
     pieces: list[bytes] = []
@@ -175,8 +176,8 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
         while not stream.eof:
             if position >= len(content):
                 raise ImageError(f"{name}: {path} is truncated; {_RESTORE}")
-            # The unused end of a window is copied. With windows that double in size, all copies together are
-            # proportional to the file, even if it consists of very many empty members.
+            # zlib copies the unused end of a window. Windows that double in size keep the sum of all copies
+            # proportional to the size of the file, even if it consists of very many empty members.
             block = view[position : position + window]
             try:
                 # One byte more than allowed is enough to detect a larger member.
@@ -188,7 +189,7 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
             remaining -= len(pieces[-1])
             if remaining < 0:
                 raise ImageError(
-                    f"{name}: {path} is damaged, it inflates to more than the {n_bytes} bytes that its header says; "
+                    f"{name}: {path} is damaged, its content exceeds the {n_bytes} bytes that its header requires; "
                     f"{_RESTORE}"
                 )
             position += len(block) - len(stream.unused_data)
@@ -198,12 +199,12 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
 
 
 def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Header:
-    """Return the header in a file's first bytes, or raise an ImageError that says what is invalid."""
+    """Return the header in a file's first bytes, else raise an ImageError with the invalid value."""
     where = f"{name}: {path}"
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
     kind: Any = nib.Nifti2Header if 540 in sizes and 348 not in sizes else nib.Nifti1Header
     if not sizes & {348, 540} or len(start) < kind.sizeof_hdr:
-        raise ImageError(f"{where} is no NIfTI file, or truncated within its header; {_RESTORE}")
+        raise ImageError(f"{where} is not a NIfTI file, or truncated within its header; {_RESTORE}")
     try:
         with np.errstate(all="ignore"):
             header = kind(start[: kind.sizeof_hdr], check=False)
@@ -234,12 +235,12 @@ def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Hea
 
 
 def _check_size(header: Header, path: Path, name: str) -> None:
-    """Check that the file can have as many voxels as its header says, and that they fit into memory."""
+    """Check that the file is large enough for the voxels in its header, and that they fit into memory."""
     size = path.stat().st_size
     if header.n_bytes > (size * _BEST_RATIO if _is_gzip(path) else size):
         raise ImageError(
-            f"{name}: {path}: the header says {header.n_bytes} bytes ({header.shape} voxels), but the file of {size} "
-            f"bytes cannot hold them: it is truncated or damaged; {_RESTORE}"
+            f"{name}: {path}: the header requires {header.n_bytes} bytes ({header.shape} voxels), which a file of "
+            f"{size} bytes cannot contain; the file is truncated or damaged; {_RESTORE}"
         )
     needed, available = header.n_bytes + 8 * math.prod(header.shape), available_memory()
     if needed > available:

@@ -1,4 +1,4 @@
-"""The voxel grid of an image: shape and affine, and how its axes are reordered."""
+"""Voxel grid of an image: its shape and affine, and the reordering of its axes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from neurocnn.errors.arguments import argument_error
 Affine = npt.NDArray[np.float64]
 Shape3 = tuple[int, int, int]
 _nibabel: Any = nib_orientations  # nibabel has no types
-# Voxel size and position of the first voxel, mm, of each space and shape.
+# Voxel size and position of the first voxel, in mm, by space and shape.
 _SPACES: Mapping[tuple[str, Shape3], tuple[tuple[float, ...], tuple[float, ...]]] = MappingProxyType(
     {
         ("MNI152NLin2009cSym", (193, 229, 193)): ((1, 1, 1), (-96, -132, -78)),
@@ -34,13 +34,13 @@ class Grid:
     Parameters
     ----------
     shape
-        (D, H, W), voxels.
+        Shape (D, H, W) in voxels.
     affine
-        (4, 4), from voxel to world in mm; None if unknown: a prepared tensor has no affine.
+        Affine (4, 4) from voxel to world in mm; None if unknown, as for a prepared tensor without a NIfTI file.
     is_oriented
-        Whether the directions of the axes are known: a header may have no code for them.
+        Whether the directions of the axes are known. They are not if both orientation codes of a header are 0.
     reorientation
-        (3, 2), nibabel's description of the change from the file's order of axes; None if unchanged.
+        Change from the file's order of axes, as an orientation array (3, 2) of nibabel; None if unchanged.
     """
 
     shape: Shape3
@@ -49,7 +49,7 @@ class Grid:
     is_oriented: bool = True
 
     def reoriented(self, orientation: str | None) -> "Grid":
-        """Return the grid with axes that point to `orientation`, without resampling; None changes nothing.
+        """Return the grid with its axes reordered to `orientation`, without resampling; unchanged for None.
 
         Examples
         --------
@@ -67,9 +67,9 @@ class Grid:
         return Grid((first, second, third), affine, change)
 
     def distance(self, other: "Grid") -> float:
-        """Return the largest distance between a corner of this volume and the same voxel in `other`, in mm.
+        """Return the largest distance (mm) between a corner of this volume and the same voxel in `other`.
 
-        NaN if the position of one of them is unknown.
+        It is NaN if the position of one of them is unknown.
 
         Examples
         --------
@@ -84,13 +84,13 @@ class Grid:
         return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
     def is_at(self, other: "Grid") -> bool:
-        """Return whether the corners of `other` are at the same positions, within a tenth of the smallest voxel."""
+        """Return whether both grids have the same corners, within a tenth of a voxel, or one position is unknown."""
         if self.affine is None:
             return True
         return not self.distance(other) > 0.1 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
 
     def describe_difference(self, name: str, other: "Grid", other_name: str) -> str:
-        """Return the message for an image `other` whose affine differs from that of the image `name`."""
+        """Return a message about an image `other` whose affine differs from this one."""
         affines = [np.round(grid.affine, 3).tolist() for grid in (other, self) if grid.affine is not None]
         return (
             f"{other_name}: its voxels are up to {self.distance(other):.1f} mm from those of {name}, which has the "
@@ -98,7 +98,7 @@ class Grid:
         )
 
     def reorient(self, image: Tensor) -> Tensor:
-        """Return an image (1, D, H, W), whose axes are those of the file, in the requested orientation."""
+        """Return an image (1, D, H, W) with its axes reordered from the file's order to this grid's."""
         if self.reorientation is None:
             return image
         voxels = _nibabel.apply_orientation(image[0].numpy(), self.reorientation)
@@ -111,7 +111,7 @@ def check_orientation(orientation: str) -> str:
     Raises
     ------
     SettingError
-        If it is anything else.
+        If `orientation` is anything else.
     """
     letters = orientation if isinstance(orientation, str) else ""
     if len(letters) != 3 or any(
@@ -127,12 +127,12 @@ def orientation_of(affine: Affine) -> str:
 
 
 def known_affine(stem: str, shape: Shape3) -> Affine | None:
-    """Return the affine (4, 4), voxel to world in mm, that a pipeline gives all its images; None if unknown.
+    """Return the affine (4, 4), voxel to world in mm, that all images of a pipeline have; None if unknown.
 
     Parameters
     ----------
     stem
-        Name of the image's file, with the space in it.
+        Name of the image's file, which contains the space.
     shape
         (D, H, W), voxels.
 

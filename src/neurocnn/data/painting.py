@@ -12,21 +12,21 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 def paint(parts: LocatedParts, shape: tuple[int, int, int], values: Mapping[int, float]) -> Floats:
-    """Return a volume in which each voxel has the mean of the values of the parts that it belongs to.
+    """Return a volume in which each voxel has the mean value of the parts that contain it.
 
     Parameters
     ----------
     parts
         Parts with the method `place`.
     shape
-        (D, H, W) of the volume, voxels.
+        Shape (D, H, W) of the volume in voxels.
     values
         Value of each part_id.
 
     Returns
     -------
     ndarray
-        (D, H, W), float64; NaN outside all parts.
+        Volume (D, H, W), float64, with NaN outside all parts.
 
     Examples
     --------
@@ -44,12 +44,12 @@ def paint(parts: LocatedParts, shape: tuple[int, int, int], values: Mapping[int,
 
 
 def part_affine(affine: Floats, place: Place) -> Floats:
-    """Return the affine of a part: that of the volume, with the origin at the part's first voxel.
+    """Return the affine of a part: the volume's affine, moved to the part's first voxel.
 
     Parameters
     ----------
     affine
-        (4, 4) of the volume, voxel to world in mm.
+        Affine (4, 4) of the volume, from voxel to world in mm.
     place
         Box of the part in the volume, as `LocatedParts.place` returns it.
 

@@ -1,7 +1,7 @@
-"""Parts of images: cut from the image, or read from a file of the part that was prepared earlier.
+"""Parts of images: cut from the image, or read from prepared files of the parts.
 
-Names of files are those of ``clinicadl prepare-data``. A file of neurocnn records which voxels it has, because the name
-of a region does not determine them.
+File names are those of ``clinicadl prepare-data``. A file of neurocnn records the voxels that it contains, because the
+name of a region does not determine them.
 """
 
 import zlib
@@ -22,7 +22,7 @@ from neurocnn.storage.files import storage_errors
 
 @runtime_checkable
 class StorableParts(LocatedParts, Protocol):
-    """Parts that can be stored in files, because each has a name."""
+    """Parts that can be stored in files, because each has a name in file names."""
 
     def descriptor(self, part_id: int) -> str:
         """Return the part's name in file names."""
@@ -30,10 +30,10 @@ class StorableParts(LocatedParts, Protocol):
 
 
 def read_part(images: Images, source: Source, parts: Parts, part_id: int) -> Tensor:
-    """Return a copy of one part of an image, from its own file, the prepared image or the NIfTI file.
+    """Return a copy of one part of an image.
 
-    The order is: the image in the cache, the prepared tensor of the complete image (only the part's voxels are read),
-    the part's own file, the NIfTI file.
+    The first existing one of these is read: the image in the cache, the prepared tensor of the complete image (only the
+    part's voxels), the prepared tensor of the part, the NIfTI file.
     """
     with storage_errors(source.session_folder, f"read {source.name}"):
         if images.cached(source) is None and isinstance(parts, StorableParts) and not source.tensor.is_file():
@@ -44,7 +44,7 @@ def read_part(images: Images, source: Source, parts: Parts, part_id: int) -> Ten
 
 
 def part_path(source: Source, parts: StorableParts, part_id: int) -> Path:
-    """Return the path of a part's tensor. The file may be missing."""
+    """Return the path of a part's prepared tensor, which need not exist."""
     return source.tensor_of(parts.name, part_stem(source.stem, parts.descriptor(part_id)))
 
 
@@ -63,9 +63,9 @@ def part_signature(parts: LocatedParts, shape: Shape, part_id: int) -> str:
 
 
 def open_part(images: Images, source: Source, parts: StorableParts, part_id: int) -> Tensor | None:
-    """Return a part from its own file.
+    """Return a part from its prepared file, or None if it is missing or outdated.
 
-    None if the file is missing or outdated, or if images are reoriented: files keep the order of the NIfTI.
+    If images are reoriented, the result is None too, because the files have the order of axes of the NIfTI file.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def open_part(images: Images, source: Source, parts: StorableParts, part_id: int
     path = part_path(source, parts, part_id)
 
     def is_current(part: Tensor) -> bool:
-        # An expanded scalar has the shape of an image and takes no memory.
+        # An expanded scalar has the shape of an image without its memory.
         if part.shape != parts.extract(torch.zeros(1).expand(1, *grid.shape), part_id).shape:
             return False
         origin = read_origin(path)
@@ -95,12 +95,12 @@ def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> S
     Raises
     ------
     SettingError
-        If they have no names or boxes, or images are reoriented.
+        If the parts have no names or boxes, or images are reoriented.
     """
     if not isinstance(parts, StorableParts):
         raise SettingError(
-            f"prepare: parts={parts!r}; expected parts with the methods `descriptor` and `place`, or they "
-            "cannot be prepared; prepare complete images, which serve all parts: caps.prepare()"
+            f"prepare: parts={parts!r}; expected parts with the methods `descriptor` and `place`; prepare "
+            "complete images instead, from which all parts can be read: caps.prepare()"
         )
     for source in sources:
         try:
@@ -109,8 +109,8 @@ def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> S
             continue  # The error is raised after the other images are prepared.
         if reoriented:
             raise SettingError(
-                f"{source.name}: orientation={images.orientation!r}, but prepared parts keep the order of the "
-                "file; prepare complete images, which serve all orientations: caps.prepare()"
+                f"{source.name}: orientation={images.orientation!r}, but prepared parts have the file's "
+                "orientation; prepare complete images, which can be reoriented: caps.prepare()"
             )
     return parts
 
@@ -123,7 +123,7 @@ def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
         return
     prepared = images.prepared(source)
     image = prepared if prepared is not None else decode(source)
-    images.finite(image, source)  # A file that cannot be used is an error now, not in the training.
+    images.finite(image, source)  # A file that cannot be used raises an error now instead of in the training.
     origin = nifti_stamp(source.nifti) if source.nifti is not None else ""
     for part_id in missing:
         write_prepared(

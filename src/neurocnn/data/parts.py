@@ -17,14 +17,14 @@ Place = tuple[slice, slice, slice]
 
 @runtime_checkable
 class Parts(Protocol):
-    """A way to divide an image into parts.
+    """Division of an image into parts.
 
-    Any object with these three members can be used. All parts of this package are `LocatedParts` too.
+    Any object with these three members can be used. All parts of this package are also `LocatedParts`.
     """
 
     @property
     def name(self) -> str:
-        """Kind of part: "image", "patch", "slice", "roi" or another name."""
+        """Name of the kind of parts: "image", "patch", "slice", "roi" or another name."""
         ...
 
     def ids(self, shape: Shape) -> list[int]:
@@ -38,7 +38,7 @@ class Parts(Protocol):
 
 @runtime_checkable
 class LocatedParts(Parts, Protocol):
-    """Parts that are boxes of voxels: only these voxels are read, and results can be painted into the volume."""
+    """Parts that are boxes of voxels: only these voxels are read, and values of parts can be drawn as a volume."""
 
     def place(self, shape: Shape, part_id: int) -> Place:
         """Return the box of a part in a volume of `shape`, as a slice along each axis."""
@@ -47,7 +47,7 @@ class LocatedParts(Parts, Protocol):
 
 @runtime_checkable
 class ShiftedParts(Parts, Protocol):
-    """Parts that are moved at random in training."""
+    """Parts whose boxes are moved at random in training."""
 
     @property
     def random_shift(self) -> int:
@@ -55,7 +55,7 @@ class ShiftedParts(Parts, Protocol):
         ...
 
     def extract(self, image: Tensor, part_id: int, shift: Sequence[int] = (0, 0, 0)) -> Tensor:
-        """Return a part of an image, its box moved by `shift` voxels along each axis."""
+        """Return a part of an image with its box moved by `shift` voxels along each axis."""
         ...
 
 
@@ -90,8 +90,8 @@ class WholeImage:
 class Patch:
     """Cubes on a regular grid.
 
-    The order is that of torch's `unfold` along each axis: the last axis runs fastest. There is no padding;
-    voxels behind the last full step belong to no patch.
+    The order is that of torch's `unfold` along each axis: the index along the last axis changes fastest. There is no
+    padding: the remaining voxels at the end of an axis belong to no patch.
 
     Parameters
     ----------
@@ -131,11 +131,11 @@ class Patch:
         return (first, second, third)
 
     def ids(self, shape: Shape) -> list[int]:
-        """Return 0, 1, … for each patch of the grid."""
+        """Return the ids 0, 1, … of the patches of the grid."""
         return list(range(math.prod(self.grid(shape))))
 
     def place(self, shape: Shape, part_id: int) -> Place:
-        """Return the patch's cube."""
+        """Return the box of a patch."""
         _, second, third = grid = self.grid(shape)
         check_part(self.name, range(math.prod(grid)), shape, part_id)
         starts = (part_id // (second * third), part_id // third % second, part_id % third)
@@ -153,16 +153,16 @@ class Patch:
 
 @dataclass(frozen=True)
 class Slice:
-    """Planes across one axis. The id of a slice is its index in the volume.
+    """Planes perpendicular to one axis. The id of a slice is its index in the volume.
 
     Parameters
     ----------
     direction
-        Axis that the planes cross: 0, 1 or 2 for sagittal, coronal or axial slices.
+        Axis perpendicular to the planes: 0, 1 or 2 for sagittal, coronal or axial slices.
     discarded_slices
-        Number of planes left out at the beginning and at the end, or one number for both.
+        Number of planes to omit at the beginning and at the end, or one number for both.
     channels
-        1, or 3 for networks made for colours; the three channels are equal.
+        Number of equal channels: 1, or 3 for networks of colour images.
 
     Examples
     --------
@@ -197,7 +197,7 @@ class Slice:
         Raises
         ------
         SettingError
-            If all are discarded.
+            If all planes are discarded.
         """
         return list(self._range(shape))
 
@@ -205,7 +205,7 @@ class Slice:
         first, last = self._discarded()
         n = shape[self.direction]
         if first + last >= n:
-            expected = f"less than {n} together for direction {self.direction} of shape {tuple(shape)}"
+            expected = f"a sum below {n} for direction {self.direction} of shape {tuple(shape)}"
             raise argument_error(
                 "discarded_slices", (first, last), expected, where="Slice", remedy="discard less"
             )
@@ -248,12 +248,12 @@ an object with name, ids and extract; make an instance: Patch()
 
 
 def check_part(name: str, ids: range, shape: Shape, part_id: int) -> None:
-    """Check that a volume of `shape` has a part.
+    """Check that a volume of `shape` has the part `part_id`.
 
     Parameters
     ----------
     name
-        Kind of part.
+        Name of the kind of parts.
     ids
         Ids of the parts of the volume.
     shape, part_id
@@ -262,7 +262,7 @@ def check_part(name: str, ids: range, shape: Shape, part_id: int) -> None:
     Raises
     ------
     SettingError
-        If the part does not exist; the message has the range of ids.
+        If the part does not exist. The message contains the range of ids.
     """
     check_integer("part_id", part_id, where=name)
     if part_id not in ids:

@@ -1,4 +1,4 @@
-"""Table that describes a population."""
+"""Table of the characteristics of a population."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -19,7 +19,7 @@ _FEMALE = {"f": True, "female": True, "m": False, "male": False}
 def population(
     sessions: pd.DataFrame, by: str = "diagnosis", columns: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Describe a population, with one row per value of a column.
+    """Return a table of the characteristics of a population, with one row per value of the column `by`.
 
     Parameters
     ----------
@@ -27,23 +27,23 @@ def population(
         One row per image or per participant. Participants with several rows count once, with their first session;
         without `participant_id`, each row is a participant.
     by
-        Column whose values become rows; missing values are the row ``n/a``.
+        Column whose values become rows. Participants without a value are in the row ``n/a``.
     columns
-        Column of ``age``, ``sex``, ``education``, ``MMS`` and ``CDR``, if it is neither the lab's (``age_bl``,
-        ``education_level``, ``cdr_global``) nor named as the characteristic. Missing columns are omitted.
+        Names of the columns of ``age``, ``sex``, ``education``, ``MMS`` and ``CDR``, by characteristic. By default,
+        these are the same names, or ``age_bl``, ``education_level`` and ``cdr_global``. Missing columns are omitted.
 
     Returns
     -------
     table
-        ``N``, ``age``, ``%sexF``, ``education``, ``MMS``, ``CDR=0``, ``CDR=0.5``, ``CDR=1``, ``CDR=2``. Missing
-        values do not count in means, standard deviations (dividing by N) and shares, which are ``n/a`` if no value is
-        known. Sexes are F, M, female or male, in upper or lower case.
+        ``N``, ``age``, ``%sexF``, ``education``, ``MMS``, ``CDR=0``, ``CDR=0.5``, ``CDR=1``, ``CDR=2``. Means, standard
+        deviations (dividing by N) and shares ignore missing values, and are ``n/a`` if all values are missing. Sexes
+        are F, M, female or male, in upper or lower case.
 
     Raises
     ------
     TableError
-        If a column is missing, a sex has another code, or a value of another column is not a number. The message names
-        the row.
+        If a column is missing, a sex has another code, or a value of another column is not a number. The message
+        contains the row.
 
     Examples
     --------
@@ -59,7 +59,9 @@ def population(
     named = dict(columns or {})
     for name in named:
         if name not in _COLUMNS:
-            raise TableError(f"population: no characteristic {name!r}; {suggestion(str(name), _COLUMNS)}")
+            raise TableError(
+                f"population: unknown characteristic {name!r}; {suggestion(str(name), _COLUMNS)}"
+            )
     check_columns(sessions, (check_text("by", by, where="population"), *named.values()), "population")
     known = [str(column) for column in sessions.columns]
     found = {name: column if column in known else name for name, column in _COLUMNS.items()}

@@ -1,4 +1,4 @@
-"""`Caps.prepare`: writes the missing prepared tensors, in parallel."""
+"""Writing of missing prepared tensors in parallel, for `Caps.prepare`."""
 
 import math
 import shutil
@@ -36,15 +36,15 @@ def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_wo
 def _without_leftovers(
     images: Images, sources: Sequence[Source], parts: StorableParts | None
 ) -> Iterator[None]:
-    """Remove the temporary files of killed processes, and lock each CAPS until the block ends."""
+    """Lock each CAPS until the block ends, and remove the temporary files of killed processes."""
     files: dict[Path, list[Path]] = {}
     for source in sources:
-        with suppress(NeurocnnError):  # it is reported after the other images are prepared
+        with suppress(NeurocnnError):  # The error is raised after the other images are prepared.
             root = source.session_folder.parents[2]
             files.setdefault(root, []).extend(_files(images, source, parts))
     with ExitStack() as locks:
         for root in sorted(files):
-            # A CAPS that cannot be locked may be complete; otherwise its first file raises the error.
+            # A read-only CAPS cannot be locked, which is not an error if all its tensors exist; else writing fails.
             with suppress(StorageError):
                 lock = locks.enter_context(hold(root / _LOCK, f"the prepared tensors of {root}", wait=True))
                 remove_leftovers(lock, *files[root])
@@ -54,11 +54,11 @@ def _without_leftovers(
 def _prepare(
     images: Images, sources: Sequence[Source], storable: StorableParts | None, n_workers: int
 ) -> None:
-    """Write the missing files of all images, in threads."""
+    """Write the missing files of all images, in parallel threads."""
     from tqdm import tqdm
 
     failed: list[str] = []
-    # Threads are enough: decompressing, copying and writing release Python's lock.
+    # Threads are sufficient, because decompressing, copying and writing release the interpreter lock.
     pool = ThreadPoolExecutor(max(1, n_workers))
     try:
         futures = {pool.submit(_prepare_image, images, source, storable): source for source in sources}
@@ -66,7 +66,7 @@ def _prepare(
             try:
                 future.result()
             except NeurocnnError as error:
-                # If the disk cannot be written, the next image would fail too.
+                # An error of writing ends the call, because the next image would fail too.
                 if isinstance(error, StorageError) and error.filename != str(futures[future].nifti):
                     raise
                 failed.append(str(error))
@@ -91,15 +91,15 @@ def _prepare_image(images: Images, source: Source, parts: StorableParts | None) 
     except ImageError:
         if source.nifti is None:
             raise
-        LOGGER.warning("%s: the prepared tensor %s is damaged and written again", source.name, source.tensor)
+        LOGGER.warning("%s: the prepared tensor %s is damaged; writing it again", source.name, source.tensor)
     assert source.nifti is not None
     image = decode(source)
-    images.finite(image, source)  # A file that cannot be used is an error now, not in the training.
+    images.finite(image, source)  # A file that cannot be used raises an error now instead of in the training.
     write_prepared(image, source.tensor, Origin(nifti_stamp(source.nifti)))
 
 
 def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts | None) -> None:
-    """Log how much disk space is needed, and raise a StorageError before anything is written if there is less."""
+    """Log the required disk space, and raise a StorageError before anything is written if less is free."""
     needed: dict[int, int] = {}
     folders: dict[int, Path] = {}
     n_files = 0
@@ -124,11 +124,11 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
 
 
 def _files(images: Images, source: Source, parts: StorableParts | None) -> dict[Path, int]:
-    """Return the files that preparing an image writes, and their sizes in bytes."""
+    """Return the files of an image's prepared tensors, with their sizes in bytes."""
     if parts is None:
         if source.nifti is None:
             return {}
-        # All images of a cohort have one shape: only the first header is read.
+        # Only the first header of a cohort is read, because all its images have the same shape.
         grid = images.first[source.cohort][0] if source.cohort in images.first else images.grid(source)
         return {source.tensor: 4 * math.prod(grid.shape) + _OVERHEAD}
     shape, channels = images.grid(source).shape, getattr(parts, "channels", 1)

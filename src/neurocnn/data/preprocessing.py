@@ -1,8 +1,8 @@
 """File names of each Clinica pipeline.
 
-Two generations of Clinica write ``<participant>_<session>_T1w_space-…`` and ``<participant>_<session>_space-…``: both
-are candidates. The BIDS entities of the source file may stand after the session: ``_run-01``, ``_acq-…``; the class of
-a pipeline does not name them.
+Two generations of Clinica write ``<participant>_<session>_T1w_space-…`` and ``<participant>_<session>_space-…``. Both
+are searched for. BIDS entities of the source file, such as ``_run-01`` or ``_acq-…``, may follow the session; the
+classes below do not contain them.
 """
 
 from collections.abc import Mapping
@@ -15,21 +15,21 @@ from neurocnn.errors.arguments import argument_error, check_choice, check_flag
 
 @runtime_checkable
 class Preprocessing(Protocol):
-    """Names of a pipeline's files; any frozen dataclass with these four members can be used."""
+    """File names of a pipeline. Any frozen dataclass with these four members can be used."""
 
     @property
     def name(self) -> str:
-        """Clinica's name of the pipeline: ``"t1-linear"``."""
+        """Name of the pipeline in Clinica, such as ``"t1-linear"``."""
         ...
 
     @property
     def folder(self) -> str:
-        """Folder of the images, relative to a session's folder; empty if any folder below it is allowed."""
+        """Folder of the images, relative to a session's folder; an empty text to search all folders below it."""
         ...
 
     @property
     def prepared_folder(self) -> str:
-        """Folder of the tensors, relative to ``deeplearning_prepare_data/image_based``."""
+        """Folder of the prepared tensors, relative to ``deeplearning_prepare_data/image_based``."""
         ...
 
     @property
@@ -45,7 +45,7 @@ class T1Linear:
     Parameters
     ----------
     cropped
-        True for 169×208×179 voxels without the margins, False for all 193×229×193.
+        Whether the margins are cut off: 169×208×179 voxels, otherwise 193×229×193.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class T1Linear:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """Possible ends of a file name after ``<participant>_<session>``."""
+        """Possible endings of a file name after ``<participant>_<session>``."""
         end = f"{_mni_space(self.cropped)}_T1w.nii.gz"
         return (f"_T1w{end}", end)
 
@@ -85,7 +85,7 @@ class T1Extensive:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """Possible ends of a file name after ``<participant>_<session>``, in both spellings."""
+        """Possible endings of a file name after ``<participant>_<session>``, in both spellings."""
         ends = [f"_space-Ixi549Space_desc-{word}_T1w.nii.gz" for word in ("SkullStripped", "skullstripped")]
         return tuple(f"{source}{end}" for source in ("_T1w", "") for end in ends)
 
@@ -106,7 +106,7 @@ class T1Volume:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """Possible ends of a file name after ``<participant>_<session>``."""
+        """Possible endings of a file name after ``<participant>_<session>``."""
         end = "_segm-graymatter_space-Ixi549Space_modulated-off_probability.nii.gz"
         return (f"_T1w{end}", end)
 
@@ -118,7 +118,7 @@ class FlairLinear:
     Parameters
     ----------
     cropped
-        True for 169×208×179 voxels without the margins, False for all voxels.
+        Whether the margins are cut off: 169×208×179 voxels, otherwise all voxels.
 
     Examples
     --------
@@ -137,7 +137,7 @@ class FlairLinear:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """Possible ends of a file name after ``<participant>_<session>``."""
+        """Possible endings of a file name after ``<participant>_<session>``."""
         end = f"{_mni_space(self.cropped)}_flair.nii.gz"
         return (f"_FLAIR{end}", f"_T1w{end}", end)
 
@@ -153,7 +153,7 @@ class PetLinear:
     region
         Reference region as in the file names: ``"cerebellumPons2"``, ``"pons"``, ….
     cropped
-        True for 169×208×179 voxels without the margins, False for all voxels.
+        Whether the margins are cut off: 169×208×179 voxels, otherwise all voxels.
     reconstruction
         Reconstruction as in the file names (``_rec-…``); None if each session has a single image of the tracer.
 
@@ -183,7 +183,7 @@ class PetLinear:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """Possible ends of a file name after ``<participant>_<session>``."""
+        """Possible endings of a file name after ``<participant>_<session>``."""
         end = f"{_mni_space(self.cropped)}_suvr-{self.region}_pet.nii.gz"
         tracer = f"_trc-{self.tracer}" + (f"_rec-{self.reconstruction}" if self.reconstruction else "")
         return (f"{tracer}_pet{end}", f"_T1w{tracer}{end}", f"{tracer}{end}")
@@ -191,7 +191,7 @@ class PetLinear:
 
 @dataclass(frozen=True)
 class Custom:
-    """Any file below the session's folder, found by the end of its name.
+    """Files anywhere below the session's folder, found by the end of their names.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ class Custom:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """End of the file name."""
+        """Ending of the file name, `suffix`."""
         return (self.suffix,)
 
 
@@ -233,7 +233,7 @@ _WITH_ARGUMENTS = {
 
 
 def as_preprocessing(preprocessing: str | Preprocessing) -> Preprocessing:
-    """Return the preprocessing of a name, with its default settings.
+    """Return a preprocessing; a name stands for its default settings.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ _DIAGNOSES = ("CN", "MCI", "AD")
 
 
 def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
-    """Divide MCI by the diagnoses of later sessions: stable, progressive, reverted or unknown.
+    """Divide MCI into stable, progressive, reverted and unknown MCI, by the diagnoses of later sessions.
 
     Parameters
     ----------
@@ -29,26 +29,26 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
     Returns
     -------
     table
-        A copy in which `diagnosis` is sMCI, pMCI, rMCI or uMCI instead of MCI. The numbers of each are logged.
+        Copy of the table in which MCI is replaced by sMCI, pMCI, rMCI or uMCI. The number of each is logged.
 
     Raises
     ------
     TableError
         If a column is missing, a `session_id` has no month, two sessions of a participant have the same month, or a
-        diagnosis is another one.
+        diagnosis is none of these.
 
     Notes
     -----
     Sessions without a diagnosis are ignored. For MCI at month t, the first rule that applies determines the result:
 
-    1. rMCI (reversion): a session in (t, t + h] is CN, or AD is followed by another diagnosis up to t + h, also if the
-       AD was before t.
+    1. rMCI (reversion): a session in (t, t + h] is CN, or a session of AD at any time (also before t) is followed by
+       another diagnosis up to t + h.
     2. pMCI: a session in (t, t + h] is AD.
     3. sMCI: the first session at t + h or later is MCI.
     4. uMCI (unknown): the follow-up is too short, or the first session after t + h is not MCI, so that the diagnosis at
        t + h is not known.
 
-    Later sessions do not count. rMCI and uMCI are usually left out, as in
+    Other sessions after t + h are ignored. rMCI and uMCI are usually excluded:
     ``table[table["diagnosis"].isin(["sMCI", "pMCI"])]``.
 
     Examples
@@ -90,7 +90,7 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
 
 
 def _stability(visits: Mapping[int, str], start: int, end: int) -> str:
-    """Return the kind of MCI at month `start`, by the diagnosis of each month."""
+    """Return the kind of MCI at month `start`, from the diagnosis of each month; `end` is the horizon."""
     until = [visits[month] for month in sorted(visits) if month <= end]
     within = {visits[month] for month in visits if start < month <= end}
     since_ad = until[until.index("AD") :] if "AD" in until else []

@@ -1,4 +1,4 @@
-"""Checks of a cohort's images before a training: one row of measures per image, and images without labels."""
+"""Quality measures of a cohort's images, and the comparison of a table with the images, for `Caps`."""
 
 import hashlib
 import math
@@ -29,7 +29,7 @@ _MOST_POOLED = 32  # voxels along an axis of the downsampled images: at most 128
 
 
 def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -> pd.DataFrame:
-    """Return the measures of each image, the worst image first; see `Caps.check`."""
+    """Return the measures of each image, ordered by decreasing difference from the cohort; see `Caps.check`."""
     rows: list[dict[str, Any]] = []
     pooled: list[Tensor | None] = []
     names: dict[bytes, list[int]] = {}
@@ -60,7 +60,7 @@ def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -
 
 
 def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
-    """Return the voxels (1, D, H, W) and grid of an image, which may differ from its cohort and contain NaN."""
+    """Return the voxels (1, D, H, W) and the grid of an image, without a check of NaN or of its cohort."""
     grid = images.own_grid(source)
     with storage_errors(source.session_folder, f"read {source.name}"):
         prepared = images.prepared(source)
@@ -68,7 +68,7 @@ def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
 
 
 def unmatched(table: pd.DataFrame, sessions: pd.DataFrame) -> pd.DataFrame:
-    """Return the sessions that are in one of two tables only; see `Caps.match`."""
+    """Return the sessions that only one of two tables contains; see `Caps.match`."""
     keys = key_columns(sessions)
     both = table[keys].merge(sessions[keys], on=keys, how="outer", indicator="missing")
     kinds = both.pop("missing").map({"left_only": "image", "right_only": "row"}).astype(object)
@@ -128,7 +128,7 @@ def _compare(table: pd.DataFrame, pooled: Sequence[Tensor | None]) -> pd.DataFra
     """Return the rows of a cohort with the correlations, and the largest robust z with the column that has it."""
     readable = [image for image in pooled if image is not None]
     if readable:
-        # Images of other shapes are compared on the most frequent grid.
+        # Images of other shapes are resampled to the most frequent shape for the comparison.
         first, second, third = Counter(image.shape[1:] for image in readable).most_common(1)[0][0]
         flat = np.stack(
             [

@@ -23,7 +23,7 @@ from neurocnn.errors.arguments import (
 
 Box = Sequence[Sequence[int]]
 
-# Voxel indices in the files' order: ClinicaDL's for MNI152NLin2009cSym, the lab session's for Ixi549Space.
+# Voxel indices in the files' order: those of ClinicaDL for MNI152NLin2009cSym, of its tutorial for Ixi549Space.
 _HIPPOCAMPI: dict[str, dict[str, Box]] = {
     "t1-linear": {
         "rightHippocampusBox": ((84, 134), (71, 121), (43, 93)),
@@ -38,7 +38,7 @@ _HIPPOCAMPI: dict[str, dict[str, Box]] = {
 
 @dataclass(frozen=True)
 class _Region:
-    """A checked region: its box and, if it comes from a mask, the mask's voxels within the box."""
+    """Checked region: its box and, if it was read from a mask, the mask's voxels within the box."""
 
     name: str
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -53,11 +53,11 @@ class Roi:
     Parameters
     ----------
     regions
-        Box or mask of each region, by name. A box is ``((first, after_last), …)`` for the three axes in voxels; a
-        mask is the path of a NIfTI file of 0 and 1. The region of a mask is the image times the mask, cropped to
-        the mask's bounding box.
+        Box or mask of each region, by name. A box is ``((first, after_last), …)`` for the three axes, in voxels; a
+        mask is the path of a NIfTI file with voxels 0 and 1. The part for a mask is the image multiplied by the mask,
+        cropped to the mask's bounding box.
     random_shift
-        Largest shift along each axis in training, in voxels, both ends inclusive.
+        Largest random shift along each axis in training, in voxels: integers from −`random_shift` to `random_shift`.
 
     Raises
     ------
@@ -90,7 +90,7 @@ class Roi:
 
     @classmethod
     def hippocampi(cls, preprocessing: str = "t1-linear", random_shift: int = 0) -> "Roi":
-        """Return the two hippocampi: 0 is the right one, 1 the left one.
+        """Return the regions of the two hippocampi; the id 0 is the right one, 1 the left one.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class Roi:
     def from_masks(
         cls, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], random_shift: int = 0
     ) -> "Roi":
-        """Return the regions of NIfTI masks, named by the ``roi-<name>`` in their file names.
+        """Return regions from NIfTI masks. Their names are the ``roi-<name>`` in the file names.
 
         Parameters
         ----------
@@ -137,12 +137,12 @@ class Roi:
         return cls(regions, random_shift)
 
     def ids(self, shape: Shape) -> list[int]:
-        """Return 0, 1, … in the order of `regions`.
+        """Return the ids 0, 1, … of the regions, in the order of `regions`.
 
         Raises
         ------
         SettingError
-            If a region, shifted as far as `random_shift` allows, exceeds an image of `shape`.
+            If a region, moved by up to `random_shift`, exceeds an image of `shape`.
         ImageError
             If a mask has another shape.
         """
@@ -173,18 +173,18 @@ class Roi:
         return (first, second, third)
 
     def extract(self, image: Tensor, part_id: int, shift: Sequence[int] = (0, 0, 0)) -> Tensor:
-        """Return a copy of the region (1, d, h, w), its box (and mask) moved by `shift` voxels along each axis."""
+        """Return a copy of the region (1, d, h, w), with its box and mask moved by `shift` voxels along each axis."""
         check_instance("image", image, Tensor, "a tensor (1, D, H, W)", where="Roi")
         part = image[(slice(None), *self.place(image.shape[1:], part_id, shift))]
         mask = self._checked[part_id].mask
         return part.clone() if mask is None else part * mask
 
     def mask(self, part_id: int) -> Tensor | None:
-        """Return the voxels of a region's mask within its box. None if the region is a box."""
+        """Return the voxels of a region's mask within its box; None if the region is a box."""
         return self._region(part_id).mask
 
     def mask_headers(self) -> dict[str, Header]:
-        """Return the header of each region's mask, by the region's name; regions that are boxes have none."""
+        """Return the header of the mask of each region that has one, by name of the region."""
         return {region.name: region.header for region in self._checked if region.header is not None}
 
     def descriptor(self, part_id: int) -> str:
@@ -230,11 +230,11 @@ def _mask_region(name: str, path: Path) -> _Region:
 
 
 def check_equal_sizes(parts: Roi, shape: tuple[int, int, int]) -> None:
-    """Raise a SettingError for regions of different sizes, which cannot form a batch."""
+    """Raise a SettingError if the regions have different sizes and could not form a batch."""
     boxes = {name: parts.place(shape, part_id) for part_id, name in enumerate(parts.regions)}
     sizes = {name: tuple(axis.stop - axis.start for axis in box) for name, box in boxes.items()}
     if len(set(sizes.values())) > 1:
         raise SettingError(
-            f"Roi: the regions have different shapes, {sizes}; expected one shape for all; make a dataset for each "
+            f"Roi: the regions have different shapes, {sizes}; expected the same shape; create one dataset per "
             "region"
         )

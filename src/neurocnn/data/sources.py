@@ -1,4 +1,4 @@
-"""Locations of images in CAPS folders: paths computed from ids, and files whose names have more BIDS entities."""
+"""Locations of images in CAPS folders, found by ids, also if file names contain additional BIDS entities."""
 
 import os
 import re
@@ -52,11 +52,11 @@ class Source:
 
     @property
     def tensor(self) -> Path:
-        """Path of the prepared tensor of the complete image. The file may be missing."""
+        """Path of the prepared tensor of the complete image, which need not exist."""
         return self.tensor_of("image", self.stem)
 
     def tensor_of(self, parts: str, stem: str) -> Path:
-        """Return the path of a prepared tensor for one kind of parts. The file may be missing."""
+        """Return the path of a prepared tensor for one kind of parts, which need not exist."""
         return self.session_folder / PREPARED / f"{parts}_based" / self.prepared_folder / f"{stem}.pt"
 
 
@@ -99,16 +99,16 @@ def find_source(
 
 
 def check_readable(source: Source) -> None:
-    """Check that the file of an image has content; only its first bytes are read.
+    """Check that the file of an image can be read and has content. Only its first bytes are read.
 
     Raises
     ------
     NotFoundError
-        If it is a link without a target, or a pointer of git-annex or git LFS to content that is elsewhere.
+        If the file is a link without a target, or a pointer of git-annex or git LFS to content that is not present.
     StorageError
-        If the system cannot read it.
+        If the system cannot read the file.
     ImageError
-        If it is empty.
+        If the file is empty.
     """
     path = source.nifti if source.nifti is not None else source.tensor
     get = "fetch its content, for example with `git annex get` or `datalad get`"
@@ -124,7 +124,7 @@ def check_readable(source: Source) -> None:
             f"{source.name}: {path}: the file is empty (zero bytes); restore the file or run Clinica again"
         )
     if start.startswith(_POINTERS):
-        raise NotFoundError(f"{source.name}: {path}: a pointer to content that is elsewhere; {get}")
+        raise NotFoundError(f"{source.name}: {path}: found a pointer to content that is not present; {get}")
 
 
 def missing_message(caps: Path, participant_id: str, session_id: str, preprocessing: Preprocessing) -> str:
@@ -150,7 +150,7 @@ def missing_message(caps: Path, participant_id: str, session_id: str, preprocess
 
 
 def _preprocessing_of(tail: str, preprocessing: Preprocessing) -> str:
-    """Return the preprocessing, as code, of a file with `tail` after its session."""
+    """Return code that creates the preprocessing of a file whose name ends in `tail` after the session."""
     if is_dataclass(preprocessing) and hasattr(preprocessing, "cropped"):
         other = replace(preprocessing, cropped=not preprocessing.cropped)
         if tail in other.endings:
@@ -183,7 +183,7 @@ def _niftis(session: Path, start: str, preprocessing: Preprocessing) -> list[Pat
     paths = _list_niftis(session, preprocessing)
     if not preprocessing.folder:
         return [path for path in paths if _has_ends(path.name, start, preprocessing.endings)]
-    # A compressed file precedes an uncompressed one of the same name.
+    # A compressed file takes precedence over an uncompressed one of the same name.
     by_stem = {
         _without_suffix(path.name): path for path in sorted(paths, reverse=True, key=lambda path: path.suffix)
     }
@@ -202,7 +202,7 @@ def _tensors(session: Path, start: str, preprocessing: Preprocessing) -> list[Pa
 
 
 def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessing) -> list[str]:
-    """Return the expected names that exist or, if there are none, names of files with more BIDS entities."""
+    """Return the expected names that exist or, if there are none, existing names with additional BIDS entities."""
     ends = list(map(_without_suffix, preprocessing.endings))
     known = set(stems)
     exact = [f"{start}{end}" for end in ends if f"{start}{end}" in known]
@@ -213,9 +213,9 @@ def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessi
 
 
 def _fits(name: str, end: str) -> bool:
-    """Return whether a name equals a pipeline's except for BIDS entities that the pipeline does not determine."""
+    """Return whether `name` equals `end`, a pipeline's, except for BIDS entities that `end` does not contain."""
     (found, rest), (wanted, tail) = _split_entities(name), _split_entities(end)
-    # Older versions of BIDS have the tracer of PET, without its isotope, as the acquisition.
+    # In older versions of BIDS, `acq` contains the tracer of PET, without its isotope.
     if "trc" in wanted and "trc" not in found and "acq" in found:
         tracer = wanted["trc"].lower()
         is_tracer = found["acq"].lower() in (tracer, re.sub(r"^\d+[a-z]", "", tracer))
@@ -247,14 +247,14 @@ def _list_niftis(session: Path, preprocessing: Preprocessing) -> list[Path]:
         found = [folder / name for name in sorted(_list_names(folder))]
     else:
         found = []
-        for place, folders, files in os.walk(session):
+        for parent, folders, files in os.walk(session):
             folders[:] = sorted(name for name in folders if name != PREPARED)
-            found += [Path(place, name) for name in sorted(files)]
+            found += [Path(parent, name) for name in sorted(files)]
     return [path for path in found if path.name.endswith((".nii.gz", ".nii"))]
 
 
 def _list_names(folder: Path) -> list[str]:
-    # The folder is listed once for all candidates, and the comparison distinguishes upper and lower case.
+    # A listing instead of `exists`: it is read once for all candidates, and is case-sensitive on every disk.
     with storage_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
         return os.listdir(folder)
     return []

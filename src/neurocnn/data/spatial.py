@@ -1,7 +1,7 @@
-"""Transforms of TorchIO and MONAI, which need the affine of a part: flips by anatomy, spacings in mm.
+"""Transforms of TorchIO and MONAI, which need the affine of a part, for anatomical flips or spacings in mm.
 
-TorchIO's transforms get a `ScalarImage`, MONAI's a `MetaTensor`, also as members of a composition. Neither library is
-imported here: an object of one of them exists only if the library has been imported already.
+TorchIO's transforms are called with a `ScalarImage`, MONAI's with a `MetaTensor`, also as members of a composition.
+Neither library is imported here, because a user who passes one of its transforms has already imported it.
 """
 
 import copy
@@ -25,21 +25,21 @@ from neurocnn.randomness import members
 
 @dataclass(frozen=True)
 class Space:
-    """Position of a part in the world.
+    """Position of a part in world coordinates.
 
     Parameters
     ----------
     affine
-        (4, 4), from voxel indices of the part to mm.
+        Affine (4, 4) from voxel indices of the part to mm.
     across
-        Axis of the image tensor (1, 2 or 3) that a slice crosses; None for parts with three axes.
+        Axis of the image tensor (1, 2 or 3) perpendicular to a slice; None for parts with three axes.
     """
 
     affine: Floats
     across: int | None = None
 
     def plane_affine(self) -> Floats:
-        """Return the affine (3, 3) of a slice, restricted to the two world axes that are nearest to its axes.
+        """Return the affine (3, 3) of a slice, for the two world axes that are nearest to its axes.
 
         Examples
         --------
@@ -68,7 +68,7 @@ def part_space(affine: Floats, place: Place, shape: tuple[int, ...]) -> Space:
     Parameters
     ----------
     affine
-        (4, 4), affine of the image.
+        Affine (4, 4) of the image.
     place
         Box of the part.
     shape
@@ -83,7 +83,7 @@ def part_space(affine: Floats, place: Place, shape: tuple[int, ...]) -> Space:
 
 @contextmanager
 def located(space: Space | None) -> Iterator[None]:
-    """Set the position of the part for the transforms that are called in the block."""
+    """Set the position of the part for transforms that are called during the block."""
     token = _space.set(space)
     try:
         yield
@@ -92,10 +92,10 @@ def located(space: Space | None) -> Iterator[None]:
 
 
 def with_affine(transform: Transform) -> Transform:
-    """Return a transform that passes the affine of the part to its members of TorchIO and MONAI."""
+    """Return a transform in which members of TorchIO and MONAI are called with the affine of the part."""
     library = _library(transform)
     inner = members(transform)
-    # A composition of TorchIO or MONAI passes images of its library to its own members.
+    # Members of a composition of TorchIO or MONAI are not wrapped: their library passes its images to them.
     wrapped = [
         member if library == "torchio" or library == _library(member) == "monai" else with_affine(member)
         for member in inner
@@ -108,7 +108,7 @@ def with_affine(transform: Transform) -> Transform:
 
 
 class _WithAffine:
-    """A transform of TorchIO or MONAI as a function from tensor to tensor, which passes the affine of the part."""
+    """Function from tensor to tensor that calls a transform of TorchIO or MONAI with the affine of the part."""
 
     def __init__(self, transform: Transform, library: str) -> None:
         self.transform: Any = transform
@@ -121,8 +121,8 @@ class _WithAffine:
         return self._torchio(part, space) if self.library == "torchio" else self._monai(part, space)
 
     def _torchio(self, part: Any, space: Space) -> Tensor:
-        """Apply a transform of TorchIO, which takes volumes: a slice is a volume of one voxel across."""
-        # Within a composition of MONAI, the part has an affine, which may have changed.
+        """Apply a transform of TorchIO, which accepts volumes only: a slice becomes a volume of one voxel across."""
+        # Within a composition of MONAI, the part is a MetaTensor, whose affine an earlier member may have changed.
         in_monai = hasattr(part, "affine")
         affine = part.affine.numpy() if in_monai and space.across is None else space.affine
         across = space.across if part.ndim == 3 else None
@@ -132,8 +132,8 @@ class _WithAffine:
         if across is not None:
             if found.shape[across] != 1:
                 raise SettingError(
-                    f"{self.transform!r} returned {found.shape[across]} slices for one; expected 1; use a transform "
-                    "that keeps the axis across the slice"
+                    f"{self.transform!r} returned {found.shape[across]} slices; expected 1; use a transform "
+                    "that does not change the axis perpendicular to the slice"
                 )
             found = found.squeeze(across)
         _space.set(Space(image.affine, space.across))
@@ -145,7 +145,7 @@ class _WithAffine:
         return moved
 
     def _monai(self, part: Tensor, space: Space) -> Tensor:
-        """Apply a transform of MONAI; a slice has an affine of two axes."""
+        """Apply a transform of MONAI. A slice is passed with an affine (3, 3) of two axes."""
         if hasattr(part, "affine"):
             return self.transform(part)  # type: ignore[no-any-return]
         in_plane = space.across is not None and part.ndim == 3
@@ -163,6 +163,6 @@ def _plain(image: Any) -> Tensor:
 
 
 def _library(transform: Transform) -> str | None:
-    """Return "torchio" or "monai" if a transform's class, or a base of it, comes from there."""
+    """Return "torchio" or "monai" if the class of a transform, or a base class, is from that library, else None."""
     roots = {base.__module__.partition(".")[0] for base in type(transform).__mro__}
     return next((name for name in ("torchio", "monai") if name in roots), None)

@@ -20,12 +20,12 @@ from neurocnn.storage.files import find, is_file, is_folder, write_whole
 from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows
 from neurocnn.storage.tables import format_table, read_table
 
-_LEVELS = 4  # number of parent folders of a split in which labels.tsv is searched
+_LEVELS = 4  # number of parent folders of a split in which labels.tsv is searched for
 
 
 @dataclass(frozen=True)
 class _Tree:
-    """A split tree; each pair has the split's index and its folders of the training and the validation set."""
+    """Split tree. `pairs` contains each split's index and the folders of its training and validation set."""
 
     folder: Path
     n_splits: int | None  # None for a single split
@@ -44,24 +44,24 @@ def read_splits(
     Parameters
     ----------
     path
-        A folder with a split tree of ClinicaDL 0.2.1 or 1.x, or a multi-cohort TSV with the columns `cohort`,
-        `path` (of each cohort's tree) and `diagnoses` (comma-separated).
+        Folder with a split tree of ClinicaDL 0.2.1 or 1.x, or a multi-cohort TSV with the columns `cohort`, `path`
+        (of the cohort's tree) and `diagnoses` (comma-separated).
     n_splits
-        Number of splits, to select one of several trees. None if there is only one.
+        Number of splits, to select one of several trees. None if there is only one tree.
     diagnoses
         Diagnoses to keep; None for all.
     baseline
-        Train on baseline sessions only. Validation sets always contain baseline sessions only.
+        Whether training sets contain baseline sessions only. Validation sets always do.
 
     Returns
     -------
     splits
-        Checked splits: the sets of a split share no participant, and none is empty.
+        Splits. The sets of a split share no participant, and none is empty.
 
     Raises
     ------
     NotFoundError
-        If there is no such tree; the message has the folders that were searched for.
+        If there is no such tree. The message contains the folders that were searched for.
     TableError
         If a table is invalid, there are several trees, or cohorts have different numbers of splits.
     LeakError
@@ -97,7 +97,7 @@ def _read_cohorts(
     cohorts = read_table(table, required=())
     if not {"cohort", "path", "diagnoses"} <= set(cohorts.columns):
         raise TableError(
-            f"{table}: a table with the columns {', '.join(map(str, cohorts.columns))}; expected the folder of a "
+            f"{table}: found the columns {', '.join(map(str, cohorts.columns))}; expected the folder of a "
             "split tree, or a multi-cohort TSV with the columns cohort, path and diagnoses"
         )
     joined: dict[int, list[list[pd.DataFrame]]] = {}
@@ -151,7 +151,7 @@ def _find_tree(folder: Path, n_splits: int | None) -> _Tree:
 
 
 def _trees(folder: Path) -> list[_Tree]:
-    """Return the split trees that a folder is or directly contains."""
+    """Return the split trees in a folder: the folder itself may be one, or its subfolders."""
     trees = []
     own = _split_folders(folder)
     if any(is_file(path / name) for _, path in own for name in ("train.tsv", "train_baseline.tsv")):
@@ -198,7 +198,7 @@ def _read_tree(
 
 
 def _diagnoses(folder: Path) -> list[str]:
-    """Return the diagnoses of the files in a folder of 0.2.1."""
+    """Return the diagnoses of the files in a folder of ClinicaDL 0.2.1."""
     names = sorted(
         {path.name.removesuffix(".tsv").removesuffix("_baseline") for path in find(folder, "*.tsv")}
     )
@@ -208,7 +208,7 @@ def _diagnoses(folder: Path) -> list[str]:
 
 
 def _read_diagnoses(folder: Path, diagnoses: Sequence[str], baseline: bool) -> pd.DataFrame:
-    """Read the files <diagnosis>[_baseline].tsv of a set of 0.2.1."""
+    """Read the files <diagnosis>[_baseline].tsv of a set of ClinicaDL 0.2.1."""
     frames = []
     for diagnosis in diagnoses:
         path = folder / f"{diagnosis}{'_baseline' if baseline else ''}.tsv"
@@ -223,7 +223,7 @@ def _read_diagnoses(folder: Path, diagnoses: Sequence[str], baseline: bool) -> p
 
 
 def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline: bool) -> pd.DataFrame:
-    """Read train[_baseline].tsv or validation_baseline.tsv of a split of 1.x, with its labels."""
+    """Read train[_baseline].tsv or validation_baseline.tsv of a split of ClinicaDL 1.x, with its labels."""
     path = folder / f"{what}{'_baseline' if baseline else ''}.tsv"
     frame = read_table(path)
     if "diagnosis" not in frame.columns:
@@ -233,7 +233,7 @@ def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline
     check_columns(frame, ["diagnosis"], f"{path} (and labels.tsv in its parent folders)")
     known = sorted(set(frame["diagnosis"].dropna().astype(str)))
     for diagnosis in [name for name in diagnoses if name not in known]:
-        raise TableError(f"{path}: no row of {diagnosis!r}; {suggestion(str(diagnosis), known)}")
+        raise TableError(f"{path}: no rows with diagnosis={diagnosis!r}; {suggestion(str(diagnosis), known)}")
     return frame[frame["diagnosis"].isin(diagnoses)].reset_index(drop=True)
 
 
@@ -258,7 +258,7 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     Parameters
     ----------
     splits
-        Splits numbered 0, 1, …. Several are written to ``<folder>/<n>_fold/split-<i>/`` (ClinicaDL takes
+        Splits numbered 0, 1, …. Several are written to ``<folder>/<n>_fold/split-<i>/`` (the path for ClinicaDL is
         ``<folder>/<n>_fold``), a single one to ``<folder>/split/``.
     folder
         Folder of the tree, created if missing.
@@ -266,9 +266,9 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     Raises
     ------
     SettingError
-        If splits are not numbered 0, 1, …, or another tree exists there, which is never overwritten.
+        If splits are not numbered 0, 1, …, or the folder contains another tree, which is never overwritten.
     StorageError
-        If a file cannot be written: full disk, read-only folder.
+        If a file cannot be written (full disk, read-only folder).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Splits by participant, whose sets are similar in the stratified columns."""
+"""Splits by participant into sets that are similar in chosen columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Split:
     Raises
     ------
     TableError
-        If a set is empty, or its rows do not identify images.
+        If a set is empty, or ids are malformed or repeated.
     LeakError
         If a participant is in both sets.
 
@@ -88,37 +88,38 @@ def kfold(
     n_splits
         Number of splits per repeat, at least 2.
     stratify
-        Column or columns of classes or numbers in which the sets should be similar, most important first. The values
-        are those of each participant's baseline session.
+        Column or columns of classes or numbers in which the sets should be similar, most important first. The value of
+        a participant is that of the baseline session.
     seed
-        Seed of the assignment, which does not depend on the order of the rows.
+        Seed of the random assignment, which does not depend on the order of the rows.
     repeats
-        Number of cross-validations with other random numbers. Their splits are numbered from 0 to
+        Number of cross-validations with different random assignments. Their splits are numbered from 0 to
         ``n_splits * repeats - 1``; the first `n_splits` do not depend on `repeats`.
     groups
         Column of groups, such as sites or families, which are never separated.
     visits
-        Visits of each participant in the validation sets: ``"baseline"``, the first one, ``"last"`` or ``"all"``.
+        Sessions of each participant in the validation sets: ``"baseline"``, the first one, ``"last"`` or ``"all"``.
 
     Returns
     -------
     splits
-        Training sets contain all sessions.
+        Splits whose training sets contain all sessions, and validation sets the chosen `visits`.
 
     Raises
     ------
     TableError
-        If a column is missing, or text although most of its values are numbers, there are fewer participants or groups
-        than splits, or a participant is in several groups.
+        If a column is missing, a column of numbers contains a cell that is not a number, there are fewer participants
+        or groups than splits, or a participant is in several groups.
 
     Notes
     -----
     Participants are sorted by the columns and assigned to the sets in turn. In each class of the first column, and in
-    each combination of the first two, three, …, the sets' sizes differ by at most one participant; no class is too
-    rare. Numbers are sorted within classes, and any `n_splits` neighbours are assigned to different sets at random.
+    each combination of classes of the first two, three, … columns, the sizes of the sets differ by at most one
+    participant, so that classes may be arbitrarily rare. Within classes participants are sorted by numbers, and any
+    `n_splits` neighbours are assigned to different sets at random.
 
-    Groups are assigned one by one, the largest first, to the set that is then most similar to the others in the number
-    of participants and in each class (of numbers, each quarter).
+    Groups are assigned one by one, the largest first, each to the set that makes the sets most similar in the number
+    of participants and in each class; numbers are divided into four classes of equal size.
 
     Examples
     --------
@@ -157,27 +158,27 @@ def _assign_people(
     """Return the number of each participant's validation set."""
     order = stratified_order(people, columns, n_splits, rng)
     folds = np.empty(len(people), dtype=np.int64)
-    # The sets get random numbers, otherwise the first splits would always be the larger ones.
+    # The sets are numbered at random, otherwise the first splits would always be the larger ones.
     folds[order] = rng.permutation(n_splits)[np.arange(len(people)) % n_splits]
     return folds
 
 
 def leave_one_group_out(sessions: pd.DataFrame, column: str, *, visits: str = "baseline") -> list[Split]:
-    """Return one split per group, such as a site or a cohort: it is validated on the group and trained on the others.
+    """Return one split per group, such as a site or a cohort, with this group for validation and the others to train.
 
     Parameters
     ----------
     sessions
         One row per image.
     column
-        Column of the groups. Split i validates on the i-th group in alphabetical order.
+        Column of the groups. The i-th group in alphabetical order is the validation set of split i.
     visits
         See `kfold`.
 
     Raises
     ------
     TableError
-        If the column is missing or empty in a row, there is a single group, or a participant is in several groups.
+        If the column is missing or has an empty cell, there is only one group, or a participant is in several groups.
 
     Examples
     --------
@@ -204,7 +205,7 @@ def holdout(
     *,
     visits: str = "baseline",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Separate a test set of participants from the others.
+    """Separate a test set of participants from the remaining participants.
 
     Equal participant ids are never separated, not even those of different cohorts.
 
@@ -217,7 +218,7 @@ def holdout(
     stratify, seed
         See `kfold`.
     visits
-        Visits of each participant in the test set, see `kfold`.
+        Sessions of each participant in the test set, see `kfold`.
 
     Returns
     -------
@@ -227,7 +228,8 @@ def holdout(
     Raises
     ------
     TableError
-        If a column is missing, or text although most of its values are numbers, or there is only one participant.
+        If a column is missing, a column of numbers contains a cell that is not a number, or there is only one
+        participant.
 
     Examples
     --------
@@ -246,7 +248,7 @@ def holdout(
     n_out = min(max(1, round(fraction * n)), n - 1)
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="holdout"))
     order = stratified_order(people, columns, max(2, round(n / min(n_out, n - n_out))), rng)
-    # Held-out participants are evenly spaced in the sorted order, so that each run contributes its share.
+    # Held-out participants are evenly spaced in the sorted order, so that similar participants are in both sets.
     steps = np.floor(np.arange(n + 1) * n_out / n + rng.random())
     held_out = np.empty(n, dtype=bool)
     held_out[order] = np.diff(steps) > 0
@@ -262,7 +264,7 @@ def _people(sessions: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def _split(sessions: pd.DataFrame, held_out: pd.DataFrame, index: int, visits: str) -> Split:
-    """Return the split that validates on the participants of `held_out` and trains on all others."""
+    """Return the split with the participants of `held_out` for validation and all other participants to train."""
     return _held_out(sessions, sessions["participant_id"].isin(held_out["participant_id"]), index, visits)
 
 

@@ -14,14 +14,16 @@ from neurocnn.errors.arguments import check_each, check_list, check_text
 from neurocnn.storage.identity import check_columns, describe_rows
 from neurocnn.storage.tables import is_number
 
-_MOST_CLASSES = 6  # More distinct values than CDR has: the column is continuous, not encoded classes.
-_NUMBERS = 0.8  # A text column of which this fraction is numeric is a numeric column with invalid cells.
+# A column with more distinct values is continuous; the CDR has fewer.
+_MAX_CLASSES = 6
+# A text column with at least this fraction of numbers is a numeric column with invalid cells.
+_MIN_NUMERIC = 0.8
 
 Integers = NDArray[np.int64]
 
 
 def stratified_columns(sessions: pd.DataFrame, stratify: str | Sequence[str]) -> list[str]:
-    """Return the names of the stratified columns.
+    """Return the names of the columns by which to stratify, after a check of their values.
 
     Parameters
     ----------
@@ -33,8 +35,8 @@ def stratified_columns(sessions: pd.DataFrame, stratify: str | Sequence[str]) ->
     Raises
     ------
     TableError
-        If a column is missing, or is text although at least 80 % of its values are numbers. The message names the
-        first cell that is not a number. Columns of pandas' dtype "category" are always classes.
+        If a column is missing, or at least 80 % but not all of its values are numbers. The message contains the first
+        cell that is not a number. Columns of pandas' dtype "category" are always classes.
 
     Examples
     --------
@@ -62,9 +64,9 @@ def _check_numbers(sessions: pd.DataFrame, name: str) -> None:
         return
     cells = [(row, str(value)) for row, value in enumerate(column.tolist()) if not pd.isna(value)]
     invalid = [(row, cell) for row, cell in cells if not _is_finite(cell)]
-    # A decimal comma is not read as a number, but its column was meant to be one.
+    # Cells with a decimal comma count here, because their column should probably be numeric.
     n_numbers = sum(is_number(cell.replace(",", ".", 1)) for _, cell in cells)
-    if invalid and n_numbers >= _NUMBERS * len(cells):
+    if invalid and n_numbers >= _MIN_NUMERIC * len(cells):
         row, cell = invalid[0]
         who = describe_rows(sessions.iloc[[row]])
         raise TableError(
@@ -79,7 +81,7 @@ def _is_finite(cell: str) -> bool:
 
 
 def _plain_numbers(column: pd.Series) -> pd.Series:
-    """Return a column of Python objects or text as numbers if all its values are numbers."""
+    """Convert a column of Python objects or text to numbers if all its values are numbers."""
     is_text = isinstance(column.dtype, pd.StringDtype)
     values: Sequence[object] = column.dropna().tolist() if column.dtype == object or is_text else ()
     if values and all(isinstance(value, str) and is_number(value) for value in values):
@@ -92,10 +94,10 @@ def _plain_numbers(column: pd.Series) -> pd.Series:
 def stratified_order(
     people: pd.DataFrame, columns: list[str], block: int, rng: np.random.Generator
 ) -> Integers:
-    """Return an order of participants in which each run of `block` consecutive ones is as similar as possible.
+    """Return an order of participants in which any `block` consecutive ones are as similar as possible.
 
-    Participants are sorted by classes first, within a combination of classes by numbers, and within `block`
-    neighbours at random.
+    Participants are sorted by classes and, within a combination of classes, by numbers. Then each `block` of neighbours
+    is shuffled.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def stratified_order(
     block
         Number of neighbours that are shuffled.
     rng
-        Source of random numbers.
+        Generator of the random numbers.
     """
     series = [_plain_numbers(people[name]) for name in columns]
     continuous = [_is_continuous(column, block) for column in series]
@@ -119,7 +121,7 @@ def stratified_order(
 
 
 def indicators(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
-    """Return one column per class, or per quarter of the sorted numbers, with 1 in the rows that are in it.
+    """Return one indicator column per class, 1 in its rows; numbers are divided into four classes of equal size.
 
     Parameters
     ----------
@@ -158,13 +160,13 @@ def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
 def _order_by_numbers(
     rows: Integers, values: list[Integers], block: int, rng: np.random.Generator
 ) -> Integers:
-    """Sort by the first column, its runs by the second one, and so on; then shuffle within blocks."""
+    """Sort rows by the first column, each run of them by the second one, and so on; then shuffle within blocks."""
     if not values:
         return rows
     if len(rows) <= block:
         return rng.permutation(rows)
     rows = rows[np.argsort(values[0][rows], kind="stable")]
-    # A run, sorted by the first column, spans so many blocks that all columns are balanced equally well.
+    # Length of the runs: a power of the number of blocks, so that all columns are balanced equally well.
     run = block * max(1, round((len(rows) / block) ** (1 - 1 / len(values))))
     runs = [rows[i : i + run] for i in range(0, len(rows), run)]
     if len(values) == 1:
@@ -173,14 +175,14 @@ def _order_by_numbers(
 
 
 def _codes(column: pd.Series) -> Integers:
-    """Return integers that sort as the values do; missing values come first."""
+    """Return integers in the order of the values; missing values come first."""
     values = column if pd.api.types.is_numeric_dtype(column) else column.astype(str).where(column.notna())
     return np.asarray(values.rank(method="dense").fillna(0), dtype=np.int64)
 
 
 def _is_continuous(column: pd.Series, block: int) -> bool:
-    """Return whether a column is continuous, rather than classes encoded as numbers (CDR, sex)."""
+    """Return whether a column is continuous; otherwise it contains classes, even if encoded as numbers (CDR, sex)."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
     n_values = column.nunique()
-    return bool(n_values > _MOST_CLASSES or n_values * 2 * block > len(column))
+    return bool(n_values > _MAX_CLASSES or n_values * 2 * block > len(column))

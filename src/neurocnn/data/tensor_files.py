@@ -1,8 +1,8 @@
-"""The file of one prepared tensor: its name, its content, and the NIfTI file that it was made from.
+"""File of a prepared tensor: its name, its content, and the NIfTI file from which it was created.
 
 Names and content are those of ``clinicadl prepare-data``: a plain float32 tensor of the voxels in the file's order. A
-tensor of neurocnn has one more record, which torch ignores: which NIfTI and which voxels it was made from, so that a
-tensor of an image that has changed since is recognised.
+file of neurocnn contains an additional record, which torch ignores: the NIfTI file and the voxels from which it was
+created. It shows whether the image has changed since then.
 """
 
 import contextlib
@@ -22,19 +22,19 @@ from neurocnn.storage.files import storage_errors, write_whole
 from neurocnn.storage.tensors import load_tensors
 
 _RECORD = "archive/neurocnn.json"
-_LONGEST_RECORD = 4096  # bytes
+_MAX_RECORD_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Voxels that a prepared tensor was made from.
+    """Origin of a prepared tensor.
 
     Parameters
     ----------
     source
-        `nifti_stamp` of the NIfTI file; empty if there was none.
+        Stamp of the NIfTI file, see `nifti_stamp`; empty if there was no NIfTI file.
     part
-        Box and mask of the part; empty for the complete image.
+        Box and mask of the part, see `part_signature`; empty for the complete image.
     """
 
     source: str
@@ -42,9 +42,9 @@ class Origin:
 
 
 def nifti_stamp(nifti: Path) -> str:
-    """Return a short text that changes if a NIfTI file changes, after one small read.
+    """Return a short text that changes if a NIfTI file changes. At most the last bytes of the file are read.
 
-    It consists of the checksum and length at the end of a gzip file, or of the modification time of another file.
+    It contains the checksum and the length at the end of a gzip file, or the modification time of an uncompressed file.
     """
     status = nifti.stat()
     if not nifti.name.endswith(".gz"):
@@ -54,7 +54,7 @@ def nifti_stamp(nifti: Path) -> str:
 
 
 def part_stem(stem: str, descriptor: str) -> str:
-    """Return the name of a part's tensor: the part's descriptor is inserted before the last ``_``.
+    """Return the name of a part's tensor: the image's name with the part's descriptor before the last ``_``.
 
     Examples
     --------
@@ -83,29 +83,29 @@ def read_origin(path: Path) -> Origin | None:
         contextlib.suppress(*DAMAGED_ZIP, KeyError, TypeError, RecursionError),
         zipfile.ZipFile(path) as archive,
     ):
-        if archive.getinfo(_RECORD).file_size <= _LONGEST_RECORD:
+        if archive.getinfo(_RECORD).file_size <= _MAX_RECORD_BYTES:
             record = json.loads(archive.read(_RECORD))
             return Origin(str(record["source"]), str(record["part"]))
     return None
 
 
 def is_made_from(path: Path, nifti: Path) -> bool | None:
-    """Return True if a prepared tensor was made from the present content of a NIfTI file, None if unknown."""
+    """Return True if a prepared tensor was created from the current content of a NIfTI file, None if unknown."""
     origin = read_origin(path)
     if origin is not None:
         return True if origin.source == nifti_stamp(nifti) else None
-    # Tensors of other programs have no record of their origin. A NIfTI file that was replaced by an older one has a
-    # later time of change (ctime), even if its modification time was kept.
+    # Without a record (tensors of other programs), times are compared. A NIfTI file that was replaced by an older one
+    # has a new ctime, even if its modification time was kept.
     return True if path.stat().st_mtime_ns >= max(file_stamp(nifti)[2:]) else None
 
 
 def open_prepared(path: Path, name: str, *, verify: bool, mmap: bool = True) -> Tensor:
-    """Return the tensor of a file.
+    """Return the tensor in a prepared file.
 
     Parameters
     ----------
     path
-        The ``.pt`` file.
+        Path of the ``.pt`` file.
     name
         Name of the image, for messages.
     verify
@@ -116,7 +116,7 @@ def open_prepared(path: Path, name: str, *, verify: bool, mmap: bool = True) -> 
     Raises
     ------
     ImageError
-        If it is damaged, unsafe, or not a float32 tensor.
+        If the file is damaged, unsafe, or not a float32 tensor.
     """
     remedy = "delete it, or write it again with caps.prepare()"
     try:

@@ -1,4 +1,4 @@
-"""Normalisation of a part."""
+"""Transforms that normalise a part."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ to tensor, or None; make an instance: MinMax()
 
 @dataclass(frozen=True)
 class MinMax:
-    """Scale the values of a part to [0, 1]: (x − min) / (max − min); a constant part becomes 0.
+    """Transform that scales the values of a part to [0, 1]: (x − min) / (max − min). A constant part becomes 0.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class MinMax:
 
 @dataclass(frozen=True)
 class ZScore:
-    """Scale a part to mean 0 and standard deviation 1 (dividing by N); a constant part becomes 0.
+    """Transform to mean 0 and standard deviation 1 (dividing by N). A constant part becomes 0.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Sessions (visits) of a participant in the order of time: the first, the last, or all."""
+"""Selection of the first session (visit) of each participant, the last one, or all."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ VISITS = ("baseline", "last", "all")
 
 
 def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
-    """Return the first session of each participant, by the sessions' numbers (months).
+    """Return the first session of each participant, by the numbers (months) in the session ids.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     TableError
-        If a participant's sessions cannot be ordered: one has no number, or two have the same.
+        If the sessions of a participant cannot be ordered, because one has no number, or two have the same number.
 
     Examples
     --------
@@ -81,5 +81,5 @@ def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
 
 
 def persons(frame: pd.DataFrame) -> list[str]:
-    """Return a name of each row's participant, with the cohort if every row has one."""
+    """Return the participant of each row as text, with the cohort if every row has one."""
     return ["/".join(row) for row in frame[person_columns(frame)].itertuples(index=False, name=None)]

@@ -1,4 +1,4 @@
-"""A small synthetic CAPS whose correct answers are known."""
+"""Synthetic CAPS of participants with and without a known effect."""
 
 from neurocnn.data.synthetic.caps import make_caps
 

@@ -1,8 +1,8 @@
-"""Surfaces of a person's head as signed distances: formulas that are negative inside.
+"""Surfaces of a person's head as signed distances, which are negative inside.
 
 Coordinates are MNI's in mm: x to the right, y to the front, z up. All functions take axes in the order of a
-NIfTI file's bytes, slowest first: z, y, x. Ellipsoids and smooth unions are those of ray casting (I. Quilez,
-"distance functions"), right to first order near the surface.
+NIfTI file's bytes, slowest first: z, y, x. The formulas for ellipsoids and smooth unions come from ray casting
+(I. Quilez, "distance functions"), and are accurate to first order near the surface.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ TISSUES = ("soft", "scalp", "skull", "csf", "grey", "white", "nucleus", "hippoca
 """Tissues of a head: ``soft`` is muscle and skin of face and neck, ``grey`` the cortex."""
 
 FOLD_WIDTH = 5.0
-"""Millimetres per unit of the field of folds, near its zeros."""
+"""Distance (mm) over which the field of folds changes by 1, near its zeros."""
 
 Point = tuple[float, float, float]
 Box = tuple[Point, Point]
 Line = Sequence[tuple[float, float, float, float]]
 
-# Centre lines of the right side: x, y, z and radius.
+# Centre lines of structures of the right side: points x, y, z with the radius there.
 _HIPPOCAMPUS: Line = (
     (22.0, -11.0, -18.5, 6.3),
     (26.5, -17.0, -18.0, 5.7),
@@ -79,7 +79,7 @@ class Structure:
 
 
 def structures(person: Person) -> list[Structure]:
-    """Return the structures inside the brain, in the order of painting."""
+    """Return the structures inside the brain, in drawing order: later ones cover earlier ones."""
     amygdala, hippocampus = ((8, -10, -34), (38, 18, -4)), ((10, -49, -32), (44, 0, 9))
     return [
         Structure("white", ((-22, -62, -90), (22, 4, 8)), 4.0, partial(_brainstem, person)),
@@ -100,8 +100,8 @@ def _mirrored(box: Box) -> Box:
 def head(person: Person, axes: Sequence[Floats]) -> Floats:
     """Return the five smooth fields that determine each voxel's layer, (5, len(z), len(y), len(x)).
 
-    They are: depth below the brain's surface; a distance that is added to the distance from the nearest sulcus, so
-    that sulci end; the field of folds; depth below the inside of the skull; depth below the skin.
+    They are: depth below the brain's surface; a distance that is added to the distance from the nearest sulcus, which
+    limits the depth of sulci; the field of folds; depth below the inside of the skull; depth below the skin.
     """
     x, y, z = _warped(person, axes)
     depth = -np.minimum(_cerebrum(x, y, z), _cerebellum(x, y, z))

@@ -1,7 +1,7 @@
-"""A small CAPS with a known effect: participants with and without atrophy of the hippocampi.
+"""Synthetic CAPS with a known effect: participants with and without atrophy of the hippocampi.
 
-The random numbers of a participant depend only on (seed, index), in separate streams for the anatomy, the scan, the
-disease and the labels. Without atrophy an image is therefore the same for both diagnoses, and anatomy never depends
+The random numbers of a participant depend only on (seed, index), with separate streams for the anatomy, the scan, the
+disease and the labels. With ``atrophy=0`` an image is therefore the same for both diagnoses, and anatomy never depends
 on age, sex or MMS.
 """
 
@@ -40,12 +40,12 @@ SESSION = "ses-M000"
 _WHERE = "make_caps"
 _SETTINGS = "synthetic.json"
 _LOCK = ".make_caps.lock"
-_FORMAT = 1  # version of the drawing: a different drawing of the same settings is another CAPS
+_FORMAT = 1  # version of the images: a change of the code that changes the images must increase it
 _LEVELS = 128  # integer steps per unit; a power of two, so that probabilities remain within [0, 1]
 _GZIP_LEVEL = 1  # noise hardly compresses: level 6 makes files 3 % smaller and takes 5 times longer
 _MOST_WORKERS = 8  # more threads would wait for each other
 _LOSS_SPREAD = 0.6  # spread of the individual losses around the mean, relative to it
-_SMALLEST = 8  # smallest number of voxels along an axis
+_SMALLEST = 8  # lowest allowed number of voxels along an axis
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,16 @@ def make_caps(
     Parameters
     ----------
     folder
-        The CAPS root, created if missing. With the same settings, existing files are kept and only missing ones are
-        created.
+        Path of the CAPS root, created if missing. With the same settings, existing files are kept and only missing ones
+        are created.
     n_participants
-        Number of participants, half of them AD (one of each pair, at random). Each has one session.
+        Number of participants, each with one session. Of each pair, one participant (chosen at random) has AD.
     preprocessing
         ``"t1-linear"`` (169×208×179 voxels of 1 mm), ``"t1-volume"`` (121×145×121 of 1.5 mm, probabilities of
         grey matter), ``"flair-linear"`` or ``"t1-extensive"``.
     shape
-        Number of voxels along x, y, z, at least 8 and at most the pipeline's. Fewer voxels are larger ones: the head
-        keeps its size, and the affine is correct.
+        Number of voxels along x, y, z, from 8 to the pipeline's number. With fewer voxels each is larger, so that the
+        field of view does not change; the affine accounts for it.
     atrophy
         Mean fraction of hippocampal volume lost in AD, in [0, 0.8]. Individual losses are within 60 % of it, and
         ventricles grow with the loss. With 0 the images do not depend on the diagnosis.
@@ -124,7 +124,7 @@ def make_caps(
     -------
     DataFrame
         Content of ``labels.tsv``: participant_id, session_id, diagnosis (AD, CN), age (years), sex (F, M) and
-        MMS (0 to 30). AD is 2.5 years older on average, and MMS decreases with the individual loss.
+        MMS (0 to 30). Participants with AD are 2.5 years older on average, and their MMS decreases with their loss.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def make_caps(
     indices = range(n_participants)
     images = [folder / image_path(_participant(i), preprocessing) for i in indices]
     labels = folder / "labels.tsv"
-    # A foreign folder is refused before the lock is created in it, and a complete CAPS may be read-only.
+    # Checked before the lock is created: nothing is written into a foreign folder, or a complete one (maybe read-only).
     if _has_settings(folder, settings) and labels.exists() and all(image.exists() for image in images):
         return read_table(labels)
 
@@ -194,7 +194,7 @@ def image_path(participant_id: str, preprocessing: str) -> Path:
 
 
 def _check_size(shape: Sequence[int] | None, full: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Return the shape to draw: `full` by default."""
+    """Return the checked number of voxels per axis; the pipeline's `full` shape if `shape` is None."""
     if shape is None:
         return full
     sizes = arguments.check_shape("shape", shape, where=_WHERE)
@@ -206,7 +206,7 @@ def _check_size(shape: Sequence[int] | None, full: tuple[int, int, int]) -> tupl
 
 
 def _has_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Return whether a folder contains a CAPS of these settings; raise an error if it contains anything else."""
+    """Return whether a folder contains a CAPS of these settings; raise a SettingError if it contains anything else."""
     path = folder / _SETTINGS
     if path.exists():
         try:
@@ -217,10 +217,10 @@ def _has_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
         if differing:
             changes = ", ".join(f"{key}={found.get(key)!r}, now {settings[key]!r}" for key in differing)
             raise SettingError(
-                f"{folder} contains a synthetic CAPS of other settings: {changes}; choose another folder"
+                f"{folder} contains a synthetic CAPS with other settings: {changes}; choose another folder"
             )
         return True
-    # The lock and a temporary file of the settings are what a run leaves that is killed at its start.
+    # A run that is killed at its start leaves only the lock and a temporary file of the settings.
     if folder.exists() and not (
         folder.is_dir()
         and all(entry.name == _LOCK or entry.name.startswith(f".{_SETTINGS}.") for entry in folder.iterdir())
@@ -234,7 +234,7 @@ def _participant(index: int) -> str:
 
 
 def _diagnosis(seed: int, index: int) -> str:
-    """Return the diagnosis. One participant of each pair is AD, independently of the other pairs."""
+    """Return the diagnosis. One participant of each pair has AD, independently of the other pairs."""
     first_is_ad = bool(np.random.default_rng([seed, index // 2, 3]).integers(2))
     return "AD" if (index % 2 == 0) == first_is_ad else "CN"
 
@@ -272,7 +272,7 @@ def _labels(seed: int, index: int) -> dict[str, Any]:
 
 
 def _grid(space: _Space, size: tuple[int, int, int]) -> tuple[list[Floats], NDArray[np.float64]]:
-    """Return the positions of the voxels along z, y, x, and the affine. `size` does not move the image's faces."""
+    """Return the positions of the voxels along z, y, x, and the affine. The field of view does not depend on `size`."""
     affine = np.eye(4)
     for i in range(3):
         affine[i, i] = space.voxel[i] * space.shape[i] / size[i]
@@ -284,7 +284,7 @@ def _grid(space: _Space, size: tuple[int, int, int]) -> tuple[list[Floats], NDAr
 def _nifti(
     person: Person, space: _Space, contrast: Contrast, size: tuple[int, int, int], random: np.random.Generator
 ) -> bytes:
-    """Return the complete compressed file, which contains neither a time nor a name."""
+    """Return the bytes of the compressed file, without a time or file name, so that they are reproducible."""
     axes, affine = _grid(space, size)
     voxels = scan(person, axes, contrast, _LEVELS, random)
     kind: Any = nib.Nifti1Header

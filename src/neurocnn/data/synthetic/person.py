@@ -1,4 +1,4 @@
-"""Random parameters of one individual head, and the effect of a disease on them.
+"""Random parameters of one person's head, and the effect of a disease on them.
 
 All random parameters of a person's anatomy are drawn in `draw_person`, independently of diagnosis and age. All lengths
 are in mm.
@@ -17,7 +17,7 @@ LOWEST, HIGHEST = (-100.0, -140.0, -90.0), (100.0, 110.0, 120.0)
 """Corners of the box (x, y, z) in which random fields are defined. It contains every image."""
 
 VENTRICLE_GROWTH = 2.0
-"""Relative growth of the ventricles' volume per lost fraction of the hippocampal volume."""
+"""Relative growth of the ventricles' volume, divided by the lost fraction of the hippocampal volume."""
 
 _FOLD_SPACING = 6.5
 
@@ -43,7 +43,7 @@ class Lattice:
             _spline_basis(axis, low, count, self.spacing)
             for axis, low, count in zip(axes, LOWEST[::-1], self.coefficients.shape[1:], strict=True)
         )
-        # These contractions use einsum's loops: BLAS may sum in another order with another number of threads.
+        # With einsum's own loops, because the order of BLAS's sums may depend on the number of threads.
         values = np.einsum("xi,nzyi->nzyx", x, self.coefficients)
         values = np.einsum("yi,nzix->nzyx", y, values)
         values = np.einsum("zi,niyx->nzyx", z, values)
@@ -91,7 +91,7 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """One individual anatomy.
+    """Anatomy of one person.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class Person:
     scale
         Size of the head along x, y, z, relative to the template's.
     skull, scalp, cortex
-        Thicknesses.
+        Thicknesses in mm.
     amygdala
         Radius relative to the template's.
     warp
@@ -187,6 +187,6 @@ def _bounded(random: np.random.Generator, deviation: float) -> float:
 
 @cache
 def _common_folds() -> Lattice:
-    """Return the folding that all persons have in common, equal on both sides."""
+    """Return the field of folds that all persons have in common, symmetric between both sides."""
     folds = draw_lattice(np.random.default_rng(20), 1, _FOLD_SPACING).coefficients
     return Lattice((folds + folds[..., ::-1]) / np.sqrt(2), _FOLD_SPACING)

@@ -1,8 +1,8 @@
-"""Images of an anatomy, computed from surfaces plane by plane.
+"""Images of an anatomy, computed plane by plane from its surfaces.
 
 The smooth fields of a head are evaluated on a coarse lattice and interpolated. All other steps work plane by plane
 along z, within the processor's cache and in the order of a NIfTI file's bytes: a complete 1 mm head takes a fraction
-of a second and no more memory than the result.
+of a second and little more memory than the result.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from neurocnn.data.synthetic.person import HIGHEST, LOWEST, Floats, Person
 _HEAD_SPACING = 3.5
 _SHARPEST = 1.2  # smallest width over which edges are blended, in mm
 _STEP, _REACH = 0.1, 40.0  # resolution and largest depth of the table of layers, in mm
-_FLUID = 3.0  # depth of the brain's surface on the scale of layers; 0 is the inside of the skull
+_FLUID = 3.0  # depth (mm) of the brain's surface below the inside of the skull, for the choice of layers
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Contrast:
     noise
         Standard deviation of the noise, on the same scale.
     probability
-        Whether the image is a map of probabilities: without receive field, values clipped to [0, 1].
+        Whether the image is a map of probabilities, which has no receive field and values clipped to [0, 1].
     """
 
     values: Mapping[str, float]
@@ -74,7 +74,7 @@ def scan(
             plane *= field[1]
             plane *= field[0][index]
             plane += noise
-            # This is the magnitude of a complex signal (Rice); the other component is replaced by its mean power.
+            # Magnitude of a complex signal (Rice noise); the imaginary noise is replaced by its mean power.
             plane *= plane
             plane += np.float32(contrast.noise**2)
             np.sqrt(plane, out=plane)
@@ -87,7 +87,7 @@ def scan(
 def _receive_field(
     person: Person, axes: Sequence[Floats], random: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Return the receive field as the product of factors along z and factors in a plane, which include the gain."""
+    """Return the receive field as factors along z and factors in a plane, whose product it is, with a random gain."""
     gain = np.float32(np.exp(0.08 * random.standard_normal()))
     z, y, x = (
         np.exp(slope * t + curvature * (t * t - 0.5)).astype(np.float32)
@@ -99,7 +99,7 @@ def _receive_field(
 
 
 def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) -> Iterator[Floats]:
-    """Yield the planes of a person without noise along z.
+    """Yield the planes of a person along z, without noise.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) 
 
 
 def _layers(person: Person, values: Mapping[str, float], width: float) -> Floats:
-    """Return the value at each depth from the skin to the white matter, blended over `width` mm."""
+    """Return a table of intensities by depth, from the skin to the white matter, blended over `width` mm."""
     names = ("soft", "scalp", "skull", "csf", "grey", "white")
     surface = _FLUID + 0.7
     ends = (-person.skull - person.scalp, -person.skull, 0.0, surface, surface + person.cortex)
@@ -144,7 +144,7 @@ def _layers(person: Person, values: Mapping[str, float], width: float) -> Floats
 
 
 def _outer_layers(fields: Floats, table: Floats, width: np.float32) -> Floats:
-    """Return a plane of the layers: skin, skull, fluid, cortex, white matter."""
+    """Return the intensities of a plane that contains the layers skin, skull, fluid, cortex and white matter."""
     depth, ends, folds, hull, skin = fields
     layer = np.abs(folds)
     layer *= np.float32(FOLD_WIDTH)
@@ -171,9 +171,9 @@ class _Sampled:
     axes
         Positions of all voxels.
     spacing
-        Largest spacing of the lattice, which is never finer than the voxels.
+        Largest spacing of the lattice in mm. The lattice is never finer than the voxels.
     box
-        Lowest and highest corner, x, y, z.
+        Lowest and highest corner (x, y, z) of the box.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ def _coarse_axis(axis: Floats, spacing: float) -> Floats:
 
 
 def _interpolate(values: Floats, length: int, axis: int) -> Floats:
-    """Return values interpolated linearly along one axis, with the same ends."""
+    """Return `values` interpolated linearly to `length` values along one axis, with the same first and last value."""
     count = values.shape[axis]
     if count == length:
         return values
