@@ -109,7 +109,7 @@ def test_swapped_arguments_are_refused():
 
 
 @pytest.mark.parametrize("dataset", [DataLoader(Toys(2)), Endless(), {"a": 1}, "folder", 3, None])
-def test_what_is_no_dataset_is_refused_with_what_is_expected(dataset):
+def test_a_value_that_is_not_a_dataset_is_refused_with_the_expected_kind(dataset):
     with pytest.raises(SettingError, match=r"dataset=.* expected (the dataset itself|a dataset with)"):
         predict(network(), TASK, dataset, device="cpu")
     with pytest.raises(SettingError, match=r"the train set=.* expected (the dataset itself|a dataset with)"):
@@ -236,19 +236,19 @@ def test_parts_of_different_sizes_in_a_batch_are_named(n_workers):
         Trainer(epochs=1, batch_size=4, n_workers=n_workers, device="cpu").fit(network(), TASK, items)
 
 
-def test_entries_that_fit_in_no_batch_are_named():
+def test_entries_that_cannot_form_a_batch_are_named():
     items = [{"image": torch.zeros(1), **ITEM, "extra": object()} for _ in range(2)]
     with pytest.raises(SettingError, match=r"sub-1 ses-M00 part 3.* cannot be joined in a batch"):
         collate(items)
 
 
-def test_few_file_handles_are_told():
+def test_a_lack_of_file_handles_is_reported():
     def predict_with_few():
         data, model = [Toys(8)[i] for i in range(8)] * 30, network()
         predict(model, TASK, data, batch_size=1, device="cpu")
         n = len(os.listdir("/proc/self/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (n + 4, n + 4))
-        with pytest.raises(TrainingError, match=r"file handles or shared memory are short: .*n_workers"):
+        with pytest.raises(TrainingError, match=r"no more file handles or shared memory: .*n_workers"):
             predict(model, TASK, data, batch_size=1, n_workers=2, device="cpu")
 
     assert in_child(predict_with_few) == 0
@@ -266,7 +266,7 @@ def test_a_process_without_children_reads_its_samples_itself():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_process_that_is_forked_after_a_training_does_not_wait_for_ever():
+def test_a_process_that_is_forked_after_a_training_does_not_hang():
     # Not in a forked process: one whose parent has computed with threads would wait itself.
     torch.set_num_threads(4)
     data = Toys(8, size=40)
@@ -279,7 +279,7 @@ def test_a_process_that_is_forked_after_a_training_does_not_wait_for_ever():
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_loss_that_smooths_labels_trains_as_ours_do():
+def test_a_loss_that_smooths_labels_trains_like_the_built_in_one():
     def smooth(output, target):
         return F.cross_entropy(output, target, reduction="none", label_smoothing=0.1)
 

@@ -23,7 +23,7 @@ class Unlabelled(Toys):
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_a_table_has_one_row_a_part_in_order(n_workers):
+def test_a_table_has_one_row_per_part_in_order(n_workers):
     data, model = Toys(5, (2, 4, 9)), network(dropout=0.5)
     table = predict(model, TASK, data, batch_size=4, n_workers=n_workers, device="cpu")
     assert list(table) == [
@@ -66,7 +66,7 @@ def test_missing_labels_count_as_no_labels():
     assert predict(network(), TASK, data, device="cpu").true_label.isna().all()
 
 
-def test_labels_may_be_missing_in_whole_batches_only():
+def test_labels_may_be_missing_in_complete_batches_only():
     data = Toys(9)
     data.labels[3:6] = [None] * 3
     table = evaluate(network(), TASK, data, batch_size=3, device="cpu")
@@ -77,7 +77,7 @@ def test_labels_may_be_missing_in_whole_batches_only():
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 7, 4096])
 @pytest.mark.parametrize("by_labels", [True, False])
-def test_rows_are_those_of_each_batch_alone_however_long_they_wait(rows_at_once, by_labels, monkeypatch):
+def test_rows_equal_those_of_each_batch_computed_separately(rows_at_once, by_labels, monkeypatch):
     monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     data, model = Toys(5, (2, 4, 9)), nn.Sequential(nn.Flatten(), nn.Linear(216, 2))
     task = (
@@ -96,7 +96,7 @@ def test_rows_are_those_of_each_batch_alone_however_long_they_wait(rows_at_once,
     assert np.array_equal(table.loss, F.cross_entropy(outputs, targets, reduction="none").double())
 
 
-def test_a_target_of_ones_own_gets_the_images():
+def test_a_custom_target_gets_the_images():
     own = {"target": lambda batch, device: batch["image"].flatten(1).mean(1)}
     task = replace(regression("diagnosis"), **own, target_from="image")
     data = Toys(5)
@@ -105,7 +105,7 @@ def test_a_target_of_ones_own_gets_the_images():
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4096])
-def test_a_target_of_images_that_is_not_declared_says_how(rows_at_once, monkeypatch):
+def test_an_undeclared_target_of_images_is_refused_with_a_remedy(rows_at_once, monkeypatch):
     monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     task = replace(regression("diagnosis"), target=lambda batch, device: batch["image"].flatten(1).mean(1))
     model = nn.Sequential(nn.Flatten(), nn.Linear(216, 1))
@@ -115,7 +115,7 @@ def test_a_target_of_images_that_is_not_declared_says_how(rows_at_once, monkeypa
 
 @pytest.mark.parametrize("rows_at_once", [4, 7, 4096])
 @pytest.mark.parametrize("unlabelled", [False, True])
-def test_a_wrong_label_late_in_a_set_names_the_participant(rows_at_once, unlabelled, monkeypatch):
+def test_an_invalid_label_late_in_a_set_names_the_participant(rows_at_once, unlabelled, monkeypatch):
     monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     data = Toys(20, (0, 7))
     data.labels[17] = "MCI"
@@ -154,7 +154,7 @@ class Labelled(Toys):
 @pytest.mark.parametrize(
     "how", [lambda k: np.eye(2)[k], lambda k: torch.eye(2)[k], lambda k: [1.0 - k, float(k)]]
 )
-def test_labels_of_several_numbers_reach_a_target_of_ones_own(how):
+def test_labels_of_several_numbers_reach_a_custom_target(how):
     task = replace(TASK, target=lambda batch, device: torch.tensor(batch["label"]).argmax(1).to(device))
     data, plain = Labelled(5, (2, 4), how=how), Toys(5, (2, 4))
     expected = evaluate(network(), TASK, plain, batch_size=3, device="cpu")
@@ -175,7 +175,7 @@ def test_a_label_may_be_an_array_of_one_number(how, rows_at_once, monkeypatch):
 
 
 @pytest.mark.parametrize("extra", [(4, 4, 4), {"a": 1.0}, ["x", "y", {"z": (1, "w")}], "text", 3])
-def test_samples_may_bring_more_along_for_networks_of_parts(extra):
+def test_samples_may_have_more_entries_for_networks_of_parts(extra):
     data = Labelled(4, (1, 5), how=lambda k: k, extra=extra)
     plain = Labelled(4, (1, 5), how=lambda k: k)
     task = classification("diagnosis", [0, 1])
@@ -195,7 +195,7 @@ class Squeezed(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Toys, Unlabelled])
-def test_a_network_that_squeezes_a_last_batch_of_one_is_told_the_shape(kind):
+def test_a_network_that_squeezes_a_last_batch_of_one_is_refused_with_the_shape(kind):
     ages = kind(4, labels=(70.0, 80.0))
     assert len(predict(Squeezed(1), regression("age"), ages, batch_size=2, device="cpu")) == 4
     with pytest.raises(ModelError, match=r"shape \(\); .*squeeze"):
@@ -227,7 +227,7 @@ def test_one_prediction_for_a_whole_batch_without_labels_is_refused():
         (lambda output, target: 1.0, "a float"),
     ],
 )
-def test_a_loss_that_is_not_one_value_a_sample_says_what_is_needed(loss, found):
+def test_a_loss_without_one_value_per_sample_is_refused_with_the_shape(loss, found):
     task, data = replace(regression("age"), loss=loss), Toys(8, labels=(7.0, 8.0))
     model = nn.Sequential(nn.Flatten(), nn.Linear(216, 1))
     with pytest.raises(ModelError, match=rf"{found} for a batch of 4; expected \(4,\)"):
@@ -268,7 +268,7 @@ def test_a_cohort_of_some_samples_only_is_an_error_that_names_one(batch_size, la
         predict(network(), TASK, items, batch_size=batch_size, device="cpu")
 
 
-def test_augmentation_is_left_out():
+def test_augmentation_is_omitted():
     data = Toys(4, noise=True)
     first, second = (evaluate(network(), TASK, data, device="cpu") for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
@@ -331,7 +331,7 @@ def test_a_cohort_is_kept():
     assert list(table)[:4] == ["participant_id", "session_id", "cohort", "part_id"]
 
 
-def test_items_that_are_no_samples_say_what_is_missing():
+def test_items_that_are_not_samples_are_refused_with_the_missing_entries():
     with pytest.raises(SettingError, match="lack participant_id, session_id, part_id; found image"):
         predict(network(), TASK, [{"image": torch.zeros(1, 6, 6, 6)}], device="cpu")
     with pytest.raises(SettingError, match="found a Tensor"):

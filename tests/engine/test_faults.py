@@ -48,7 +48,7 @@ class Steep(nn.Module):
         return output if self.left >= 0 else output + (output - output).sqrt()
 
 
-def test_gradients_that_are_not_finite_are_told_before_the_update_where_they_are_clipped():
+def test_clipped_gradients_that_are_not_finite_are_an_error_before_the_update():
     model = Steep(2)
     with pytest.raises(TrainingError, match=r"epoch 0, update 2: the gradients are NaN.*were not updated"):
         Trainer(**SETTINGS, clip_gradient=1).fit(model, TASK, Toys(8))
@@ -58,7 +58,7 @@ def test_gradients_that_are_not_finite_are_told_before_the_update_where_they_are
     assert same_weights(model.inner.state_dict(), expected.state_dict())
 
 
-def test_weights_that_gradients_have_spoilt_are_not_said_to_be_as_before():
+def test_an_error_about_non_finite_weights_does_not_call_them_unchanged():
     model = Steep(2)
     with pytest.raises(
         TrainingError, match=r"epoch 0, update 3.*not finite because the gradients of an earlier update"
@@ -81,7 +81,7 @@ class Wrecked(nn.Module):
         return self.inner(image) * (1.0 if self.left >= 0 else float("nan"))
 
 
-def test_after_a_loss_that_was_not_finite_other_settings_may_be_tried_in_the_folder(tmp_path):
+def test_after_a_loss_that_was_not_finite_other_settings_are_allowed_in_the_folder(tmp_path):
     with pytest.raises(TrainingError, match="lower learning_rate"):
         Trainer(**{**SETTINGS, "learning_rate": 1e30}).fit(network(), TASK, Toys(8), folder=tmp_path)
     model, other = network(), network()
@@ -137,7 +137,7 @@ def test_out_of_memory_names_the_peak_and_a_smaller_batch_with_the_same_virtual_
 
 
 @pytest.mark.parametrize("number", range(2, 50))
-def test_the_smaller_batch_divides_the_greater(number):
+def test_the_smaller_batch_divides_the_larger_one(number):
     assert number % largest_divisor(number) == 0
     assert 1 <= largest_divisor(number) < number
 
@@ -163,14 +163,14 @@ def test_a_worker_that_dies_names_its_sample_and_shared_memory(table):
         Trainer(**SETTINGS, n_workers=1).fit(network(), TASK, data)
 
 
-def test_a_worker_whose_parent_was_killed_as_it_began_does_not_wait_for_ever(monkeypatch):
+def test_a_worker_whose_parent_was_killed_at_its_start_does_not_hang(monkeypatch):
     # The worker sees another parent than the one that made it, as after a SIGKILL.
     monkeypatch.setattr(os, "getppid", lambda: 1)
     with pytest.raises(TrainingError, match="a worker of the data loader died"):
         predict(network(), TASK, Toys(4), n_workers=1, device="cpu")
 
 
-def test_an_error_of_the_dataset_comes_out_of_a_worker_as_it_is():
+def test_an_error_of_the_dataset_is_raised_unchanged_from_a_worker():
     class Wrong(Toys):
         def __getitem__(self, index):
             raise TrainingError("the third image is torn")
@@ -234,7 +234,7 @@ def test_a_read_only_folder_is_named(tmp_path):
         tmp_path.chmod(0o700)
 
 
-def test_an_operation_without_a_deterministic_form_is_named():
+def test_an_operation_without_a_deterministic_implementation_is_named():
     class Random(nn.Module):
         def __init__(self):
             super().__init__()
@@ -251,7 +251,7 @@ def test_an_operation_without_a_deterministic_form_is_named():
     Trainer(**SETTINGS).fit(Random(), TASK, Toys(4))
 
 
-def test_an_error_of_a_callback_comes_out_and_the_training_can_go_on(tmp_path):
+def test_an_error_of_a_callback_is_raised_and_the_training_can_be_resumed(tmp_path):
     def fail(state):
         if state.epoch == 2:
             raise ZeroDivisionError
@@ -271,6 +271,6 @@ def test_a_loader_instead_of_a_dataset_is_named():
         Trainer(epochs=1, device="cpu").fit(network(), TASK, loader)
 
 
-def test_a_class_that_never_occurs_is_warned_of(caplog):
+def test_a_warning_names_a_class_that_never_occurs(caplog):
     check_classes(classification("diagnosis", ["CN", "AD", "MCI"]), [0, 1, 1])
     assert "CN: 1, AD: 2, MCI: 0" in caplog.text

@@ -9,7 +9,7 @@ from neurocnn.engine.settings import TrainingSettings
 from neurocnn.errors import SettingError
 
 
-def test_only_settings_that_change_no_number_are_free():
+def test_only_settings_without_effect_on_results_may_change():
     rules = resume_rules(TrainingSettings)
     free = {name for name, rule in rules.items() if rule == "free"}
     assert free == {"n_workers", "device", "checkpoint_seconds", "rank_seconds"}
@@ -24,7 +24,7 @@ def test_each_setting_without_a_rule_is_compared(tmp_path):
             check_settings(now, now | {name: "other"}, rules, tmp_path)
 
 
-def test_fields_that_an_older_state_lacks_have_the_value_that_held_then():
+def test_fields_that_an_older_state_lacks_have_their_earlier_value():
     @dataclasses.dataclass
     class Newer:
         old: int = 1

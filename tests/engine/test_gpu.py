@@ -17,7 +17,7 @@ def train(model, folder=None, **settings):
     return Trainer(**SETTINGS | settings).fit(model, TASK, Toys(16), folder=folder)
 
 
-def test_a_training_ends_near_that_on_the_cpu():
+def test_a_training_ends_close_to_one_on_the_cpu():
     one, other = network(), network()
     other.load_state_dict(one.state_dict())
     with torch.backends.cudnn.flags(allow_tf32=False):
@@ -36,7 +36,7 @@ def test_two_deterministic_trainings_are_equal():
         assert torch.equal(value, other.state_dict()[name]), name
 
 
-def test_a_resumed_training_equals_an_unbroken_one(tmp_path):
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
     whole, broken = network(), network()
     broken.load_state_dict(whole.state_dict())
     train(whole, deterministic=True)
@@ -64,7 +64,7 @@ def test_predictions_equal_those_of_the_cpu(n_workers):
     assert abs(there["proba1"] - here["proba1"]).max() < 1e-3
 
 
-def test_one_rank_of_nccl_trains_as_no_rank_does(tmp_path):
+def test_one_rank_of_nccl_trains_like_a_single_process(tmp_path):
     import torch.distributed as dist
 
     alone, ranked = network(), network()

@@ -53,11 +53,11 @@ def test_a_wrapper_that_hides_what_training_needs_is_refused(wrap, which, tmp_pa
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)
-def test_a_wrapper_of_what_has_samples_alone_is_taken(wrap):
+def test_a_wrapper_of_a_dataset_with_samples_only_is_accepted(wrap):
     assert len(TRAINER.fit(network(), TASK, wrap(Items(Toys(4)))).history) == 1
 
 
-def test_a_wrapper_that_hides_nothing_is_taken_as_its_dataset():
+def test_a_wrapper_that_hides_nothing_is_accepted():
     assert len(TRAINER.fit(network(), TASK, Open(Toys(4)), Open(Toys(4, prefix="val"))).history) == 1
     with pytest.raises(LeakError):
         TRAINER.fit(network(), TASK, Open(Toys(4)), Open(Toys(4)))

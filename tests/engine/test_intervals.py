@@ -53,7 +53,7 @@ def test_intervals_cover_the_true_value(visits):
 
 
 @pytest.mark.parametrize("n", [10, 20, 50, 100])
-def test_limits_of_a_share_cover_it_exactly_as_often_as_the_binomial_says(n):
+def test_the_coverage_of_proportions_is_that_of_the_binomial(n):
     hits = np.arange(n + 1)
     limits = np.array([wilson(k / n, n, Z) for k in hits])
     coverage = []
@@ -77,7 +77,7 @@ def test_the_variance_of_an_area_is_that_of_delong():
     assert found.to_list() == pytest.approx(expected)
 
 
-def test_copies_of_a_visit_add_nothing():
+def test_copies_of_a_visit_do_not_change_an_interval():
     table = study(np.random.default_rng(1), 40, 0.8)
     once = confidence_intervals(table, classification())
     thrice = confidence_intervals(pd.concat([table] * 3), classification())
@@ -98,7 +98,7 @@ def test_a_perfect_area_is_as_uncertain_as_its_smaller_class():
     assert found.lower["balanced_accuracy"] < 0.9
 
 
-def test_a_metric_of_ones_own_has_a_bootstrap_interval_whatever_its_name():
+def test_a_custom_metric_has_a_bootstrap_interval_even_with_a_built_in_name():
     table = study(np.random.default_rng(2), 60, 0.8)
 
     def own(table):
@@ -123,7 +123,7 @@ def test_the_bootstrap_draws_within_each_class():
     assert row.to_list() == [0.5, 0.5, 0.5]
 
 
-def test_numbers_are_no_classes():
+def test_numbers_are_not_classes():
     ages = pd.DataFrame(
         {
             "participant_id": [f"sub-{i}" for i in range(8)],
@@ -161,7 +161,7 @@ def test_three_classes_have_limits_too():
         ),
     ],
 )
-def test_arguments_of_intervals_that_make_no_sense_are_refused(change, error):
+def test_invalid_arguments_of_intervals_are_refused(change, error):
     table = study(np.random.default_rng(0), 10, 0.8)
     with pytest.raises(error):
         confidence_intervals(**{"table": table, "metrics": classification()} | change)

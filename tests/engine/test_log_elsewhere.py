@@ -30,7 +30,7 @@ class FakeMlflow(ModuleType):
         self.metrics.append((step, metrics))
 
 
-def test_the_callback_logs_each_evaluation_once_and_takes_up_its_run(monkeypatch, tmp_path):
+def test_the_callback_logs_each_evaluation_once_and_continues_its_run(monkeypatch, tmp_path):
     fake = FakeMlflow()
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]

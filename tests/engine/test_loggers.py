@@ -55,7 +55,7 @@ def test_tensorboard_has_each_evaluation_once(tmp_path, stops):
             assert [event.value for event in events] == pytest.approx(history[column].tolist(), rel=1e-6)
 
 
-def test_without_a_terminal_there_is_one_line_an_epoch(caplog):
+def test_without_a_terminal_there_is_one_line_per_epoch(caplog):
     with caplog.at_level(logging.INFO, logger="neurocnn"):
         history = fit(evaluation_steps=1).history
     lines = [record.getMessage() for record in caplog.records]
@@ -114,7 +114,7 @@ def test_a_callback_sees_the_state_of_each_evaluation():
     assert seen[-1][0].metrics["train_loss"] == training.history.train_loss.iloc[-1]
 
 
-def test_without_a_gpu_one_line_says_so(caplog, monkeypatch):
+def test_without_a_gpu_one_line_is_logged(caplog, monkeypatch):
     runtime._log_once.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.mps, "is_available", lambda: False, raising=False)
@@ -124,7 +124,7 @@ def test_without_a_gpu_one_line_says_so(caplog, monkeypatch):
     assert sum("no GPU was found" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_a_line_per_epoch_has_the_time_left_on_the_standard_error(capsys):
+def test_a_line_per_epoch_on_standard_error_has_the_remaining_time(capsys):
     with show_progress(True, "split 1, "):
         history = fit().history
     shown = capsys.readouterr()
@@ -136,7 +136,7 @@ def test_a_line_per_epoch_has_the_time_left_on_the_standard_error(capsys):
     assert "at most 0:" in lines[0]
 
 
-def test_what_is_silent_shows_neither_lines_nor_bars(capsys, monkeypatch):
+def test_hidden_progress_shows_neither_lines_nor_bars(capsys, monkeypatch):
     with show_progress(False):
         fit()
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -152,7 +152,7 @@ def test_a_notebook_has_bars(monkeypatch):
     assert not shows_bars()
 
 
-def test_the_lines_of_a_logger_are_not_doubled(capsys, caplog):
+def test_the_lines_of_a_logger_are_not_repeated(capsys, caplog):
     with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True):
         fit()
     assert len(caplog.records) == 3

@@ -57,7 +57,7 @@ def test_an_update_is_the_one_that_plain_torch_makes():
         assert torch.allclose(one, other, rtol=0, atol=1e-10)
 
 
-def test_no_batch_of_a_window_is_kept():
+def test_no_batch_of_an_update_is_kept():
     import weakref
 
     seen = []
@@ -98,7 +98,7 @@ def test_reported_losses_are_means_over_the_whole_set(sampler):
         assert row[f"{name}_balanced_accuracy"] == pytest.approx(expected)
 
 
-def test_each_sample_is_trained_on_once_an_epoch_and_in_another_order():
+def test_each_sample_is_used_once_per_epoch_in_another_order():
     orders = []
 
     class Spy(nn.Module):
@@ -175,7 +175,7 @@ def test_without_validation_the_training_loss_selects_and_stops():
     assert not [name for name in training.history if name.startswith("validation")]
 
 
-def test_networks_of_parts_end_as_each_would_alone(tmp_path):
+def test_networks_of_parts_equal_those_of_separate_trainings(tmp_path):
     parts = (3, 7, 8)
     train, validation = Toys(9, parts, noise=True), Toys(5, parts, prefix="val", seed=3)
     trainer = Trainer(
@@ -211,7 +211,7 @@ def test_images_are_read_once_for_all_networks():
     )
 
 
-def test_a_network_is_left_as_it_came_but_for_its_weights():
+def test_only_the_weights_of_a_network_are_changed():
     model = network()
     state = torch.get_rng_state()
     Trainer(epochs=1, **FAST).fit(model, TASK, Toys(4))
@@ -268,7 +268,7 @@ def test_gradients_are_clipped():
     assert float(torch.cat([step.flatten() for step in steps]).norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_frozen_parameters_stay():
+def test_frozen_parameters_do_not_change():
     model = network(norm=False)
     model[0].requires_grad_(False)
     before = model[0].weight.clone()
@@ -301,7 +301,7 @@ def test_an_autoencoder_learns():
     assert {"train_mse", "train_mae", "train_rmse", "train_psnr", "train_ssim"} <= set(training.history)
 
 
-def test_a_task_chooses_what_selects():
+def test_a_task_chooses_its_selections():
     task = replace(TASK, selection=("roc_auc",))
     training = Trainer(epochs=3, **FAST).fit(network(), task, Toys(8))
     assert training.best_epochs["best_roc_auc"] == training.history.train_roc_auc.idxmax()
@@ -334,6 +334,6 @@ def test_half_precision_trains(precision):
         {"seed": True},
     ],
 )
-def test_settings_that_make_no_sense_are_named(wrong):
+def test_invalid_settings_are_named(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):
         Trainer(**wrong)

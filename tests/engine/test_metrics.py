@@ -133,7 +133,7 @@ def test_an_interval_of_accuracy_is_that_of_the_binomial_over_participants():
     assert interval.lower < p < interval.upper
 
 
-def test_intervals_depend_on_the_seed_alone():
+def test_intervals_depend_only_on_the_seed():
     table = people().assign(loss=lambda table: np.linspace(0, 1, len(table)))
     first = confidence_intervals(table, classification(), n=50, seed=3)
     shuffled = table.sample(frac=1, random_state=1)
@@ -151,7 +151,7 @@ def test_intervals_depend_on_the_seed_alone():
     )
 
 
-def test_undefined_draws_are_left_out_of_an_interval():
+def test_undefined_draws_are_omitted_from_an_interval():
     table = people(n=4).assign(proba0=0.5, proba1=0.5)
     table["true_label"] = [0] * 9 + [1] * 3
     interval = confidence_intervals(table, classification(), n=100).loc["roc_auc"]

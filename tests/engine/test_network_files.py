@@ -31,7 +31,9 @@ def misspelt():
 @pytest.mark.parametrize(
     ("wrong", "error"), [(single, TableError), (unknown, TableError), (misspelt, SettingError)]
 )
-def test_what_fails_in_the_first_evaluation_can_be_corrected_in_the_folder(wrong, error, seconds, tmp_path):
+def test_a_training_that_fails_in_its_first_evaluation_can_be_corrected_in_the_folder(
+    wrong, error, seconds, tmp_path
+):
     trainer = Trainer(**SETTINGS, checkpoint_seconds=seconds)
     task, train, validation = wrong()
     called = []
@@ -47,7 +49,7 @@ def test_what_fails_in_the_first_evaluation_can_be_corrected_in_the_folder(wrong
     assert len(pd.read_csv(tmp_path / "training.tsv", sep="\t")) == 2
 
 
-def test_a_misspelt_selection_is_named_at_the_first_evaluation_with_what_there_is(tmp_path):
+def test_a_misspelt_selection_is_named_at_the_first_evaluation_with_the_available_ones(tmp_path):
     trainer = Trainer(**SETTINGS, evaluation_steps=1)
     task, train, _ = misspelt()
     model, updated = network(), []
@@ -57,7 +59,7 @@ def test_a_misspelt_selection_is_named_at_the_first_evaluation_with_what_there_i
     assert updated.count(True) == 1
 
 
-def test_a_label_that_becomes_unknown_later_costs_nothing_of_what_was_done(tmp_path):
+def test_a_label_that_becomes_unknown_later_does_not_lose_finished_work(tmp_path):
     train, validation = Toys(8), Toys(4, prefix="val", table=False)
 
     def relabel(state):
@@ -87,7 +89,7 @@ def kill_at_write(number, monkeypatch):
 
 @pytest.mark.parametrize("parts", [(0,), (0, 4)])
 @pytest.mark.parametrize("number", range(1, 9))
-def test_what_a_kill_left_half_written_is_removed_and_nothing_else(number, parts, tmp_path, monkeypatch):
+def test_only_files_that_a_kill_left_incomplete_are_removed(number, parts, tmp_path, monkeypatch):
     trainer = Trainer(**SETTINGS)
 
     def fit():

@@ -87,7 +87,7 @@ def test_only_rank_0_writes(ranks):
         assert logs == sorted(sets), "one file a set"
 
 
-def test_a_training_goes_on_under_ranks_where_it_was_killed(ranks, tmp_path):
+def test_a_killed_training_resumes_under_ranks(ranks, tmp_path):
     _, (first, _) = ranks
 
     def fit(model):

@@ -159,7 +159,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_a_certain_moment_it_ends_as_if_unbroken(unbroken, moment, tmp_path):
+def test_a_training_killed_at_a_certain_moment_ends_as_if_uninterrupted(unbroken, moment, tmp_path):
     multi, expected, _ = unbroken
     assert in_child(lambda: fit(tmp_path, multi, MOMENTS[moment])) == signal.SIGKILL
     fit(tmp_path, multi)
@@ -183,7 +183,7 @@ def kill_at_random(folder, multi, seconds, n_kills, n_workers, seed):
 
 
 @pytest.mark.parametrize(("n_workers", "n_kills"), [(0, 5), (2, 5)])
-def test_killed_at_random_moments_it_ends_as_if_unbroken(unbroken, n_workers, n_kills, tmp_path):
+def test_a_training_killed_at_random_moments_ends_as_if_uninterrupted(unbroken, n_workers, n_kills, tmp_path):
     multi, expected, seconds = unbroken
     assert kill_at_random(tmp_path, multi, seconds / 3, n_kills, n_workers, seed=n_workers) > 0
     fit(tmp_path, multi)
@@ -192,7 +192,7 @@ def test_killed_at_random_moments_it_ends_as_if_unbroken(unbroken, n_workers, n_
 
 @pytest.mark.on_demand
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_killed_at_fifty_random_moments_it_ends_as_if_unbroken(unbroken, n_workers, tmp_path):
+def test_a_training_killed_at_fifty_random_moments_ends_as_if_uninterrupted(unbroken, n_workers, tmp_path):
     multi, expected, seconds = unbroken
     n_kills = 0
     for attempt in range(100):
@@ -206,14 +206,14 @@ def test_killed_at_fifty_random_moments_it_ends_as_if_unbroken(unbroken, n_worke
 
 
 @pytest.mark.parametrize(("n_workers", "multi"), [(1, False), (2, False), (2, True)])
-def test_the_number_of_workers_changes_nothing(n_workers, multi, tmp_path):
+def test_the_result_does_not_depend_on_the_number_of_workers(n_workers, multi, tmp_path):
     fit(tmp_path / "none", multi, epochs=2)
     fit(tmp_path / "some", multi, epochs=2, n_workers=n_workers)
     found = [written(tmp_path / name, multi, epochs=2) for name in ("some", "none")]
     assert_same(*found)
 
 
-def test_the_seed_changes_everything(tmp_path):
+def test_the_result_depends_on_the_seed(tmp_path):
     one, _ = fit(None, epochs=1)
     other, _ = fit(None, epochs=1, seed=1)
     assert not same_weights(one.state_dict(), other.state_dict())
@@ -223,7 +223,7 @@ def test_the_seed_changes_everything(tmp_path):
     ("number", "status"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 @pytest.mark.parametrize("training", [True, False], ids=["in training", "in evaluation"])
-def test_a_signal_saves_after_the_batch_and_leaves(unbroken, number, status, training, tmp_path):
+def test_a_signal_saves_after_the_batch_and_exits(unbroken, number, status, training, tmp_path):
     multi, expected, _ = unbroken
     before = signal.getsignal(number)
     n_forwards = []
@@ -249,7 +249,7 @@ def test_a_signal_saves_after_the_batch_and_leaves(unbroken, number, status, tra
     assert_same(written(tmp_path, multi), expected)
 
 
-def test_a_scheduler_goes_on_after_a_kill_in_the_first_evaluation(tmp_path):
+def test_a_scheduler_is_resumed_after_a_kill_in_the_first_evaluation(tmp_path):
     changed = {
         "epochs": 3,
         "evaluation_steps": 0,
@@ -262,7 +262,7 @@ def test_a_scheduler_goes_on_after_a_kill_in_the_first_evaluation(tmp_path):
     assert same_weights(model.state_dict(), unbroken.state_dict())
 
 
-def test_a_damaged_state_gives_way_to_the_one_before(unbroken, tmp_path):
+def test_the_earlier_state_replaces_a_damaged_one(unbroken, tmp_path):
     multi, expected, _ = unbroken
     in_child(lambda: fit(tmp_path, multi, partial(kill_at_forward, 40, True)))
     for folder in {path.parent for path in (tmp_path / "state").rglob("state-*.pt")}:
@@ -292,7 +292,7 @@ def test_a_state_that_would_run_code_is_refused(tmp_path):
         fit(tmp_path, epochs=1)
 
 
-def test_a_finished_training_is_given_again_without_training(tmp_path):
+def test_a_finished_training_is_returned_without_training(tmp_path):
     model, training = fit(tmp_path, epochs=3)
     files = {
         path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"
@@ -303,7 +303,7 @@ def test_a_finished_training_is_given_again_without_training(tmp_path):
     assert all(path.read_bytes() == content for path, content in files.items())
 
 
-def test_more_epochs_go_on_where_fewer_ended(tmp_path):
+def test_more_epochs_resume_a_training_that_ended_with_fewer(tmp_path):
     fit(tmp_path / "two", epochs=3, patience=0)
     model, training = fit(tmp_path / "two", epochs=6, patience=0)
     expected, other = fit(None, epochs=6, patience=0)
@@ -311,7 +311,7 @@ def test_more_epochs_go_on_where_fewer_ended(tmp_path):
     assert training.history.drop(columns="time").equals(other.history.drop(columns="time"))
 
 
-def test_networks_may_be_grouped_otherwise_when_a_training_goes_on(tmp_path):
+def test_networks_may_be_grouped_differently_on_a_resume(tmp_path):
     fit(tmp_path / "whole", multi=True)
     train, validation = data()
     split = tmp_path / "split"
@@ -373,12 +373,12 @@ def test_results_without_a_state_are_not_overwritten(tmp_path):
     assert (tmp_path / "training.tsv").read_bytes() == table
 
 
-def test_a_second_training_in_one_folder_is_told_who_holds_it(tmp_path):
+def test_a_second_training_in_a_folder_gets_an_error_that_names_the_first(tmp_path):
     with hold(tmp_path / "state" / "training.lock", "it"), pytest.raises(InUseError, match=str(os.getpid())):
         fit(tmp_path)
 
 
-def test_callbacks_are_told_of_each_evaluation_once(tmp_path):
+def test_callbacks_are_called_once_per_evaluation(tmp_path):
     states = []
     in_child(lambda: fit(tmp_path, spoil=partial(kill_at_forward, 30, True)))
     _, training = fit(tmp_path, callbacks=[states.append])
@@ -387,7 +387,7 @@ def test_callbacks_are_told_of_each_evaluation_once(tmp_path):
     assert 0 < len(told) < len(training.history)
 
 
-def test_warnings_are_none_when_nothing_is_wrong(tmp_path):
+def test_a_training_without_faults_has_no_warnings(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(tmp_path, epochs=1)

@@ -15,12 +15,12 @@ TASK = classification("diagnosis", ["CN", "AD"])
 
 
 @pytest.mark.parametrize("name", ["warp", "cuda:99", "cpu:x"])
-def test_a_device_that_is_not_here_is_named(name):
+def test_a_missing_device_is_named(name):
     with pytest.raises(SettingError, match=name):
         find_device(name)
 
 
-def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
+def test_a_gpu_is_used_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: pytest.fail("changed torch's current device"))
@@ -28,7 +28,7 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
     assert find_device("cuda:1", local_rank=2) == torch.device("cuda", 1)
 
 
-def test_random_states_do_not_meet():
+def test_random_states_are_independent():
     one, other = RandomState(0, CPU), RandomState(0, CPU)
     outer = torch.get_rng_state()
     with one.as_global():
@@ -45,7 +45,7 @@ def test_random_states_do_not_meet():
     assert torch.equal(torch.get_rng_state(), outer)
 
 
-def test_determinism_is_torchs_and_ends():
+def test_determinism_is_torchs_setting_and_is_restored():
     with determinism(True):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark

@@ -30,7 +30,7 @@ NAN, INF = math.nan, math.inf
         (1, 0.0, [0.0, 0.0], 2),
     ],
 )
-def test_training_stops_as_the_reference_says(patience, tolerance, losses, stops_after):
+def test_training_stops_like_the_reference(patience, tolerance, losses, stops_after):
     stopper = Stopper(patience, tolerance)
     stops = [stopper.should_stop_after(loss) for loss in losses]
     assert (stops.index(True) + 1 if True in stops else None) == stops_after
@@ -50,5 +50,5 @@ def test_training_stops_as_the_reference_says(patience, tolerance, losses, stops
         ("roc_auc", NAN, 0.1, False),
     ],
 )
-def test_only_the_strictly_better_is_better(metric, value, best, better):
+def test_only_a_strictly_better_value_is_better(metric, value, best, better):
     assert is_better(metric, value, best) is better

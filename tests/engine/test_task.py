@@ -46,7 +46,7 @@ def test_several_labels_may_be_one_class():
         (["BV"] * 9, "9 labels.*and 4 more"),
     ],
 )
-def test_labels_that_are_no_class_name_their_rows(labels, message):
+def test_labels_outside_the_classes_are_named_with_their_rows(labels, message):
     with pytest.raises(TableError, match=message):
         classification("diagnosis", ["CN", "AD"]).target(batch(labels), CPU)
 
@@ -55,13 +55,13 @@ def test_labels_that_are_no_class_name_their_rows(labels, message):
     "classes",
     ["CN", ["CN"], ["CN", "CN"], [1, "1.0"], {"CN": 0, "AD": 2}, {"CN": 0, "AD": 0}, {"CN": "a"}, [None, 1]],
 )
-def test_classes_that_make_no_sense_are_refused(classes):
+def test_invalid_classes_are_refused(classes):
     with pytest.raises(SettingError, match="classes"):
         classification("diagnosis", classes)
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [1.0, float("nan")]])
-def test_weights_that_make_no_sense_are_refused(weights):
+def test_invalid_weights_are_refused(weights):
     with pytest.raises(SettingError, match=r"2 positive numbers|class_weights.1.=.* > 0"):
         classification(class_weights=weights)
 
@@ -77,7 +77,7 @@ def test_losses_are_cross_entropies_of_each_sample():
     assert torch.allclose(weighted.loss(output, target).double(), expected * factors, atol=1e-6)
 
 
-def test_rows_hold_probabilities_and_the_lower_class_of_a_tie():
+def test_rows_contain_probabilities_and_the_lower_class_of_a_tie():
     rows = classification(classes=["a", "b", "c"]).rows(torch.tensor([[0.0, 1.0, 1.0], [2.0, 0, 0]]), None)
     assert rows["predicted_label"].tolist() == [1, 0]
     assert np.isnan(rows["true_label"]).all()
@@ -109,12 +109,12 @@ def test_a_regression_predicts_on_the_scale_that_it_is_given():
 
 @pytest.mark.parametrize("wrong", [None, "abc", np.array([75.0]), torch.tensor([1.0, 2.0]), [1], 10**400])
 @pytest.mark.parametrize("name", ["mean", "scale"])
-def test_a_scale_that_is_no_number_is_refused(name, wrong):
+def test_a_scale_that_is_not_a_number_is_refused(name, wrong):
     with pytest.raises(SettingError, match=f"{name}=.*; expected"):
         regression("age", **{name: wrong})
 
 
-def test_ages_are_learnt_in_a_few_updates_where_their_scale_is_told():
+def test_ages_are_learnt_in_few_updates_if_their_scale_is_given():
     ages = torch.tensor([62.0, 70.0, 78.0, 66.0, 74.0])
     images = ((ages - 70) / 8).view(5, 1, 1, 1).expand(5, 1, 4, 4)
 
@@ -133,7 +133,7 @@ def test_ages_are_learnt_in_a_few_updates_where_their_scale_is_told():
     assert error(regression("age")) > 60
 
 
-def test_a_sample_without_labels_says_what_is_missing():
+def test_an_error_about_missing_labels_names_the_column():
     with pytest.raises(TableError, match="create the dataset with label='age'"):
         regression("age").target({"image": torch.zeros(1)}, CPU)
 
@@ -150,7 +150,7 @@ def test_a_sample_without_labels_says_what_is_missing():
         (classification(), torch.zeros(2), torch.zeros(1, dtype=torch.int64)),
     ],
 )
-def test_an_output_that_does_not_fit_says_which_shape_is_needed(task, output, target):
+def test_an_output_of_another_shape_is_refused_with_the_expected_one(task, output, target):
     with pytest.raises(ModelError):
         task.loss(output, target)
 
@@ -181,7 +181,7 @@ def test_a_regression_s_table_has_the_labels_as_they_were_written():
     assert task.rows(torch.zeros(4, 1), target)["true_label"].tolist() == ages
 
 
-def test_a_task_is_shown_by_what_it_was_made_from():
+def test_a_task_is_shown_with_its_arguments():
     assert repr(classification("diagnosis", ["CN", "AD"])) == (
         "<task classification(label='diagnosis', classes=['CN', 'AD'], class_weights=None), "
         "selected by loss, balanced_accuracy>"

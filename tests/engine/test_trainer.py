@@ -40,7 +40,7 @@ def numpys_metrics(table):
 @pytest.mark.parametrize(
     "optimizer", [None, partial(torch.optim.SGD, lr=np.float64(0.1), momentum=np.float32(0.9))]
 )
-def test_a_training_with_numbers_of_numpy_goes_on_where_it_was_left(optimizer, tmp_path):
+def test_a_training_with_numbers_of_numpy_is_resumed(optimizer, tmp_path):
     task, data = replace(TASK, metrics=numpys_metrics), Toys(6)
 
     def fit(epochs, folder):
@@ -60,7 +60,7 @@ def test_a_training_with_numbers_of_numpy_goes_on_where_it_was_left(optimizer, t
 
 
 @pytest.mark.parametrize("before", [np.float32(0.9), 0.9])
-def test_a_changed_number_inside_an_optimizer_is_noticed(before, tmp_path):
+def test_a_changed_number_inside_an_optimizer_is_detected(before, tmp_path):
     def fit(momentum):
         optimizer = partial(torch.optim.SGD, lr=0.1, momentum=momentum)
         Trainer(epochs=1, device="cpu", optimizer=optimizer).fit(network(), TASK, Toys(4), folder=tmp_path)
@@ -75,6 +75,6 @@ def test_a_changed_number_inside_an_optimizer_is_noticed(before, tmp_path):
     "name", ["learning_rate", "weight_decay", "tolerance", "clip_gradient", "rank_seconds"]
 )
 @pytest.mark.parametrize("value", ["0.1", True, float("nan"), -1.0, np.array([0.1]), 1j])
-def test_what_is_no_number_is_refused(name, value):
+def test_a_setting_that_is_not_a_number_is_refused(name, value):
     with pytest.raises(SettingError, match=f"{name}=.*number"):
         Trainer(**{name: value})

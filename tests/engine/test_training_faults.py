@@ -68,7 +68,7 @@ def test_an_output_that_is_nan_makes_the_evaluation_nan_and_is_never_the_best(wh
     assert all(f"{name} ses-M00 part 0 of the {where} set" in message for message in messages)
 
 
-def test_epochs_with_nan_are_without_improvement_and_all_of_them_end_in_an_error(tmp_path):
+def test_epochs_with_nan_are_no_improvement_and_only_such_epochs_are_an_error(tmp_path):
     model = NanFor(range(100))
     data = Toys(8)
     data.images[2] += 10
@@ -252,7 +252,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_well_formed_state_with_wrong_content_gives_way_to_the_older_one(kind, stopped, folder):
+def test_a_well_formed_state_with_wrong_content_is_replaced_by_the_older_one(kind, stopped, folder):
     path = newest(folder)
     torch.save(WRONG[kind](load_tensors(path)), path)
     with pytest.raises(CheckpointError, match=str(path)):
@@ -390,7 +390,7 @@ def test_another_number_of_threads_is_logged_on_resume(tmp_path, caplog):
     assert load_tensors(newest(tmp_path))["settings"]["n_threads"] == 2
 
 
-def test_trainings_in_two_threads_end_as_each_does_alone(caplog):
+def test_trainings_in_two_threads_do_not_affect_each_other(caplog):
     def fit(model, seed, barrier=None):
         if barrier is not None:
             barrier.wait()
@@ -428,7 +428,7 @@ def test_a_setting_of_another_kind_is_refused_or_works(field):
 @pytest.mark.parametrize(
     "optimizer", ["adam", torch.optim.Adam([nn.Parameter(torch.zeros(1))]), 3, nn.Linear(1, 1)], ids=str
 )
-def test_an_optimizer_that_is_not_a_function_is_refused_when_the_trainer_is_made(optimizer):
+def test_an_optimizer_that_is_not_a_function_is_refused_by_the_trainer(optimizer):
     with pytest.raises(SettingError, match=r"Trainer: optimizer=.*torch\.optim\.SGD"):
         Trainer(optimizer=optimizer)
 

@@ -40,7 +40,7 @@ def same(one, other):
         {"cohort": "ADNI", "weight": 0.5, "affine": np.eye(4), "mask": {"left": torch.ones(2), "side": "L"}},
     ],
 )
-def test_samples_are_put_together_as_torch_does(more):
+def test_samples_are_collated_as_by_torch(more):
     items = [{"image": torch.rand(1, 2, 3), **ITEM, **more} for _ in range(3)]
     expected = default_collate(items)
     if "label" in more:
@@ -53,7 +53,7 @@ def test_samples_are_put_together_as_torch_does(more):
 
 
 @pytest.mark.parametrize("table", [True, False])
-def test_batches_made_without_workers_are_those_of_torchs_loader(table):
+def test_batches_without_workers_equal_those_of_torchs_loader(table):
     data = Toys(7, (0, 4), table=table)
     order = Batches(range(len(data)), batch_size=4)
     ours = list(loader(data, order, seed=None, n_workers=0, pinned=False))
@@ -76,7 +76,7 @@ class Unreadable(Toys):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ConnectionError, OSError, ValueError])
-def test_an_error_of_the_dataset_in_a_worker_is_told_as_it_is(error, monkeypatch):
+def test_an_error_of_the_dataset_in_a_worker_is_raised_unchanged(error, monkeypatch):
     monkeypatch.setattr(Unreadable, "error", error)
     task, data = classification("diagnosis", ["CN", "AD"]), Unreadable(8)
     with pytest.raises(error, match="cannot read voxel"):
@@ -112,7 +112,7 @@ def test_evaluations_of_a_training_are_the_same_with_any_workers_in_any_run(part
         pd.testing.assert_frame_equal(other, histories[0], check_exact=True)
 
 
-def test_a_training_samples_what_is_random_in_an_evaluation_once_for_all_epochs():
+def test_random_numbers_in_evaluations_are_the_same_in_all_epochs():
     # The network's weights stay, so that only the samples could change its loss.
     trainer = Trainer(epochs=3, batch_size=4, learning_rate=0, weight_decay=0, patience=0, device="cpu")
     task = classification("diagnosis", ["CN", "AD"])
@@ -123,7 +123,7 @@ def test_a_training_samples_what_is_random_in_an_evaluation_once_for_all_epochs(
     assert again.validation_loss[0] != history.validation_loss[0]
 
 
-def test_making_batches_leaves_the_random_states_of_others_alone():
+def test_creating_batches_does_not_change_global_random_states():
     data = Restless(4)
     random.seed(1)
     np.random.seed(2)
@@ -192,12 +192,12 @@ def test_other_entries_that_only_some_samples_have_are_an_error_that_names_one(n
 
 
 @pytest.mark.parametrize("part", ["left", None, [1, 2], torch.tensor([1])])
-def test_a_part_id_that_is_no_number_is_refused(part):
+def test_a_part_id_that_is_not_a_number_is_refused(part):
     with pytest.raises(SettingError, match=r"part_id is .* expected integers"):
         collate([{"image": torch.zeros(1), **ITEM, "part_id": part}])
 
 
-def test_rows_of_a_part_are_what_they_would_be_alone():
+def test_rows_of_a_part_equal_those_of_a_separate_batch():
     def item(i):
         extra = {
             "spacing": (4, i, 4),

@@ -1,4 +1,4 @@
-"""Training and evaluation: tasks, the trainer, tables of predictions."""
+"""Training and evaluation of networks: tasks, the trainer, tables of predictions."""
 
 from neurocnn.engine.evaluation import encode, evaluate, predict
 from neurocnn.engine.intervals import confidence_intervals

@@ -1,4 +1,4 @@
-"""Maps of what the output of a network depends on (Captum), and networks with random weights for comparison."""
+"""Attribution maps of a network (with Captum), and networks with random weights for comparison."""
 
 import copy
 import importlib
@@ -15,7 +15,7 @@ from neurocnn.errors import MissingExtraError, ModelError
 from neurocnn.errors.arguments import check_choice, check_integer
 
 METHODS = ("gradient", "integrated_gradients", "grad_cam", "occlusion")
-#: ``output(model, images)`` returns the explained number of each sample, shape (B,).
+#: ``output(model, images)`` returns the number of each sample that is explained, shape (B,).
 Output = Callable[[nn.Module, Tensor], Tensor]
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -24,7 +24,7 @@ _MODES = {4: "bilinear", 5: "trilinear"}
 
 @dataclass(frozen=True)
 class Attribution:
-    """Method of an explanation and its settings.
+    """Attribution method and its settings.
 
     Parameters
     ----------
@@ -33,16 +33,16 @@ class Attribution:
         ``"grad_cam"`` of the last convolution (Selvaraju et al., ICCV 2017) or ``"occlusion"`` (Zeiler & Fergus, ECCV
         2014).
     steps
-        Points of the integral (Gauss–Legendre) of integrated gradients.
+        Number of points at which integrated gradients are evaluated (Gauss–Legendre quadrature).
     window
-        Edge length of the occluded boxes, in voxels; None: a fifth of the longest edge of the part, rounded up.
+        Edge length of the occluded boxes in voxels. With None, a fifth of the longest edge of the part, rounded up.
     batch_size
         Number of images per pass through the network.
 
     Raises
     ------
     SettingError
-        If an argument has another value.
+        If an argument has an invalid value.
     MissingExtraError
         If Captum is not installed.
 
@@ -69,22 +69,22 @@ class Attribution:
         _captum()
 
     def compute(self, model: nn.Module, output: Output, images: Tensor, baselines: Tensor) -> Tensor:
-        """Return the attribution of each voxel, of the shape of `images`; that of `grad_cam` has one channel.
+        """Return the attribution of each voxel, in the shape of `images`, but with one channel for ``"grad_cam"``.
 
         Parameters
         ----------
         model
-            Network, used in evaluation mode. Its gradients are not changed.
+            Network, which is used in evaluation mode. The gradients of its weights are not changed.
         output
-            Number that is explained.
+            Function of the number that is explained.
         images, baselines
-            Shape (B, C, H, W) or (B, C, D, H, W), on the device of the model. The baselines are the images that
-            integrated gradients start from, and what occluded boxes contain.
+            Shape (B, C, H, W) or (B, C, D, H, W), on the device of the model. Integrated gradients start from the
+            baselines, and occlusion replaces boxes of the images with those of the baselines.
 
         Raises
         ------
         ModelError
-            If `grad_cam` finds no convolution.
+            If the method is ``"grad_cam"`` and the network has no convolution.
         """
         captum = _captum()
         images = images.detach().requires_grad_()
@@ -96,7 +96,7 @@ class Attribution:
             if self.method == "gradient":
                 found = captum.Saliency(forward).attribute(images, abs=False)
             elif self.method == "integrated_gradients":
-                # At least one point of the integral of every image is computed at once.
+                # Captum computes at least one point of every image in a pass.
                 most = max(self.batch_size, len(images))
                 settings = {"n_steps": self.steps, "internal_batch_size": most}
                 found = captum.IntegratedGradients(forward).attribute(images, baselines, **settings)
@@ -130,17 +130,17 @@ def _captum() -> Any:
         return importlib.import_module("captum.attr")
     except ImportError as error:
         raise MissingExtraError(
-            f"captum cannot be imported ({error}); explanations need it; pip install 'neurocnn[explain]'"
+            f"captum, which explanations need, cannot be imported ({error}); pip install 'neurocnn[explain]'"
         ) from error
 
 
 def last_convolution(model: nn.Module) -> nn.Module:
-    """Return the last convolution of a network, in the order of its modules.
+    """Return the last convolution in the order of `modules()`.
 
     Raises
     ------
     ModelError
-        If it has none.
+        If the network has no convolution.
     """
     found = [module for module in model.modules() if isinstance(module, _CONVOLUTIONS)]
     if not found:
@@ -151,10 +151,10 @@ def last_convolution(model: nn.Module) -> nn.Module:
 
 
 def task_output(task: Task, index: int) -> Output:
-    """Return the number of a task that is explained.
+    """Return the function of the number that is explained for a task.
 
-    For classes it is the log-odds of the class with this index, log p / (1 − p): for two classes the difference of the
-    outputs. For values it is the prediction, in the unit of the label.
+    In a classification it is the log-odds, log (p / (1 − p)), of the class with this index; for two classes this is the
+    difference of the outputs. In a regression it is the predicted value, in the unit of the label.
 
     Examples
     --------
@@ -182,10 +182,10 @@ def task_output(task: Task, index: int) -> Output:
 
 
 def randomized_networks(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
-    """Yield copies of a network with random weights: first in the last layer, then in one more layer each.
+    """Yield a network with random weights in the last layer, then in the last two layers, and so on.
 
-    Layers are modules with weights of their own, in the reverse order of the modules. Their weights are drawn as those
-    of a new layer (``reset_parameters``), or else permuted.
+    The layers are the modules with weights of their own. Their weights are initialised again (``reset_parameters``), or
+    permuted if the layer has no such method.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def randomized_networks(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, 
     Yields
     ------
     tuple
-        Name of the layer that was randomised last, and the network (the same object each time).
+        Name of the first layer with random weights, and the network, which is the same object each time.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Batches: what a dataset provides, what a batch contains, how samples become one and how its rows are selected."""
+"""Batches: protocols of datasets, collation of samples into a batch, and selection of its rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -16,16 +16,17 @@ Item = Mapping[str, Any]
 #: Samples under the same names: ``image`` (B, C, …), ``part_id`` (B,), the other entries as lists; ``label`` is a list
 #: of B plain values (numbers, text, None, lists of numbers), as the table contains them.
 Batch = dict[str, Any]
-#: The part that a network is for; None: one network for all parts.
+#: Part of a network; None for one network for all parts.
 Network = int | None
 
 _REQUIRED = ("image", "participant_id", "session_id", "part_id")
 
 
 class Dataset(Protocol):
-    """What training and evaluation require of a dataset: a length, and items that are dicts (`Item`).
+    """Dataset for training and evaluation, which has a length, and items that are dicts (`Item`).
 
-    Any map-style dataset of torch and any list of items fits. A dataset may also have the members of `DatasetExtras`.
+    Any map-style dataset of torch with such items, or list of items, can be used. A dataset may also have the members
+    of `DatasetExtras`.
     """
 
     def __len__(self) -> int:
@@ -33,24 +34,24 @@ class Dataset(Protocol):
         ...
 
     def __getitem__(self, index: Any, /) -> Item:
-        """Return the sample with this index."""
+        """Return the sample at an index."""
         ...
 
 
 class DatasetExtras(Protocol):
-    """Optional members of a dataset; each one is used if it is present.
+    """Optional members of a dataset, each of which is used if it is present.
 
     Attributes
     ----------
     sessions
-        Table with one row per image, in the order of the images: identity columns, and labels. Participants and labels
-        are checked in it before training.
+        Table with one row per image, in the order of the images, with identity columns and labels. It is used to check
+        participants and labels before training.
     part_ids
         Parts of each image. Samples are ordered image by image: sample ``i`` is part ``i % len(part_ids)`` of image
         ``i // len(part_ids)``. Required for one network per part.
     takes_epoch
-        Whether an index may be a pair (epoch, number). Such a dataset seeds its own augmentation; for any other one the
-        global random states are seeded for each sample.
+        Whether an index may be a pair (epoch, number). Such a dataset seeds its own augmentation; for other datasets
+        the global random states are seeded before each sample.
     """
 
     sessions: pd.DataFrame
@@ -76,12 +77,12 @@ def sessions_of(dataset: object) -> pd.DataFrame | None:
 
 
 def optional_part_ids(dataset: object) -> list[int] | None:
-    """Return the part ids of a dataset; None if it has none.
+    """Return the part ids of a dataset; None if it has no part ids.
 
     Raises
     ------
     SettingError
-        If they are not integers.
+        If the part ids are not integers.
     """
     parts = getattr(dataset, "part_ids", None)
     if parts is None or len(parts) == 0:
@@ -98,7 +99,7 @@ def part_ids_of(dataset: object) -> list[int]:
     Raises
     ------
     SettingError
-        If it has none: rows cannot be assigned to one network per part.
+        If the dataset has no part ids, so that its rows cannot be assigned to one network per part.
     """
     parts = optional_part_ids(dataset)
     if parts is None:
@@ -110,12 +111,12 @@ def part_ids_of(dataset: object) -> list[int]:
 
 
 def plain_dataset(dataset: Any) -> Dataset:
-    """Return a dataset without its augmentation, if it offers that."""
+    """Return a dataset without its augmentation, or the dataset itself if it has no method for that."""
     return dataset.without_augmentation() if hasattr(dataset, "without_augmentation") else dataset  # type: ignore[no-any-return]
 
 
 def seeded_dataset(dataset: Any, seed: int) -> Dataset:
-    """Return a dataset with another seed of its augmentation, if it offers that."""
+    """Return a dataset with another seed of its augmentation, or the dataset itself if it has no method for that."""
     return dataset.with_seed(seed) if hasattr(dataset, "with_seed") else dataset  # type: ignore[no-any-return]
 
 

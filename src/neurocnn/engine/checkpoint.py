@@ -1,8 +1,8 @@
-"""The files of a training: states for a resume, best weights.
+"""Checkpoint files of a training: the states from which it resumes, and the best weights.
 
-A state has two files that are written in turn, each with checksums: whenever a process is killed, and whichever bit
-flips, one of them can be read. A best model is written after the state of the same epoch, so that a kill between the
-two is recognised and repaired from the weights in the state.
+A training state has two files with checksums, which are written alternately. If a process is killed while it writes
+one, or one is damaged, the other one can be read. A best model is written after the state of the same epoch: if a
+process is killed between the two, the best model is restored from the weights in the state.
 """
 
 import warnings
@@ -17,9 +17,9 @@ from neurocnn.storage.tensors import check_finite_weights, load_tensors, save_te
 
 State = dict[str, Any]
 _NUMBER = (int, float)
-#: Larger numbers have no exact float, and no training reaches them.
+#: Upper limit of numbers in a state: larger ones have no exact float, and no training reaches them.
 _LARGEST = 2**53
-#: Entries of every state and their kinds; later versions may add others.
+#: Required entries of a state and their types; later versions may add others.
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "serial": int,
     "epoch": int,
@@ -66,7 +66,7 @@ class StateFiles:
         Raises
         ------
         CheckpointError
-            If there are files and none of them can be read.
+            If files exist, but none of them can be read.
         """
         damaged: list[CheckpointError] = []
         newest: State | None = None
@@ -94,31 +94,31 @@ class StateFiles:
         return newest
 
     def write(self, state: State) -> None:
-        """Write a state, replacing the older of the two."""
+        """Write a state, which replaces the older one of the two files."""
         serial = self.serial + 1
         save_tensors(state | {"serial": serial}, self.paths[serial % 2])
         self.serial = serial
 
     def remove(self) -> None:
-        """Remove both files of the state."""
+        """Remove both files."""
         for path in self.paths:
             path.unlink(missing_ok=True)
         self.serial = -1
 
 
 def check_state(content: Any, path: Path) -> State:
-    """Return the content of a file if it is a training state.
+    """Return the content of a file, after a check that it is a training state.
 
     Raises
     ------
     CheckpointError
-        If an entry is missing or of another kind, or a number is negative or not finite.
+        If an entry is missing or has a wrong type, or a number is negative or not finite.
 
     Examples
     --------
     >>> check_state({"serial": 0, "epoch": "three"}, Path("state-0.pt"))
     Traceback (most recent call last):
-    neurocnn.errors.CheckpointError: state-0.pt: epoch='three'; expected int; the file is not one of this training
+    neurocnn.errors.CheckpointError: state-0.pt: epoch='three'; expected int; the file is not a state of this training
     """
     if not isinstance(content, dict):
         raise _content_error(path, "content", content, "dict")
@@ -139,13 +139,18 @@ def check_state(content: Any, path: Path) -> State:
         if not {"epoch", "iteration", "time"} <= row.keys():
             raise _content_error(path, "history", row, "rows with epoch, iteration and time")
     last = content["history"][-1] if content["history"] else {"epoch": -1, "iteration": 0}
-    # Each epoch ends with an evaluation.
+    # Each epoch ends with an evaluation, so the state is at most one epoch after the last row.
     if not last["epoch"] <= content["epoch"] <= last["epoch"] + 1:
         raise _content_error(
-            path, "epoch", content["epoch"], f"the one of or after the last row, {last['epoch']}"
+            path, "epoch", content["epoch"], f"the epoch of the last row, {last['epoch']}, or the next one"
         )
     if not max(last["iteration"], content["updates"]) <= content["iteration"]:
-        raise _content_error(path, "iteration", content["iteration"], "at least those of the history")
+        raise _content_error(
+            path,
+            "iteration",
+            content["iteration"],
+            "at least the iteration of the last row and the updates of the epoch",
+        )
     _check_flat(path, "stopper", content["stopper"], _NUMBER)
     check_tensors(path, "model", content["model"])
     return content
@@ -172,7 +177,7 @@ def _check_flat(path: Path, name: str, content: Any, kinds: tuple[type, ...]) ->
 def _content_error(path: Path, name: str, value: Any, expected: str) -> CheckpointError:
     shown = repr(value) if isinstance(value, str | int | float | tuple) else f"a {type(value).__name__}"
     return CheckpointError(
-        f"{path}: {name}={shown:.80}; expected {expected}; the file is not one of this training"
+        f"{path}: {name}={shown:.80}; expected {expected}; the file is not a state of this training"
     )
 
 
@@ -184,12 +189,12 @@ class BestStates(Mapping[str, dict[str, Tensor]]):
     paths
         File of each selection.
     parameters
-        Names of the network's parameters: buffers may be infinite, parameters not.
+        Names of the network's parameters, whose values must be finite; other tensors (buffers) may be infinite.
 
     Raises
     ------
     CheckpointError
-        On access, if a file is damaged, is not a best model, or has a weight that is not finite.
+        On access, if a file is damaged, is not a best model, or has a weight that is NaN or infinite.
     """
 
     def __init__(self, paths: Mapping[str, Path], parameters: Collection[str]) -> None:
@@ -206,21 +211,21 @@ class BestStates(Mapping[str, dict[str, Tensor]]):
 
 
 def read_best_weights(path: Path, parameters: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Return the state dict in a best model's file.
+    """Return the state dict in the file of a best model.
 
     Parameters
     ----------
     path
         Path of ``model_best.pth.tar``.
     parameters
-        Names of the weights that must be finite; None: all.
+        Names of the weights that must be finite; None for all.
 
     Raises
     ------
     NotFoundError
         If the file does not exist.
     CheckpointError
-        If the file is damaged, is not a best model, or has a weight that is not finite.
+        If the file is damaged, is not a best model, or has a weight that is NaN or infinite.
     """
     content = load_tensors(path)
     weights = check_tensors(path, "model", content.get("model") if isinstance(content, dict) else content)
@@ -229,7 +234,7 @@ def read_best_weights(path: Path, parameters: Collection[str] | None = None) -> 
 
 
 def read_best_epoch(path: Path) -> int | None:
-    """Return the epoch of a best model's file, or None if the file is missing, damaged or not a best model."""
+    """Return the epoch in the file of a best model, or None if it is missing, damaged or not a best model."""
     try:
         content = load_tensors(path)
         check_tensors(path, "model", content["model"])

@@ -1,4 +1,4 @@
-"""Confidence intervals of the metrics of a classification, from formulas; see `confidence_intervals`."""
+"""Confidence intervals of classification metrics by formulas; see `confidence_intervals`."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ Interval = tuple[float, float, float]
 
 
 def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float) -> dict[str, Interval]:
-    """Return the metrics that have an interval by formula, with their limits.
+    """Return the metrics for which a formula exists, with their limits.
 
     Parameters
     ----------
     table
-        ``true_label``, ``predicted_label``, and ``proba1`` for the area under the ROC curve.
+        Columns ``true_label``, ``predicted_label``, and ``proba1`` for the area under the ROC curve.
     people
-        Number of the participant of each row.
+        Index of the participant of each row.
     n_classes
         Number of classes.
     z
@@ -47,7 +47,7 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
     present = [recall for k, recall in enumerate(recalls) if (true == k).any()]
     found = {"accuracy": _proportion(right, people, z), "balanced_accuracy": _mean(present)}
     if n_classes > 2:
-        # Specificities and NPVs of one class against the rest share samples, so they are not independent.
+        # No specificity or NPV: those of one class against the rest share samples, so they are not independent.
         return found | {"sensitivity": _mean(recalls), "ppv": _mean(precisions)}
     found |= {
         "sensitivity": recalls[1],
@@ -61,7 +61,7 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
 
 
 def _proportion(hit: Array, people: Array, z: float) -> Interval:
-    """Return the share of hits with Wilson's limits; 0 with the limits 0 and 1 if there are no rows."""
+    """Return the share of True in `hit` with Wilson's limits; 0 with the limits 0 and 1 if there are no rows."""
     if len(hit) == 0:
         return 0.0, 0.0, 1.0
     value = float(hit.mean())
@@ -69,7 +69,7 @@ def _proportion(hit: Array, people: Array, z: float) -> Interval:
 
 
 def wilson(share: float, size: float, z: float) -> tuple[float, float]:
-    """Return Wilson's limits of a share of `size` independent samples.
+    """Return Wilson's limits of a proportion in `size` independent samples.
 
     Examples
     --------
@@ -83,10 +83,9 @@ def wilson(share: float, size: float, z: float) -> tuple[float, float]:
 
 
 def effective_size(hit: Array, people: Array) -> float:
-    """Return the number of independent samples with the variance of these rows: rows over the design effect.
+    """Return the effective sample size of clustered rows: the number of rows divided by the design effect.
 
-    It is at least the size of rows that depend on each other completely within a person, and at most the number of
-    rows.
+    It is at most the number of rows, and at least the value for rows that are equal within each person.
 
     Examples
     --------
@@ -105,7 +104,7 @@ def effective_size(hit: Array, people: Array) -> float:
 
 
 def _mean(parts: Sequence[Interval]) -> Interval:
-    """Return the mean of independent metrics with the limits of MOVER."""
+    """Return the mean of independent metrics, with limits by MOVER."""
     values, lower, upper = np.array(parts).T
     value = float(values.mean())
     below = math.sqrt(float(np.square(values - lower).sum())) / len(parts)
@@ -114,7 +113,7 @@ def _mean(parts: Sequence[Interval]) -> Interval:
 
 
 def _area(scores: Array, positive: Array, people: Array, z: float) -> Interval:
-    """Return the area under the ROC curve with its limits on the logit scale."""
+    """Return the area under the ROC curve, with limits that are symmetric on the logit scale."""
     area = roc_area(positive, scores)
     if math.isnan(area):
         return area, area, area
@@ -133,7 +132,7 @@ def _area_variance(scores: Array, positive: Array, people: Array, area: float) -
 
 
 def placements(scores: Array, positive: Array) -> tuple[Array, Array]:
-    """Return the share of negatives below each positive, and of positives above each negative; ties count half.
+    """Return the share of negatives below each positive, and of positives above each negative. Ties count half.
 
     Examples
     --------
@@ -146,15 +145,15 @@ def placements(scores: Array, positive: Array) -> tuple[Array, Array]:
 
 
 def placement_variance(first: Array, second: Array, positive: Array, people: Array) -> float:
-    """Return DeLong's variance for clusters (Obuchowski): that of the sums of each person's centred placements.
+    """Return the variance of an area under the ROC curve, by DeLong, for clustered data (Obuchowski).
 
     Parameters
     ----------
     first, second
-        Placements of the positives and of the negatives minus their mean; for the difference of two areas, the
-        difference of their placements minus that of the areas.
+        Placements of the positives and of the negatives, minus the area; for the difference of two areas, the
+        differences of the placements, minus the difference of the areas.
     positive, people
-        Whether each row is positive, and the number of its participant.
+        Whether each row is positive, and the index of its participant.
     """
     sums = []
     for side, rows in ((first, positive), (second, ~positive)):

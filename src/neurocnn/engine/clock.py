@@ -1,10 +1,10 @@
-"""Where the time of an epoch goes."""
+"""Times of the activities within an epoch."""
 
 import time
 
 
 class EpochClock:
-    """Seconds of an epoch by what they were spent on.
+    """Clock that measures the seconds of each activity within an epoch.
 
     Examples
     --------
@@ -22,7 +22,7 @@ class EpochClock:
         self._last = time.perf_counter()
 
     def lap(self, activity: str) -> None:
-        """Add the time since the last call to that of an activity."""
+        """Add the time since the last call to the time of `activity`."""
         now = time.perf_counter()
         self.seconds[activity] = self.seconds.get(activity, 0.0) + now - self._last
         self._last = now

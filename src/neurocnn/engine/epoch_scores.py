@@ -1,4 +1,4 @@
-"""The metrics of an evaluation during training, of all networks in one pass over each set."""
+"""Metrics of an evaluation during training, for all networks in one pass over each set."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,9 @@ def scores(
     sets
         Training set, and validation set if there is one.
     task, computation
-        Task of the training, and where its outputs are computed.
+        Task of the training, and settings of the computation.
     on_batch
-        Called before each batch.
+        Function that is called before each batch.
     """
     for run in runs:
         run.broadcast_buffers()
@@ -52,7 +52,7 @@ def scores(
 
 
 def _has_checked_sessions(task: Task, dataset: Dataset) -> bool:
-    """Return whether `inputs.check_sets` has found the participants and classes of a set in its table."""
+    """Return whether the table of a set contains participants and classes, which `inputs.check_sets` has checked."""
     sessions = sessions_of(dataset)
     if sessions is None or "participant_id" not in sessions:
         return False
@@ -60,7 +60,7 @@ def _has_checked_sessions(task: Task, dataset: Dataset) -> bool:
 
 
 def _network_scores(run: Run, sets: Mapping[str, Dataset]) -> dict[str, float]:
-    """Return the metrics of a network from its table of each set, all NaN if an output is not finite."""
+    """Return the metrics of a network from its tables by set; all are NaN if an output is not finite."""
     task, tables, scored = run.task, run.tables, scored_sets(run.trainer)
     wrong: dict[str, pd.DataFrame] = {name: pop_non_finite(table) for name, table in tables.items()}
     for name, rows in wrong.items():

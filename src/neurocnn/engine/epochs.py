@@ -1,4 +1,4 @@
-"""The batches of a training, epoch by epoch."""
+"""Batches of a training, epoch by epoch."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,12 @@ from neurocnn.errors import CheckpointError
 
 
 class TrainingBatches:
-    """The loader of a training set, whose order changes with each epoch.
+    """Loader of a training set, whose order changes with each epoch.
 
     Attributes
     ----------
     source
-        Loader of the batches; `begin_epoch` sets their order.
+        Loader of the batches, in the order that `begin_epoch` sets.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class TrainingBatches:
         )
 
     def begin_epoch(self, epoch: int, start: int, parts: Sequence[Network], join_last: bool) -> Plan:
-        """Set the order of the samples (or images) of an epoch, and return its plan.
+        """Set the order of the samples (or images) of an epoch, and return the plan of its batches.
 
         Parameters
         ----------
         epoch, start
-            Epoch, and number of its first update.
+            Epoch, and index of its first update.
         parts
             Parts of the networks that are trained in this epoch.
         join_last
@@ -69,7 +69,7 @@ class TrainingBatches:
         plan = Plan(n_units, trainer.batch_size, trainer.accumulation_steps, start, join_last)
         if start > plan.n_updates:
             raise CheckpointError(
-                f"the training state: updates={start}; expected at most {plan.n_updates}, those of an epoch; restore "
+                f"the training state: updates={start}; expected at most {plan.n_updates} per epoch; restore "
                 "it from a copy, or train in another folder"
             )
         return plan

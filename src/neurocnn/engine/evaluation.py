@@ -1,4 +1,4 @@
-"""Tables from a model and a dataset: one row per sample, in the order of the dataset."""
+"""Evaluation of a model on a dataset: tables with one row per sample, in the order of the dataset."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -38,7 +38,7 @@ def predict(
     Parameters
     ----------
     model
-        Network, or networks by part_id, each for the rows of its part.
+        Network, or networks by part_id, each of which is applied to its part.
     task
         Task that the model was trained for.
     dataset
@@ -50,8 +50,8 @@ def predict(
     Returns
     -------
     DataFrame
-        ``participant_id``, ``session_id``, [``cohort``,] ``part_id`` and the task's columns; ``true_label`` is missing
-        if the dataset has no labels. Under ``torchrun`` every rank receives all rows.
+        ``participant_id``, ``session_id``, [``cohort``,] ``part_id`` and the task's columns. Values of ``true_label``
+        are missing if the dataset has no labels. Under ``torchrun`` every rank receives all rows.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "float32",
 ) -> pd.DataFrame:
-    """Return the table of `predict` with another column, ``loss``, if there are labels.
+    """Return the table of `predict`, with the additional column ``loss`` if there are labels.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def encode(
 def _evaluate_networks(
     networks: Mapping[Network, nn.Module], dataset: Dataset, computation: Computation, measure: Measure
 ) -> dict[Network, pd.DataFrame]:
-    """Return the table of each network, computed in the memory format of its training."""
+    """Return the table of each network, computed in the memory format that is used in training."""
     for model in networks.values():
         check_initialized(model)
     check_dataset("dataset", dataset)
@@ -169,7 +169,7 @@ def _computation(batch_size: int, n_workers: int, device: str, precision: str) -
 
 
 def task_measure(task: Task, computation: Computation) -> Measure:
-    """Return the measure of a task: its rows, and the loss of each sample if there are labels."""
+    """Return functions that compute a task's columns, and the loss of each sample if there are labels."""
 
     def output(model: nn.Module, image: Tensor) -> Any:
         with autocast(computation.device, computation.precision):

@@ -1,4 +1,4 @@
-"""Translation of torch's errors into errors that say what to do."""
+"""Translation of torch's errors into errors with a remedy."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from torch import nn
 from neurocnn.engine.batch import Batch, sample_name
 from neurocnn.errors import ModelError, NeurocnnError, TrainingError
 
-# Errors that a forward pass may raise without being their cause.
+# Errors that a forward pass may raise although the network is not their cause.
 _NOT_OF_THE_NETWORK = re.compile(r"DataLoader worker|CUDA|cuDNN|NCCL|gloo|[Cc]onnection|deterministic")
 
 
@@ -19,7 +19,7 @@ _NOT_OF_THE_NETWORK = re.compile(r"DataLoader worker|CUDA|cuDNN|NCCL|gloo|[Cc]on
 def translate_errors(
     device: torch.device, batch_size: int, accumulation_steps: int | None = None
 ) -> Iterator[None]:
-    """Translate errors of torch in the block into errors that say what to do.
+    """Translate errors of torch that the block raises into errors with a remedy.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def translate_errors(
     Raises
     ------
     TrainingError
-        If memory is exhausted, or an operation has no deterministic form.
+        If memory is exhausted, or an operation has no deterministic implementation.
 
     Examples
     --------
@@ -64,14 +64,14 @@ def translate_network_errors(model: nn.Module, batch: Batch) -> Iterator[None]:
     model
         The network.
     batch
-        Batch whose images it receives.
+        Batch whose images the network receives.
 
     Raises
     ------
     ModelError
         If the network does not accept images of this shape.
     TrainingError
-        If `torch.compile` cannot compile it.
+        If `torch.compile` cannot compile the network.
     """
     try:
         with translate_compiler_errors():
@@ -122,7 +122,7 @@ def check_initialized(model: nn.Module) -> None:
     Raises
     ------
     ModelError
-        If one has not received a batch yet; the message contains its name.
+        If a lazy layer has not received a batch yet. The message contains its name.
 
     Examples
     --------
@@ -164,7 +164,7 @@ def _memory_message(device: torch.device, batch_size: int, accumulation_steps: i
 
 
 def largest_divisor(number: int) -> int:
-    """Return the largest divisor of a number that is smaller than the number.
+    """Return the largest divisor of `number` that is smaller than `number`.
 
     >>> largest_divisor(12), largest_divisor(15), largest_divisor(7)
     (6, 5, 1)
@@ -173,7 +173,7 @@ def largest_divisor(number: int) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak number of bytes in use, of the GPU or of this process."""
+    """Return the peak memory usage of the GPU, or for other devices of this process, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

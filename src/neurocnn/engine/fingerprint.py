@@ -1,14 +1,14 @@
-"""The settings that must be equal on a resume, and the comparison of settings.
+"""Settings that must be equal on a resume, and the comparison of settings.
 
-Whether a setting may change on resume is metadata of its dataclass field: ``field(metadata={"resume": rule})`` with one
-of the rules
+Whether a setting may change on a resume is metadata of its dataclass field, ``field(metadata={"resume": rule})``, with
+one of the rules
 
-- ``"free"``: may change at any time, because it changes no number;
+- ``"free"``: may change at any time, because the results do not depend on it;
 - ``"grow"``: may become larger;
 - ``"until scored"``: may change until a split has its final tables.
 
-A field without a rule must stay as it was. ``field(metadata={"before": value})`` is the value that held in folders
-that were written before the field existed; without it, that is the field's default.
+A field without a rule must not change. ``field(metadata={"before": value})`` is the value of the field for folders that
+were written before the field existed; by default, it is the field's default.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ from neurocnn.storage.identity import IMAGE, key_columns
 from neurocnn.storage.tensors import plain
 
 Settings = Mapping[str, Any]
-#: A setting that differs: its value in the folder, and its value now.
+#: Change of a setting: its value in the folder, and its new value.
 Change = tuple[Any, Any]
 
 
 def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
-    """Return the rule of each field of a dataclass that has one, by its name with `prefix` in front.
+    """Return the rules of the fields of a dataclass that have one, by name of the field after `prefix`.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
 
 
 def earlier_values(kind: type) -> dict[str, Any]:
-    """Return the value of each field that holds for settings that were written before the field existed.
+    """Return the value of each field for settings that were written before the field existed.
 
     Examples
     --------
@@ -75,8 +75,8 @@ def earlier_values(kind: type) -> dict[str, Any]:
 def differences(old: Settings, new: Settings, prefix: str = "") -> dict[str, Change]:
     """Return the settings that differ, by dotted name, with their old and new value.
 
-    Settings of one type (``{"type": "Trainer", …}``) are compared field by field. A list equals a tuple of the same
-    items.
+    Settings of the same type (``{"type": "Trainer", …}``) are compared field by field. A list equals a tuple of the
+    same items.
 
     Examples
     --------
@@ -101,11 +101,11 @@ def forbidden_changes(
     Parameters
     ----------
     old, new
-        Settings of the folder, and those of now.
+        Settings in the folder, and new settings.
     rules
         Rule by dotted name, see `resume_rules`.
     scored
-        Whether there are final tables that cannot change any more.
+        Whether a split has its final tables, which must not change any more.
 
     Examples
     --------
@@ -127,12 +127,12 @@ def describe_changes(changes: Mapping[str, Change]) -> str:
 
 
 def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folder: Path) -> None:
-    """Check that a training state was written with the present settings, as far as the rules require it.
+    """Check that a training state was written with the current settings, as far as the rules require it.
 
     Raises
     ------
     SettingError
-        If other settings differ; the message contains both values of each.
+        If a setting differs that must not change. The message contains both values.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folde
     if changes:
         raise SettingError(
             f"{folder}: the training state has other settings (state → now): {describe_changes(changes)}; expected the "
-            "same settings; use those, or another folder"
+            "same settings; restore them, or use another folder"
         )
 
 
@@ -163,7 +163,7 @@ def fingerprint(
     sets
         Training and validation set: their sessions and labels are part of the fingerprint.
     part
-        Part that the network is for; None: all.
+        Part of the network; None for all parts.
     """
     fields = {
         field.name: plain_setting(getattr(trainer, field.name)) for field in dataclasses.fields(trainer)
@@ -182,13 +182,13 @@ def fingerprint(
 
 
 def describe_network(model: torch.nn.Module) -> str:
-    """Return the class of a network, with the number and a digest of its weights' names and shapes."""
+    """Return a text with the class of a network and the number and a digest of its weights' names and shapes."""
     shapes = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
     return f"{type(model).__name__}, {len(shapes)} tensors, {_digest(shapes)}"
 
 
 def plain_setting(value: Any) -> Any:
-    """Return a setting as a plain value: code is described by its name, a partial by its arguments too."""
+    """Return a setting as a plain value: code as its name, and a partial as its name and arguments."""
     value = plain(value)
     if value is None or isinstance(value, str | bool | int | float):
         return value

@@ -1,4 +1,4 @@
-"""One pass of networks over a dataset: one row per sample, in the order of the dataset."""
+"""Pass of networks over a dataset, which returns one row per sample in the order of the dataset."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -34,7 +34,7 @@ from neurocnn.randomness import RandomState
 
 @dataclass(frozen=True)
 class Computation:
-    """Where and how outputs are computed; see `Trainer` for the fields."""
+    """Settings and devices of an evaluation; see `Trainer` for the fields."""
 
     batch_size: int
     n_workers: int
@@ -46,14 +46,14 @@ class Computation:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is computed for each network.
+    """Functions that compute the columns of a table from the outputs of a network.
 
     Attributes
     ----------
     output
         ``output(model, images)`` returns the output of a network.
     target
-        ``target(batch)`` returns what the output is compared with; None if the batch has no labels.
+        ``target(batch)`` returns the target of the outputs, or None if the batch has no labels.
     columns
         ``columns(output, target)`` returns the columns of the table.
     by_labels
@@ -74,21 +74,21 @@ def network_tables(
     on_batch: Callable[[], None] = lambda: None,
     seed: int | None = None,
 ) -> dict[Network, pd.DataFrame]:
-    """Return one table per network after one pass over a dataset, with the rows of its part (all rows if it is None).
+    """Return one table per network, with the rows of its part (all rows if the part is None), after one pass.
 
     All parts of an image are read together. A batch has `batch_size` samples for each network, as for a single network,
-    and is computed by one rank: neither other networks nor ranks change a digit.
+    and is computed by one rank, so that the results depend neither on other networks nor on the number of ranks.
 
     Parameters
     ----------
     networks
         Networks by part.
     dataset, computation, measure
-        What is read, where it is computed, and what the table contains.
+        Data to read, settings of the computation, and functions for the columns of the tables.
     on_batch
-        Called before each batch.
+        Function that is called before each batch.
     seed
-        Seed of what is random in the dataset without its augmentation; None keeps the global random states.
+        Seed of random numbers in a dataset without its augmentation; None keeps the global random states.
     """
     plain = plain_dataset(dataset)
     batches = network_batches(plain, list(networks), computation.batch_size)
@@ -104,7 +104,7 @@ def network_tables(
         stack.enter_context(current_device(computation.device))
         passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
         if len(passes) == 1:
-            # With several networks the random state is switched for each batch, with one it is set once.
+            # For a single network the random state is set once, for several it is switched for each batch.
             stack.enter_context(next(iter(passes.values())).random.as_global())
         stream = stack.enter_context(catch_worker_death(source))
         first = ranks.rank * computation.batch_size
@@ -114,17 +114,17 @@ def network_tables(
                 with one.random.as_global() if len(passes) > 1 else nullcontext():
                     one.add(part_rows(batch, network), first)
             first += ranks.world * computation.batch_size
-            del batch  # The next batch reuses its memory.
+            del batch  # The next batch can reuse its memory.
         found = {network: one.finish() for network, one in passes.items()}
     everyone = ranks.gather(found, "to put their tables together")
     return {network: join_ranks([columns[network] for columns in everyone]) for network in networks}
 
 
 class _Pass:
-    """One network during a pass, in evaluation mode.
+    """Network during a pass, in evaluation mode.
 
-    Small outputs are collected, with their labels, until there are some thousands of rows: computing their columns
-    costs about the same as for one row.
+    Small outputs are collected, with their labels, up to some thousands of rows, because computing the columns of all
+    of them takes about as long as for one row.
     """
 
     rows_at_once = 4096
@@ -137,7 +137,7 @@ class _Pass:
         self.layout, self.dtype = memory_format(model), floating_type(model)
         self.model = model.to(self.device)
         stack.enter_context(evaluating(self.model))
-        # Random numbers that a network draws here change neither its training nor other networks.
+        # The own random state of an evaluation: networks may draw random numbers without effect on the training.
         self.random = RandomState(computation.seed, self.device)
         self.identities = Identities()
         self.chunks: list[Columns] = []
@@ -146,7 +146,7 @@ class _Pass:
         self.labels: list[Any] | None = None
 
     def add(self, batch: Batch, first: int) -> None:
-        """Compute a batch; `first` is the number of its first row in the table."""
+        """Compute the outputs of a batch. `first` is the index of its first row in the table."""
         image = to_model_format(batch["image"], self.device, self.dtype, self.layout)
         with torch.inference_mode(), translate_network_errors(self.model, batch):
             output = self.measure.output(self.model, image)
@@ -161,11 +161,11 @@ class _Pass:
         else:
             self.flush()
             self.measure_outputs(output, batch | {"image": image})
-        # After `flush`, which needs the identities of the earlier rows.
+        # Added last, because `flush` above needs the identities of the earlier rows only.
         self.identities.add(batch, first)
 
     def collect(self, output: Tensor, labels: list[Any] | None) -> None:
-        """Store a small output, and its labels if there are any."""
+        """Store a small output, with its labels if there are any."""
         n, block = output.shape[0], self.outputs
         if (
             block is None
@@ -174,7 +174,7 @@ class _Pass:
             or (labels is None) != (self.labels is None)
         ):
             self.flush()
-            # Small tensors that outlive their batch would fragment the memory between the batches; one block does not.
+            # Many small tensors that are kept longer than their batches would fragment the memory; one block does not.
             block = self.outputs = output.new_empty((max(self.rows_at_once, n), *output.shape[1:]))
             self.labels = None if labels is None else []
         block[self.n_outputs : self.n_outputs + n] = output
@@ -192,7 +192,7 @@ class _Pass:
         self.outputs, self.n_outputs = None, 0
 
     def measure_outputs(self, output: Any, batch: Batch) -> None:
-        """Compute the columns of outputs."""
+        """Compute the columns of some outputs, and check their shapes."""
         with torch.inference_mode():
             columns = self.measure.columns(output, self.measure.target(batch))
         n = len(batch["participant_id"])
@@ -208,13 +208,13 @@ class _Pass:
         self.chunks.append(columns | {FINITE: finite_rows(output, n).numpy()})
 
     def finish(self) -> Columns:
-        """Return all columns of this rank."""
+        """Return the columns of all rows of this rank."""
         self.flush()
         return self.identities.arrays() | concatenate(self.chunks)
 
 
 class _BatchWithoutImages(Batch):
-    """Rows of several batches without their images, for targets that read only labels."""
+    """Batch of rows without images, for targets that read only labels."""
 
     def __missing__(self, name: str) -> Any:
         if name == "image":
@@ -226,7 +226,7 @@ class _BatchWithoutImages(Batch):
 
 
 def network_batches(dataset: Dataset, networks: Sequence[Network], batch_size: int) -> Batches:
-    """Return the batches of a pass in order, with the parts that these networks need.
+    """Return the batches of a pass in the order of the dataset, with the parts of these networks.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Checks of the data sets before the first epoch, and the targets from their tables of sessions."""
+"""Checks of the data sets before the first epoch, and targets computed from their tables of sessions."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +24,10 @@ def check_dataset(name: str, dataset: Any) -> None:
     Raises
     ------
     SettingError
-        If it has no length or no items, or is a data loader or a list of other values.
+        If `dataset` has no length or no items, or is a data loader or a list of other values.
     """
     if isinstance(dataset, DataLoader):
-        raise argument_error(name, dataset, "the dataset itself: batches are created from it")
+        raise argument_error(name, dataset, "the dataset itself instead of a data loader")
     expected = "a dataset with a length and samples that are dicts, such as nc.CapsDataset"
     has_items = hasattr(type(dataset), "__len__") and hasattr(type(dataset), "__getitem__")
     if not has_items or isinstance(dataset, str | bytes | Mapping | pd.DataFrame | pd.Series | np.ndarray):
@@ -42,7 +42,7 @@ def check_networks(model: nn.Module | Mapping[int, nn.Module]) -> dict[Network, 
     Raises
     ------
     SettingError
-        If the value is neither a network nor a mapping from part_id to networks.
+        If `model` is neither a network nor a mapping from part_id to networks.
     """
     expected = "a torch.nn.Module, or a dict of them by part_id"
     if isinstance(model, nn.Module):
@@ -61,8 +61,8 @@ def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
     Raises
     ------
     SettingError
-        If a set is empty or is a wrapper that hides what training needs of a dataset, or the sampler weights classes
-        of a task without classes.
+        If a set is empty or is a wrapper that hides members of its dataset that training uses (see `DatasetExtras`),
+        or the sampler weights the classes of a task without classes.
     LeakError
         If a participant is in both sets.
     TableError
@@ -85,7 +85,7 @@ def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
 
 
 def _check_wrapper(name: str, dataset: object) -> None:
-    """Refuse a `Subset` and similar wrappers that hide the seeds, the table or the plain images of their dataset."""
+    """Raise an error for a wrapper (such as `Subset`) that hides the seed, table or augmentation of its dataset."""
     for inner in (getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())):
         hidden = [extra for extra in EXTRAS if hasattr(inner, extra) and not hasattr(dataset, extra)]
         if hidden:
@@ -99,14 +99,14 @@ def _check_wrapper(name: str, dataset: object) -> None:
 
 
 def check_disjoint(tables: Sequence[pd.DataFrame]) -> None:
-    """Check that no participant is in both sets, from their tables of sessions or of the first evaluation.
+    """Check that no participant is in both sets, by their tables of sessions or of the first evaluation.
 
-    The latter finds the participants of a dataset whose table is missing or another one, such as a wrapper.
+    The tables of the first evaluation also contain the participants of datasets without a table of sessions.
 
     Raises
     ------
     LeakError
-        If a participant is in both.
+        If a participant is in both sets.
     """
     if len(tables) < 2 or any("participant_id" not in table for table in tables):
         return
@@ -120,12 +120,12 @@ def check_disjoint(tables: Sequence[pd.DataFrame]) -> None:
 
 
 def check_classes(task: Task, targets: Iterable[int]) -> None:
-    """Check that a training set has samples of at least two classes.
+    """Check that a training set has samples of at least two classes, and warn if it lacks one.
 
     Raises
     ------
     TableError
-        If it has samples of one class only; the message contains the count of each class.
+        If all samples have the same class. The message contains the count of each class.
     """
     if task.classes is None:
         return
@@ -154,9 +154,9 @@ def image_targets(task: Task, dataset: object) -> list[Any] | None:
 
 
 def unit_classes(task: Task, dataset: Dataset, n_units: int) -> list[int]:
-    """Return the class of each unit of an epoch: of each sample, or of each image with one network per part.
+    """Return the class of each unit of an epoch: of each sample or, with one network per part, of each image.
 
-    A dataset without a table of sessions is read completely.
+    If the dataset has no table of sessions, all its samples are read.
     """
     targets = image_targets(task, dataset)
     if targets is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: recorded, and carried out between two updates."""
+"""Ctrl-C and SIGTERM during a training: recorded, and executed between two updates."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interruption:
-    """Record of the signal that asks this process to end.
+    """Record of a signal to end this process.
 
     Examples
     --------
@@ -24,9 +24,9 @@ class Interruption:
 
     @contextmanager
     def catch_signals(self) -> Iterator["Interruption"]:
-        """Record SIGINT and SIGTERM during the block; a second signal has its usual effect.
+        """Record SIGINT and SIGTERM during the block. A second signal has its usual effect.
 
-        Handlers can be set only in the main thread; in other threads signals keep their effect.
+        In threads other than the main thread nothing is recorded, because handlers cannot be set there.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self

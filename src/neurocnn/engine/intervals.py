@@ -22,23 +22,24 @@ def confidence_intervals(
 ) -> pd.DataFrame:
     """Return confidence intervals of metrics.
 
-    The rows of a participant are never taken for independent samples: sessions and parts of one person are a cluster.
+    The rows of a participant (sessions, parts) are treated as a cluster, not as independent samples.
 
-    Proportions (accuracy, sensitivity, specificity, PPV, NPV) have Wilson's limits, with the number of rows divided by
-    the design effect of the clusters (Wilson, JASA 22 (1927); Kish, "Survey Sampling" (1965)). Means of proportions,
-    such as the balanced accuracy, combine these limits by MOVER (Zou & Donner, Statistics in Medicine 27 (2008)). The
-    area under the ROC curve has DeLong's variance for clustered data (Obuchowski, Biometrics 53 (1997)) on the logit
-    scale; an area of 0 or 1 has Wilson's limits for the smaller class. All other metrics have percentile bootstrap
-    limits, over participants and within each class (Efron & Tibshirani, "An Introduction to the Bootstrap" (1993),
-    13.3).
+    - Proportions (accuracy, sensitivity, specificity, PPV, NPV): Wilson's limits, with the number of rows divided by
+      the design effect of the clusters (Wilson, JASA 22 (1927); Kish, "Survey Sampling" (1965)).
+    - Means of proportions, such as the balanced accuracy: these limits, combined by MOVER (Zou & Donner, Statistics in
+      Medicine 27 (2008)).
+    - Area under the ROC curve: DeLong's variance for clustered data (Obuchowski, Biometrics 53 (1997)), on the logit
+      scale; Wilson's limits for the smaller class if the area is 0 or 1.
+    - Other metrics: percentile bootstrap over participants within each class (Efron & Tibshirani, "An Introduction to
+      the Bootstrap" (1993), 13.3).
 
     Parameters
     ----------
     table
         Predictions, with ``participant_id`` (and ``cohort`` if there are several).
     metrics
-        A task, or a function from a table to numbers, as its ``metrics``. The function receives the columns that do not
-        identify a row, as float64.
+        A task, or a function ``metrics(table)`` that returns a dict of numbers. The function receives the columns that
+        do not identify a row, as float64.
     n
         Number of bootstrap samples.
     seed
@@ -55,9 +56,9 @@ def confidence_intervals(
     Raises
     ------
     SettingError
-        If an argument has another kind of value.
+        If an argument cannot be used.
     TableError
-        If the table has no ``participant_id``, no row, or no true labels.
+        If the table has no ``participant_id``, no rows, or no true labels.
 
     Examples
     --------
@@ -84,7 +85,7 @@ def confidence_intervals(
         if n_classes
         else {}
     )
-    # A user's metric may have the name of a built-in one. Equal values show that it is the same.
+    # A user's metric may have the name of a built-in one: only an equal value shows that it is the same metric.
     found = {
         name: known[name][1:]
         for name, value in values.items()
@@ -94,7 +95,7 @@ def confidence_intervals(
         by_class = n_classes > 0 and "true_label" in numbers
         strata = _strata(numbers["true_label"].to_numpy() if by_class else np.zeros(len(numbers)), people)
         if set(values) - set(found) == {"loss"} and math.isclose(values["loss"], numbers["loss"].mean()):
-            # The other metrics need no bootstrap, which would take most of the time of an evaluation.
+            # Only the loss needs a bootstrap here. All metrics would take most of the time of an evaluation.
             numbers, score = numbers[["loss"]], _mean_loss
         found = _bootstrap(numbers, strata, score, n, seed, level) | found
     rows = [
@@ -116,7 +117,7 @@ def _bootstrap(
     seed: int,
     level: float,
 ) -> dict[str, tuple[float, float]]:
-    """Return the percentile limits of each metric, from participants drawn within each stratum."""
+    """Return the percentile limits of each metric, for participants drawn with replacement within each stratum."""
     values, names = numbers.to_numpy(), list(score(numbers))
     generator = np.random.default_rng(seed)
     draws = np.full((n, len(names)), math.nan)
@@ -136,7 +137,7 @@ def _bootstrap(
 
 
 def _count_classes(metrics: object, numbers: pd.DataFrame) -> int:
-    """Return the number of classes; 0 if the table is not one of a classification."""
+    """Return the number of classes; 0 if the table is not that of a classification."""
     if isinstance(metrics, Task):
         return len(metrics.classes or ())
     labels = numbers.filter(["true_label", "predicted_label"]).to_numpy()
@@ -147,7 +148,7 @@ def _count_classes(metrics: object, numbers: pd.DataFrame) -> int:
 
 
 def _strata(labels: np.ndarray, people: np.ndarray) -> list[list[np.ndarray]]:
-    """Return the rows of each participant, by class; participants with several classes are a stratum of their own."""
+    """Group participants into strata: one per class, and one for those with several classes; return each one's rows."""
     strata: dict[float | None, list[np.ndarray]] = {}
     for person in range(people.max() + 1):
         rows = np.flatnonzero(people == person)

@@ -1,4 +1,4 @@
-"""The predictions of a best epoch, kept until they become the final tables."""
+"""Files of the predictions of the best epochs, from which the final tables are written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +12,9 @@ from neurocnn.storage.tensors import load_tensors, save_tensors
 
 
 def write_predictions(path: Path, epoch: int, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Write the predictions of an epoch by set, with every bit of their numbers.
+    """Write the predictions of an epoch by set, without rounding.
 
-    Columns of other values than numbers and text cannot be read again: their predictions are not kept.
+    If a column contains other values than numbers and text, which could not be read, nothing is written.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def write_predictions(path: Path, epoch: int, tables: Mapping[str, pd.DataFrame]
 
 
 def read_predictions(path: Path, epoch: int) -> dict[str, pd.DataFrame]:
-    """Return the predictions of an epoch by set; empty if the file has none of this epoch or cannot be read."""
+    """Return the predictions of an epoch by set; an empty dict if the file is of another epoch or cannot be read."""
     try:
         content = load_tensors(path)
         if content["epoch"] != epoch:

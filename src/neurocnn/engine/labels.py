@@ -1,4 +1,4 @@
-"""Labels as tables contain them, and the numbers that a loss compares with."""
+"""Labels in tables, and their conversion to the numbers that a loss requires."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ MISSING = ""
 
 
 def label_key(value: Any) -> str:
-    """Return the canonical text of a label: 1, 1.0 and "1" have the same. Empty if the label is missing.
+    """Return the canonical text of a label, which is the same for 1, 1.0 and "1", and empty for a missing label.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def label_key(value: Any) -> str:
     try:
         number = float(text)
     except (TypeError, ValueError, RuntimeError):
-        # pandas' missing value is not a number. A label of several numbers, such as a list, is not missing.
+        # pandas' missing value (NA) cannot be converted. A label of several numbers, such as a list, is not missing.
         if isinstance(text, str):
             return text
         return MISSING if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
@@ -43,12 +43,12 @@ def label_key(value: Any) -> str:
 
 
 def class_codes(classes: Sequence[Any] | Mapping[Any, int]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return the output of each label, and the name of each output.
+    """Return the index of the output for each label, and the name of each output.
 
     Raises
     ------
     SettingError
-        If there are fewer than two outputs, a label is missing or occurs twice, or the outputs are not 0, 1, 2, …
+        If there are fewer than two outputs, a label is empty or occurs twice, or the outputs are not 0, 1, 2, …
 
     Examples
     --------
@@ -67,7 +67,7 @@ def class_codes(classes: Sequence[Any] | Mapping[Any, int]) -> tuple[dict[str, i
         codes[key] = check_integer(f"classes[{label!r}]", output, minimum=0)
         members.setdefault(codes[key], []).append(str(label))
     if len(members) < 2 or sorted(members) != list(range(len(members))):
-        raise argument_error("classes", classes, "two or more, with the outputs 0, 1, 2, …")
+        raise argument_error("classes", classes, "two or more classes, with the outputs 0, 1, 2, …")
     return codes, tuple("+".join(members[output]) for output in sorted(members))
 
 
@@ -77,7 +77,7 @@ def check_class_weights(weights: Any, codes: Mapping[str, int], names: Sequence[
     Raises
     ------
     SettingError
-        If they are not positive numbers, or do not name the classes.
+        If the weights are not positive numbers, or their labels are not the classes.
 
     Examples
     --------
@@ -115,23 +115,23 @@ def _weights_by_class(
 def class_indices(
     batch: Mapping[str, Any], device: torch.device, *, codes: Mapping[str, int], label: str
 ) -> Tensor:
-    """Return the output that stands for the label of each sample, shape (B,).
+    """Return the index of the class of each sample, shape (B,), int64.
 
     Raises
     ------
     TableError
-        If a label is missing or is none of the classes; the message lists the rows and the classes.
+        If a label is missing or is not a class. The message contains the rows and the classes.
     """
     values = label_list(batch, label)
     if set(map(type, values)) == {str} and codes.keys() >= set(values):
-        # Most labels are text in the spelling of the classes, which needs no `label_key`.
+        # Shortcut without `label_key`: most labels are text with the spelling of the classes.
         return torch.tensor([codes[value] for value in values], dtype=torch.int64, device=device)
     keys = [label_key(_single_value(value)) for value in values]
     wrong = [row for row, key in enumerate(keys) if key not in codes]
     if wrong:
         raise TableError(
             f"{label}: {_describe_labels(batch, keys, wrong)}; expected one of {', '.join(codes)}; correct the table, "
-            "leave these rows out, or add their label to a class"
+            "drop these rows, or add their label to a class"
         )
     return torch.tensor([codes[key] for key in keys], dtype=torch.int64, device=device)
 
@@ -150,8 +150,8 @@ def label_numbers(batch: Mapping[str, Any], device: torch.device, *, label: str)
     if wrong:
         keys = [label_key(value) for value in values]
         raise TableError(
-            f"{label}: {_describe_labels(batch, keys, wrong)}; expected a finite number; correct the table or leave "
-            "these rows out"
+            f"{label}: {_describe_labels(batch, keys, wrong)}; expected a finite number; correct the table or drop "
+            "these rows"
         )
     return torch.tensor(numbers, dtype=torch.float32, device=device)
 

@@ -1,4 +1,4 @@
-"""Progress and history of a training: a table, tensorboard's events, a progress bar or log lines."""
+"""Progress and history of a training: a table, tensorboard logs, a progress bar or lines of text."""
 
 import logging
 import sys
@@ -19,31 +19,31 @@ Row = dict[str, Any]
 
 
 def write_history(history: Sequence[Row], path: Path) -> None:
-    """Write the table of a training's evaluations."""
+    """Write the history of a training as a table with one row per evaluation."""
     with write_whole(path, "w") as file:
         pd.DataFrame(history).to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
 
 class Events:
-    """Tensorboard's logs of one network: a folder per set, a value per evaluation and metric.
+    """Tensorboard logs of one network: one folder per data set, one value per evaluation and metric.
 
-    On resume they are rewritten from the history, so that nothing is logged twice.
+    On a resume the logs are rewritten from the history, so that nothing is logged twice.
 
     Parameters
     ----------
     folder
-        Parent of a folder per set.
+        Parent folder of one folder per data set.
     sets
-        Names of the sets that are evaluated.
+        Names of the data sets that are evaluated.
     history
         Evaluations before the resume.
     started
-        Start of the training in seconds since 1970; events are dated by their ``time`` after it.
+        Start of the training, in seconds since 1970. The time of a value is this plus the row's ``time``.
 
     Raises
     ------
     StorageError
-        If the disk is full or the folder read-only; the error contains the path.
+        If the disk is full or the folder read-only. The message contains the path.
     """
 
     def __init__(self, folder: Path, sets: Sequence[str], history: Sequence[Row], started: float) -> None:
@@ -56,7 +56,7 @@ class Events:
             path.unlink()
 
     def add(self, row: Row) -> None:
-        """Log an evaluation."""
+        """Log a row of the history."""
         for name in self.sets:
             prefix = f"{name}_"
             metrics = {
@@ -73,14 +73,14 @@ class Events:
                 self.writers[name] = SummaryWriter(str(self.folder / name))
             for tag, value in metrics.items():
                 self.writers[name].add_scalar(tag, value, step, walltime=when)
-            # The writer has a thread of its own, whose errors are raised here.
+            # The writer uses its own thread, whose errors `flush` raises.
             self.writers[name].flush()
         except OSError as error:
             path = str(self.folder / name)
             raise StorageError(error.errno, f"cannot write: {error.strerror}", path) from error
 
     def close(self) -> None:
-        """Close the files. Every row was flushed before, so that an error here loses nothing."""
+        """Close the files. An error is only logged, because every row was flushed before."""
         for writer in self.writers.values():
             try:
                 writer.close()
@@ -88,13 +88,13 @@ class Events:
                 LOGGER.warning("%s: closing the tensorboard logs failed: %s", self.folder, error)
 
 
-#: What `show_progress` has set: whether progress is shown, and the text in front of it. None: lines are only logged.
+#: Setting of `show_progress`: whether progress is shown, and the text before it. None: lines are only logged.
 _SHOWN: ContextVar[tuple[bool, str] | None] = ContextVar("_SHOWN", default=None)
 
 
 @contextmanager
 def show_progress(shown: bool, prefix: str = "") -> Iterator[None]:
-    """Show the progress of the trainings in this block on the standard error, after a prefix, or be silent."""
+    """Show the progress of the trainings in the block on standard error, after `prefix`, or hide it."""
     token = _SHOWN.set((shown, prefix))
     try:
         yield
@@ -103,13 +103,13 @@ def show_progress(shown: bool, prefix: str = "") -> Iterator[None]:
 
 
 def shows_bars() -> bool:
-    """Return whether progress is a bar: in a terminal and in a notebook."""
+    """Return whether progress is shown as a bar, as in a terminal or notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", ())
 
 
 class Progress:
-    """Progress of a training: a bar over all updates in a terminal or notebook, elsewhere a line per epoch.
+    """Progress of a training: a bar of all updates in a terminal or notebook, otherwise one line per epoch.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class Progress:
     """
 
     def __init__(self, epochs: int, sets: Sequence[str], shown: bool = True) -> None:
-        # Without `show_progress`, lines are logged and not written.
+        # Outside `show_progress`, lines are logged and not written to standard error.
         wanted, self.prefix = _SHOWN.get() or (None, "")
         self.epochs, self.sets = epochs, sets
         self.shown, self.writes = shown and wanted is not False, wanted is True
@@ -137,7 +137,7 @@ class Progress:
             self.bar.close()
 
     def set_position(self, epoch: int, update: int, n_updates: int) -> None:
-        """Show the epoch; the bar begins at the position of a resume."""
+        """Show the current epoch. After a resume, the bar starts at the position of the resume."""
         if self.first is None:
             self.first = monotonic(), epoch + update / max(1, n_updates)
         if self.bar is None and self.shown and shows_bars():
@@ -151,17 +151,17 @@ class Progress:
             self.bar.set_description(f"{self.prefix}epoch {epoch + 1}/{self.epochs}")
 
     def add_update(self, loss: float) -> None:
-        """Count an update."""
+        """Advance the bar by one update, and show its loss."""
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             self.bar.update()
 
     def end_epoch(self, epoch: int, rows: Mapping[int | None, Row], spent: str) -> None:
-        """Log losses and what an epoch's time was spent on; write a line of losses if that is wanted."""
+        """Log the losses and times of an epoch, and write the losses to standard error within `show_progress`."""
         if not self.shown or self.bar is not None:
             return
-        # With several networks the time is that of all of them: it has a line of its own.
-        alone = f"; {spent}" if len(rows) == 1 else ""
+        # With several networks the times are those of all of them, in a separate line.
+        single = f"; {spent}" if len(rows) == 1 else ""
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
             LOGGER.info(
@@ -171,30 +171,30 @@ class Progress:
                 network,
                 _losses([row], self.sets),
                 row["time"],
-                alone,
+                single,
             )
-        if not alone:
+        if not single:
             LOGGER.info("epoch %d/%d: %s", epoch + 1, self.epochs, spent)
-        # A logger that shows these lines must not be doubled.
+        # Not written if the logger already shows these lines.
         if self.writes and not LOGGER.isEnabledFor(logging.INFO):
             networks = f", {len(rows)} networks" if len(rows) > 1 else ""
             losses = _losses(list(rows.values()), self.sets)
             sys.stderr.write(
-                f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{self._time_left(epoch)}\n"
+                f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{self._remaining_time(epoch)}\n"
             )
             sys.stderr.flush()
 
-    def _time_left(self, epoch: int) -> str:
-        """Return the time until the last epoch, at most: a training may stop early."""
+    def _remaining_time(self, epoch: int) -> str:
+        """Return the longest remaining time as text; a training may stop early."""
         started, first = self.first or (monotonic(), epoch)
-        left = (self.epochs - epoch - 1) * (monotonic() - started) / max(epoch + 1 - first, 1e-9)
-        minutes, seconds = divmod(round(left), 60)
+        remaining = (self.epochs - epoch - 1) * (monotonic() - started) / max(epoch + 1 - first, 1e-9)
+        minutes, seconds = divmod(round(remaining), 60)
         hours, minutes = divmod(minutes, 60)
-        return f", at most {hours}:{minutes:02}:{seconds:02} left" if left else ""
+        return f", at most {hours}:{minutes:02}:{seconds:02} left" if remaining else ""
 
 
 def _losses(rows: Sequence[Row], sets: Sequence[str]) -> str:
-    """Return the mean losses of some networks as text."""
+    """Return the losses, averaged over networks, as text."""
     means = {
         name: sum(float(row[f"{name}_loss"]) for row in rows) / len(rows)
         for name in sets

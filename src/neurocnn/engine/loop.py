@@ -1,4 +1,4 @@
-"""The training loop.
+"""Training loop.
 
 Networks are trained side by side; the rows of each batch are passed to the network of their part. A single network is
 the case of one. The states for a resume are written between two updates: `train_epoch` can begin at any update, and an
@@ -39,7 +39,7 @@ from neurocnn.randomness import exclusive
 
 
 class Loop:
-    """A training while it runs.
+    """Training of one or several networks.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Loop:
             stack.enter_context(exclusive("the training"))
             stack.enter_context(current_device(self.device))
             if self.ranks.world > 1:
-                # A weight with one input channel has two descriptions of one layout; torch warns that they differ.
+                # torch warns if strides differ, although for one input channel different strides are the same layout.
                 stack.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             runs = [
@@ -97,7 +97,7 @@ class Loop:
                 self.trainer, self.task, self.sets["train"], parts, self.device, self.ranks
             )
             self.train_runs(runs, stack)
-        # Rank 0 may still be writing the files from which the best weights are read.
+        # Other ranks read the best weights from files that rank 0 may still be writing.
         self.ranks.barrier("at the end of the training")
         [self.interruption.signal] = self.ranks.all_reduce_max(self.interruption.signal)
         if self.interruption.signal:
@@ -115,7 +115,7 @@ class Loop:
             Progress(trainer.epochs, scored_sets(trainer), self.ranks.rank == 0)
         )
         while active := [run for run in runs if not run.is_finished()]:
-            # The networks of one pass share the epoch and the way in which batches are cut.
+            # Networks can share a pass if they have the same epoch and the same division into batches.
             first = min(active, key=lambda run: run.epoch)
             position = first.epoch, first.join_last
             self.train_epoch(first.epoch, [run for run in active if (run.epoch, run.join_last) == position])
@@ -181,8 +181,9 @@ class Loop:
             raise
         self.clock.lap("evaluating")
         if not self.has_saved:
-            # The first state is written before the first row of the table, which could not be resumed without it, and
-            # not earlier, so that a training that fails at once can be restarted with other settings.
+            # The first state must precede the first row of the table, because a table without a state cannot be
+            # resumed. It is not written earlier, so that a training that fails before can be restarted with other
+            # settings.
             self.save()
         for run in runs:
             where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}
@@ -233,7 +234,7 @@ class Loop:
         self.saved, self.has_saved = time.monotonic(), True
 
     def save_if_due(self) -> None:
-        """Write states if the last ones are old or this process received a signal, and exit in that case."""
+        """Write states if the last ones are too old or a rank received a signal; exit after a signal."""
         due = time.monotonic() - self.saved >= self.trainer.checkpoint_seconds
         due_anywhere, self.interruption.signal = self.ranks.all_reduce_max(due, self.interruption.signal)
         if self.interruption.signal:
@@ -249,7 +250,7 @@ class Loop:
             self.exit()
 
     def exit(self) -> None:
-        """Log what is saved and how to resume, then raise KeyboardInterrupt or SystemExit."""
+        """Log a message about the saved state, then raise KeyboardInterrupt or SystemExit."""
         first = min(self.active, key=lambda run: (run.epoch, run.updates))
         if self.folder is None:
             saved = "nothing is saved, because fit was called without a folder"

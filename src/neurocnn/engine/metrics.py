@@ -27,16 +27,16 @@ def smaller_is_better(metric: str) -> bool:
 
 
 def classification_metrics(table: pd.DataFrame, n_classes: int) -> Metrics:
-    """Return the metrics of predicted classes.
+    """Return the metrics of a classification.
 
     Parameters
     ----------
     table
-        Columns ``true_label`` and ``predicted_label`` (indices of classes); ``proba0``, ``proba1``, … for the area
-        under the ROC curve; ``loss`` for the loss.
+        Columns ``true_label`` and ``predicted_label`` (indices of classes) and, optionally, ``proba0``, ``proba1``, …
+        for the area under the ROC curve, and ``loss``.
     n_classes
-        Number of classes. Of two, class 1 is the positive one. Of more, sensitivity, specificity, PPV, NPV and the
-        area under the curve are means over the classes, each one against the rest.
+        Number of classes. With two, class 1 is the positive one. With more, sensitivity, specificity, PPV, NPV and the
+        area under the ROC curve are means over the classes, each one against the rest.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def classification_metrics(table: pd.DataFrame, n_classes: int) -> Metrics:
 
 
 def regression_metrics(table: pd.DataFrame) -> Metrics:
-    """Return the metrics of predicted numbers: ``loss`` (if the table has one), ``mae``, ``rmse``, ``r2``.
+    """Return the metrics of a regression: ``loss`` (if the table has one), ``mae``, ``rmse``, ``r2``.
 
     R2 is 1 − (sum of squared errors) / (sum of squares around the mean). If all true values are equal it is 1 for a
     perfect prediction and 0 otherwise; it is NaN for a single row.
@@ -104,8 +104,10 @@ def regression_metrics(table: pd.DataFrame) -> Metrics:
 
 
 def reconstruction_metrics(table: pd.DataFrame) -> Metrics:
-    """Return the metrics of reconstructions: the means of ``mse``, ``mae``, ``psnr`` and ``ssim`` over the samples, and
-    ``rmse``, the root of the mean ``mse``.
+    """Return the metrics of a reconstruction.
+
+    They are the means over the samples of ``mse``, ``mae``, ``psnr`` and ``ssim``, ``rmse`` (the root of the mean
+    ``mse``), and ``loss`` (if the table has one).
 
     Examples
     --------
@@ -125,7 +127,7 @@ def reconstruction_metrics(table: pd.DataFrame) -> Metrics:
 
 
 def probability_columns(table: pd.DataFrame) -> list[str]:
-    """Return the names of the probabilities of classes: ``proba0``, ``proba1``, …"""
+    """Return the names of the columns of class probabilities: ``proba0``, ``proba1``, …"""
     names: list[str] = []
     while f"proba{len(names)}" in table:
         names.append(f"proba{len(names)}")
@@ -143,7 +145,7 @@ def _numbers(table: pd.DataFrame, column: str) -> Array:
     numeric = series if series.dtype == np.float64 else pd.to_numeric(series)
     values: Array = numeric.to_numpy(dtype=float, na_value=np.nan)
     if len(values) == 0:
-        raise TableError("the table has no row; expected at least one")
+        raise TableError("the table has no rows; expected at least one")
     missing = int(np.isnan(values).sum())
     if missing and column == "true_label":
         raise TableError(f"true_label is missing in {missing} of {len(values)} rows, which cannot be scored")

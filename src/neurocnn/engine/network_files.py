@@ -1,7 +1,7 @@
-"""The files of one network's training, written in an order that survives a kill.
+"""Files of one network's training, written in an order that allows a resume after a kill at any time.
 
-At the end of an epoch the state is written first, then the best models: if the process is killed between the two, the
-state contains the weights that the best model lacks.
+At the end of an epoch the state is written first, then the best models. If the process is killed between the two, the
+missing best model is restored from the state.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from neurocnn.storage.tensors import save_tensors
 
 
 class NetworkFiles:
-    """The files of one network.
+    """Files of one network's training.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class NetworkFiles:
     run
         Training of the network.
     settings
-        Fingerprint that a resume compares.
+        Settings that are compared on a resume, see `fingerprint`.
     writes
         Whether this rank writes.
     """
@@ -56,7 +56,7 @@ class NetworkFiles:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Prevent other processes from training the same network here while the block runs."""
+        """Lock the folder during the block, so that no other process trains the same network in it."""
         if not self.writes:
             yield
             return
@@ -66,12 +66,12 @@ class NetworkFiles:
             yield
 
     def restore(self) -> None:
-        """Restore the run from the last state, if there is one.
+        """Restore the run from the last saved state, if there is one.
 
         Raises
         ------
         SettingError
-            If the state has other settings, or there are results without a state.
+            If the state has other settings, or the folder contains results without a state.
         CheckpointError
             If the state cannot be read.
         """
@@ -110,7 +110,7 @@ class NetworkFiles:
                 )  # fmt: skip
 
     def open(self) -> None:
-        """Restore the table, the best models and the logs to the position of the state."""
+        """Restore the table, the best models and the logs to the epoch and update of the state."""
         if not self.writes:
             return
         bests = [folder / "model_best.pth.tar" for folder in self.models.glob("best_*")]
@@ -149,7 +149,7 @@ class NetworkFiles:
             self.events.add(self.run.history[-1])
 
     def write_state(self, randoms: list[dict[str, Any]]) -> None:
-        """Write a state; `randoms` are the random states of all ranks."""
+        """Write the state of the training. `randoms` are the random states of all ranks."""
         if self.writes:
             self.states.write(self.run.state(randoms) | {"settings": self.settings})
 
@@ -159,9 +159,9 @@ class NetworkFiles:
             self.states.remove()
 
     def write_predictions(self, selections: list[str]) -> None:
-        """Keep the predictions of the last evaluation as those of these selections.
+        """Write the predictions of the last evaluation as those of the best epoch of these selections.
 
-        They are written before the state of their epoch: after a kill between the two, the epoch is repeated.
+        They precede the state of their epoch: after a kill between the two, the epoch is repeated.
         """
         for selection in selections if self.writes else ():
             epoch = self.run.best_epochs[selection]
@@ -169,14 +169,14 @@ class NetworkFiles:
         self.run.tables = {}
 
     def predictions(self) -> dict[str, dict[str, pd.DataFrame]]:
-        """Return the predictions of the best epochs that were kept, by selection and set."""
+        """Return the predictions of the best epochs that were written, by selection and set."""
         if self.folder is None:
             return {}
         epochs = self.run.best_epochs
         return {name: read_predictions(self._predictions_path(name), epochs[name]) for name in epochs}
 
     def write_best(self, selections: list[str]) -> None:
-        """Keep the current weights as the best ones of these selections."""
+        """Write (or keep in memory) the current weights as the best ones of these selections."""
         for selection in selections:
             if self.folder is None:
                 self.run.best_weights[selection] = self.run.weights()

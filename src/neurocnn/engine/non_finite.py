@@ -1,4 +1,4 @@
-"""Losses, gradients and outputs that are NaN or infinite: which samples have them, and the errors."""
+"""Detection of losses, gradients and outputs that are NaN or infinite, and errors that name their samples."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,12 +18,12 @@ FINITE = "_finite"
 
 
 def finite_rows(output: Any, n: int) -> Tensor:
-    """Return for each of `n` samples whether all its outputs are finite, as a bool tensor on the CPU.
+    """Return a bool tensor (n,) on the CPU: whether all outputs of each sample are finite.
 
     Parameters
     ----------
     output
-        A tensor (n, …), or tensors in lists, tuples or dicts; other values are ignored.
+        Tensor (n, …), or tensors in lists, tuples or dicts. Other values are ignored.
     n
         Number of samples.
 
@@ -44,17 +44,17 @@ def finite_rows(output: Any, n: int) -> Tensor:
 
 
 def pop_non_finite(table: pd.DataFrame) -> pd.DataFrame:
-    """Remove the column that marks finite outputs, in place, and return the rows with outputs that are not finite."""
+    """Remove the column `FINITE` in place, and return the rows whose outputs are not finite."""
     return table[~table.pop(FINITE).astype(bool)]
 
 
 def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
-    """Raise an error if an output is NaN or infinite, else return the table without the column that marks them.
+    """Return the table without the column `FINITE`, else raise an error if an output is NaN or infinite.
 
     Raises
     ------
     ModelError
-        If an output is not finite; the message contains the samples.
+        If an output is NaN or infinite. The message contains the samples.
     """
     wrong = pop_non_finite(table)
     if len(wrong):
@@ -66,10 +66,10 @@ def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
 
 
 def log_outputs(where: str, rows: pd.DataFrame, name: str) -> None:
-    """Log that outputs of an evaluation are not finite; `where` is the network and epoch, `name` that of the set."""
+    """Log a warning about outputs that are not finite, with the network and epoch (`where`) and the set's `name`."""
     LOGGER.warning(
-        "%s: the output is NaN or infinite for %s of the %s set; the metrics of this evaluation are NaN, and it is "
-        "never the best",
+        "%s: the output is NaN or infinite for %s of the %s set; the metrics of this evaluation are NaN, so that "
+        "it is never the best",
         where, describe_rows(rows), name,
     )  # fmt: skip
 
@@ -77,10 +77,10 @@ def log_outputs(where: str, rows: pd.DataFrame, name: str) -> None:
 def scores_or_nan(
     metrics: Callable[[pd.DataFrame], Mapping[str, float]], table: pd.DataFrame, all_finite: bool
 ) -> dict[str, float]:
-    """Return the metrics of a table by name, all NaN if an output of the evaluation is not finite."""
+    """Return the metrics of a table by name, or NaN for all of them if not `all_finite`."""
     if all_finite:
         return {name: float(score) for name, score in metrics(table).items()}
-    # Metrics may refuse NaN, so they get zeros instead. Only the names of their results are used.
+    # Metrics may raise an error for NaN, so they are called with zeros; only their names are used.
     numbers = table.select_dtypes("number")
     filled = table.assign(**numbers.where(np.isfinite(numbers), 0.0))
     return dict.fromkeys(metrics(filled), math.nan)
@@ -89,7 +89,7 @@ def scores_or_nan(
 def loss_error(
     where: str, losses: Tensor, names: Sequence[str], parameters: Iterable[Tensor]
 ) -> TrainingError:
-    """Return the error for an update with a loss that is not finite; it names the samples.
+    """Return an error for an update with a loss that is not finite, which names the samples.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def loss_error(
     names
         Name of each sample.
     parameters
-        The network's weights, which the update has not changed.
+        Weights of the network, which the update has not changed.
     """
     bad = [name for name, finite in zip(names, losses.isfinite().tolist(), strict=True) if not finite]
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -115,16 +115,16 @@ def loss_error(
 
 
 def gradients_error(where: str) -> TrainingError:
-    """Return the error for gradients that are not finite although the loss is."""
+    """Return an error for gradients that are not finite although the loss is finite."""
     return TrainingError(
         f"{where}: the gradients are NaN or infinite, the loss is not; the weights were not updated; look for a "
-        "function of the network or loss without a finite slope (the root or norm of 0, the logarithm of 0), or lower "
+        "function of the network or loss without a finite derivative (root, norm or logarithm of 0), or lower "
         "learning_rate"
     )
 
 
 def scale_error(where: str) -> TrainingError:
-    """Return the error for float16 gradients that overflow at any scale of the loss."""
+    """Return an error for float16 gradients that overflow at any scale of the loss."""
     return TrainingError(
         f"{where}: the gradients are NaN or infinite at any scale of the loss; the weights were not updated; use "
         "precision='bfloat16' or 'float32'"

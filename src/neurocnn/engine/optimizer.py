@@ -1,4 +1,4 @@
-"""The optimizer and the scheduler of a network in training."""
+"""Optimizer and scheduler of a training."""
 
 import inspect
 import warnings
@@ -12,17 +12,17 @@ from neurocnn.storage.tensors import plain
 
 
 def make_optimizer(trainer: TrainingSettings, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer of these settings: Adam, or what ``trainer.optimizer`` returns."""
+    """Return an optimizer: Adam, or the one that ``trainer.optimizer`` returns."""
     rate, decay, make = trainer.learning_rate, trainer.weight_decay, trainer.optimizer
     if make is None:
         fused = all(parameter.is_floating_point() for parameter in parameters)
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused)
-    # A class is called with the learning rate and weight decay that its signature has; a function has its own.
+    # A class is called with the learning rate and weight decay that its signature contains; a function sets both.
     known = inspect.signature(make).parameters if isinstance(make, type) else ()
     rates = {"lr": rate, "weight_decay": decay}
     made = make(parameters, **{name: value for name, value in rates.items() if name in known})
     for group in made.param_groups:
-        # Checkpoints contain plain numbers: numpy's may round differently, and a resume would differ.
+        # Checkpoints contain plain numbers. With numpy's, an optimizer might round differently than after a resume.
         group.update({name: plain(value) for name, value in group.items() if name != "params"})
     return made
 
@@ -33,7 +33,7 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
     Raises
     ------
     ValueError
-        If one has another shape.
+        If a moment has another shape.
     """
     if type(optimizer) is torch.optim.Adam:
         for parameter, state in optimizer.state.items():
@@ -44,11 +44,11 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
-    """Step a scheduler at the end of an epoch with this loss."""
+    """Step a scheduler at the end of an epoch; `loss` is for ReduceLROnPlateau."""
     if scheduler is None:
         return
     with warnings.catch_warnings():
-        # torch has seen no step if all gradients of the epoch overflowed, or after a resume at its end.
+        # torch warns if the optimizer made no step, as when all gradients overflowed, or after a resume at this point.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(loss)

@@ -1,4 +1,4 @@
-"""From the outputs of a network to losses per sample and rows of a table, for each kind of task."""
+"""Losses per sample and columns of tables, computed from the outputs of a network, for each kind of task."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ Columns = dict[str, np.ndarray[Any, Any]]
 
 
 def final_output(output: object) -> Tensor:
-    """Return the tensor that a loss receives: the last one of a tuple, in single precision or better.
+    """Return the tensor for the loss: the last one of a tuple, in single or double precision.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def final_output(output: object) -> Tensor:
 def cross_entropy(
     output: object, target: Tensor, n_classes: int, weights: tuple[float, ...] | None
 ) -> Tensor:
-    """Return the cross-entropy of each sample, times the weight of its class; shape (B,)."""
+    """Return the cross-entropy of each sample, multiplied by the weight of its class; shape (B,)."""
     logits = final_output(output)
     if logits.shape != (len(target), n_classes):
         raise ModelError(
@@ -53,7 +53,7 @@ def class_rows(output: object, target: Tensor | None) -> Columns:
             f"the network's output has shape {tuple(logits.shape)}; expected (samples, classes), also for a batch of "
             "one; remove .squeeze()"
         )
-    # In float64 the probabilities in the table sum to 1. Some devices do not support it; the CPU does.
+    # On the CPU, because some devices do not support float64, in which the probabilities sum to 1.
     probabilities = torch.softmax(logits.detach().cpu().double(), dim=1).numpy()
     columns: Columns = {
         "true_label": _missing_labels(len(probabilities)) if target is None else target.cpu().numpy(),
@@ -63,7 +63,7 @@ def class_rows(output: object, target: Tensor | None) -> Columns:
 
 
 def rescale(output: object, mean: float, scale: float) -> Tensor:
-    """Return ``mean + scale * output``, in the shape of the output."""
+    """Return ``mean + scale * output``."""
     return mean + scale * final_output(output)
 
 
@@ -97,7 +97,7 @@ def _predicted_numbers(output: object) -> Tensor:
 
 
 def _shortest_decimals(target: Tensor) -> np.ndarray[Any, Any]:
-    # float32 turns an age of 71.8 into 71.80000305; rounding restores the value of the table.
+    # As a float64, the float32 value of 71.8 is 71.80000305; its shortest decimal restores the value of the table.
     return np.array([float(str(value)) for value in target.cpu().numpy()], dtype=np.float64)
 
 
@@ -114,7 +114,7 @@ def voxel_error(output: object, target: Tensor) -> Tensor:
 def reconstruction_rows(output: object, target: Tensor | None) -> Columns:
     """Return ``mse``, ``mae``, ``psnr`` and ``ssim`` of each sample."""
     if target is None:
-        raise SettingError("target=None; expected the input images, with which a reconstruction is compared")
+        raise SettingError("target=None; expected the input images, as the target of a reconstruction")
     return similarity(_reconstructed_image(output, target).detach(), target)
 
 

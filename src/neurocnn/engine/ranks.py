@@ -1,6 +1,6 @@
-"""The processes of a job that ``torchrun`` started, and their communication.
+"""Processes (ranks) of a job that ``torchrun`` started, and their communication.
 
-Each rank runs the same script. A barrier precedes every exchange, so that a rank that is missing is named.
+Each rank runs the same script. A barrier precedes every exchange, so that an error can name a missing rank.
 """
 
 import atexit
@@ -15,22 +15,22 @@ import torch.distributed as dist
 
 from neurocnn.errors import TrainingError
 
-#: The gloo group for control messages; gradients may use another backend.
+#: Process group (gloo) of control messages, and timeout. Gradients may use another backend.
 _control: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process of a job; a single process is rank 0 of 1.
+    """Process of a job; a single process is rank 0 of 1.
 
     Attributes
     ----------
     rank, world
-        Number of this process, and number of processes.
+        Rank of this process, and number of processes.
     local
-        Number of this process on its machine, which selects the GPU.
+        Rank of this process on its machine, which selects the GPU.
     seconds
-        Time that the other ranks wait for one that does not answer.
+        Seconds that ranks wait for one that does not respond.
     """
 
     rank: int = 0
@@ -44,7 +44,7 @@ class Ranks:
         Raises
         ------
         TrainingError
-            If a rank has died or hangs; the message of rank 0 names it.
+            If a rank has died or hangs. The message on rank 0 contains its number.
         """
         if self.world == 1:
             return
@@ -62,9 +62,9 @@ class Ranks:
             ) from error
 
     def _closed(self) -> list[int]:
-        """Return the ranks whose connection to rank 0 is closed; empty on the others.
+        """Return the ranks whose connection to rank 0 is closed; an empty list on other ranks.
 
-        gloo does not name a rank that died before rank 0 waited for it, but refuses to receive from it.
+        gloo's error does not name a rank that died before the barrier, but receiving from it fails.
         """
         closed: list[int] = []
         for rank in range(1, self.world if self.rank == 0 else 1):
@@ -94,7 +94,7 @@ class Ranks:
 
 
 def find_ranks(seconds: float | None = None) -> Ranks:
-    """Return this process's rank, after joining the job that ``torchrun`` started, if there is one.
+    """Return the rank of this process, after it has joined the job that ``torchrun`` started, if there is one.
 
     Any launcher that sets the same environment variables works. Joining creates torch's default process group (if there
     is none), which is destroyed when the process ends.
@@ -102,7 +102,7 @@ def find_ranks(seconds: float | None = None) -> Ranks:
     Parameters
     ----------
     seconds
-        Time that ranks wait for each other; None: the value of an earlier call, or 1800.
+        Seconds that ranks wait for each other. None for the value of an earlier call, or 1800.
 
     Examples
     --------
@@ -123,7 +123,8 @@ def find_ranks(seconds: float | None = None) -> Ranks:
     if "group" not in _control:
         gloo = dist.get_backend() == "gloo"
         _control["group"] = dist.group.WORLD if gloo else dist.new_group(backend="gloo", timeout=wait)
-        # Its threads must end before Python does: one that waits for Python's lock then would abort the process.
+        # Released before Python ends, because one of its threads that then waits for the interpreter lock would abort
+        # the process.
         atexit.register(_control.pop, "group", None)
     rank = dist.get_rank()
     return Ranks(rank, dist.get_world_size(), int(os.environ.get("LOCAL_RANK", str(rank))), seconds)

@@ -1,4 +1,4 @@
-"""Rows of a table while a pass over a dataset collects them, batch by batch."""
+"""Collection of the rows of a table, batch by batch, during a pass over a dataset."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from neurocnn.storage.identity import IMAGE
 
 
 class Identities:
-    """Identity columns of the rows, and the number of each row.
+    """Identity columns of the rows, and the index of each row.
 
-    They are a few long lists: many small arrays would fragment the memory between the batches.
+    They are stored in a few long lists, because many small arrays would fragment the memory.
     """
 
     def __init__(self) -> None:
         self.columns: dict[str, list[Any]] = {}
 
     def add(self, batch: Batch, first: int) -> None:
-        """Add a batch; `first` is the number of its first row."""
+        """Add the rows of a batch. `first` is the index of its first row."""
         part_ids = batch["part_id"].tolist()
         if self.columns and ("cohort" in batch) != ("cohort" in self.columns):
             raise SettingError(
@@ -52,7 +52,7 @@ class Identities:
 
 
 def concatenate(chunks: Sequence[Columns]) -> Columns:
-    """Return the concatenated columns; a column is NaN for the chunks that lack it."""
+    """Return the concatenated columns. Values of a column that a chunk lacks are NaN."""
     columns = {}
     for name in dict.fromkeys(name for chunk in chunks for name in chunk):
         columns[name] = np.concatenate(
@@ -66,7 +66,7 @@ def _missing_column(chunk: Columns) -> np.ndarray[Any, Any]:
 
 
 def join_ranks(ranks: list[Columns]) -> pd.DataFrame:
-    """Return the columns of all ranks as one table, in the order of the rows.
+    """Return the columns of all ranks as one table, ordered by the index of the rows.
 
     Raises
     ------

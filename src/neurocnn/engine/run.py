@@ -1,4 +1,4 @@
-"""One network in training: optimizer, random state, early stopping, best weights and history."""
+"""Network in training: optimizer, random state, early stopping, best weights and history."""
 
 import math
 import time
@@ -23,15 +23,16 @@ from neurocnn.randomness import RandomState
 from neurocnn.storage.identity import PART
 
 Row = dict[str, Any]
-# Fields of a run that a state contains as they are.
+# Fields of a run that a saved state contains without conversion.
 _COUNTERS = ("epoch", "updates", "iteration", "started")
 _PLAIN_FIELDS = (*_COUNTERS, "history", "best", "best_epochs", "stopped", "join_last")
 
 
 class Run:
-    """A network in training, with its optimizer, random state, early stopping, best weights and history.
+    """Network in training, with its optimizer, random state, early stopping, best weights and history.
 
-    Networks that are trained in one pass share nothing but the batches, so that each ends as it would alone.
+    Networks that are trained in the same pass share only the batches, so that the result of each is the same as if it
+    were trained separately.
 
     Parameters
     ----------
@@ -42,12 +43,12 @@ class Run:
     task
         Task of the training.
     part
-        Part that the network is for; None: all.
+        Part of the network; None for all parts.
     device, ranks
         Device and process of the training.
     """
 
-    #: Smallest scale of the loss in float16. If gradients overflow at this scale, no scale avoids it.
+    #: Smallest scale of the loss in float16. If gradients overflow at this scale, they overflow at any scale.
     least_scale = 2.0**-24
 
     def __init__(
@@ -98,18 +99,18 @@ class Run:
         return torch.compile(forward) if self.trainer.compile else forward
 
     def accumulate(self, batch: Batch, n_window: int, empty: bool, last: bool) -> None:
-        """Add the gradients of a batch to those of its update.
+        """Add the gradients of a batch to those of the current update.
 
         Parameters
         ----------
         batch
             Rows of this rank.
         n_window
-            Number of samples of the update, over all ranks: each has the weight 1 / n_window.
+            Number of samples of the update over all ranks; each has the weight 1 / n_window.
         empty
-            Whether the rows belong to another rank and have no weight: a rank without rows must take part.
+            Whether the rows have weight 0, because this rank has no rows of its own but must take part.
         last
-            Whether it is the last batch of the update, when ranks exchange gradients.
+            Whether it is the last batch of the update, after which the ranks exchange gradients.
         """
         image = to_model_format(batch["image"], self.device, self.dtype, self.layout)
         if not self.is_training:
@@ -122,7 +123,7 @@ class Run:
                 output = self.forward(image)
             target = self.task.target({**batch, "image": image}, self.device)
             losses = sample_losses(self.task, output, target, len(image))
-            # DistributedDataParallel divides by the number of ranks.
+            # Multiplied by the number of ranks, because DistributedDataParallel divides by it.
             share = losses.sum() * (0.0 if empty else self.ranks.world / n_window)
             with translate_compiler_errors():
                 self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
@@ -133,13 +134,14 @@ class Run:
     def update(self) -> float:
         """Step the optimizer, and return the mean loss of the update.
 
-        If a scaled loss made gradients overflow, the weights stay and the scale is halved; that counts as an update.
+        If the scaled loss of float16 made gradients overflow, the weights do not change and the scale is halved; this
+        counts as an update.
 
         Raises
         ------
         TrainingError
-            If the loss is NaN or infinite, or the gradients are at any scale. The weights are not updated. In float32
-            and bfloat16 gradients are checked only if they are clipped; otherwise the next loss shows it.
+            If the loss is NaN or infinite, or the gradients are for any scale; the weights are not updated. In float32
+            and bfloat16, gradients are checked only if they are clipped; otherwise the next loss is not finite.
         """
         losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
         mean = float(losses.mean())
@@ -164,12 +166,12 @@ class Run:
         return mean
 
     def where(self) -> str:
-        """Return the position of the training, for messages."""
+        """Return the network, epoch and update as text, for messages."""
         network = "" if self.part is None else f"network {self.part}, "
         return f"{network}epoch {self.epoch}, update {self.updates}"
 
     def end_epoch(self) -> list[str]:
-        """Apply selection, early stopping and scheduler; return the selections whose best epoch this is."""
+        """Update selections, early stopping and scheduler; return the selections for which this epoch is the best."""
         row = self.history[-1]
         which = self._deciding_set(row)
         better = []
@@ -185,12 +187,12 @@ class Run:
         return better
 
     def check_selection(self, row: Row) -> None:
-        """Check that a row has the metrics that the task selects by.
+        """Check that a row contains the metrics by which the task selects epochs.
 
         Raises
         ------
         SettingError
-            If one is missing.
+            If a metric is missing.
         """
         which = self._deciding_set(row)
         known = [name.removeprefix(f"{which}_") for name in row if name.startswith(f"{which}_")]
@@ -205,7 +207,7 @@ class Run:
         return "validation" if "validation_loss" in row else "train"
 
     def is_evaluated(self) -> bool:
-        """Return whether the history has a row for the current weights."""
+        """Return whether the current weights have been evaluated: the history contains a row for them."""
         return bool(self.history) and self.history[-1]["iteration"] == self.iteration
 
     def is_finished(self) -> bool:
@@ -220,7 +222,7 @@ class Run:
         }
 
     def state(self, randoms: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return what `restore` needs; `randoms` are the random states of all ranks."""
+        """Return the state for `restore`. `randoms` are the random states of all ranks."""
         plain_fields = {name: getattr(self, name) for name in _PLAIN_FIELDS}
         return plain_fields | {
             "model": self.model.state_dict(),
@@ -238,9 +240,9 @@ class Run:
         Raises
         ------
         CheckpointError
-            If the state is that of another network or optimizer, or lacks entries.
+            If the state belongs to another network or optimizer, or lacks entries.
         """
-        # States that were written before the field existed have batches that are cut without it.
+        # Earlier versions did not join the last batch, and their states lack the field.
         state = {"join_last": False} | state
         try:
             self.model.load_state_dict(state["model"])
@@ -258,20 +260,20 @@ class Run:
             self._clock = time.monotonic() - state["seconds"]
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"the training state is of another network or optimizer: {error}"
+                f"the training state belongs to another network or optimizer: {error}"
             ) from error
 
     def seconds(self) -> float:
-        """Return the seconds of training so far, over all its processes."""
+        """Return the seconds of training so far, including those before a resume."""
         return time.monotonic() - self._clock
 
     def release(self) -> None:
-        """Restore the network's gradients and memory format; it keeps its last weights."""
+        """Clear the gradients and restore the memory format of the network, which keeps its last weights."""
         self.optimizer.zero_grad(set_to_none=True)
         self.model.to(memory_format=torch.contiguous_format)
 
     def broadcast_buffers(self) -> None:
-        """Copy rank 0's buffers to all ranks, as each forward pass does."""
+        """Copy rank 0's buffers to all ranks, as DistributedDataParallel does in each forward pass."""
         if self.parallel is not None:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)

@@ -1,4 +1,4 @@
-"""Device, precision, memory format and determinism of torch's computations."""
+"""Device, precision, memory format and determinism of computations with torch."""
 
 import os
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ def _log_once(message: str) -> None:
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device with a name; ``"auto"`` is a CUDA GPU if there is one, else MPS, else the CPU.
+    """Return the device with this name. For ``"auto"``, it is a CUDA GPU if there is one, else MPS, else the CPU.
 
     Parameters
     ----------
     name
         ``"auto"`` or a device name of torch, such as ``"cuda:1"``.
     local_rank
-        Number of this process on its machine: the GPU that ``"auto"`` and ``"cuda"`` select.
+        Rank of this process on its machine, which is the index of the GPU for ``"auto"`` and ``"cuda"``.
 
     Raises
     ------
@@ -65,19 +65,19 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def current_device(device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context in which a GPU is torch's current device; afterwards the earlier one is."""
+    """Return a context in which `device` is torch's current device, if it is a GPU."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Return a context in which torch uses half precision where that is safe; none for float32."""
+    """Return torch's autocast context for `precision`; a context without effect for float32."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=PRECISIONS[precision])
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Return the memory format with which a model's convolutions are fastest."""
+    """Return the memory format in which the convolutions of a model are fastest."""
     kinds = [type(module) for module in model.modules()]
     if any(issubclass(kind, nn.Conv3d | nn.ConvTranspose3d) for kind in kinds):
         return torch.channels_last_3d
@@ -104,7 +104,7 @@ def floating_type(model: nn.Module) -> torch.dtype:
 def determinism(wanted: bool) -> Iterator[None]:
     """Use only deterministic algorithms of torch during the block, if `wanted`.
 
-    An operation without one raises an error of torch that names it.
+    For an operation without a deterministic algorithm, torch raises an error that names it.
     """
     if not wanted:
         yield
@@ -127,7 +127,7 @@ def determinism(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Use evaluation mode during the block, and restore the mode of every module."""
+    """Set evaluation mode during the block, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -139,7 +139,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def use_memory_format(model: nn.Module, layout: torch.memory_format) -> Iterator[nn.Module]:
-    """Use a memory format for a model's weights during the block."""
+    """Convert a model's weights to a memory format during the block."""
     plain = all(parameter.is_contiguous() for parameter in model.parameters())
     model.to(memory_format=layout)
     try:

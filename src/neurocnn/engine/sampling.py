@@ -1,8 +1,8 @@
-"""The order of samples, batches and updates in an epoch.
+"""Order of samples, batches and updates in an epoch.
 
-The order depends only on the seed and the epoch, so that neither the number of workers nor a resume changes it. What is
-ordered are units: samples, or complete images if each part has its own network. A unit represents the indices of all
-its parts that are required.
+The order depends only on the seed and the epoch, so that neither the number of workers nor a resume changes it. Units
+are ordered: samples or, if each part has its own network, complete images. A unit stands for the indices of all its
+required samples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,11 +19,11 @@ def epoch_order(n: int, seed: int, epoch: int, weights: Sequence[float] | None =
     Parameters
     ----------
     n
-        Number of units, and number of entries that are returned.
+        Number of units, and length of the returned list.
     seed, epoch
         Numbers that determine the order.
     weights
-        Relative probability of each unit, drawn with replacement; None: each unit occurs once.
+        Relative probability with which each unit is drawn, with replacement. With None, each unit occurs once.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def epoch_order(n: int, seed: int, epoch: int, weights: Sequence[float] | None =
 
 
 def balancing_weights(classes: Sequence[int]) -> list[float]:
-    """Return 1 / (size of its class) for each unit: all classes are drawn equally often.
+    """Return 1 / (size of its class) for each unit, so that all classes are drawn equally often.
 
     Examples
     --------
@@ -57,9 +57,10 @@ def batch_sizes(n_units: int, batch_size: int, *, join_last: bool = False) -> li
     Parameters
     ----------
     n_units, batch_size
-        Units of the pass, and of a complete batch.
+        Number of units in the pass, and in a complete batch.
     join_last
-        Merge a last batch of one unit into the batch before it: batch normalisation needs more than one value.
+        Whether to join a last batch of one unit with the batch before it, because batch normalisation requires more
+        than one value.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def batch_sizes(n_units: int, batch_size: int, *, join_last: bool = False) -> li
 
 @dataclass
 class Batches:
-    """The batches of one pass, as the ``batch_sampler`` of a data loader.
+    """Batches of one pass, as the ``batch_sampler`` of a data loader.
 
     Attributes
     ----------
@@ -85,12 +86,12 @@ class Batches:
     stride, positions
         Unit u represents the indices u · stride + p for each p in positions.
     epoch
-        Epoch, passed on with each index for the augmentation.
+        Epoch, which is part of each index and seeds the augmentation.
     first
-        Number of batches that are skipped at the beginning, because they were done before a resume.
+        Number of batches to skip at the beginning, because they were done before a resume.
     rank, world
-        Number of this rank and of all. Each rank gets every world-th unit of a batch, or the first unit of the batch if
-        none remains for it.
+        Rank of this process, and number of ranks. Each rank receives every world-th unit of a batch, or the first unit
+        if none remains for it.
     join_last
         See `batch_sizes`.
 
@@ -130,7 +131,7 @@ class Batches:
 
 @dataclass
 class RankBatches:
-    """Batch sampler of the evaluation batches that one rank computes; each batch is computed by a single rank.
+    """Batch sampler of the evaluation batches of one rank. Each batch is computed by a single rank.
 
     Examples
     --------
@@ -153,16 +154,16 @@ class RankBatches:
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches and updates of an epoch.
+    """Plan of the batches and updates of an epoch.
 
     Attributes
     ----------
     n_units, batch_size
-        Units per epoch, and per batch.
+        Number of units per epoch, and per batch.
     steps
-        Batches per update.
+        Number of batches per update.
     start
-        Number of the first update.
+        Index of the first update.
     join_last
         See `batch_sizes`.
 
@@ -185,9 +186,9 @@ class Plan:
 
     @property
     def n_updates(self) -> int:
-        """Number of updates per epoch; the last one may have fewer batches."""
+        """Number of updates per epoch. The last one may have fewer batches."""
         return -(-len(self._sizes) // self.steps)
 
     def window(self, update: int) -> list[int]:
-        """Return the size of each batch of an update."""
+        """Return the number of units in each batch of an update."""
         return self._sizes[update * self.steps : (update + 1) * self.steps]

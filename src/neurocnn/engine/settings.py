@@ -1,4 +1,4 @@
-"""The settings of a training, checked when they are made."""
+"""Settings of a training, with a check of their values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from neurocnn.errors.arguments import (
 )
 from neurocnn.storage.tensors import plain
 
-#: ``step()`` is called after each epoch, `ReduceLROnPlateau`'s with the loss.
+#: Scheduler whose ``step()`` is called after each epoch, for `ReduceLROnPlateau` with the loss.
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 _FREE = {"resume": "free"}
@@ -37,7 +37,7 @@ _SCHEDULER = "a function of the optimizer that returns a scheduler, such as torc
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """The fields of `Trainer`, which documents them. The rules for a resume are explained in `fingerprint`."""
+    """Fields of `Trainer`, which documents them. For the metadata ``resume``, see `fingerprint`."""
 
     epochs: int = field(default=20, metadata={"resume": "grow"})
     batch_size: int = 8
@@ -87,5 +87,5 @@ class TrainingSettings:
 
 
 def scored_sets(settings: TrainingSettings) -> tuple[str, ...]:
-    """Return the names of the sets whose metrics each evaluation computes, if they are given."""
+    """Return the names of the sets that each evaluation includes, if they exist."""
     return ("validation",) if settings.evaluate_train == "end" else ("train", "validation")

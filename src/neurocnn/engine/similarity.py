@@ -11,18 +11,18 @@ WINDOW = 7
 
 
 def similarity(output: Tensor, target: Tensor) -> dict[str, np.ndarray[Any, Any]]:
-    """Return how similar each reconstruction of a batch is to its image.
+    """Return the similarity of each reconstruction in a batch to its image.
 
     Parameters
     ----------
     output, target
-        Shape (B, C, H, W) or (B, C, D, H, W).
+        Reconstructions and images, shape (B, C, H, W) or (B, C, D, H, W).
 
     Returns
     -------
     dict
-        ``mse``, ``mae``, ``psnr`` (dB) and ``ssim``, each of shape (B,), float64. The range of values in
-        PSNR and SSIM is that of the image (1 for a constant image).
+        ``mse``, ``mae``, ``psnr`` (dB) and ``ssim``, each of shape (B,), float64. The data range for PSNR and SSIM is
+        the range of the image (1 for a constant image).
 
     Examples
     --------
@@ -30,7 +30,7 @@ def similarity(output: Tensor, target: Tensor) -> dict[str, np.ndarray[Any, Any]
     >>> float(similarity(image, image)["ssim"][0])
     1.0
     """
-    # Single precision loses the variances of smooth images, but MPS does not support float64.
+    # In single precision the variances of smooth images vanish, but MPS does not support float64.
     wide = torch.float32 if target.device.type == "mps" else torch.float64
     output, target = output.to(wide), target.to(wide)
     difference = (output - target).flatten(1)
@@ -48,16 +48,16 @@ def similarity(output: Tensor, target: Tensor) -> dict[str, np.ndarray[Any, Any]
 
 
 def structural_similarity(output: Tensor, target: Tensor, extent: Tensor) -> Tensor:
-    """Return the mean structural similarity of each sample and its image, shape (B,).
+    """Return the mean structural similarity (SSIM) of each reconstruction and its image, shape (B,).
 
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE
     Transactions on Image Processing 13 (2004), with a uniform window of 7 voxels (or the largest odd one
-    that fits), sample covariances, K1 = 0.01 and K2 = 0.03; only windows inside the image count.
+    that fits), sample covariances, K1 = 0.01 and K2 = 0.03, averaged over the windows within the image.
 
     Parameters
     ----------
     output, target
-        Shape (B, C, H, W) or (B, C, D, H, W).
+        Reconstructions and images, shape (B, C, H, W) or (B, C, D, H, W).
     extent
         Range of the values of each sample, shape (B,).
     """
@@ -77,7 +77,7 @@ def structural_similarity(output: Tensor, target: Tensor, extent: Tensor) -> Ten
 
 
 def _mean(image: Tensor, window: int) -> Tensor:
-    # One axis after the other: 3 × 7 additions per voxel instead of 7 × 7 × 7.
+    # Along one axis at a time, which takes 3 × 7 additions per voxel instead of 7 × 7 × 7.
     pool = F.avg_pool3d if image.dim() == 5 else F.avg_pool2d
     n_axes = image.dim() - 2
     for axis in range(n_axes):

@@ -1,4 +1,4 @@
-"""The tasks of this library: classification, regression and reconstruction."""
+"""Built-in tasks: classification, regression and reconstruction."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,11 +32,12 @@ def classification(
         Column of the labels.
     classes
         Labels in the order of the network's outputs, or a mapping from label to output, which may join several labels
-        in one class. Of two classes, the second one is positive: its accuracy is the sensitivity. Text and numbers
-        name the same label: ``1``, ``1.0`` and ``"1"``.
+        in one class. Of two classes, the second one is the positive one, whose recall is the sensitivity. ``1``,
+        ``1.0`` and ``"1"`` are the same label.
     class_weights
         Factor of each class for the loss of its samples: a list in the order of the classes, or a dict or Series by
-        label. The loss of a batch is a mean over samples, not over weights.
+        label. The loss of a batch is the sum of the weighted losses, divided by the number of samples (not by the sum
+        of the weights).
 
     Raises
     ------
@@ -84,14 +85,14 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
     label
         Column of the labels.
     mean, scale
-        The prediction is ``mean + scale * output``. The outputs of a new network are near 0: without these, an age of
-        75 is reached after many updates only. Use about the mean and the standard deviation of the training set's
-        labels. Tables, errors and losses are in the unit of the label in any case.
+        Constants of the prediction, ``mean + scale * output``. Use about the mean and the standard deviation of the
+        training labels: the outputs of a new network are near 0, so that it would take many updates to reach an age of
+        75. Tables and metrics are always in the unit of the label, and the loss in its square.
 
     Raises
     ------
     SettingError
-        If `mean` is not a finite number, or `scale` not a positive one.
+        If `mean` is not a finite number, or `scale` is not a positive number.
 
     Examples
     --------
@@ -126,14 +127,14 @@ def reconstruction(output: str = "linear", bottleneck: int | None = None) -> Tas
     Parameters
     ----------
     output, bottleneck
-        End of the decoder and channels of the code of the autoencoder that an experiment derives from its architecture,
-        see `CNN_Transformer`: ``"linear"``, ``"sigmoid"`` for images in [0, 1], or ``"mirror"`` for weights of
-        ClinicaDL.
+        End of the decoder (``"linear"``, ``"sigmoid"`` for images in [0, 1], or ``"mirror"`` for weights of ClinicaDL)
+        and number of channels of the code, for the autoencoder that an experiment derives from its architecture. See
+        `CNN_Transformer`.
 
     Raises
     ------
     SettingError
-        If an argument has another value.
+        If an argument cannot be used.
 
     Examples
     --------

@@ -8,17 +8,17 @@ from neurocnn.engine.metrics import smaller_is_better
 
 @dataclass
 class Stopper:
-    """Early stopping: no sufficient improvement of the loss during `patience` epochs.
+    """Early stopping, if the loss does not improve sufficiently during `patience` epochs.
 
-    An epoch is an improvement if its loss is smaller than best × (1 − tolerance), best being the smallest loss of all
-    earlier epochs. NaN is not an improvement.
+    An epoch is an improvement if its loss is smaller than best × (1 − tolerance), with the smallest loss of all earlier
+    epochs as best. NaN is not an improvement.
 
     Attributes
     ----------
     patience
-        Number of epochs; 0: never stop.
+        Number of epochs without improvement after which to stop; 0 to never stop early.
     tolerance
-        Relative improvement that is required, in [0, 1).
+        Required relative improvement, in [0, 1).
 
     Examples
     --------
@@ -33,7 +33,7 @@ class Stopper:
     waited: int = 0
 
     def should_stop_after(self, loss: float) -> bool:
-        """Return whether the epoch that ended with this loss is the last one."""
+        """Return whether training should stop after the epoch that ended with this loss."""
         improved = loss < self.best * (1 - self.tolerance)
         self.waited = 0 if improved else self.waited + 1
         if loss < self.best:
@@ -42,7 +42,7 @@ class Stopper:
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Return whether a value is strictly better than the best one before; NaN and infinity never are.
+    """Return whether a value is finite and strictly better than the best earlier value.
 
     Examples
     --------

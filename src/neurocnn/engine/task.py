@@ -1,7 +1,8 @@
-"""The class `Task`: what a network is trained to do.
+"""Tasks: the targets, losses, table columns and metrics for which a network is trained.
 
-A task is a plain value made of functions, so that a variant is ``dataclasses.replace(task, loss=…)`` and requires no
-subclass. All functions are `functools.partial` objects or functions of modules: a task can be pickled.
+A task is a dataclass of functions, so that ``dataclasses.replace(task, loss=…)`` creates a variant without a subclass.
+The functions of the built-in tasks are defined in modules (or are `functools.partial` objects), so that a task can be
+pickled.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,49 +37,50 @@ def _output_itself(output: Any) -> Any:
 
 @dataclass(frozen=True)
 class Task:
-    """How a batch becomes a target, a loss, rows of a table and metrics.
+    """Functions that convert a batch to targets, losses, columns of a table and metrics.
 
     Parameters
     ----------
     name
-        ``"classification"``, ``"regression"``, ``"reconstruction"``, or a name of your own.
+        ``"classification"``, ``"regression"``, ``"reconstruction"``, or the name of a custom task.
     label
-        Column of the labels; None if the task needs none.
+        Column of the labels; None if the task requires no labels.
     target
-        ``target(batch, device)`` returns the tensor that the output is compared with. ``batch["label"]`` is a list of
-        plain values, as the table contains them.
+        ``target(batch, device)`` returns the tensor with which the loss compares the prediction. ``batch["label"]`` is
+        a list of the plain values in the table.
     prediction
-        ``prediction(output)`` returns the network's output in the unit of the label, which `loss` and `rows` receive:
-        for a regression ``mean + scale * output``, shape (B, 1).
+        ``prediction(output)`` converts the network's output to the unit of the label, for `loss` and `rows`. For a
+        regression it returns ``mean + scale * output``, shape (B, 1).
     loss
         ``loss(prediction, target)`` returns one value per sample, shape (B,).
     rows
-        ``rows(prediction, target)`` returns the columns of these samples in a table; `target` may be None.
+        ``rows(prediction, target)`` returns a dict of arrays: the columns of these samples in a table. `target` may be
+        None.
     metrics
         ``metrics(table)`` returns a dict of numbers. `table` is a DataFrame.
     selection
-        Names of metrics: the best epoch by each one is kept. Smaller is better for names that end with ``loss`` and
-        for errors such as ``mae``; greater is better for all others.
+        Names of metrics. The weights of the best epoch by each metric are kept. Smaller values are better for names
+        that end with ``loss`` and for errors such as ``mae``, greater values for all others.
     n_outputs
-        Number of outputs that the network must have; None for the shape of its input.
+        Number of outputs of the network; None if the output has the shape of the input.
     classes
         Names of the classes, in the order of the outputs.
     arguments
-        Arguments that the task was created from, as plain values.
+        Arguments from which the task was created, as plain values.
     target_from
-        ``"label"`` if `target` reads only the labels, which allows it to be called without images; ``"image"`` if it
-        reads the images.
+        ``"label"`` if `target` reads only the labels, so that it can be called without images; ``"image"`` if it reads
+        the images.
     reconstructs
-        Whether the output is a reconstruction of the input: the network is an autoencoder, and its rows are
+        Whether the output is a reconstruction of the input. Then the network is an autoencoder, and `rows` returns
         similarities instead of predictions.
     vote
-        How rows of parts become one row per image: ``"soft_vote"``, ``"average"``, or None if they do not. ``"auto"``
-        is None for a reconstruction, ``"soft_vote"`` for classes and ``"average"`` for numbers.
+        Function that combines the rows of parts into one row per image: ``"soft_vote"``, ``"average"``, or None.
+        ``"auto"`` is None for a reconstruction, ``"soft_vote"`` for classes and ``"average"`` for numbers.
 
     Raises
     ------
     SettingError
-        If a field has another kind of value.
+        If a field cannot be used.
 
     Examples
     --------
@@ -141,12 +143,12 @@ class Task:
 
 
 def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
-    """Return the losses of `n` samples from the output of the network, shape (n,).
+    """Return the loss of each of `n` samples, shape (n,), from the output of the network.
 
     Raises
     ------
     ModelError
-        If the task's loss has another shape: a mean over samples cannot be split into their losses.
+        If the task's loss has another shape, such as a mean over samples.
     """
     losses: object = task.loss(task.prediction(output), target)
     if not isinstance(losses, Tensor) or losses.shape != (n,):

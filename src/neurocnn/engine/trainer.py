@@ -1,4 +1,4 @@
-"""Trainer: the settings of a training, and `fit`. The loop is in `loop`."""
+"""Trainer: settings of a training, and the method `fit`. For the training loop, see `loop`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,54 +21,56 @@ from neurocnn.storage.display import html_view, short_repr
 @suggest_keywords
 @dataclass(frozen=True, kw_only=True)
 class Trainer(TrainingSettings):
-    """Settings of a training, and the training itself: `fit`.
+    """Settings of a training, which `fit` runs.
 
     Parameters
     ----------
     epochs
         Largest number of passes over the training set.
     batch_size
-        Samples per forward pass, over all ranks; images, if each part has its own network. A last batch of one sample
-        is added to the batch before it.
+        Samples per forward pass, over all ranks (images, if each part has its own network). A last batch of one sample
+        is joined with the batch before it.
     learning_rate, weight_decay
         Settings of Adam, the default optimizer.
     accumulation_steps
         Batches per update; the loss is the mean over all their samples.
     evaluation_steps
-        Updates between evaluations within an epoch; 0: only at its end.
+        Updates between evaluations within an epoch; 0 to evaluate only at its end.
     evaluate_train
-        ``"epoch"``: each evaluation includes the training set. ``"end"``: only the validation set, which is required;
-        the metrics of the training set are NaN in the history, and an `Experiment` evaluates it for the best models
-        only. A training set without a table of its participants and labels is also evaluated once, to check them.
+        ``"epoch"`` to include the training set in each evaluation, ``"end"`` to evaluate only the validation set, which
+        is then required. With ``"end"`` the metrics of the training set are NaN in the history, and an `Experiment`
+        evaluates the training set with the best models only. A training set without a table of its participants and
+        labels is evaluated once, to check them.
     patience, tolerance
         Early stopping: training stops if, during `patience` epochs, the loss at the end of an epoch was never smaller
         than best × (1 − tolerance). With ``patience=0`` it never stops early.
     sampler
-        ``"random"``, or ``"weighted"``: drawn with replacement, all classes equally often.
+        ``"random"`` for each sample once per epoch, ``"weighted"`` for samples drawn with replacement, all classes
+        equally often.
     optimizer
-        ``optimizer(parameters)`` returns another optimizer than Adam. A class such as `torch.optim.SGD` is called with
+        ``optimizer(parameters)`` returns an optimizer; None for Adam. A class such as `torch.optim.SGD` is called with
         ``lr=learning_rate`` and ``weight_decay=weight_decay``.
     scheduler
         ``scheduler(optimizer)`` returns a scheduler, stepped after each epoch.
     clip_gradient
-        Largest norm of the gradients of an update; None: not clipped.
+        Largest norm of the gradients of an update; None for no clipping.
     n_workers
         Worker processes; 0 loads in this one.
     device
         ``"auto"`` (a GPU if there is one), or a device name of torch.
     precision
-        ``"float32"``, ``"bfloat16"`` or ``"float16"`` (mixed precision; the loss is scaled for the latter).
+        ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for mixed precision (with scaled losses for ``"float16"``).
     seed
         Seed of the sample order, augmentation and dropout.
     deterministic
-        Whether only algorithms are used that give the same numbers in each run. An error names an operation that has
-        none.
+        Whether to use only algorithms with the same results in each run. An operation without such an algorithm raises
+        an error that names it.
     compile
-        Whether the network is compiled by `torch.compile`.
+        Whether to compile the network with `torch.compile`.
     checkpoint_seconds
         Seconds between checkpoints within an epoch, if a folder is given.
     rank_seconds
-        Seconds that the ranks of a distributed training wait for one that does not answer.
+        Seconds that the ranks of a distributed training wait for one that does not respond.
 
     Raises
     ------
@@ -115,29 +117,30 @@ class Trainer(TrainingSettings):
         Parameters
         ----------
         model
-            Network, trained in place: it has its last weights afterwards. A mapping from part_id to network trains each
-            on the rows of its part, with the same result as alone.
+            Network, trained in place: afterwards it has the weights of the last epoch. With a mapping from part_id to
+            network, each network is trained on its part, with the same result as in a separate training.
         task
             Task of the training.
         train, validation
-            Datasets whose items are dicts. Without `validation`, the training loss decides on selection and stopping.
+            Datasets whose items are dicts. Without `validation`, the training metrics are used for selection and early
+            stopping.
         folder
-            Folder for ``training.tsv``, ``models/``, ``tensorboard_logs/`` and ``state/``. A training that was stopped
-            there is resumed from its last state; one that has ended is returned again.
+            Folder for ``training.tsv``, ``models/``, ``tensorboard_logs/`` and ``state/``. If it contains a training
+            that was stopped, that is resumed from its last checkpoint; if it has ended, its result is returned.
         callbacks
             Callables that are called with a `TrainingState` after each evaluation.
 
         Returns
         -------
         Training
-            Result; a dict by part_id for a mapping.
+            Result of the training; for a mapping of networks, a dict by part_id.
 
         Raises
         ------
         TrainingError
             If the loss is NaN, memory is exhausted, or a worker or rank has died.
         SettingError
-            If a state in `folder` has other settings, networks or data.
+            If a checkpoint in `folder` belongs to other settings, networks or data.
         InUseError
             If another process trains in `folder`.
         LeakError
@@ -147,8 +150,8 @@ class Trainer(TrainingSettings):
 
         Notes
         -----
-        Global effects end with the call: handlers of SIGINT and SIGTERM (in the main thread), torch's current GPU,
-        deterministic algorithms and warning filters. Three remain: under ``torchrun`` the default process group is
+        These global effects end with the call: handlers of SIGINT and SIGTERM (in the main thread), torch's current
+        GPU, deterministic algorithms and warning filters. Three remain: under ``torchrun`` the default process group is
         created; ``deterministic=True`` sets the environment variable ``CUBLAS_WORKSPACE_CONFIG`` if it is not set; and
         processes that are forked afterwards start with one thread of torch, because OpenMP's threads do not survive a
         fork (`predict` and `encode` have this effect too).

@@ -1,4 +1,4 @@
-"""The values that a training returns and that its callbacks receive."""
+"""Result of a training, and argument of its callbacks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from neurocnn.engine.batch import Network
 
 @dataclass(frozen=True)
 class Training:
-    """The result of a training.
+    """Result of a training.
 
     Attributes
     ----------
@@ -25,12 +25,12 @@ class Training:
     best_epochs
         Best epoch by each selection metric.
     stopped_at
-        Last epoch.
+        Last epoch of the training.
     stopped_early
         Whether early stopping ended the training.
     predictions
-        Tables of the best epochs as `evaluate` returns them, by selection and set. They are kept in the folder of the
-        training: without one, and after an earlier version, they are missing.
+        Tables of the best epochs as `evaluate` returns them, by selection and set, read from the folder of the
+        training. They are missing without a folder, or if an earlier version wrote it.
     """
 
     history: pd.DataFrame
@@ -48,7 +48,7 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The argument of a callback, after each evaluation.
+    """Argument of a callback: the training after an evaluation.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class TrainingState:
     model, optimizer
         Network and optimizer in training.
     part_id
-        Part of the network, if each part has its own; else None.
+        Part of the network, if each part has its own network; else None.
     """
 
     epoch: int
@@ -76,5 +76,5 @@ class TrainingState:
     part_id: Network
 
 
-#: A callable that is called with a `TrainingState` after each evaluation. Its return value is ignored.
+#: Callable that receives a `TrainingState` after each evaluation. Its return value is ignored.
 Callback = Callable[[TrainingState], object]

@@ -1,4 +1,4 @@
-"""Loaders of batches: the samples that a worker process makes, and the error if a worker dies."""
+"""Loaders of batches: samples in worker processes, and the error if a worker dies."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import preserve_random_states, seed_all
 from neurocnn.storage.identity import describe_row
 
-#: Messages of the system and of torch if file handles or shared memory are short.
+#: Messages of the system and of torch if there are no more file handles or shared memory.
 _SHORTAGE = re.compile(r"Too many open files|ancdata|shared memory|/dev/shm|shm_open")
 #: Sets of samples that are in use by worker processes.
 _open_samples: "WeakSet[Samples]" = WeakSet()
@@ -36,7 +36,7 @@ class Samples(torch.utils.data.Dataset[Item]):
     dataset
         Any map-style dataset.
     seed
-        Seed of the random states; None keeps them, as in an evaluation by the user.
+        Seed of the random states; None to keep them.
     n_workers
         Number of worker processes.
     """
@@ -79,11 +79,11 @@ class Samples(torch.utils.data.Dataset[Item]):
 def exit_if_orphaned(worker: int) -> None:
     """Exit from a worker process whose parent was killed while it started.
 
-    torch's workers end with their parent, but compare only with the parent at the start of their work: such a worker
-    would wait for ever, and so would the reader of its output.
+    torch's workers end if their parent changes while they work. A worker whose parent was killed before would wait for
+    ever, and so would the reader of its output.
     """
     parent = multiprocessing.parent_process()
-    # The parent of all workers of a fork server is the server, not the process that asked for them.
+    # The parent of all workers of a fork server is the server, not the process that started them.
     if (
         parent is not None
         and multiprocessing.get_start_method() != "forkserver"
@@ -93,9 +93,9 @@ def exit_if_orphaned(worker: int) -> None:
 
 
 class LocalBatches:
-    """Batches that this process makes itself.
+    """Loader whose batches are created in this process.
 
-    torch's loader prepares for workers in any case, which takes longer than a small sample.
+    torch's loader has more overhead, which takes longer than loading a small sample.
     """
 
     def __init__(self, samples: Samples, batches: Iterable[Sequence[Index]]) -> None:
@@ -122,11 +122,11 @@ def loader(
     dataset, seed, n_workers
         See `Samples`.
     batches
-        Indices of each batch. They may change between two passes.
+        Indices of the samples of each batch. They may change between two passes.
     pinned
-        Whether batches are in pinned memory, from which a GPU copies faster.
+        Whether to copy batches into pinned memory, from which the transfer to a GPU is faster.
     persistent
-        Whether the worker processes are kept between two passes.
+        Whether to keep the worker processes between two passes.
     """
     _limit_threads_after_fork()
     if n_workers and multiprocessing.current_process().daemon:
@@ -152,9 +152,9 @@ def loader(
 
 @cache
 def _limit_threads_after_fork() -> None:
-    """From now on, make processes that are forked from this one use one thread of torch.
+    """Limit torch to one thread in processes that are forked from this one later.
 
-    The threads of OpenMP do not survive a fork: a child with several would wait for them for ever.
+    The threads of OpenMP do not survive a fork, so a child with several threads would wait for them for ever.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
@@ -162,14 +162,14 @@ def _limit_threads_after_fork() -> None:
 
 @contextmanager
 def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
-    """Iterate over a loader in the block; the death of a worker is raised as an error that names its sample.
+    """Return an iterator over a loader for the block, and raise an error that names the sample if a worker dies.
 
-    torch raises the death of a worker in a signal handler: anywhere in the block.
+    The block must contain the iteration, because torch raises the error in a signal handler, at any place in it.
 
     Raises
     ------
     TrainingError
-        If a worker died, or file handles or shared memory are short.
+        If a worker died, or there are no more file handles or shared memory.
     """
     batches: Iterator[Batch] = iter(())
     try:
@@ -177,7 +177,7 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
         yield batches
     except BaseException as error:
         ended = _ended_workers(batches) if isinstance(error, RuntimeError | OSError | EOFError) else set()
-        # Without a shutdown torch raises the same death again whenever another process ends.
+        # Without a shutdown, torch would raise the same error again whenever another process ends.
         with suppress(RuntimeError):
             getattr(batches, "_shutdown_workers", int)()
         reported = isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
@@ -187,11 +187,11 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
             raise TrainingError(_worker_death_message(str(error), ended)) from error
         if _SHORTAGE.search(str(error)):
             raise TrainingError(
-                f"file handles or shared memory are short: {str(error).strip().splitlines()[-1]}; use fewer workers "
+                f"no more file handles or shared memory: {str(error).strip().splitlines()[-1]}; use fewer workers "
                 "(n_workers) or a smaller batch_size, or raise the limit (ulimit -n, or the size of /dev/shm)"
             ) from error
         if isinstance(error, NeurocnnError) and str(error).startswith("Caught "):
-            # torch puts the traceback of the worker in front of the message.
+            # Removes the worker's traceback, which torch adds before the message.
             raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].rstrip()) from error
         raise
 
@@ -199,7 +199,7 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
 def _ended_workers(batches: Any) -> set[int]:
     workers = getattr(batches, "_workers", ())
     for worker in workers:
-        # The connection closes a moment before the process ends; torch's handler may raise during the wait.
+        # The connection closes shortly before the process ends. torch's signal handler may raise during the wait.
         with suppress(RuntimeError):
             worker.join(0.2)
     return {worker.pid for worker in workers if worker.exitcode}
@@ -214,9 +214,9 @@ def _worker_death_message(message: str, ended: set[int]) -> str:
         if pid in dead and index >= 0
     ]
     return (
-        f"a worker of the data loader died while it made {' and '.join(current) or 'a sample'}: {message}; memory or "
-        "shared memory (/dev/shm) may be short: use fewer workers (n_workers) or a smaller batch_size; n_workers=0 "
-        "shows an error of the dataset itself"
+        f"a worker of the data loader died while it loaded {' and '.join(current) or 'a sample'}: {message}; memory or "
+        "shared memory (/dev/shm) may be insufficient; use fewer workers (n_workers) or a smaller batch_size; "
+        "n_workers=0 shows an error of the dataset itself"
     )
 
 
