@@ -73,7 +73,9 @@ def test_the_operating_point_is_chosen_on_validation_and_reported_on_the_test_se
     assert list(saved["thresholds"].values()) == table.loc[[0, 1], "threshold"].tolist()
     # The training's sets are refused, and a calibration does not move the decisions.
     for name in ("validation", "train"):
-        with pytest.raises(SettingError, match=f"dataset='{name}'; expected a set that predict"):
+        with pytest.raises(
+            SettingError, match=f"dataset='{name}'; expected the name of a predicted data set"
+        ):
             results.operating_point("youden", name)
     results.calibrate()
     results.vote()

@@ -57,7 +57,7 @@ def test_scores_of_values_are_those_of_repeated_rows():
             np.testing.assert_allclose(found[name][draw], value, atol=1e-9)
 
 
-def test_a_metric_of_ones_own_is_scored_by_its_function():
+def test_a_custom_metric_is_computed_by_its_function():
     import dataclasses
 
     own = lambda table: {"accuracy": 0.5, "rows": float(len(table))}  # noqa: E731
@@ -212,7 +212,7 @@ def test_two_experiments_are_compared_person_by_person(two, dataset: str):
     np.testing.assert_allclose(again["low"], -table["high"], atol=1e-12)
 
 
-def test_other_people_labels_and_sets_are_refused(two, study: Study, tmp_path: Path):
+def test_different_participants_labels_and_sets_are_refused(two, study: Study, tmp_path: Path):
     a, b, _ = two
     shutil.copytree(b.folder, tmp_path / "results")
     other = nc.Results(tmp_path / "results")

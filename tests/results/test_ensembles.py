@@ -67,7 +67,7 @@ def test_the_ensemble_is_the_mean_of_the_splits(original, results):
     assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
 
 
-def test_tables_name_the_classes_and_keep_who_was_predicted(original, results):
+def test_tables_contain_class_names_and_the_predicted_sessions(original, results):
     _, test = original
     for level in ("part", "image"):
         table = results.predictions(level, dataset="test")
@@ -83,7 +83,7 @@ def test_tables_name_the_classes_and_keep_who_was_predicted(original, results):
         pd.testing.assert_frame_equal(kept, test.reset_index(drop=True), check_dtype=False)
 
 
-def test_a_folder_without_these_files_gains_them(results, study: Study, original):
+def test_missing_files_of_the_ensemble_are_added_to_a_folder(results, study: Study, original):
     expected = results.predictions(dataset="test"), results.metrics(dataset="test")
     shutil.rmtree(results.folder / "ensemble")
     for path in results.folder.glob("fold-*/test.tsv"):
@@ -100,7 +100,7 @@ def test_a_folder_without_these_files_gains_them(results, study: Study, original
     assert len(list(results.folder.glob("ensemble/*/test_image_level_*.tsv"))) == 4
 
 
-def test_a_split_that_is_done_later_enters(study: Study, tmp_path: Path):
+def test_a_split_that_is_done_later_is_included(study: Study, tmp_path: Path):
     people = nc.Split(0, study.labels.iloc[:6], study.labels.iloc[6:9])
     more = nc.Split(1, study.labels.iloc[3:9], study.labels.iloc[:3])
     run = nc.Experiment(study.caps, [people, more], PARTS["roi"], TASKS["regression"], "Conv3_FC1", TRAINER)
@@ -154,7 +154,7 @@ def test_a_vote_is_that_of_a_plain_loop(results, dataset: str, kind: str):
     assert saved["selection_threshold"] == threshold
 
 
-def test_the_first_vote_comes_back_and_new_data_are_voted_as_recorded(results, study: Study, original):
+def test_the_first_vote_can_be_restored_and_new_data_use_the_recorded_vote(results, study: Study, original):
     before = {path: path.read_bytes() for path in results.folder.rglob("*_level_*.tsv")}
     results.vote(weights="uniform")
     first = results.predictions(dataset="test").drop(columns="split")
@@ -164,7 +164,7 @@ def test_the_first_vote_comes_back_and_new_data_are_voted_as_recorded(results, s
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_splits_without_a_part_leave_the_ensemble(results):
+def test_splits_without_a_voting_part_are_excluded_from_the_ensemble(results):
     best = {split: max(accuracies(results, split).values()) for split in (0, 1)}
     low, high = sorted(best.values())
     if low == high:

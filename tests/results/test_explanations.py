@@ -262,7 +262,7 @@ def test_arguments_that_cannot_be_used_are_refused(message, study, results, imag
 
 def test_parts_that_do_not_fit_back_are_refused(study, images, tmp_path):
     results = train(study, tmp_path / "results", "roi", transform=halve)
-    with pytest.raises(SettingError, match="voxels, which fit into the volume"):
+    with pytest.raises(SettingError, match="the size of a part in the volume"):
         nc.Results(results.folder, transform=halve).explain(study.caps, images, "gradient")
 
 

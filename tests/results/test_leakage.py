@@ -54,7 +54,7 @@ def test_participants_of_one_name_in_two_cohorts_are_two_people():
         check_unseen(table, _sessions(["sub-1"], "ADNI"), "test")
 
 
-def test_without_a_cohort_on_one_side_the_name_decides():
+def test_without_cohorts_in_both_tables_only_ids_are_compared():
     table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
     with pytest.raises(LeakError, match="sub-1"):
         check_unseen(table, _sessions(["sub-1"]), "test")
@@ -69,7 +69,7 @@ def test_a_source_without_cohorts_is_remembered_by_a_target_with_cohorts():
     check_unseen(table, _sessions(["sub-3"], "AIBL"), "test")
 
 
-def test_a_source_that_does_not_say_refuses_nobody():
+def test_a_source_without_a_record_refuses_nobody():
     table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"), unknown_source())
     check_unseen(table, _sessions(["sub-3"], "ADNI"), "test")
 

@@ -155,7 +155,7 @@ def test_the_history_is_that_of_every_split_as_it_was_written(finished):
         pd.testing.assert_frame_equal(own, written, check_exact=True)
 
 
-def test_the_summary_has_a_row_a_split_and_their_mean(finished):
+def test_the_summary_has_a_row_per_split_and_their_mean(finished):
     results, _ = finished
     summary = results.summary()
     assert list(summary.index) == [0, 1, "mean ± std", "95 % interval", "chance"]
@@ -176,7 +176,7 @@ def test_the_summary_has_a_row_a_split_and_their_mean(finished):
         ({"dataset": "tset"}, "expected one of: "),
     ],
 )
-def test_what_is_not_there_is_answered_with_what_is(finished, arguments: dict, words: str):
+def test_missing_tables_are_refused_with_the_existing_ones(finished, arguments: dict, words: str):
     results, _ = finished
     with pytest.raises(nc.NeurocnnError, match=words):
         results.metrics(**arguments)
@@ -187,7 +187,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path):
         nc.Results(tmp_path)
 
 
-def test_one_network_a_part_is_loaded_by_its_part(study: Study, tmp_path: Path):
+def test_one_network_per_part_is_loaded_by_its_part(study: Study, tmp_path: Path):
     results = experiment(study, multi=True).run(tmp_path, splits=[0])
     with pytest.raises(SettingError, match="network="):
         results.load_model(0)
@@ -209,7 +209,7 @@ class Wrapped(torch.nn.Module):
         return self.module.classifier(self.module.features(images).flatten(1))
 
 
-def test_a_network_of_ones_own_is_loaded_under_its_own_names(study: Study, tmp_path: Path):
+def test_a_custom_network_is_loaded_under_its_own_names(study: Study, tmp_path: Path):
     results = experiment(study, architecture=Wrapped).run(tmp_path, splits=[0])
     path = tmp_path / "fold-0/models/best_loss/model_best.pth.tar"
     written = torch.load(path, weights_only=True)["model"]
@@ -245,7 +245,7 @@ def test_a_task_of_another_name_has_a_summary(study: Study, tmp_path: Path):
     assert "image balanced_accuracy" in results.summary()
 
 
-def test_unfinished_results_say_so(study: Study, tmp_path: Path):
+def test_unfinished_results_are_shown_as_such(study: Study, tmp_path: Path):
     def fail(state):
         raise KeyboardInterrupt
 
@@ -331,7 +331,7 @@ def test_reconstructions_of_other_people_need_another_name(study: Study, tmp_pat
     assert list(codes["participant_id"][::2]) == list(study.labels["participant_id"].iloc[8:12])
 
 
-def test_regression_is_read_back_as_it_was_predicted(study: Study, tmp_path: Path):
+def test_a_regression_is_read_as_it_was_predicted(study: Study, tmp_path: Path):
     results = experiment(study, "patch", "regression").run(tmp_path, splits=[0])
     parts, image = results.predictions("part"), results.predictions("image")
     mean = parts.groupby("participant_id", sort=False)["predicted_label"].mean()
@@ -353,7 +353,7 @@ def test_the_map_of_parts_is_their_mean_accuracy(study: Study, finished):
     assert np.isnan(painted[0, 0, 0])
 
 
-def test_the_folder_of_another_program_is_no_result_folder(tmp_path: Path):
+def test_the_folder_of_another_program_is_refused(tmp_path: Path):
     (tmp_path / "commandline.json").write_text('{"network_type": "cnn", "mode": "roi"}')
     with pytest.raises(SettingError, match="not written by neurocnn"):
         nc.Results(tmp_path)

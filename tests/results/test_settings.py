@@ -6,7 +6,7 @@ from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.settings import fill_missing
 
 
-def test_an_older_reconstruction_is_the_mirror_that_it_was():
+def test_an_older_reconstruction_has_the_output_mirror():
     filled = fill_missing({"task": {"type": "reconstruction"}})
     assert filled["task"] == {"type": "reconstruction", "output": "mirror", "bottleneck": None}
     task = decode(filled["task"])

@@ -1,4 +1,4 @@
-"""Reading a result folder: its tables, metrics, models, and predictions for new data."""
+"""Result folders: their tables, metrics and models, and predictions for new data."""
 
 from neurocnn.results.compare import compare
 from neurocnn.results.results import Results

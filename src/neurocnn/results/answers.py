@@ -1,4 +1,4 @@
-"""Answers that follow from the tables of a result folder, without its images."""
+"""Analyses of the predictions in a result folder: metrics by group, and confounds."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from neurocnn.results.decisions import Decisions
 
 
 class Answers(Decisions):
-    """Questions about participants; see `Results`.
+    """Analyses of predictions by participant; see `Results`.
 
     In the examples, `results` is a classification of patches in two splits, with a predicted set ``test``.
     """
@@ -23,33 +23,34 @@ class Answers(Decisions):
         selection: str | None = None,
         bins: int | Sequence[float] | None = None,
     ) -> pd.DataFrame:
-        """Return the metrics of groups of participants: by sex, age bands, site, scanner.
+        """Return the metrics of each group of participants, such as a sex, age band, site or scanner.
 
         Parameters
         ----------
         by
             Column of the sessions (``fold-<i>/<dataset>.tsv``).
         dataset, selection
-            See `metrics`. Each participant has one answer: that of the ensemble, for the validation sets that of the
-            split that held the participant out.
+            See `metrics`. Each image has one prediction: that of the ensemble or, for ``validation``, that of the
+            split whose validation set contains it.
         bins
-            For numbers: number of bands with equally many images, or the limits of the bands. With None, numbers of
-            more than 5 values have 3 bands.
+            For a numeric column: number of bands with equally many images, or the limits of the bands. With None, a
+            numeric column of more than 5 values has 3 bands.
 
         Returns
         -------
         DataFrame
             One row per group (index `by`; ``missing`` for missing values): ``participants``, ``images``, and each
-            metric with its 95 % limits, ``…_low`` and ``…_high``, see `engine.confidence_intervals`.
+            metric with the limits of its 95 % confidence interval, ``…_low`` and ``…_high``, see
+            `engine.confidence_intervals`.
 
         Raises
         ------
         TableError
-            If there is no such column.
+            If the sessions have no such column.
         SettingError
-            If labels are missing, or the bins do not contain all values.
+            If labels are missing, or a value is outside the bins.
         NotFoundError
-            If the set has no predictions, or an earlier version did not keep its sessions (predict it again).
+            If the data set has no predictions, or an earlier version did not write its sessions (predict it again).
 
         Examples
         --------
@@ -67,10 +68,10 @@ class Answers(Decisions):
         *,
         selection: str | None = None,
     ) -> pd.DataFrame:
-        """Return what these columns predict without any image, next to the network's score.
+        """Return the scores of a linear model of these columns, without images, next to the network's scores.
 
-        A logistic regression (for a regression, a linear one) is fitted to the training sessions of each split and
-        scored as the network. Numbers are standardised, texts one-hot encoded (scikit-learn).
+        A logistic regression (for a regression task, a linear one) is fitted to the training sessions of each split and
+        evaluated with the network's metrics. Numbers are standardised, texts one-hot encoded (scikit-learn).
 
         Parameters
         ----------
@@ -82,7 +83,7 @@ class Answers(Decisions):
         Returns
         -------
         DataFrame
-            One row per metric: means over the splits and standard deviations (over n − 1), ``network``,
+            One row per metric: means over the splits and standard deviations (with n − 1) of both, ``network``,
             ``network_std``, ``confounds``, ``confounds_std``, and ``difference`` (network − confounds).
 
         Raises
@@ -90,7 +91,7 @@ class Answers(Decisions):
         TableError
             If a column or value is missing.
         NotFoundError
-            If the set has no metrics, or its sessions were not kept.
+            If the data set has no metrics, or its sessions were not written.
 
         Examples
         --------

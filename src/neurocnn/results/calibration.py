@@ -1,4 +1,4 @@
-"""Probabilities as statements: temperatures, reliability, Brier score, and thresholds for a decision."""
+"""Calibration of probabilities: temperatures, reliability, Brier score, and decision thresholds."""
 
 import dataclasses
 import math
@@ -21,14 +21,14 @@ from neurocnn.results.votes import OperatingPoint, Vote, set_temperature
 from neurocnn.results.written import drop_names
 
 Array = np.ndarray[Any, Any]
-#: Range in which a temperature is searched for.
+#: Limits of the search for a temperature.
 _TEMPERATURES = (0.05, 20.0)
 
 
 def labelled_tables(
     folder: ResultFolder, selection: str, dataset: str, where: str
 ) -> dict[int, pd.DataFrame]:
-    """Return the image-level predictions of each split, which have probabilities and true labels.
+    """Return the labelled image-level predictions of each split of a classification.
 
     Raises
     ------
@@ -51,14 +51,14 @@ def labelled_tables(
 def with_ensemble(
     folder: ResultFolder, tables: dict[int, pd.DataFrame], dataset: str
 ) -> dict[Any, pd.DataFrame]:
-    """Return the tables of the splits and, for a predicted set, that of the ensemble."""
+    """Return the tables of the splits and, for a data set that was passed to `predict`, the ensemble's table."""
     return tables if dataset in SETS else {**tables, ENSEMBLE: ensemble_table(folder, tables)}
 
 
 def fit_temperature(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the temperature that minimises the mean negative log-likelihood, and that loss before and after.
+    """Return the temperature with the lowest mean negative log-likelihood, and that loss before and after scaling.
 
-    The search is limited to temperatures of 0.05 to 20: a perfect classifier has no minimum.
+    The search is limited to temperatures from 0.05 to 20, because a perfect classifier has no minimum.
 
     References
     ----------
@@ -68,7 +68,7 @@ def fit_temperature(table: pd.DataFrame) -> tuple[float, float, float]:
     --------
     >>> table = pd.DataFrame({"true_label": [0, 1, 1, 0], "proba0": [0.99, 0.01, 0.99, 0.01]})
     >>> table["proba1"] = 1 - table["proba0"]
-    >>> fit_temperature(table)[0]  # half of the confident answers are wrong
+    >>> fit_temperature(table)[0]  # half of the confident predictions are wrong
     20.0
     """
     from scipy.optimize import minimize_scalar
@@ -84,13 +84,13 @@ def fit_temperature(table: pd.DataFrame) -> tuple[float, float, float]:
 
     bounds = tuple(map(math.log, _TEMPERATURES))
     found = float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
-    # The bounded search never reaches its limits.
+    # The limits are compared too, because the bounded search never reaches them.
     found = min((found, *bounds), key=loss)
     return round(math.exp(found), 9), loss(0.0), loss(found)
 
 
 def calibrate(folder: ResultFolder, vote: Vote) -> tuple[Vote, pd.DataFrame]:
-    """Return the vote with the temperatures of all selections and splits, and the table of `Results.calibrate`."""
+    """Return `vote` with the fitted temperatures of all selections and splits, and the table of `Results.calibrate`."""
     rows, temperatures = [], {}
     for selection in folder.selections:
         found = {}
@@ -113,10 +113,9 @@ def calibrate(folder: ResultFolder, vote: Vote) -> tuple[Vote, pd.DataFrame]:
 
 
 def outcomes(table: pd.DataFrame, n_classes: int) -> tuple[Array, Array]:
-    """Return what a probability is compared with, and the probability.
+    """Return whether an event has occurred for each image, and its predicted probability.
 
-    For two classes, whether the second one is true, and its probability; for more, whether the predicted class is
-    true, and its probability.
+    For two classes the event is that the second class is true; for more, that the predicted class is true.
     """
     true = table["true_label"].to_numpy(dtype=int)
     columns = table[probability_columns(table)].to_numpy(dtype=float)
@@ -126,7 +125,7 @@ def outcomes(table: pd.DataFrame, n_classes: int) -> tuple[Array, Array]:
 
 
 def reliability_table(table: pd.DataFrame, n_classes: int, n_bins: int) -> pd.DataFrame:
-    """Return one row per bin of equal width that has images: ``predicted``, ``observed`` and ``n``.
+    """Return one row per non-empty bin: ``predicted``, ``observed`` and ``n``, see `Results.reliability`.
 
     Examples
     --------
@@ -192,7 +191,8 @@ def choose_threshold(table: pd.DataFrame, rule: str | Mapping[str, float]) -> fl
     """Return the threshold at or above which the second class is predicted.
 
     ``"youden"`` maximises sensitivity + specificity − 1 (Youden, Cancer 3 (1950)); a required sensitivity is reached
-    with the highest specificity, and a required specificity with the highest sensitivity. Of equal ones, the highest.
+    with the highest specificity, and a required specificity with the highest sensitivity. Of several such thresholds,
+    the highest is returned.
 
     Examples
     --------
@@ -205,28 +205,28 @@ def choose_threshold(table: pd.DataFrame, rule: str | Mapping[str, float]) -> fl
     scores = table["proba1"].to_numpy(dtype=float)
     false, true, thresholds = roc_curve(table["true_label"] == 1, scores, drop_intermediate=False)
     if isinstance(rule, str):
-        place = int(np.argmax(true - false))
+        index = int(np.argmax(true - false))
     elif "sensitivity" in rule:
-        place = int(np.argmax(true >= rule["sensitivity"] - 1e-12))
+        index = int(np.argmax(true >= rule["sensitivity"] - 1e-12))
     else:
-        place = int(np.flatnonzero(1 - false >= rule["specificity"] - 1e-12)[-1])
-    # The first threshold is infinite: no image has the second class.
-    return float(min(thresholds[place], np.nextafter(scores.max(), 2)))
+        index = int(np.flatnonzero(1 - false >= rule["specificity"] - 1e-12)[-1])
+    # scikit-learn's first threshold, at which no image is positive, is infinite.
+    return float(min(thresholds[index], np.nextafter(scores.max(), 2)))
 
 
 def operating_point(
     folder: ResultFolder, vote: Vote, rule: str | Mapping[str, float], dataset: str, selection: str
 ) -> tuple[Vote, pd.DataFrame]:
-    """Return the vote with the operating point of a selection, and the table of `Results.operating_point`.
+    """Return `vote` with a new operating point of a selection, and the table of `Results.operating_point`.
 
     Raises
     ------
     SettingError
-        If there are more than two classes, a validation set has one class, or the set is one of the training.
+        If there are more than two classes, a validation set has one class, or `dataset` is a set of the training.
     """
     where = "operating_point"
     if dataset in SETS:
-        expected = "a set that predict was called with, because the threshold is chosen on validation"
+        expected = "the name of a predicted data set, because the threshold is chosen on the validation set"
         raise argument_error("dataset", dataset, expected, where=where)
     if folder.task.classes is not None and len(folder.task.classes) != 2:
         raise argument_error("task", folder.task.classes, "two classes", where=where)

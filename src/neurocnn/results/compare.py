@@ -33,15 +33,15 @@ def compare(
 ) -> pd.DataFrame:
     """Compare two experiments on the same participants.
 
-    Each participant has one answer: for a set that `Results.predict` was called with, the mean over the splits; for
-    ``validation``, that of the split that held the participant out.
+    Each image has one prediction: for data passed to `Results.predict`, the mean over the splits; for ``validation``,
+    that of the split whose validation set contains it.
 
     Parameters
     ----------
     results_a, results_b
         Results of two experiments with the same task.
     dataset
-        ``validation``, or a name that `Results.predict` was called with in both.
+        ``validation``, or a name that was passed to `Results.predict` of both.
     selection
         Best model, see `Results.metrics`.
     n, seed
@@ -53,28 +53,28 @@ def compare(
         One row per metric (index ``metric``):
 
         ``a``, ``b``, ``difference``
-            Both values, and a − b.
+            The metric of both experiments, and a − b.
         ``low``, ``high``
-            95 % limits of the difference: participants are drawn with replacement within each class, the same ones for
-            both (percentiles, Efron & Tibshirani (1993), 13.3).
+            95 % confidence interval of the difference, from a percentile bootstrap (Efron & Tibshirani (1993), 13.3):
+            participants are drawn with replacement within each class, the same ones for both.
         ``mcnemar``
-            p-value of the exact test of McNemar (Psychometrika 12 (1947)) that both are equally often right, in the row
-            ``accuracy``; missing if a participant has several images, which are not independent.
+            p-value of the exact test of McNemar (Psychometrika 12 (1947)) of equal accuracy, in the row ``accuracy``;
+            missing if a participant has several images, which are not independent.
         ``delong``
             p-value of the test of DeLong et al. (Biometrics 44 (1988)) for two correlated areas under the ROC curve,
             with the images of a participant as a cluster (Obuchowski, Biometrics 53 (1997)), in the row ``roc_auc`` of
-            two classes.
+            a task with two classes.
         ``resampled_t``
             p-value of the corrected resampled t-test over the splits (Nadeau & Bengio, Machine Learning 52 (2003)): the
-            variance of the splits' differences times 1/k + n_test/n_train. Missing if the experiments have other
-            splits, or one.
+            variance of the splits' differences times 1/k + n_test/n_train. Missing if the experiments have different
+            splits, or a single one.
 
     Raises
     ------
     SettingError
         If the tasks, sessions or true labels differ, or labels are missing.
     NotFoundError
-        If one has no predictions of the data set.
+        If one of them has no predictions of the data set.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def _check_tasks(results_a: ResultTables, results_b: ResultTables) -> engine.Tas
 
 
 def _aligned(first: pd.DataFrame, second: pd.DataFrame, *, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return both tables in the order of the first one."""
+    """Return both tables in the order of the first one, after a check that their sessions and labels are the same."""
     where = f"{_WHERE}: dataset={dataset!r}"
     key = key_columns(set(first.columns) & set(second.columns))
     for table in (first, second):
@@ -181,7 +181,7 @@ def delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
 def _resampled_t(
     first: ResultFolder, second: ResultFolder, selection: str | None, dataset: str
 ) -> dict[str, float]:
-    """Return the p-value of each metric over the splits; empty if the splits differ."""
+    """Return the p-value of each metric over the splits; an empty dict if the splits differ."""
     done = [fold.index for fold in first.done]
     if len(done) < 2 or done != [fold.index for fold in second.done]:
         return {}
@@ -218,7 +218,7 @@ def resampled_t(differences: Array, share: float) -> float:
     differences
         Difference of the scores in each split, shape (k,).
     share
-        Size of a test set divided by that of a training set.
+        Size of a test set divided by the size of a training set.
 
     Examples
     --------

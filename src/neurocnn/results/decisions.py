@@ -14,7 +14,7 @@ from neurocnn.results.votes import check_threshold, check_vote_weights, write_vo
 
 
 class Decisions(ResultTables):
-    """From probabilities to decisions; see `Results`.
+    """Votes, calibration and decision thresholds; see `Results`.
 
     In the examples, `results` is a classification of patches in two splits, with a predicted set ``test``.
     """
@@ -24,18 +24,20 @@ class Decisions(ResultTables):
         selection_threshold: float | None = None,
         weights: "Literal['uniform'] | pd.Series[float] | Mapping[int, float] | None" = None,
     ) -> pd.DataFrame:
-        """Vote again: rebuild the image-level tables of all splits and sets from the part-level predictions.
+        """Vote again: rebuild the image-level tables of all splits and data sets from the part-level predictions.
 
-        Nothing is trained or predicted. The vote is recorded in ``vote.json``, and later predictions and splits use it.
+        No network is trained or evaluated. The vote is recorded in ``vote.json`` and used for later predictions and
+        splits.
 
         Parameters
         ----------
         selection_threshold
-            Limit that the validation balanced accuracy of a part must exceed, 0 to 1; None: all parts vote. A split in
-            which no part exceeds it has no image-level predictions, and a row of metrics with ``n_parts`` 0.
+            Lower limit (exclusive, 0 to 1) of the validation balanced accuracy of the parts that vote; None for all
+            parts. A split in which no part exceeds it has no image-level predictions, and its metrics are missing, with
+            ``n_parts`` 0.
         weights
-            None for the parts' validation balanced accuracies, ``"uniform"``, or weights by part_id (a missing part
-            does not vote). They are scaled to sum to 1.
+            None for the parts' validation balanced accuracies, ``"uniform"`` for equal weights, or weights by part_id
+            (a missing part does not vote). They are scaled to sum to 1.
 
         Returns
         -------
@@ -45,7 +47,7 @@ class Decisions(ResultTables):
         Raises
         ------
         SettingError
-            If the threshold or the weights are of another kind, or the images have no parts whose classes could vote.
+            If the threshold or the weights cannot be used, or the experiment is not a classification of parts.
         NotFoundError
             If no split is done yet.
 
@@ -74,7 +76,7 @@ class Decisions(ResultTables):
             before = self._vote
             vote = dataclasses.replace(before, selection_threshold=threshold, weights=chosen)
             if (before.selection_threshold, before.weights) != (threshold, chosen):
-                # They were chosen for other probabilities.
+                # The operating points were chosen for the probabilities of the old vote.
                 vote = dataclasses.replace(vote, operating_points={})
             revote(folder, vote, lock)
             write_vote(folder, vote)
@@ -87,10 +89,10 @@ class Decisions(ResultTables):
         *,
         selection: str | None = None,
     ) -> pd.DataFrame:
-        """Choose the threshold of the second class's probability on validation, and apply it to other data.
+        """Choose the threshold of the second class's probability on the validation set, and apply it to other data.
 
-        The threshold of each split is recorded in ``vote.json``, for probabilities without a calibration. The ensemble
-        uses the mean of the splits' thresholds.
+        The threshold of each split applies to uncalibrated probabilities, and is recorded in ``vote.json``. The
+        ensemble uses the mean of the splits' thresholds.
 
         Parameters
         ----------
@@ -98,7 +100,7 @@ class Decisions(ResultTables):
             ``"youden"`` (largest sensitivity + specificity − 1; Youden, Cancer 3 (1950)), ``{"sensitivity": 0.9}``
             (reached with the highest specificity) or ``{"specificity": 0.9}``.
         dataset
-            Name that `predict` was called with.
+            Name of a data set that was passed to `predict`.
         selection
             See `metrics`.
 
@@ -111,8 +113,8 @@ class Decisions(ResultTables):
         Raises
         ------
         SettingError
-            If the rule is another one, the task has no two classes, labels are missing, or `dataset` is a set of the
-            training, on which a threshold must not be chosen and reported.
+            If the rule is unknown, the task does not have two classes, labels are missing, or `dataset` is
+            ``validation`` or ``train``: the threshold must be evaluated on data for which it was not chosen.
         NotFoundError
             If there are no predictions.
 
@@ -130,16 +132,16 @@ class Decisions(ResultTables):
         return table
 
     def calibrate(self) -> pd.DataFrame:
-        """Fit a temperature to the validation set of each split: probabilities become softmax(logits / T).
+        """Fit a temperature T to the validation set of each split: probabilities become softmax(logits / T).
 
-        The temperatures are recorded in ``vote.json``. Tables stay as they are; later calls of `predict` and `vote`
-        apply them to image-level probabilities. Predicted classes do not change (Guo et al., ICML 2017).
+        The temperatures are recorded in ``vote.json``. Existing tables do not change; later calls of `predict` and
+        `vote` apply them to image-level probabilities. Predicted classes do not change (Guo et al., ICML 2017).
 
         Returns
         -------
         DataFrame
             Index ``selection``, ``split``; ``temperature`` (0.05 to 20), and the mean negative log-likelihood of the
-            validation images before and after.
+            validation images before and after, ``loss_before`` and ``loss_after``.
 
         Raises
         ------
@@ -164,7 +166,7 @@ class Decisions(ResultTables):
     def calibration(
         self, dataset: str = "test", *, selection: str | None = None, n_bins: int = 10
     ) -> pd.DataFrame:
-        """Return how far the probabilities can be believed: Brier score and expected calibration error.
+        """Return the calibration of the probabilities: Brier score and expected calibration error.
 
         Parameters
         ----------
@@ -176,11 +178,11 @@ class Decisions(ResultTables):
         Returns
         -------
         DataFrame
-            One row per split, and ``ensemble`` for a predicted set: ``n`` images, ``brier`` (0 is best; for two classes
-            the mean squared error of the second class's probability, for more the sum over classes; Brier, Monthly
-            Weather Review 78 (1950)), and ``ece``, the mean over images of the absolute
-            difference between the observed and the predicted share of their bin (for more than two classes, of the
-            predicted class; Naeini et al., AAAI 2015).
+            One row per split and, for data passed to `predict`, ``ensemble``. Columns: ``n``, the number of images;
+            ``brier`` (0 is best), for two classes the mean squared error of the second class's probability, for more
+            its sum over the classes (Brier, Monthly Weather Review 78 (1950)); ``ece``, the mean over images of the
+            absolute difference between the observed share and the mean probability of their bin (for more than two
+            classes, of the predicted class; Naeini et al., AAAI 2015).
 
         Raises
         ------
@@ -213,8 +215,8 @@ class Decisions(ResultTables):
         Returns
         -------
         DataFrame
-            One row per split (and ``ensemble``) and bin that has images: ``split``, ``predicted`` (mean probability),
-            ``observed`` (share of images of the class) and ``n``.
+            One row per split (and ``ensemble``) and non-empty bin: ``split``, ``predicted`` (mean probability),
+            ``observed`` (share of images of the class) and ``n`` (number of images).
 
         Raises
         ------

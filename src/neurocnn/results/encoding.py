@@ -1,8 +1,8 @@
 """Conversion of settings to JSON values, and back.
 
-Plain values and names that neurocnn knows are stored as they are. Code of the user (a builder, a transform, an
-optimizer) is recorded as custom, by its name: code is not stored, and loading asks for it. The names that custom tasks
-and parts have in tables are recorded too, so that the tables can be read without the code.
+Plain values and objects of neurocnn are stored with all their fields. Code of the user (a builder, a transform, an
+optimizer) is recorded as custom, by its name only, and must be passed when the settings are loaded. The names of custom
+tasks and parts in tables are recorded too, so that the tables can be read without the code.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from neurocnn import data, engine
 from neurocnn.errors import SettingError
 from neurocnn.randomness import members
 
-#: Settings by name: plain values, and settings inside them.
+#: Settings by name: plain values, or nested settings.
 Settings = dict[str, Any]
 
 CUSTOM = "custom"
@@ -44,7 +44,7 @@ def encode(value: object) -> Any:
     if isinstance(value, engine.Task):
         return _encode_task(value)
     if isinstance(value, data.Caps):
-        # Absolute, because it may be loaded in another working directory.
+        # An absolute path, because the settings may be loaded in another working directory.
         return _encode_fields(value) | {"root": _absolute(value.root)}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
@@ -64,7 +64,7 @@ def _encode_fields(value: Any) -> Settings:
 
 
 def _encode_code(value: object) -> Settings:
-    """Return the name of a function, class or object, with the arguments of a partial and the text of its repr."""
+    """Return the name of a function, class or object, with the arguments of a partial and the repr of an object."""
     found: Settings = {CUSTOM: qualified_name(value)}
     if isinstance(value, partial):
         arguments = encode(value.args), encode(value.keywords)
@@ -113,23 +113,23 @@ def _short_name(value: object) -> str:
 
 
 def qualified_name(value: object) -> str:
-    """Return module and name of a function or class, or of the class of an object."""
+    """Return ``module.name`` of a function or class, or of the class of an object."""
     named: Any = value if hasattr(value, "__qualname__") else type(value)
     return main_name(f"{named.__module__}.{named.__qualname__}")
 
 
 def main_name(name: str) -> str:
-    """Return a name with ``__main__`` in place of the module name that a script has in a spawned process."""
+    """Replace ``__mp_main__``, a script's module name in a spawned process, by ``__main__``."""
     return name.replace("__mp_main__.", "__main__.")
 
 
 def is_custom(value: object) -> bool:
-    """Return whether an encoded setting, or one inside it, is code that is recorded by name only."""
+    """Return whether an encoded setting, or one nested in it, is custom."""
     return bool(custom_names(value))
 
 
 def custom_names(value: object) -> list[str]:
-    """Return the names of the custom values in an encoded setting.
+    """Return the names of all custom values in an encoded setting.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def decode(value: Any) -> Any:
     Raises
     ------
     SettingError
-        If the setting is custom, or of a type that this version does not know.
+        If the setting is custom, or its type is unknown to this version.
     """
     if isinstance(value, list):
         return [decode(item) for item in value]
@@ -162,7 +162,7 @@ def decode(value: Any) -> Any:
 
 
 def find_type(kind: str) -> Callable[..., Any]:
-    """Return the class or function of this library with which a setting was made."""
+    """Return the class or function of this library that creates a setting of this type."""
     for module in (data, engine):
         if kind in _TASKS or kind[:1].isupper():
             maker: Callable[..., Any] | None = getattr(module, kind, None)
@@ -174,7 +174,7 @@ def find_type(kind: str) -> Callable[..., Any]:
 
 
 def describe_task(value: Settings) -> engine.Task | None:
-    """Return a task, rebuilt to read its tables, or None if too little is recorded; custom functions raise an error.
+    """Return a task for reading its tables, whose custom functions raise an error; None if too little is recorded.
 
     Examples
     --------
@@ -202,5 +202,5 @@ def describe_task(value: Settings) -> engine.Task | None:
 
 
 def parts_name(value: Settings) -> str | None:
-    """Return the name of encoded parts, None if they are custom and it is not recorded."""
+    """Return the name of encoded parts; None if they are custom without a recorded name."""
     return str(decode(value).name) if CUSTOM not in value else value.get("name")

@@ -1,4 +1,4 @@
-"""One answer per image over all splits, and image-level tables rebuilt by another vote."""
+"""Ensemble predictions, one per image over all splits, and image-level tables rebuilt by another vote."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from neurocnn.results.written import N_SPLITS, drop_names, read_predicted, read_
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import key_columns
 
-#: Name of the answer of all splits in the column ``split``.
+#: Name of the prediction of all splits in the column ``split``.
 ENSEMBLE = "ensemble"
 
 
@@ -27,7 +27,7 @@ def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> 
     Parameters
     ----------
     folder
-        The result folder, whose task says what is averaged.
+        The result folder. Its task determines whether probabilities or values are averaged.
     tables
         Image-level predictions by split. An image may be missing in some of them.
 
@@ -49,7 +49,7 @@ def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> 
 
 
 def read_image_level(folder: ResultFolder, selection: str, dataset: str) -> dict[int, pd.DataFrame]:
-    """Return the image-level predictions of each split that is done and has them."""
+    """Return the existing image-level predictions of the splits that are done, by split."""
     paths = {fold.index: fold.table(selection, dataset, IMAGE, "prediction") for fold in folder.done}
     return {index: read_predicted(path) for index, path in paths.items() if is_file(path)}
 
@@ -58,9 +58,10 @@ Tables = tuple[pd.DataFrame | None, pd.DataFrame | None]
 
 
 def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Tables:
-    """Return the predictions and the row of metrics over all splits: those written, or those that the tables allow.
+    """Return the predictions and the row of metrics over all splits, read from their files or computed.
 
-    They are None for the sets of the training, if there are no predictions, and without labels or the task's code.
+    Both are None for a set of the training or without predictions; the metrics are None without labels or the code of
+    a custom task.
     """
     if dataset in SETS or folder.task.vote is None:
         return None, None
@@ -71,17 +72,17 @@ def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Table
 
 
 def answer_table(folder: ResultFolder, selection: str | None, dataset: str) -> pd.DataFrame:
-    """Return one row per image: the answer of all splits, for the validation sets that of the splits that held it out.
+    """Return one prediction per image: the ensemble's or, in validation sets, that of the split that contains it.
 
     Raises
     ------
     NotFoundError, SettingError
-        If there are no image-level predictions, or no such selection.
+        If image-level predictions or the selection do not exist.
     """
     chosen = folder.check_selection(selection)
     if folder.reconstructs or folder.task.vote is None:
         raise SettingError(
-            f"{folder.root}: task={folder.task.name!r}; expected a task with one answer per image"
+            f"{folder.root}: task={folder.task.name!r}; expected a task with one prediction per image"
         )
     folder.find_tables("prediction", IMAGE, chosen, dataset)
     found = ensemble_tables(folder, chosen, dataset)[0]
@@ -107,7 +108,7 @@ def _compute(folder: ResultFolder, selection: str, dataset: str) -> Tables:
 
 
 def write_ensembles(folder: ResultFolder, dataset: str, lock: BaseFileLock) -> None:
-    """Write the tables over all splits of a predicted set, for each selection, under the folder's lock."""
+    """Write the ensemble's tables of a predicted data set, for each selection, under the folder's lock."""
     for selection in folder.selections if folder.task.vote is not None else ():
         paths = _paths(folder, selection, dataset)
         storage.remove_leftovers(lock, *paths)
@@ -119,7 +120,7 @@ def write_ensembles(folder: ResultFolder, dataset: str, lock: BaseFileLock) -> N
 
 
 def finish_prediction(folder: ResultFolder, folds: Sequence[Fold], sessions: pd.DataFrame, name: str) -> None:
-    """Write the sessions that were predicted, with all their columns, and the answers over all splits; rank 0 does."""
+    """Write the predicted sessions with all their columns, and the ensemble's tables. Only rank 0 writes."""
     if engine.find_ranks().rank == 0:
         with folder.hold() as lock:
             for fold in folds:
@@ -128,7 +129,7 @@ def finish_prediction(folder: ResultFolder, folds: Sequence[Fold], sessions: pd.
 
 
 def revote(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
-    """Rebuild the image-level tables of all splits, selections and sets, under the folder's lock."""
+    """Rebuild the image-level tables of all splits, selections and data sets, under the folder's lock."""
     done = folder.check_done()
     for fold in done:
         for selection in folder.selections:
@@ -146,7 +147,7 @@ def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote) -> Non
         saved = storage.read_table(path, required=()) if not folder.votes and is_file(path) else None
         write_image_level(folder, fold, selection, dataset, table, ballot)
         if saved is not None:
-            # The loss is that of the network, which the predictions of complete images do not contain.
+            # The saved loss is kept, because it cannot be computed from the predictions of complete images.
             row = storage.read_table(path, required=()).iloc[0]
             storage.write_table(saved.assign(**{str(name): value for name, value in row.items()}), path)
     if ballot.weights is not None:

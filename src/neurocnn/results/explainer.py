@@ -1,4 +1,4 @@
-"""Computation of maps of what the prediction for a part depends on."""
+"""Computation of the attribution map of a part."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -28,14 +28,14 @@ from neurocnn.results.prediction import Networks
 from neurocnn.results.recorded import RecordedExperiment
 from neurocnn.storage.identity import COHORT
 
-#: See `Results.explain`.
+#: Baseline of `Results.explain`.
 Baseline = pd.DataFrame | float | None
-#: A part_id, and the map of this part in the shape of its box.
+#: Tuple of a part_id and the map of this part in the shape of its box.
 Map = tuple[int, np.ndarray]
 
 
 def check_target(task: engine.Task, target: object) -> int:
-    """Return the index of the class that is explained, the last one for None; 0 for values.
+    """Return the index of the class that is explained: the last one for None, 0 for a regression.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def check_target(task: engine.Task, target: object) -> int:
 
 
 def mean_image(caps: data.Caps, sessions: pd.DataFrame) -> Tensor:
-    """Return the mean of images, (1, D, H, W); one image is in memory at a time."""
+    """Return the mean image, (1, D, H, W), with one image in memory at a time."""
     total: Tensor | None = None
     for row in sessions.to_dict("records"):
         image = caps.read(row["participant_id"], row["session_id"], row.get(COHORT)).double()
@@ -68,20 +68,21 @@ def mean_image(caps: data.Caps, sessions: pd.DataFrame) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Explainer:
-    """What is explained, of which images, and how; see `Results.explain`.
+    """Images and settings of an explanation; see `Results.explain`.
 
     Parameters
     ----------
     experiment
-        The experiment of the result folder.
+        Experiment of the result folder.
     dataset
-        Images, prepared as in training.
+        Images, with the parts and transform of the training.
     attribution
-        Method and its settings.
+        Attribution method and its settings.
     target
-        Index of the class.
+        Index of the class that is explained.
     baseline
-        Value of all voxels of a transformed part, or an image (1, D, H, W) that is cut and transformed as the others.
+        Value of all voxels of a transformed part, or an image (1, D, H, W), whose parts are cut and transformed as
+        those of the other images.
     """
 
     experiment: RecordedExperiment
@@ -100,7 +101,7 @@ class Explainer:
         target: object,
         baseline: Baseline,
     ) -> "Explainer":
-        """Return an explainer after a check of its arguments."""
+        """Check the arguments of `Results.explain` and return the explainer."""
         index, dataset = check_target(experiment.task, target), experiment.new_dataset(caps, sessions)
         check_placeable(dataset, "explain")
         for row in range(len(dataset.sessions)):
@@ -108,7 +109,7 @@ class Explainer:
             if caps.known_affine(*who) is None:
                 raise ImageError(
                     f"explain: {' '.join(who[:2])}: the affine is unknown, because there is only a prepared tensor; "
-                    "expected the NIfTI file too; add it to the CAPS"
+                    "expected the NIfTI file; add it to the CAPS"
                 )
         if baseline is not None and not isinstance(baseline, pd.DataFrame):
             return cls(
@@ -117,12 +118,14 @@ class Explainer:
         reference = dataset.sessions if baseline is None else baseline
         if baseline is None and len(reference) == 1:
             raise argument_error(
-                "baseline", None, "a number or a table of sessions to explain a single image", where="explain",
+                "baseline", None, "a number or a table of sessions, because there is only one image", where="explain",
                 remedy="pass the sessions of controls, such as baseline=labels[labels['diagnosis'] == 'CN']",
             )  # fmt: skip
         checked = data.CapsDataset(caps, reference, dataset.parts, transform=None)
         if checked.caps.shape(*_who(checked.sessions, 0)) != caps.shape(*_who(dataset.sessions, 0)):
-            raise SettingError("explain: baseline: images of another shape; expected that of the sessions")
+            raise SettingError(
+                "explain: baseline: the images have another shape than those of sessions; expected equal shapes"
+            )
         return cls(experiment, dataset, attribution, index, mean_image(caps, checked.sessions))
 
     @property
@@ -144,27 +147,27 @@ class Explainer:
         return cast(LocatedParts, self.dataset.parts).place(self.shape, part)
 
     def classes(self) -> list[str | None]:
-        """Return the name of each image's class; None without classes or labels."""
+        """Return the class name of each image, or None without classes or labels."""
         names, n = self.experiment.task.classes, len(self.dataset.sessions)
         targets = image_targets(self.experiment.task, self.dataset) if self.dataset.label else None
         return [None] * n if names is None or targets is None else [names[int(each)] for each in targets]
 
     def load(self, fold: Fold, selection: str) -> Networks:
-        """Return the networks of a fold, on the device."""
+        """Return the networks of a fold on the device of the computation."""
         networks = self.experiment.load_networks(fold, selection, self.dataset.part_ids)
         for model in networks.values() if isinstance(networks, Mapping) else [networks]:
             model.to(self.device)
         return networks
 
     def errors(self) -> AbstractContextManager[Any]:
-        """Return a context that computes on the device and translates its errors."""
+        """Return a context in which the device is current and its errors are translated."""
         stack = ExitStack()
         stack.enter_context(current_device(self.device))
         stack.enter_context(translate_errors(self.device, self.attribution.batch_size))
         return stack
 
     def batches(self, networks: Networks, row: int) -> Iterator[tuple[torch_nn.Module, list[int], Any]]:
-        """Yield the parts of an image: their network, their ids, and the batch."""
+        """Yield the network, the part_ids and the batch of each group of parts of an image."""
         ids = self.dataset.part_ids
         size = 1 if isinstance(networks, Mapping) else self.attribution.batch_size
         for start in range(0, len(ids), size):
@@ -174,7 +177,7 @@ class Explainer:
             yield model, chunk, collate([self.dataset[first + k] for k in range(len(chunk))])
 
     def maps(self, model: torch_nn.Module, parts: list[int], batch: Any) -> list[Map]:
-        """Return the map of each part of a batch, in the shape of its box; channels are added up."""
+        """Return the map of each part of a batch in the shape of its box: the sum over the channels."""
         images = batch["image"].to(self.device)
         baselines = torch.stack([self._baseline(part, batch["image"][0]) for part in parts]).to(self.device)
         output = task_output(self.experiment.task, self.target)

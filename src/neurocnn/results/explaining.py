@@ -1,4 +1,4 @@
-"""Files of maps: of each part, put together over the parts of an image, and means by class."""
+"""Files of attribution maps: of each part, of each image, and the mean of each class."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ from neurocnn.storage.locks import hold
 def vote_weights(
     folder: ResultFolder, fold: Fold, selection: str, vote: Vote, parts: list[int]
 ) -> "pd.Series[float]":
-    """Return the weight of each part of a fold in the vote: equal ones for a plain mean."""
+    """Return the weight of each part in the vote of a fold; the weights are equal if the vote is a plain mean."""
     ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
     if ballot.weights is None:
         return pd.Series(1 / len(parts), parts)
@@ -34,7 +34,7 @@ def vote_weights(
 
 
 def file_name(row: Mapping[str, Any]) -> str:
-    """Return the name of a map from its identity, which may have a class instead of a participant.
+    """Return the file name of the map of an image or part, or of the mean map of a class.
 
     Examples
     --------
@@ -47,20 +47,20 @@ def file_name(row: Mapping[str, Any]) -> str:
     if not names:
         names = ["mean" if row.get("class") is None else f"mean-{row['class']}"]
     part = [] if row.get("part_id") is None else [f"part-{row['part_id']}"]
-    # Names of cohorts and classes may contain characters that separate folders.
+    # Names of cohorts and classes may contain path separators.
     safe = ["".join(c if c.isalnum() or c in "+-." else "-" for c in name) for name in (*names, *part)]
     return f"{'_'.join(safe)}.nii.gz"
 
 
 def list_maps(explainer: Explainer, votes: bool) -> pd.DataFrame:
-    """Return one row per map of a fold: means by class first, with ``participant_id`` None.
+    """Return a table with one row per map of a fold: first the means of the classes, with ``participant_id`` None.
 
     Parameters
     ----------
     explainer
-        What is explained.
+        Images and settings.
     votes
-        Whether maps are put together over the parts.
+        Whether the parts vote, so that there are maps of complete images.
     """
     sessions, classes = explainer.dataset.sessions, explainer.classes()
     names = list(dict.fromkeys(classes))
@@ -75,7 +75,7 @@ def list_maps(explainer: Explainer, votes: bool) -> pd.DataFrame:
     table = table.where(table.notna(), None)
     if table["file"].duplicated().any():
         twice = table.loc[table["file"].duplicated(), "file"].iloc[0]
-        raise SettingError(f"explain: two maps are called {twice}; rename the cohorts or classes")
+        raise SettingError(f"explain: two maps have the file name {twice}; rename the cohorts or classes")
     return table
 
 
@@ -87,10 +87,10 @@ def explain_fold(
     folder: Path,
     rows: Iterable[int],
 ) -> None:
-    """Write the maps of these rows of the data set.
+    """Write the maps of some rows of the data set.
 
-    The map of an image is the sum of its parts' maps times their weights; where voting parts overlap, it is their mean.
-    If no weight exceeds 0, there is none.
+    The map of an image is the weighted sum of the maps of its parts, divided in each voxel by the number of voting
+    parts that contain it. No map of the image is written if no part votes.
     """
     count = np.zeros(explainer.shape, dtype=np.float32)
     for part in weights.index[weights > 0]:
@@ -111,7 +111,7 @@ def explain_fold(
 
 
 def write_means(folder: Path, maps: pd.DataFrame) -> None:
-    """Write the mean map of each class and part, from the maps of the participants; one map is in memory at a time."""
+    """Write the mean map of each class and part, with one map of a participant in memory at a time."""
     groups = maps.groupby(["class", "part_id"], dropna=False, sort=False)
     for _, group in groups:
         mean, people = group[group["participant_id"].isna()], group[group["participant_id"].notna()]
@@ -120,7 +120,7 @@ def write_means(folder: Path, maps: pd.DataFrame) -> None:
 
 
 def _mean(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of some maps, and the affine of the last one."""
+    """Return the mean of maps that are read one by one, and the affine of the last one."""
     count, total, affine = 0, np.zeros(1), np.eye(4)
     for path in paths:
         with storage_errors(path, "read"):
@@ -133,7 +133,7 @@ def _mean(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
 def write_fold(
     explainer: Explainer, fold: Fold, selection: str, folder: Path, weights: "pd.Series[float]"
 ) -> pd.DataFrame:
-    """Write all maps of a fold into a folder, whose earlier maps are removed; return the table of the maps."""
+    """Write all maps of a fold into a folder, after removing its previous maps, and return the table of the maps."""
     maps, ranks = list_maps(explainer, votes=bool(weights.any())), engine.find_ranks()
     with ExitStack() as stack:
         stack.enter_context(explainer.errors())
@@ -156,7 +156,7 @@ def write_fold(
 def compare_randomized(
     explainer: Explainer, fold: Fold, selection: str, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the similarity of each part's map and those with random weights: layer, ``spearman``, ``spearman_abs``."""
+    """Compare the map of each part with those of random weights: yield layer, ``spearman`` and ``spearman_abs``."""
     networks = explainer.load(fold, selection)
     with explainer.errors():
         for row in range(len(explainer.dataset.sessions)):
@@ -170,7 +170,7 @@ def compare_randomized(
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two maps; NaN if one is constant.
+    """Return Spearman's rank correlation of two maps, NaN if one of them is constant.
 
     Examples
     --------
@@ -187,7 +187,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def read_mean(folder: ResultFolder, selection: str, name: str, method: str, of: str) -> np.ndarray:
-    """Return a map as the mean over the splits that have it; see `Results.explanation`."""
+    """Return the mean of a map over the splits in which it exists; see `Results.explanation`."""
     places = [fold.explanations(selection, name, method) for fold in folder.check_done()]
     paths = [path for path in (place / f"{of}.nii.gz" for place in places) if is_file(path)]
     if not paths:

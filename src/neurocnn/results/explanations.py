@@ -1,4 +1,4 @@
-"""Explanations of predictions: voxel-wise maps, and the check that they depend on what the network has learnt."""
+"""Explanations of predictions by attribution maps, and a check that the maps depend on the trained weights."""
 
 from functools import partial
 
@@ -17,9 +17,9 @@ from neurocnn.results.prediction import check_name
 
 
 class Explanations(Answers):
-    """Where the networks look; see `Results`.
+    """Attribution maps; see `Results`.
 
-    In the examples, `results` is a classification of patches in two splits, and `caps` and `labels` are its images.
+    In the examples, `results` is a classification of patches in two splits, and `caps` and `labels` are its data.
     """
 
     def explain(
@@ -35,35 +35,36 @@ class Explanations(Answers):
         steps: int = 50,
         window: int | None = None,
     ) -> pd.DataFrame:
-        """Write maps of the voxels that the predictions depend on, as NIfTI in the space of the images.
+        """Write maps of the voxels that the predictions depend on, as NIfTI files in the space of the images.
 
-        What is explained is the log-odds of a class, log p / (1 − p), or the value of a regression, in its unit. The
-        map of an image is the sum of its parts' maps times their weights in the vote; where parts overlap, it is the
-        mean of those that vote.
+        The maps explain the log-odds of a class, log (p / (1 − p)), or the predicted value of a regression. The map of
+        an image is the sum of the maps of its parts, weighted as in the vote, and divided in each voxel by the number
+        of voting parts that contain it.
 
         Parameters
         ----------
         caps, sessions
-            See `predict`. Participants of the training are allowed, because a map is not a score.
+            See `predict`. Participants of the training set are allowed, because nothing is scored.
         method
-            ``"gradient"`` (change per unit of a transformed voxel; Simonyan et al., 2014), ``"integrated_gradients"``
-            (shares of the difference from the baseline's output; Sundararajan et al., ICML 2017), ``"grad_cam"`` (of
-            the last convolution, ≥ 0; Selvaraju et al., ICCV 2017) or ``"occlusion"`` (change if the box around a voxel
-            becomes the baseline; Zeiler & Fergus, ECCV 2014). Captum computes them.
+            ``"gradient"`` (derivative with respect to each transformed voxel; Simonyan et al., 2014),
+            ``"integrated_gradients"`` (contribution of each voxel to the difference from the output of the baseline;
+            Sundararajan et al., ICML 2017), ``"grad_cam"`` (of the last convolution, ≥ 0; Selvaraju et al., ICCV 2017)
+            or ``"occlusion"`` (change of the output if the box that contains the voxel is replaced with the baseline;
+            Zeiler & Fergus, ECCV 2014). Captum computes them.
         name
-            Name of this set of maps. Earlier maps of the same name and method are replaced.
+            Name of the set of maps. It replaces an existing set of the same name and method.
         selection
             See `metrics`.
         target
             Name of the class that is explained, the last one by default.
         baseline
-            What integrated gradients and occlusion compare with: sessions of `caps`, such as controls, whose mean image
-            is cut and transformed as an image is; or the value of all voxels after the transform. With None, the mean
-            of `sessions`, which needs several.
+            Baseline of integrated gradients and occlusion: sessions of `caps`, such as controls, whose mean image is
+            prepared as the other images are; or the value of all voxels after the transform. With None, the mean image
+            of `sessions`, which must be at least two.
         steps
-            Points of the integral of integrated gradients.
+            Number of points at which integrated gradients are evaluated.
         window
-            Edge length of the occluded boxes, in voxels. With None, a fifth of the longest edge of a part.
+            Edge length of the occluded boxes in voxels. With None, a fifth of the longest edge of a part.
 
         Returns
         -------
@@ -77,14 +78,15 @@ class Explanations(Answers):
         MissingExtraError
             If Captum is not installed.
         SettingError
-            If an argument has another value, the images have another shape than in training, or the parts do not fit
-            back into the image: they have no boxes, or a transform changes their size.
+            If an argument has an invalid value, the images differ in shape from those of the training, the parts have
+            no boxes, or a transform changes the size of the parts.
         ModelError
-            If a network has no convolution for `grad_cam`, or another output than one row per sample.
+            If the method is ``"grad_cam"`` and a network has no convolution, or the output of a network is not one row
+            per sample.
         ImageError
             If the affine of an image is unknown.
         NotFoundError
-            If images are missing, or no split is done.
+            If images are missing, or no split is finished.
 
         Examples
         --------
@@ -111,24 +113,24 @@ class Explanations(Answers):
     def explanation(
         self, method: str, name: str = "explained", *, of: str | None = None, selection: str | None = None
     ) -> np.ndarray:
-        """Return a map that `explain` has written, as the mean over the splits.
+        """Return the mean over the splits of a map that `explain` has written.
 
         Parameters
         ----------
         method, name, selection
             See `explain`.
         of
-            Name of the map: ``"mean-AD"``, ``"sub-001_ses-M000"``. With None, the mean of the last class.
+            Name of the map, such as ``"mean-AD"`` or ``"sub-001_ses-M000"``. With None, the mean of the last class.
 
         Returns
         -------
         ndarray
-            Shape (D, H, W); that of its box for a part.
+            Array of shape (D, H, W), or of the shape of the box for a part.
 
         Raises
         ------
         NotFoundError
-            If there is no such map; the message lists them.
+            If the map does not exist; the message lists those that exist.
 
         Examples
         --------
@@ -160,9 +162,9 @@ class Explanations(Answers):
         window: int | None = None,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Repeat maps with random weights, layer by layer from the last one, and compare them with the network's.
+        """Compare the maps with those of the same networks after the weights of the last layers became random.
 
-        A map that hardly changes does not depend on what the network has learnt (Adebayo et al., Sanity checks for
+        A map that hardly changes does not depend on the trained weights (Adebayo et al., Sanity checks for
         saliency maps, NeurIPS 2018: cascading randomisation).
 
         Parameters
@@ -177,9 +179,9 @@ class Explanations(Answers):
         Returns
         -------
         DataFrame
-            One row per layer (index ``layer``), down to which all weights are random: means over images and parts of
-            Spearman's rank correlation of both maps, ``spearman``, and of their absolute values, ``spearman_abs``.
-            Pairs with a constant map are left out.
+            One row per layer (index ``layer``): the weights of this layer and of all later ones are random. Means over
+            images and parts of Spearman's rank correlation of the two maps, ``spearman``, and of their absolute values,
+            ``spearman_abs``. Pairs with a constant map are omitted.
 
         Raises
         ------
@@ -211,7 +213,7 @@ class Explanations(Answers):
         steps: int,
         window: int | None,
     ) -> tuple[Explainer, str]:
-        """Return the checked explainer, and the name of the selection."""
+        """Check the arguments; return the explainer and the name of the selection."""
         experiment, chosen = self._experiment, self._folder.check_selection(selection)
         attribution = Attribution(method, steps, window, experiment.evaluation["batch_size"])
         create = partial(Explainer.create, experiment, caps, sessions, attribution)

@@ -1,4 +1,4 @@
-"""A result folder as a value: its folds, levels and selections, the folds that are done, and all paths."""
+"""Result folder: its folds, levels and selections, the folds that are done, and all paths."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, WRITING_LOCK, Fold,
 from neurocnn.storage.files import find, is_file, is_folder
 from neurocnn.storage.locks import hold, is_held
 
-#: Level of whole images, and name of the parts that are whole images.
+#: Level of complete images, and name of the parts `WholeImage`.
 IMAGE = "image"
-#: Files that protect a fold: the results of a training. A corrected run replaces everything else.
+#: Results of a training, which another experiment must not replace. A corrected run may replace all other files.
 _RESULTS = (
     "training.tsv",
     "*/best_*/*.tsv",
@@ -33,7 +33,7 @@ class ResultFolder:
     Parameters
     ----------
     root
-        Path of the folder, which may be missing.
+        Path of the folder, which need not exist.
     task
         Task of the experiment. Its functions are not called.
     parts
@@ -42,7 +42,7 @@ class ResultFolder:
     Raises
     ------
     SettingError
-        If a name of the task or the parts cannot be part of a file name.
+        If the name of the task, of a selection or of the parts cannot be part of a file name.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class ResultFolder:
 
     @property
     def levels(self) -> list[str]:
-        """Levels of the tables: the parts' name, and ``image`` if parts vote."""
+        """Levels of the tables: the name of the parts and, if parts vote, ``image``."""
         return [self.parts, IMAGE] if self.votes else [self.parts]
 
     @property
@@ -88,16 +88,16 @@ class ResultFolder:
 
     @property
     def votes(self) -> bool:
-        """Whether the predictions of several parts become one per image."""
+        """Whether the predictions of several parts are combined into one per image."""
         return self.task.vote is not None and self.parts != IMAGE
 
     @property
     def has_part_accuracy(self) -> bool:
-        """Whether the parts' accuracies are written: for classes and several parts."""
+        """Whether the accuracy of each part is written, which a classification of parts has."""
         return self.task.classes is not None and self.parts != IMAGE
 
     def fold(self, index: int) -> Fold:
-        """Return the paths of a fold, which may be missing."""
+        """Return the paths of a fold, which need not exist."""
         return Fold(self.root, index, self.task.name)
 
     def ensemble(self, selection: str, dataset: str, content: str) -> Path:
@@ -105,7 +105,7 @@ class ResultFolder:
         return self.root / "ensemble" / selection / f"{dataset}_image_level_{content}.tsv"
 
     def datasets(self, fold: Fold, selection: str) -> list[str]:
-        """Return the names of the data sets that have predictions of parts."""
+        """Return the names of the data sets with part-level predictions."""
         suffix = f"_{self.parts}_level_prediction.tsv"
         found = find(fold.tables / selection, f"*{suffix}")
         return sorted(path.name.removesuffix(suffix) for path in found if not path.name.startswith("."))
@@ -122,7 +122,7 @@ class ResultFolder:
         return [fold for fold in self.folds if self.is_done(fold)]
 
     def is_done(self, fold: Fold) -> bool:
-        """Return whether the table that is written last exists."""
+        """Return whether a fold is done: its table that is written last exists."""
         selection = self.selections[-1]
         if self.has_part_accuracy:
             return is_file(fold.part_accuracy(selection))
@@ -130,7 +130,7 @@ class ResultFolder:
 
     @property
     def is_claimed(self) -> bool:
-        """Whether the folder has results, or is in use: a run that failed before its first score claims nothing."""
+        """Whether the folder has results or is in use. A run that failed before its first score leaves it unclaimed."""
         folds = [fold.path for fold in self.folds]
         if any(find(path, pattern) for path in folds for pattern in _RESULTS):
             return True
@@ -138,13 +138,13 @@ class ResultFolder:
 
     @contextmanager
     def hold(self) -> Iterator[BaseFileLock]:
-        """Hold the lock for short writes of several processes, after waiting for it."""
+        """Wait for the lock of short writes, which several processes share, and hold it during the block."""
         path = self.root / WRITING_LOCK
         with hold(path, f"writing into {self.root}", wait=True) as lock:
             try:
                 yield lock
             finally:
-                # Under the lock: a process that waits for the removed file creates another one.
+                # Removed while held, so that a waiting process notices it and creates a new lock file.
                 path.unlink()
 
     def check_done(self) -> list[Fold]:
@@ -153,7 +153,7 @@ class ResultFolder:
         Raises
         ------
         NotFoundError
-            If none is done.
+            If no fold is done.
         """
         done = self.done
         if not done:
@@ -161,7 +161,7 @@ class ResultFolder:
         return done
 
     def check_fold(self, index: int) -> Fold:
-        """Return an existing fold, else raise a SettingError that lists them."""
+        """Return an existing fold, else raise a SettingError that lists the existing ones."""
         folds = {fold.index: fold for fold in self.folds}
         if check_integer("split", index, where=str(self.root)) not in folds:
             done = [fold.index for fold in self.done]
@@ -171,13 +171,13 @@ class ResultFolder:
         return folds[index]
 
     def check_selection(self, selection: str | None) -> str:
-        """Return the name of a selection, the last one for None, else raise a SettingError."""
+        """Return the name of a selection (for None, the last one), else raise a SettingError."""
         if selection is None:
             return self.selections[-1]
         return check_choice("selection", selection, self.selections, where=str(self.root))
 
     def check_level(self, level: str) -> str:
-        """Return a level as file names contain it: ``part`` stands for the parts' name.
+        """Return the name of a level in file names: the name of the parts for ``part``.
 
         Raises
         ------
@@ -197,7 +197,7 @@ class ResultFolder:
     def find_tables(
         self, content: str, level: str, selection: str | None, dataset: str
     ) -> list[tuple[Fold, Path]]:
-        """Return the existing tables of one kind, with their folds.
+        """Return the paths of the existing tables of one kind, with their folds.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class ResultFolder:
             )
             reason = self._missing_reason(done, chosen, dataset, wanted, content)
             raise NotFoundError(
-                f"{self.root}: {content} of dataset={dataset!r}, level {wanted!r}, do not exist{reason}; "
+                f"{self.root}: {content} of dataset={dataset!r}, level={wanted!r}, do not exist{reason}; "
                 f"expected one of: {', '.join(existing) or 'none yet'}"
             )
         return found

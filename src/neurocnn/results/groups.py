@@ -1,4 +1,4 @@
-"""Metrics by group of participants, and what age, sex or site alone can predict."""
+"""Metrics by group of participants, and predictions from age, sex or site only."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,17 +20,17 @@ from neurocnn.results.written import drop_names
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, check_columns, describe_rows, key_columns
 
-#: Most values of a column of numbers that are groups of their own.
-_FEW = 5
+#: Largest number of different values of a numeric column for which each value is a group.
+_MAX_GROUPS = 5
 
 
 def read_sessions(folder: ResultFolder, fold: Fold, dataset: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Return the sessions of a set, with all their columns.
+    """Return the sessions of a data set, with all their columns.
 
     Raises
     ------
     NotFoundError
-        If the folder has no table of them.
+        If the folder has no table of its sessions.
     TableError
         If one of `columns` is missing.
     """
@@ -47,7 +47,7 @@ def read_sessions(folder: ResultFolder, fold: Fold, dataset: str, columns: Seque
 def group_table(
     folder: ResultFolder, by: str, dataset: str, selection: str | None, bins: int | Sequence[float] | None
 ) -> pd.DataFrame:
-    """Return the table that `Results.by_group` documents."""
+    """Return the table of `Results.by_group`."""
     answers = answer_table(folder, selection, dataset)
     if answers["true_label"].isna().any():
         raise SettingError(
@@ -70,7 +70,7 @@ def group_table(
 
 
 def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) -> "pd.Series[Any]":
-    """Return the group of each value as a categorical: the value itself, or a band of numbers.
+    """Return the name of each value's group as a categorical: the value itself, or its band of numbers.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) ->
     ['60 to 70', '70 to 90', '70 to 90', 'missing']
     """
     is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    if bins is None and not (is_number and values.nunique() > _FEW):
+    if bins is None and not (is_number and values.nunique() > _MAX_GROUPS):
         texts = values.map(
             lambda value: "missing" if pd.isna(value) else f"{value:g}" if is_number else str(value)
         )
@@ -114,7 +114,7 @@ def _edges(values: "pd.Series[Any]", bins: int | Sequence[float] | None) -> list
 def confound_table(
     folder: ResultFolder, on: Sequence[str], dataset: str, selection: str | None
 ) -> pd.DataFrame:
-    """Return the table that `Results.confounds` documents."""
+    """Return the table of `Results.confounds`."""
     network = read_metrics(folder, IMAGE, selection, dataset)
     columns = check_each("on", check_list("on", on, "column names", where="confounds"), _check_name)
     if not columns:
@@ -159,8 +159,8 @@ def _score_confounds(
         missing = table[table[columns].isna().any(axis=1)]
         if len(missing):
             raise TableError(
-                f"{where}: {', '.join(columns)}: a value is missing for {describe_rows(missing)}; expected all of "
-                "them; choose other columns"
+                f"{where}: {', '.join(columns)}: a value is missing for {describe_rows(missing)}; expected "
+                "complete columns; choose other columns"
             )
     numbers = [name for name in columns if pd.api.types.is_numeric_dtype(train[name])]
     texts = [name for name in columns if name not in numbers]
@@ -180,9 +180,7 @@ def _score_confounds(
 
 def _targets(task: engine.Task, sessions: pd.DataFrame) -> np.ndarray[Any, Any]:
     if task.label is None or task.label not in sessions:
-        raise TableError(
-            f"confounds: the column {task.label!r} of labels is missing; expected it in the sessions"
-        )
+        raise TableError(f"confounds: the label column {task.label!r} is missing in the sessions")
     batch = {name: sessions[name].tolist() for name in key_columns(sessions)}
     target = task.target({**batch, "label": sessions[task.label].tolist()}, torch.device("cpu"))
     return np.asarray(target.double() if task.classes is None else target)

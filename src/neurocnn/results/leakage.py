@@ -1,7 +1,7 @@
-"""Participants that a model has seen, and the check that it is not evaluated on them.
+"""Participants that a model has seen, and the check that new data do not contain them.
 
 `seen.tsv` has one row per participant and role: ``train``, ``validation`` (seen by the selection), the same roles of
-the transfer's source with the prefix ``source_``, and one row ``source_unknown`` if the source has no record.
+the transfer's source with the prefix ``source_``, and one row ``source_unknown`` if they were not recorded.
 """
 
 from collections.abc import Collection, Iterable
@@ -14,7 +14,7 @@ from neurocnn.results.paths import Fold
 from neurocnn.storage.identity import COHORT, PARTICIPANT, key_columns, warn_of_similar_ids
 
 UNKNOWN = "source_unknown"
-#: Roles in which a participant changed the weights.
+#: Roles of the participants whose images were used to train the weights.
 TRAINED = ("train", "source_train")
 
 
@@ -55,9 +55,9 @@ def read_seen(fold: Fold) -> pd.DataFrame:
     Raises
     ------
     NotFoundError
-        If the fold has no record.
+        If the fold has no `seen.tsv`.
     LeakError
-        If the record differs from ``train.tsv`` or ``validation.tsv`` in the same folder.
+        If `seen.tsv` differs from ``train.tsv`` or ``validation.tsv`` in the same folder.
     """
     seen = storage.read_table(fold.seen, required=("participant_id", "role"))
     for role in ("train", "validation"):
@@ -80,7 +80,7 @@ def read_seen(fold: Fold) -> pd.DataFrame:
 
 
 def identified(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.DataFrame:
-    """Return sessions without the column ``cohort`` if the images have no cohorts: it does not identify participants.
+    """Return sessions without the column ``cohort`` if the images have no cohorts.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def identified(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.DataFrame
 
 
 def unknown_source() -> pd.DataFrame:
-    """Return the table that stands for a source whose seen participants were not recorded."""
+    """Return the table of seen participants for a source that did not record them."""
     return pd.DataFrame({"participant_id": [None], "role": [UNKNOWN]})
 
 
@@ -104,19 +104,19 @@ def check_unseen(
     Parameters
     ----------
     seen
-        See `record_seen`. Cohorts count only if both tables have them; a row without a cohort may be a
-        participant of any.
+        See `record_seen`. Cohorts are compared only if both tables have them. A row without a cohort matches
+        participants of any cohort.
     sessions
         Sessions to be evaluated.
     where
         Start of the message.
     roles
-        Roles that count; all by default.
+        Roles to check; all by default.
 
     Raises
     ------
     LeakError
-        If a participant was seen; with the participants and their roles.
+        If a participant was seen. The message contains the participants and their roles.
     TableError
         If the sessions have no column ``participant_id``.
 

@@ -1,4 +1,4 @@
-"""Networks of an experiment: built for its task, or read back with their trained weights."""
+"""Networks of an experiment: new ones for its task, or those with trained weights from files."""
 
 import warnings
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ class NetworkRecipe:
     architecture, options
         See `create_model`.
     input_shape
-        (C, H, W) or (C, D, H, W).
+        Shape (C, H, W) or (C, D, H, W) of one part.
     task
-        Task, which sets the number of outputs; a reconstruction needs an autoencoder.
+        Task, which determines the number of outputs, and for a reconstruction an autoencoder.
 
     Examples
     --------
@@ -40,12 +40,12 @@ class NetworkRecipe:
     task: engine.Task
 
     def build(self) -> torch_nn.Module:
-        """Return a new network: the architecture itself, or the autoencoder derived from it."""
+        """Return a new network of the architecture, or for a reconstruction the autoencoder derived from it."""
         n_outputs = self.task.n_outputs
         model = nn.create_model(self.architecture, self.input_shape, n_outputs=n_outputs, **self.options)
         if not self.task.reconstructs:
             return model
-        # A task of the user's own may lack these arguments.
+        # A custom task may lack these arguments.
         ends = {
             name: self.task.arguments[name]
             for name in ("output", "bottleneck")
@@ -54,14 +54,14 @@ class NetworkRecipe:
         return nn.CNN_Transformer(model, **{"output": "linear", **ends})
 
     def read(self, path: Path) -> torch_nn.Module:
-        """Return a network with the weights of a file of this experiment, in evaluation mode.
+        """Return a network in evaluation mode with the weights of a file of this experiment.
 
         Raises
         ------
         NotFoundError, CheckpointError
-            If the file is missing or damaged, or has weights that are not finite.
+            If the file is missing or damaged, or has weights that are NaN or infinite.
         ModelError
-            If its weights do not fit the architecture.
+            If the weights of the file do not fit the architecture.
         """
         # Not `nn.read_weights`, which would rename weights that look like those of other programs.
         state = read_best_weights(path)
@@ -79,10 +79,10 @@ class NetworkRecipe:
         return {name: "x".join(map(str, value.shape)) for name, value in state.items()}
 
     def _build_without_weights(self) -> torch_nn.Module:
-        """Return a network whose weights do not matter, without reading ImageNet's and without a warning."""
-        # All weights come from a file, so that ImageNet's are not needed.
+        """Return a network with arbitrary weights, without a warning."""
+        # The caller replaces or ignores the weights, so that ImageNet's need not be read.
         options = {**self.options, "weights": None} if self.architecture == "resnet18" else self.options
         with warnings.catch_warnings():
-            # The warning is about training, and these weights are trained.
+            # These networks are not trained, so that the warning about their training is irrelevant.
             warnings.filterwarnings("ignore", message="CNN_Transformer: output='mirror'")
             return replace(self, options=options).build()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from neurocnn.errors.arguments import argument_error
 
-#: Folder of the tables within a fold, by the name of the task.
+#: Name of the folder of a fold's tables, by name of the task.
 TABLES = {
     "classification": "cnn_classification",
     "regression": "cnn_regression",
     "reconstruction": "autoencoder_reconstruction",
 }
-#: Data sets of the training of a fold.
+#: Names of a fold's data sets of the training.
 SETS = ("train", "validation")
 COMMANDLINE = "commandline.json"
 ENVIRONMENT = "environment.txt"
@@ -21,7 +21,7 @@ WRITING_LOCK = ".open.lock"
 
 
 def check_file_name(name: str, value: object) -> str:
-    """Return a text that can be part of a file name and cannot leave the folder, else raise a SettingError.
+    """Return `value` if it can safely be part of a file name (no path), else raise a SettingError.
 
     Examples
     --------
@@ -38,16 +38,16 @@ def check_file_name(name: str, value: object) -> str:
 
 @dataclass(frozen=True)
 class Fold:
-    """Paths of one fold.
+    """Paths of one fold: the files of one split in a result folder.
 
     Parameters
     ----------
     root
-        Result folder.
+        Path of the result folder.
     index
         Index of the split.
     task
-        Name of the task, which only the paths of tables contain.
+        Name of the task. Only the paths of tables depend on it.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class Fold:
 
     @property
     def path(self) -> Path:
-        """``fold-<index>``."""
+        """Path of the fold's folder, ``fold-<index>``."""
         return self.root / f"fold-{self.index}"
 
     @property
@@ -74,34 +74,34 @@ class Fold:
 
     @property
     def state(self) -> Path:
-        """Folder of the checkpoints for a resume; removed when the fold is done."""
+        """Folder of the checkpoints from which a run resumes, removed when the fold is done."""
         return self.path / "state"
 
     @property
     def seen(self) -> Path:
-        """Path of the table of participants that this model, its selection and its source have seen."""
+        """Path of the table of the participants that the fold's models have seen, see `leakage`."""
         return self.path / "seen.tsv"
 
     @property
     def images(self) -> Path:
-        """Path of the fingerprints of the images that the fold has used, by data set."""
+        """Path of the table of the fingerprints of all images that the fold has used."""
         return self.path / "images.tsv"
 
     @property
     def balance(self) -> Path:
-        """Path of the standardised mean differences of training and validation set."""
+        """Path of the standardised mean differences between training and validation set."""
         return self.path / "balance.tsv"
 
     def sessions(self, dataset: str) -> Path:
-        """Return the path of the sessions of ``train`` or ``validation``."""
+        """Return the path of the sessions of a data set, such as ``train`` or ``validation``."""
         return self.path / f"{dataset}.tsv"
 
     def table(self, selection: str, dataset: str, level: str, content: str) -> Path:
-        """Return the path of a ``metrics`` or ``prediction`` table; `level` is ``image`` or a name of parts."""
+        """Return the path of a ``metrics`` or ``prediction`` table. `level` is ``image`` or the name of the parts."""
         return self.tables / selection / f"{dataset}_{level}_level_{content}.tsv"
 
     def part_accuracy(self, selection: str, suffix: str = "tsv") -> Path:
-        """Return the path of the parts' validation balanced accuracies, as table or map (``nii.gz``)."""
+        """Return the path of the parts' validation balanced accuracies, as a table or as a map (``nii.gz``)."""
         return self.tables / selection / f"part_balanced_accuracy.{suffix}"
 
     def explanations(self, selection: str, name: str, method: str) -> Path:
@@ -109,11 +109,11 @@ class Fold:
         return self.tables / selection / "explanations" / name / method
 
     def model(self, selection: str, network: int | None = None) -> Path:
-        """Return the path of a selection's best model; `network` is a part_id, None with one network."""
+        """Return the path of a selection's best model. `network` is its part_id; None if the fold has one network."""
         return self._network(self.path / "models", network) / selection / "model_best.pth.tar"
 
     def training(self, network: int | None = None) -> Path:
-        """Return the path of the metrics of each evaluation during training."""
+        """Return the path of the training history: the metrics of each evaluation."""
         folder = self.path if network is None else self._network(self.path / "models", network)
         return folder / "training.tsv"
 

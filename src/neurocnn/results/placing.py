@@ -1,4 +1,4 @@
-"""Parts that fit back into the volume of their image."""
+"""Placement of parts in the volume of their image."""
 
 import math
 from typing import cast
@@ -13,19 +13,19 @@ from neurocnn.results.scoring import first_image
 
 
 def check_placeable(dataset: data.CapsDataset, where: str) -> None:
-    """Raise a SettingError for parts that cannot be put back into the volume.
+    """Check that the parts, after their transform, have the size of their boxes in the volume.
 
     Parameters
     ----------
     dataset
-        Data set, whose first part is checked.
+        Data set; its first part is checked.
     where
-        Start of the message.
+        Start of the error message.
 
     Raises
     ------
     SettingError
-        If the parts have no boxes, or a transform changes the number of voxels of a part.
+        If the parts have no boxes, or the transform changes the number of voxels of a part.
     """
     if not hasattr(dataset.parts, "place"):
         raise argument_error("parts", dataset.parts, "parts with `place`, such as nc.Patch", where=where)
@@ -35,7 +35,7 @@ def check_placeable(dataset: data.CapsDataset, where: str) -> None:
     if math.prod(box) != math.prod(dataset.input_shape[1:]):
         raise SettingError(
             f"{where}: the transform returns parts of shape {dataset.input_shape}; expected {box} voxels, "
-            "which fit into the volume; use no such transform"
+            "the size of a part in the volume; use a transform that keeps the number of voxels"
         )
 
 
@@ -49,6 +49,6 @@ def box_shape(place: Place) -> list[int]:
 
 
 def as_volume(part: np.ndarray, place: Place) -> np.ndarray:
-    """Return a part, (d, h, w) or a slice (h, w), as an array of the shape of its box."""
+    """Return a part of shape (d, h, w), or (h, w) for a slice, as an array of the shape of its box."""
     volume: np.ndarray = part.reshape(box_shape(place))
     return volume

@@ -31,14 +31,14 @@ from neurocnn.results.votes import Vote
 from neurocnn.storage.identity import describe_row, interleave_parts, key_columns
 from neurocnn.storage.tables import format_table
 
-#: Names of the other tables of a fold.
+#: Names that a data set must not have, because other tables of a fold have them.
 RESERVED = (*SETS, "seen", "images", "training", "balance")
 #: One network for all parts, or one per part_id.
 Networks = torch_nn.Module | Mapping[int, torch_nn.Module]
 
 
 class Evaluation(TypedDict):
-    """How networks are evaluated, see `Trainer`."""
+    """Settings of an evaluation, see `Trainer`."""
 
     batch_size: int
     n_workers: int
@@ -46,7 +46,7 @@ class Evaluation(TypedDict):
 
 
 def check_name(name: object) -> str:
-    """Return the name of a data set if it can be part of file names and is not that of another table of a fold.
+    """Return the name of a data set if it can be part of file names and is not reserved for another table.
 
     Examples
     --------
@@ -71,9 +71,9 @@ def make_dataset(
     transform: Callable[..., Any] | None,
     grid: Grid,
 ) -> data.CapsDataset:
-    """Return the data set of new images, prepared as in training, with labels if there are any.
+    """Return a data set of new images, prepared as in training, with labels if the sessions have any.
 
-    Images at another position than those of the training, whose `grid` is known, are a logged warning.
+    If the images have another position than those of the training, as `grid` describes it, a warning is logged.
 
     Raises
     ------
@@ -102,23 +102,23 @@ def make_dataset(
 def check_new_data(
     folder: ResultFolder, fold: Fold, dataset: data.CapsDataset, images: pd.DataFrame, name: str
 ) -> None:
-    """Raise an error if participants were seen by the fold's models, or the name is used for other data.
+    """Raise an error if the fold's models have seen a participant, or `name` is in use for other data.
 
     Raises
     ------
     LeakError
-        If participants were seen; with their roles.
+        If participants were seen. The message contains their roles.
     SettingError
-        If the name is used for other sessions, labels or images.
+        If the name is in use for other sessions, labels or images.
     TableError
         If a label is unknown.
     """
-    format_table(dataset.sessions, fold.sessions(name))  # raises an error if they cannot be written
+    format_table(dataset.sessions, fold.sessions(name))  # raises an error if the sessions cannot be written
     where, seen = f"{fold.path}: prediction on new data", read_seen(fold)
     check_unseen(seen, dataset.sessions, where)
     check_renamed_cohorts(fold, seen, images, where)
     targets = image_targets(folder.task, dataset) if dataset.label is not None else None
-    if not _is_begun(folder, fold, name):
+    if not _has_tables(folder, fold, name):
         return
     check_same_images(fold, images, [name])
     saved = read_images(fold, [name])
@@ -133,13 +133,13 @@ def check_new_data(
         _check_same(folder, storage.read_table(path), dataset.sessions, targets, path)
 
 
-def _is_begun(folder: ResultFolder, fold: Fold, name: str) -> bool:
-    """Return whether a fold has tables of these new data."""
+def _has_tables(folder: ResultFolder, fold: Fold, name: str) -> bool:
+    """Return whether a fold has tables of the data set `name`."""
     return any(path.is_file() for path in _tables(folder, fold, name))
 
 
 def _tables(folder: ResultFolder, fold: Fold, name: str) -> list[Path]:
-    """Return the paths of the tables of a data set."""
+    """Return the paths of all tables of a data set."""
     keys = product(folder.selections, [name], folder.levels, ("prediction", "metrics"))
     return [fold.table(*key) for key in keys]
 
@@ -170,7 +170,7 @@ def _check_same(
 
 
 def _label(folder: ResultFolder, target: float) -> str:
-    """Return a target as text: the name of its class, or the number."""
+    """Return a target as text: the name of its class, or its value."""
     classes = folder.task.classes
     return f"{target:g}" if classes is None else str(classes[int(target)])
 
@@ -186,7 +186,7 @@ def predict_fold(
     evaluation: Evaluation,
     vote: Vote,
 ) -> None:
-    """Write the tables of one model and one set of new data, unless they exist.
+    """Evaluate one model on new data and write the tables, unless they exist.
 
     Parameters
     ----------
@@ -197,9 +197,9 @@ def predict_fold(
     load
         ``load()`` returns the trained networks; it is called only if tables are missing.
     evaluation
-        How to evaluate them.
+        Settings of the evaluation.
     vote
-        How the parts become images.
+        Vote that combines the predictions of parts.
     """
     content = "metrics" if dataset.label or folder.reconstructs else "prediction"
     last = fold.table(selection, name, folder.levels[-1], content)
@@ -213,14 +213,14 @@ def predict_fold(
     if engine.find_ranks().rank == 0:
         with folder.hold() as lock:
             storage.remove_leftovers(lock, fold.images, fold.sessions(name), *_tables(folder, fold, name))
-            # Written before the first table, so that no table exists whose images are unknown.
-            if not _is_begun(folder, fold, name):
+            # The fingerprints are written first, so that no table exists without those of its images.
+            if not _has_tables(folder, fold, name):
                 write_images(fold, {name: images})
             write_tables(folder, fold, selection, name, predictions, ballot)
 
 
 def read_validation(folder: ResultFolder, fold: Fold, selection: str) -> pd.DataFrame:
-    """Return the part-level predictions for the validation set; empty if they are not needed for a vote.
+    """Return the part-level predictions for the validation set; an empty table if no vote needs them.
 
     Raises
     ------
@@ -244,7 +244,7 @@ def encode_folds(
     load: Callable[[Fold], Networks],
     evaluation: Evaluation,
 ) -> pd.DataFrame:
-    """Return the codes of all folds' autoencoders, each in the order of the data set."""
+    """Return the codes of all folds' autoencoders in one table, each fold in the order of the data set."""
     tables = []
     for fold in folds:
         networks = load(fold)
@@ -261,7 +261,7 @@ def encode_folds(
 
 
 def _check_same_metrics(path: Path, new: pd.DataFrame) -> None:
-    # Folders of earlier versions do not record whose reconstructions these are, but other images have other metrics.
+    # Folders of earlier versions do not record the images of these metrics, but other images have other metrics.
     saved = storage.read_table(path, required=())
     if not np.allclose(saved[list(new)].to_numpy(dtype=float), new.to_numpy(dtype=float), rtol=1e-2):
         raise SettingError(f"{path} contains metrics of other sessions; choose another name")

@@ -13,7 +13,7 @@ from neurocnn.storage.files import is_file
 
 
 def read_metrics(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
-    """Return the table that `Results.metrics` documents."""
+    """Return the table of `Results.metrics`."""
     tables = folder.find_tables("metrics", level, selection, dataset)
     rows = {fold.index: read_row(path) for fold, path in tables}
     table = pd.concat(rows).droplevel(1)
@@ -28,7 +28,7 @@ def read_metrics(folder: ResultFolder, level: str, selection: str | None, datase
 
 
 def read_predictions(folder: ResultFolder, level: str, selection: str | None, dataset: str) -> pd.DataFrame:
-    """Return the table that `Results.predictions` documents."""
+    """Return the table of `Results.predictions`."""
     if folder.reconstructs:
         raise SettingError(
             f"{folder.root}: a reconstruction has no predictions; use metrics(level='part') or encode(…)"
@@ -46,7 +46,7 @@ def read_predictions(folder: ResultFolder, level: str, selection: str | None, da
 
 
 def read_history(folder: ResultFolder) -> pd.DataFrame:
-    """Return the table that `Results.history` documents."""
+    """Return the table of `Results.history`."""
     paths = {fold.index: fold.training() for fold in folder.folds}
     required = ("epoch", "iteration", "time")
     tables = {index: read_numbers(path, required) for index, path in paths.items() if is_file(path)}
@@ -56,7 +56,7 @@ def read_history(folder: ResultFolder) -> pd.DataFrame:
 
 
 def read_network_histories(folder: ResultFolder, split: int, networks: list[int]) -> pd.DataFrame:
-    """Return the histories of a fold's networks in one table, with the column ``network`` in front."""
+    """Return the histories of a fold's networks in one table, with ``network`` as the first column."""
     fold = folder.fold(split)
     tables = {part: read_numbers(fold.training(part)) for part in networks}
     return _stack(tables, "network")
@@ -68,7 +68,7 @@ def read_part_accuracy(folder: ResultFolder, selection: str | None) -> dict[int,
     Raises
     ------
     NotFoundError
-        If no split is done, or these results have no accuracies of parts.
+        If no split is done, or the results contain no accuracies of parts.
     """
     chosen = folder.check_selection(selection)
     paths = [fold.part_accuracy(chosen) for fold in folder.check_done()]
@@ -83,7 +83,7 @@ def read_part_accuracy(folder: ResultFolder, selection: str | None) -> dict[int,
 
 
 def _stack(tables: dict[int, pd.DataFrame], column: str) -> pd.DataFrame:
-    """Concatenate tables, with their keys in a first column."""
+    """Concatenate tables, with their keys in a new first column."""
     for key, table in tables.items():
         table.insert(0, column, key)
     return pd.concat(tables.values(), ignore_index=True)

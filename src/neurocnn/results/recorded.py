@@ -1,4 +1,4 @@
-"""The experiment of a result folder: its settings as objects, its networks, and data sets prepared as in training."""
+"""Recorded experiment of a result folder: settings as objects, networks, and data sets prepared as in training."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -29,7 +29,7 @@ from neurocnn.results.prediction import Evaluation, Networks, make_dataset
 from neurocnn.results.settings import content_errors, read_settings
 
 _AFFINE = "4 rows of 4 numbers, or null"
-#: Kinds of the settings that are not custom, and what a message expects.
+#: Type of each setting that is not custom, and its description in a message.
 _KINDS: Mapping[str, tuple[Any, str]] = {
     "task": (engine.Task, "a task"),
     "parts": (data.Parts, "parts of images"),
@@ -41,7 +41,7 @@ _KINDS: Mapping[str, tuple[Any, str]] = {
 
 
 def _check_values(settings: Mapping[str, Any]) -> None:
-    """Raise an error if a setting that is used as it is recorded is missing or of another kind."""
+    """Raise an error if a setting that is not custom is missing or has a wrong type."""
     trainer = settings["trainer"]
     if trainer["type"] != "Trainer":
         raise argument_error("trainer", trainer["type"], "the settings of an nc.Trainer")
@@ -66,19 +66,19 @@ def _check_values(settings: Mapping[str, Any]) -> None:
 
 
 class RecordedExperiment:
-    """The experiment of a result folder.
+    """Experiment that is recorded in a result folder.
 
     Parameters
     ----------
     root
         Path of the result folder.
     custom
-        Objects of settings that are recorded as custom, by the name of the setting.
+        Objects for settings that are recorded as custom, by name of the setting.
 
     Raises
     ------
     NotFoundError
-        If it is not a result folder.
+        If `root` is not a result folder.
     SettingError
         If another program wrote it, or a name in `custom` is not a setting.
     """
@@ -126,7 +126,7 @@ class RecordedExperiment:
 
     @cached_property
     def readable(self) -> ResultFolder | None:
-        """The folder as a value; None if custom code is needed to read it."""
+        """Result folder, or None if custom code is needed to read it."""
         with content_errors(self.root / COMMANDLINE):
             task = self.custom.get("task") or describe_task(self.settings["task"])
             given = self.custom.get("parts")
@@ -135,14 +135,14 @@ class RecordedExperiment:
 
     @cached_property
     def folder(self) -> ResultFolder:
-        """The folder as a value."""
-        # `task` and `parts` raise an error that names what is missing.
+        """Result folder."""
+        # If custom code is needed, `task` or `parts` raises an error that names it.
         return self.readable or ResultFolder(self.root, self.task, self.parts.name)
 
     @property
     def evaluation(self) -> Evaluation:
-        """How networks are evaluated; the device is that of this machine."""
-        trainer = self.settings["trainer"]  # the trainer itself may be custom
+        """Settings of an evaluation, as in training. The device is chosen on this machine."""
+        trainer = self.settings["trainer"]  # not `setting`, because the trainer may contain custom functions
         return {
             "batch_size": trainer["batch_size"],
             "n_workers": trainer["n_workers"],
@@ -156,7 +156,7 @@ class RecordedExperiment:
             expected = (
                 f"one of {self.parts.ids(tuple(self.settings['image_shape']))}, the part_ids of the networks"
                 if multi
-                else "None, because one network serves all parts"
+                else "None, because all parts have the same network"
             )
             raise SettingError(f"{self.root}: network={network!r}; expected {expected}")
         path = self.folder.check_fold(split).model(self.folder.check_selection(selection), network)
@@ -172,7 +172,7 @@ class RecordedExperiment:
         return self.load_network(fold.index, selection, None)
 
     def new_dataset(self, caps: data.Caps, sessions: pd.DataFrame) -> data.CapsDataset:
-        """Return the data set of new images, prepared as in training."""
+        """Return a data set of new images, prepared as in training."""
         affine = self.settings.get("image_affine")
         return make_dataset(
             caps,

@@ -1,4 +1,4 @@
-"""Metrics of participants who are drawn with replacement: the bootstrap over people."""
+"""Bootstrap over participants: metrics of participants drawn with replacement."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from neurocnn.results.written import drop_names
 from neurocnn.storage.identity import IMAGE, PARTICIPANT, key_columns
 
 Array = np.ndarray[Any, Any]
-#: Scores of each draw, by metric. The first one is that of the data as they are.
+#: Scores of each draw, by metric. The first score is that of the original data.
 Scores = dict[str, Array]
 
 
@@ -26,9 +26,9 @@ class Draws:
     Parameters
     ----------
     counts
-        How often each participant is drawn; shape (1 + n, participants). The first row is 1.
+        Number of times that each participant is drawn; shape (1 + n, participants). The first row is all 1.
     people
-        Number of the participant of each row of each table.
+        For each table, the participant's index of each row.
     """
 
     counts: Array
@@ -42,7 +42,7 @@ class Draws:
     def scores(
         self, task: engine.Task, tables: Sequence[pd.DataFrame], observed: Sequence[Mapping[str, float]]
     ) -> Scores:
-        """Return the scores of all draws, each the mean over the tables; `observed` are the scores of the tables."""
+        """Return the mean score over the tables for each draw. `observed` are the scores of the original tables."""
         found = [
             drawn_scores(task, table, self.counts[:, people], values)
             for table, people, values in zip(tables, self.people, observed, strict=True)
@@ -52,16 +52,16 @@ class Draws:
 
 
 def draw_people(tables: Sequence[pd.DataFrame], *, by_class: bool, n: int = 1000, seed: int = 0) -> Draws:
-    """Return draws of the participants of some tables, within those who are in the same tables and of the same class.
+    """Draw participants with replacement, stratified by the tables that contain them and by class.
 
     Parameters
     ----------
     tables
         Tables of predictions with ``true_label``.
     by_class
-        Whether the labels are classes.
+        Whether to stratify by ``true_label``, for classes.
     n, seed
-        Number of draws, and their seed.
+        Number of draws, and seed of the random numbers.
 
     Examples
     --------
@@ -83,12 +83,12 @@ def draw_people(tables: Sequence[pd.DataFrame], *, by_class: bool, n: int = 1000
     for kind in sorted(set(kinds)):
         own = np.flatnonzero(kinds == kind)
         counts[1:, own] = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), size=n)
-    places = np.split(person, np.cumsum([len(table) for table in tables])[:-1])
-    return Draws(counts, places)
+    people = np.split(person, np.cumsum([len(table) for table in tables])[:-1])
+    return Draws(counts, people)
 
 
 def limits(draws: Array, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile limits of drawn scores, without those that are not defined."""
+    """Return the percentile limits of the draws' scores, ignoring NaN."""
     defined = draws[1:][~np.isnan(draws[1:])]
     if not len(defined):
         return math.nan, math.nan
@@ -99,16 +99,16 @@ def limits(draws: Array, level: float = 0.95) -> tuple[float, float]:
 def drawn_scores(
     task: engine.Task, table: pd.DataFrame, weights: Array, observed: Mapping[str, float]
 ) -> Scores:
-    """Return the metrics of a table whose rows are counted `weights` times; shape (draws, rows), the first row is 1.
+    """Return the metrics of a table in each draw: draw i counts row j `weights[i, j]` times, draw 0 each row once.
 
-    Metrics of this library are computed for all draws at once, others by the task's function for each draw. They are
-    omitted if the task's code is not at hand.
+    Metrics of this library are computed for all draws at once, other metrics by the task's function for each draw. The
+    latter are omitted if the code of a custom task is missing.
     """
     numbers = drop_names(table).drop(columns=key_columns(table, IMAGE)).astype(float)
     known = (
         class_scores(numbers, len(task.classes), weights) if task.classes else value_scores(numbers, weights)
     )
-    # A user's metric may have the name of a built-in one. Equal values show that it is the same.
+    # A user's metric may have the name of a built-in one: only an equal value shows that it is the same metric.
     found = {
         name: known[name]
         for name, value in observed.items()
@@ -126,7 +126,7 @@ def drawn_scores(
 
 
 def class_scores(table: pd.DataFrame, n_classes: int, weights: Array) -> Scores:
-    """Return the metrics of `classification_metrics` for each row of weights.
+    """Return the metrics of `classification_metrics` for each row of `weights`.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def class_scores(table: pd.DataFrame, n_classes: int, weights: Array) -> Scores:
 
 
 def value_scores(table: pd.DataFrame, weights: Array) -> Scores:
-    """Return the metrics of `regression_metrics` for each row of weights."""
+    """Return the metrics of `regression_metrics` for each row of `weights`."""
     if not {"true_label", "predicted_label"} <= set(table):
         return {}
     true, predicted = (table[name].to_numpy(dtype=float) for name in ("true_label", "predicted_label"))
@@ -187,7 +187,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def _areas(scores: Array, positive: Array, weights: Array) -> Array:
-    """Return the area under the ROC curve of each draw, with ties counted half."""
+    """Return the area under the ROC curve in each draw, with ties counted half."""
     wins = np.subtract.outer(scores[positive], scores[~positive])
     wins = (wins > 0) + 0.5 * (wins == 0)
     first, second = weights[:, positive], weights[:, ~positive]

@@ -1,4 +1,4 @@
-"""Results: a result folder read back, and predictions for new data."""
+"""Results of an experiment, and predictions for new data."""
 
 from functools import partial
 
@@ -12,20 +12,20 @@ from neurocnn.results.explanations import Explanations
 
 
 class Results(Explanations):
-    """The result folder of an experiment.
+    """Results of an experiment, read from its result folder.
 
     Parameters
     ----------
     folder
-        The folder that `Experiment.run` was called with.
+        Path of the folder that was passed to `Experiment.run`.
     **custom
         Settings that are recorded as custom (a builder, a transform, a task), as objects by name, such as
-        ``architecture=build``. Tables are read without them.
+        ``architecture=build``. Tables can be read without them.
 
     Raises
     ------
     NotFoundError
-        If it is not a result folder.
+        If `folder` is not a result folder.
     SettingError
         If another program wrote it, or a name in `custom` is not a setting.
 
@@ -56,17 +56,17 @@ class Results(Explanations):
     def predict(self, caps: data.Caps, sessions: pd.DataFrame, name: str) -> pd.DataFrame:
         """Evaluate new data with the models of every split, and write the tables into the folder.
 
-        The mean of the splits' probabilities (for a regression, of their values) is the answer of the ensemble: one row
-        per image.
+        The ensemble's prediction for an image is the mean of the splits' probabilities, or for a regression of their
+        values.
 
         Parameters
         ----------
         caps
             Location of the images, preprocessed as in training.
         sessions
-            Sessions. Without the column of labels there are predictions and no metrics.
+            Sessions to predict. Without the label column there are predictions, but no metrics.
         name
-            Name of this data set in file names and in `metrics`.
+            Name of the data set in file names and in `metrics`.
 
         Returns
         -------
@@ -78,9 +78,9 @@ class Results(Explanations):
         LeakError
             If a participant was seen in training, by the selection, or by the transfer's source.
         SettingError
-            If the name is used for other data or labels, or the images have another shape than in training.
+            If the name is in use for other data or labels, or the images have another shape than in training.
         NotFoundError
-            If images are missing (all are listed), or no split is done.
+            If images are missing (the message lists all of them), or no split is done.
         TableError
             If some labels are missing or unknown.
         """
@@ -99,7 +99,7 @@ class Results(Explanations):
         return self.metrics("part", dataset=name) if folder.reconstructs else self.predictions(dataset=name)
 
     def encode(self, caps: data.Caps, sessions: pd.DataFrame, selection: str | None = None) -> pd.DataFrame:
-        """Return the codes of images, for clustering.
+        """Return the autoencoders' codes of images, for example for clustering.
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class Results(Explanations):
         -------
         DataFrame
             One row per split and part: ``split``, ``participant_id``, ``session_id``, [``cohort``,] ``part_id``,
-            ``code0``, ``code1``, … The codes of different splits have different axes.
+            ``code0``, ``code1``, … Codes of different splits are not comparable.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Checks that a result folder stays one study: the same sessions, labels and images in every run.
+"""Checks that the sessions, labels and images of a result folder are the same in every run.
 
 `images.tsv` of a fold contains the fingerprint (checksum and size) of each image that its networks were trained or
 evaluated on, and the name of the data set.
@@ -21,21 +21,21 @@ _SHOWN = 5
 
 
 def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Check that a table contains the same sessions as before, with the same values of the columns that are used.
+    """Check that sessions are those of a table in the result folder, with the same values of the used columns.
 
     Parameters
     ----------
     path
         Table of the result folder.
     new
-        Sessions of now.
+        Sessions of the current run.
     columns
-        Columns that the experiment uses, besides ids. Other columns may change.
+        Columns that the experiment uses in addition to the ids. Other columns may change.
 
     Raises
     ------
     SettingError
-        If sessions or values differ; the message names the rows and both values.
+        If sessions or values differ. The message contains the rows and both values.
     """
     saved = storage.read_table(path)
     key = key_columns(set(saved.columns) & set(new.columns))
@@ -43,7 +43,7 @@ def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> No
     if rows != new[key].to_numpy().tolist():
         differing = describe_other_sessions(saved[key], new[key]) or "their order"
         raise SettingError(
-            f"{path}: other sessions than now ({differing}); use the same ones, or another folder"
+            f"{path}: the sessions differ from those of this run ({differing}); use the same ones, or another folder"
         )
     changed = [
         f"{describe_row(dict(zip(key, row, strict=True)))}: {name}={old!r} → {now!r}"
@@ -59,7 +59,7 @@ def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> No
 
 
 def describe_other_sessions(saved: pd.DataFrame, new: pd.DataFrame) -> str:
-    """Return the sessions that only one of two tables has, as text; empty if there are none."""
+    """Return the sessions that only one of two tables contains, as text; an empty text if they are the same."""
     rows = [set(table.itertuples(index=False, name=None)) for table in (saved, new)]
     names = [
         f"{describe_row(dict(zip(saved.columns, row, strict=True)))} only {where}"
@@ -77,14 +77,14 @@ def check_same_images(fold: Fold, images: pd.DataFrame, datasets: Sequence[str])
     fold
         Fold of a result folder.
     images
-        Present fingerprints of the images, see `Caps.fingerprints`.
+        Current fingerprints of the images, see `Caps.fingerprints`.
     datasets
-        Names of the data sets whose images are compared. Another data set may have other images of the same ids.
+        Names of the data sets whose images are compared. Other data sets may have other images with the same ids.
 
     Raises
     ------
     SettingError
-        If an image has changed; the message names the sessions.
+        If an image has changed. The message contains the sessions.
     """
     saved = read_images(fold, datasets)
     key = key_columns(set(saved.columns) & set(images.columns))
@@ -99,18 +99,18 @@ def check_same_images(fold: Fold, images: pd.DataFrame, datasets: Sequence[str])
 
 
 def read_images(fold: Fold, datasets: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the fingerprints of the images of some data sets, all by default; empty if none is recorded.
+    """Return the recorded fingerprints of the images of `datasets`, by default of all data sets.
 
     Raises
     ------
     SettingError
-        If sessions of the training are missing: a shortened table would let replaced images pass.
+        If rows of training or validation sessions are missing: replaced images of these would not be detected.
     """
     if not fold.images.is_file():
         return pd.DataFrame(columns=[*REQUIRED, DATASET, "fingerprint"], dtype=object)
     saved = storage.read_table(fold.images, required=("participant_id", DATASET, "fingerprint"))
     recorded = set(saved[DATASET])
-    # A folder of an earlier version has no images of its training, and gets the images of later predictions only.
+    # A folder of an earlier version contains fingerprints of later predictions only, not of its training.
     if not recorded or not recorded.isdisjoint(SETS):
         for name in SETS:
             _check_complete(fold, name, saved[saved[DATASET] == name])
@@ -134,7 +134,7 @@ def _check_complete(fold: Fold, dataset: str, images: pd.DataFrame) -> None:
 
 
 def write_images(fold: Fold, images: Mapping[str, pd.DataFrame]) -> None:
-    """Write the fingerprints of the images of data sets by name, next to those of other data sets."""
+    """Write the fingerprints of images, by name of their data set. Those of other data sets are kept."""
     saved = read_images(fold)
     kept = saved[~saved[DATASET].isin(list(images))]
     new = [table.assign(**{DATASET: name}) for name, table in images.items()]
@@ -142,12 +142,12 @@ def write_images(fold: Fold, images: Mapping[str, pd.DataFrame]) -> None:
 
 
 def check_copies(images: pd.DataFrame) -> None:
-    """Refuse one image in two cohorts, such as a copy of a folder: its participant would be taken for two people.
+    """Raise an error if two cohorts contain the same image: its participant would count as two people.
 
     Raises
     ------
     LeakError
-        If there is one; the message contains the sessions.
+        If there is such an image. The message contains the sessions.
     """
     copies = images[images.duplicated([*REQUIRED, "fingerprint"], keep=False)]
     if len(copies):
@@ -158,7 +158,7 @@ def check_copies(images: pd.DataFrame) -> None:
 
 
 def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, where: str) -> None:
-    """Raise a LeakError for images of participants who were seen in training under another cohort name.
+    """Raise a LeakError if participants were seen in training under another name of their cohort.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
     Raises
     ------
     LeakError
-        If an image of a participant who was seen has another cohort now.
+        If an image of a participant who was seen now has another cohort.
     """
     saved = read_images(fold)
     if COHORT not in images or COHORT not in saved:
@@ -195,6 +195,6 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
 
 
 def shorten_list(texts: Sequence[str]) -> str:
-    """Return the first texts, joined, and the number of the remaining ones."""
+    """Return the first 5 texts, joined, and the number of the remaining ones."""
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""From part-level predictions to the tables of a result folder: votes, metrics, the map of the parts."""
+"""Tables of a result folder, computed from part-level predictions: votes, metrics, and the map of the parts."""
 
 import gzip
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ def write_tables(
     predictions: pd.DataFrame,
     ballot: Ballot,
 ) -> None:
-    """Write the tables of one selection and one set, image level last.
+    """Write the tables of one selection and one data set; the image-level tables last.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def write_tables(
     predictions
         Table of `engine.evaluate`: one row per part, with its loss if there are labels.
     ballot
-        See `Vote.ballot`, of the same fold and selection.
+        Weights and temperature of the same fold and selection, see `Vote.ballot`.
     """
     if folder.parts != IMAGE:
         _write(folder, partial(fold.table, selection, dataset, folder.parts), predictions)
@@ -57,7 +57,7 @@ def write_image_level(
 ) -> None:
     """Write the image-level tables from the part-level predictions, see `write_tables`.
 
-    If no part votes there are no predictions, and the row of metrics says so: ``n_parts`` is 0, all others are missing.
+    If no part votes, there are no predictions, and in the row of metrics ``n_parts`` is 0 and all others are missing.
     """
     path, task = partial(fold.table, selection, dataset, IMAGE), folder.task
     votes = {} if ballot.weights is None else {"n_parts": float((ballot.weights > 0).sum())}
@@ -84,7 +84,7 @@ def _write(
     intervals: bool = False,
     more: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the predictions, and the metrics if all rows have labels; `path` returns the path of each content."""
+    """Write the predictions to ``path("prediction")`` and, if all rows have labels, metrics to ``path("metrics")``."""
     table = drop_names(table)
     if not folder.reconstructs:
         named = add_class_names(folder.task, table.drop(columns="loss", errors="ignore"))
@@ -97,7 +97,7 @@ def _write(
 def vote_images(
     task: engine.Task, predictions: pd.DataFrame, weights: "pd.Series[float] | None"
 ) -> pd.DataFrame:
-    """Return one row per image: soft voting for classes, the plain mean for values."""
+    """Return one row per image: by a soft vote for classes, by the unweighted mean for values."""
     if task.vote == "average":
         return ensemble.average(predictions)
     known = key_columns(predictions, [*PART, "true_label", "predicted_label"])
@@ -105,7 +105,7 @@ def vote_images(
 
 
 def add_class_names(task: engine.Task, table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with the names of the true and the predicted class after their indices.
+    """Return a table with the names of the true and the predicted class as columns after their indices.
 
     Examples
     --------
@@ -115,19 +115,19 @@ def add_class_names(task: engine.Task, table: pd.DataFrame) -> pd.DataFrame:
     """
     if task.classes is None or "predicted_label" not in table:
         return table
-    # A table cannot keep other spaces, nor the text that stands for a missing value.
+    # A TSV file cannot contain line breaks or tabs in a name, nor a name such as "n/a", which means a missing value.
     names = {index: " ".join(name.split()) for index, name in enumerate(task.classes)}
     names = {index: name for index, name in names.items() if name not in MISSING}
     table = table.drop(columns=list(CLASS_NAMES), errors="ignore")
-    place = list(table).index("predicted_label") + 1
+    position = list(table).index("predicted_label") + 1
     for label, column in zip(("predicted_label", "true_label"), reversed(CLASS_NAMES), strict=True):
         if label in table:
-            table.insert(place, column, table[label].map(names).astype(object))
+            table.insert(position, column, table[label].map(names).astype(object))
     return table
 
 
 def metrics_row(task: engine.Task, table: pd.DataFrame, *, intervals: bool) -> pd.DataFrame:
-    """Return the metrics of a table as one row, with 95 % confidence intervals on request."""
+    """Return the metrics of a table as one row, with 95 % confidence intervals if `intervals`."""
     row: dict[str, float] = dict(task.metrics(table))
     if intervals:
         for name, interval in engine.confidence_intervals(table, task).iterrows():
@@ -153,13 +153,13 @@ def write_part_accuracy(
     weights
         See `Vote.ballot`.
     dataset
-        Data set whose first image gives the map its shape and affine. Parts without `place` have no map, and images
-        whose affine is unknown have none.
+        Data set whose first image determines the shape and the affine of the map. No map is written for parts without
+        `place`, or if the affine is unknown.
     """
     accuracy = ensemble.part_balanced_accuracy(validation)
     table = pd.DataFrame({"part_id": accuracy.index, "balanced_accuracy": accuracy.to_numpy()})
     table["weight"] = weights.reindex(table["part_id"]).fillna(0.0).to_numpy()
-    if hasattr(dataset.parts, "place"):  # parts of a user may have no `place`
+    if hasattr(dataset.parts, "place"):  # custom parts may have no `place`
         values = {int(part): float(value) for part, value in zip(accuracy.index, accuracy, strict=True)}
         first = first_image(dataset)
         painted = data.paint(cast(LocatedParts, dataset.parts), dataset.caps.shape(*first), values)
@@ -171,13 +171,13 @@ def write_part_accuracy(
 
 
 def first_image(dataset: data.CapsDataset) -> tuple[str, str, str | None]:
-    """Return participant, session and cohort of a data set's first image."""
+    """Return the participant, session and cohort of a data set's first image."""
     row = dataset.sessions.iloc[0]
     return row["participant_id"], row["session_id"], row.get("cohort")
 
 
 def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """Write a float32 volume (D, H, W) with its affine (mm), compressed, completely or not at all."""
+    """Write a volume (D, H, W), with its affine in mm, as a compressed float32 NIfTI file, completely or not at all."""
     image = nib.nifti1.Nifti1Image(np.asarray(volume, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     with write_whole(path) as file:

@@ -1,4 +1,4 @@
-"""The files `commandline.json`, with the settings of an experiment, and `environment.txt`."""
+"""Settings of an experiment in `commandline.json`, and installed packages in `environment.txt`."""
 
 import contextlib
 import dataclasses
@@ -16,17 +16,17 @@ from neurocnn.errors.arguments import argument_error, check_each, check_integer,
 from neurocnn.results.encoding import CUSTOM, Settings, encode, find_type, main_name
 from neurocnn.storage.files import is_file, storage_errors, write_whole
 
-#: Settings that are recorded and not chosen: names and shapes of the weights, torch's number of
-#: threads, and the affine of the first image (None if unknown).
+#: Recorded values that are not chosen by the user: names and shapes of the weights, torch's number of threads, and the
+#: affine of the first image (None if unknown).
 DESCRIPTIONS = ("network", "n_threads", "image_affine")
-#: Settings that are objects of this library, or custom.
+#: Settings whose values are objects of this library, or custom.
 _OBJECTS = {"caps", "parts", "task", "trainer"}
-#: Values of settings in folders that were written before the setting existed, if they differ from today's default.
+#: Values of missing settings in folders that were written before the setting existed, if they differ from its default.
 _EARLIER: dict[str, Settings] = {"reconstruction": {"output": "mirror", "bottleneck": None}}
 
 
 def fill_missing(value: Any) -> Any:
-    """Return encoded settings in which missing ones have the value that was in effect before they existed.
+    """Return encoded settings in which missing ones have the value that was used before the setting existed.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def fill_missing(value: Any) -> Any:
 
 
 def drop_unrecorded(new: Settings, saved: Settings) -> Settings:
-    """Return the new settings that earlier versions recorded too: without the network and arguments of functions.
+    """Return `new` without settings that `saved` lacks because an earlier version did not record them.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 @contextlib.contextmanager
 def content_errors(path: Path) -> Iterator[None]:
-    """Raise an error with the path for settings whose content cannot be used.
+    """Add the path to errors about the content of a file of settings.
 
     Examples
     --------
@@ -104,9 +104,9 @@ def read_settings(path: Path) -> Settings:
     Raises
     ------
     NotFoundError
-        If the file is missing: this is not a result folder.
+        If the file is missing.
     SettingError
-        If it is not a JSON object.
+        If the file is not a JSON object, or a setting has a wrong type.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Summaries of a result folder: the table for a paper, and the HTML that a notebook shows."""
+"""Summaries of a result folder: the table of `Results.summary`, and displays in a console and a notebook."""
 
 import html
 import math
@@ -23,7 +23,7 @@ _OTHERS = ("n_parts", "n_splits")
 
 
 def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int = 1000) -> pd.DataFrame:
-    """Return the table that `Results.summary` documents; without intervals and chance if `draws` is 0."""
+    """Return the table of `Results.summary`, without confidence intervals and chance levels if `draws` is 0."""
     done = folder.check_done()
     history = read_history(folder)
     rows: dict[int | str, dict[str, object]] = {}
@@ -42,7 +42,7 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
         values = read_metrics(folder, level, None, dataset)
         values = values.reindex([fold.index for fold in done])
         metrics = _metrics(folder, [str(name) for name in values])
-        # One metric of the parts is enough: they are not independent.
+        # Only the main metric at part level, because the parts of an image are not independent.
         for metric in metrics if level == folder.levels[-1] else metrics[:1]:
             texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
             summary[f"{level} {metric}"] = [*texts, _spread(values[metric])]
@@ -59,7 +59,7 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
 def _intervals(
     folder: ResultFolder, dataset: str, values: pd.DataFrame, draws: int
 ) -> dict[str, dict[str, object]]:
-    """Return the texts of the interval over people and of the chance level of each metric."""
+    """Return the bootstrap interval and the chance level of each metric, as text."""
     tables = read_image_level(folder, folder.selections[-1], dataset)
     if not tables:
         return {}
@@ -74,10 +74,10 @@ def _intervals(
 
 
 def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict[str, float]:
-    """Return what an answer without the images reaches, averaged over the splits.
+    """Return the metrics of predictions that do not use the images, averaged over the splits.
 
-    For k classes it is 1/k (specificity: 1 − 1/k, area under the curve: 1/2); for values, the error of the mean of the
-    training set's labels.
+    For k classes they are 1/k (specificity: 1 − 1/k, area under the ROC curve: 1/2). For values, the mean label of the
+    training set is the prediction.
     """
     if folder.task.classes is not None:
         share = 1 / len(folder.task.classes)
@@ -95,13 +95,13 @@ def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict
 
 
 def describe(root: object, folder: ResultFolder | None, settings: Settings) -> str:
-    """Return the line that a console shows; `folder` is None if code is needed to read it."""
+    """Return the line that a console displays. `folder` is None if custom code is needed to read it."""
     state = f"splits {[fold.index for fold in folder.done]} done" if folder else _code_needed(settings)
     return limit_length(f"Results({str(root)!r}): {_kind(folder, settings)}, {state}")
 
 
 def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> str:
-    """Return the HTML that a notebook shows; `folder` is None if code is needed to read it."""
+    """Return the HTML that a notebook displays. `folder` is None if custom code is needed to read it."""
     architecture = settings["architecture"]
     name = architecture[CUSTOM] if isinstance(architecture, dict) else architecture
     several = ", one network per part" if settings["multi"] else ""
@@ -129,7 +129,7 @@ def _kind(folder: ResultFolder | None, settings: Settings) -> str:
 
 
 def _metrics(folder: ResultFolder, names: list[str]) -> list[str]:
-    """Return the names of the metrics, the main one first."""
+    """Return the names of the metrics without their limits; the main metric is first."""
     metrics = [name for name in names if not name.endswith(("_low", "_high")) and name not in _OTHERS]
     errors = ("mse", "mae") if folder.reconstructs else ("mae", "mse")
     own = tuple(reversed(folder.task.selection))
@@ -138,7 +138,7 @@ def _metrics(folder: ResultFolder, names: list[str]) -> list[str]:
 
 
 def _spread(values: "pd.Series[float]") -> str:
-    """Return mean ± sample standard deviation as text; the mean alone for a single value."""
+    """Return mean ± sample standard deviation as text; only the mean for a single value."""
     deviation = f" ± {values.std():.3f}" if values.count() > 1 else ""
     return "no part" if math.isnan(values.mean()) else f"{values.mean():.3f}{deviation}"
 

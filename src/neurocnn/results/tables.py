@@ -18,7 +18,7 @@ from neurocnn.results.votes import Vote, read_vote
 
 
 class ResultTables:
-    """What a result folder contains; see `Results`, which adds answers and predictions for new data."""
+    """Content of a result folder; see `Results`, which adds analyses and predictions for new data."""
 
     def __init__(self, folder: str | Path, **custom: Any) -> None:
         self.folder = check_path("folder", folder, where="Results")
@@ -31,7 +31,7 @@ class ResultTables:
         Raises
         ------
         SettingError
-            If it is not a setting, or is custom and was not given.
+            If `name` is not a setting, or is custom and was not passed to `Results`.
         """
         name = check_text("name", name, expected="a setting", where="Results.setting")
         return self._experiment.setting(name)
@@ -72,23 +72,24 @@ class ResultTables:
         Parameters
         ----------
         level
-            ``image``, or ``part`` (or the parts' own name).
+            ``image``, or ``part`` (or the name of the parts, such as ``patch``).
         selection
-            Best model: ``best_loss``, ``best_balanced_accuracy``; the latter by default, if there is one.
+            Selection of the best epoch: ``best_loss`` or ``best_balanced_accuracy``. With None, the task's last one,
+            which is ``best_balanced_accuracy`` for a classification.
         dataset
-            ``train``, ``validation``, or a name that `predict` was called with.
+            ``train``, ``validation``, or a name that was passed to `predict`.
 
         Returns
         -------
         DataFrame
-            One row per split that is done, then ``mean`` and ``std`` (over n − 1; NaN for one split); for a set that
-            `predict` was called with, at image level, also ``ensemble``, with the number of splits, ``n_splits``.
-            ``n_parts`` is the number of parts that vote; 0 if none exceeds the threshold.
+            One row per split that is done, then ``mean`` and ``std`` (with n − 1; NaN for one split). At image level,
+            data passed to `predict` also have a row ``ensemble``, with the number of splits in ``n_splits``.
+            ``n_parts`` is the number of parts that vote (0 if none exceeds the threshold).
 
         Raises
         ------
         NotFoundError
-            If there is no such table; the message lists the sets that have one.
+            If there is no such table. The message lists the data sets that have one.
         SettingError
             If the level or selection does not exist.
         """
@@ -108,9 +109,10 @@ class ResultTables:
         -------
         DataFrame
             One row per split and image (or part): ``participant_id``, ``session_id``, [``cohort``, ``part_id``,]
-            ``true_label`` (may be missing), ``predicted_label`` and ``proba0``, …; a class is its index in `classes`,
-            and ``true_class`` and ``predicted_class`` are the names. At image level, a set that `predict` was called
-            with also has one row per image whose ``split`` is ``ensemble``: the mean of ``n_splits`` splits.
+            ``true_label`` (may be missing), ``predicted_label`` and ``proba0``, …. Labels of a classification are
+            indices of its classes; ``true_class`` and ``predicted_class`` are the names. For data passed to `predict`,
+            the table at image level also has one row per image with the split ``ensemble``, the mean of ``n_splits``
+            splits.
 
         Raises
         ------
@@ -125,8 +127,8 @@ class ResultTables:
         Returns
         -------
         DataFrame
-            ``split``, [``network``,] ``epoch``, ``iteration``, ``time`` in seconds, ``train_loss``, …, including
-            splits that are still being trained.
+            One row per evaluation: ``split``, [``network``,] ``epoch``, ``iteration``, ``time`` in seconds,
+            ``train_loss``, … Splits that are still being trained are included.
 
         Raises
         ------
@@ -136,7 +138,7 @@ class ResultTables:
         return reading.read_history(self._folder)
 
     def summary(self, dataset: str = "validation") -> pd.DataFrame:
-        """Return the table for a paper: one row per split, then the mean, an interval over people, and chance.
+        """Return a table for publication: one row per split, then the mean, its confidence interval, and chance.
 
         Parameters
         ----------
@@ -146,17 +148,18 @@ class ResultTables:
         Returns
         -------
         DataFrame
-            Participants, epochs and minutes (of the longest network), the main metric of the parts, and all metrics of
-            the images by the last selection. Rows: the splits; ``mean ± std`` over them (n − 1); ``95 % interval`` of
-            that mean over people, with their number: participants are drawn 1,000 times with replacement, within
-            those of the same splits and class, each split is scored and the scores are averaged (percentiles, Efron &
-            Tibshirani (1993), 13.3); ``chance``: for k classes 1/k (specificity 1 − 1/k, area under the curve 1/2),
-            for values the error of the mean of the training labels. An autoencoder has neither interval nor chance.
+            Columns: participants, epochs and minutes (of the longest training), the main metric of the parts, and all
+            metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over them (with n − 1);
+            ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron & Tibshirani
+            (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class, evaluates
+            each split and averages the scores; ``chance``: for k classes 1/k (specificity 1 − 1/k, area under the ROC
+            curve 1/2), for values the error of the mean training label. An autoencoder has neither interval nor
+            chance.
 
         Raises
         ------
         NotFoundError
-            If no split is done yet, or there are no metrics of the data set.
+            If no split is done yet, or the data set has no metrics.
 
         Examples
         --------
@@ -173,12 +176,12 @@ class ResultTables:
         Returns
         -------
         ndarray
-            Shape (D, H, W); NaN outside the parts. `plotting.part_map` and `plotting.overview` draw it.
+            Volume (D, H, W), with NaN outside the parts. `plotting.part_map` and `plotting.overview` draw it.
 
         Raises
         ------
         NotFoundError
-            If these results have no such map, or no split is done.
+            If the results have no accuracies of parts, the parts have no positions, or no split is done.
         """
         accuracy = reading.read_part_accuracy(self._folder, selection)
         if not hasattr(self.parts, "place"):
@@ -197,12 +200,12 @@ class ResultTables:
         selection
             See `metrics`.
         network
-            part_id of the network, if each part has its own.
+            part_id of the network, if each part has its own network.
 
         Raises
         ------
         SettingError
-            If `network` is missing or not expected, or the architecture is custom and was not passed to `Results`.
+            If `network` is missing or should be None, or the architecture is custom and was not passed to `Results`.
         NotFoundError, CheckpointError, ModelError
             If the file is missing or damaged, or does not fit the architecture.
         """

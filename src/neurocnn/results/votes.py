@@ -1,4 +1,4 @@
-"""The vote of a result folder: threshold and weights of the parts, temperatures and operating points (`vote.json`)."""
+"""Vote of a result folder (`vote.json`): threshold and weights of the parts, temperatures and operating points."""
 
 import dataclasses
 import json
@@ -27,14 +27,14 @@ TEMPERATURE = "temperature"
 
 @dataclass(frozen=True, eq=False)
 class Ballot:
-    """How the parts of one fold and selection become predictions of images.
+    """Weights and temperature by which the parts of one fold and selection become predictions of images.
 
     Parameters
     ----------
     weights
-        Weight of each part (0: it does not vote); None for a plain mean, or if there is one part.
+        Weight of each part (a part with weight 0 does not vote); None for equal weights, or if images have one part.
     temperature
-        Divisor of the logits of an image; 1 without a calibration.
+        Divisor of the logits of an image; 1 without calibration.
     """
 
     weights: "pd.Series[float] | None" = None
@@ -48,7 +48,7 @@ class Ballot:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Thresholds of the probability of the second class, chosen on validation.
+    """Thresholds of the probability of the second class, chosen on the validation sets.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ class Vote:
     Parameters
     ----------
     selection_threshold
-        Limit that the validation balanced accuracy of a part must exceed; None: all parts vote.
+        Lower limit (exclusive) of the validation balanced accuracy of the parts that vote; None for all parts.
     weights
-        None for validation balanced accuracies, ``"uniform"``, or a weight per part_id.
+        None for validation balanced accuracies, ``"uniform"`` for equal weights, or weights by part_id.
     temperatures
         Temperatures by selection and split.
     operating_points
@@ -89,7 +89,7 @@ class Vote:
     operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
     def ballot(self, folder: ResultFolder, fold: Fold, selection: str, validation: pd.DataFrame) -> Ballot:
-        """Return how the parts of a fold vote; `validation` contains its part-level predictions."""
+        """Return the weights and temperature of a fold, from its part-level predictions `validation`."""
         temperature = self.temperatures.get(selection, {}).get(fold.index, 1.0)
         ballot = Ballot(self._weights(validation) if folder.has_part_accuracy else None, temperature)
         if ballot.is_empty:
@@ -129,12 +129,12 @@ def write_vote(folder: ResultFolder, vote: Vote) -> None:
 
 
 def read_vote(folder: ResultFolder, selection_threshold: float | None) -> Vote:
-    """Return the recorded vote, or that of the experiment, whose `selection_threshold` is given.
+    """Return the recorded vote; if there is none, a vote with the experiment's `selection_threshold`.
 
     Raises
     ------
     SettingError
-        If `vote.json` has other content.
+        If the content of `vote.json` is malformed.
     """
     path = vote_path(folder)
     if not is_file(path):
@@ -149,16 +149,21 @@ def read_vote(folder: ResultFolder, selection_threshold: float | None) -> Vote:
         weights = saved["weights"]
         return Vote(
             check_threshold(saved["selection_threshold"]),
-            weights if weights in (None, "uniform") else _by_index("weights", weights),
-            {name: _by_index(TEMPERATURE, found) for name, found in saved["temperatures"].items()},
+            weights if weights in (None, "uniform") else _check_numbers_by_index("weights", weights),
             {
-                name: OperatingPoint(found["rule"], _by_index("thresholds", found["thresholds"]))
+                name: _check_numbers_by_index(TEMPERATURE, found)
+                for name, found in saved["temperatures"].items()
+            },
+            {
+                name: OperatingPoint(
+                    found["rule"], _check_numbers_by_index("thresholds", found["thresholds"])
+                )
                 for name, found in saved["operating_points"].items()
             },
         )
 
 
-def _by_index(name: str, values: Any) -> dict[int, float]:
+def _check_numbers_by_index(name: str, values: Any) -> dict[int, float]:
     numbers = check_instance(name, values, dict, "numbers by index").items()
     if not all(str(index).isdecimal() for index, _ in numbers):
         raise argument_error(name, values, "numbers by index")
@@ -200,10 +205,10 @@ def check_vote_weights(
 
 
 def set_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """Return a table whose logits are divided by a temperature: p_c ∝ p_c^(1 / T), from the probabilities at 1.
+    """Return a table whose logits are divided by a temperature T: p_c ∝ q_c^(1 / T), with the uncalibrated q_c.
 
-    A temperature other than 1 is recorded in the column ``temperature``, from which the probabilities at 1 are
-    computed again: the table may be calibrated repeatedly. The predicted classes stay.
+    A temperature other than 1 is recorded in the column ``temperature``. The function computes the uncalibrated
+    probabilities from it, so it may be applied repeatedly. The predicted classes do not change.
 
     Examples
     --------

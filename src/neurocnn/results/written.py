@@ -1,4 +1,4 @@
-"""Tables of a result folder, checked when they are read: every cell has the kind that was written."""
+"""Reading tables of a result folder with a check that every cell has its expected type."""
 
 import numbers
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from neurocnn.storage.identity import COHORT, IMAGE, REQUIRED
 
 #: Columns with the names of classes.
 CLASS_NAMES = ("true_class", "predicted_class")
-#: Column of the number of splits that an answer is the mean of.
+#: Column of the number of splits over which an ensemble prediction is averaged.
 N_SPLITS = "n_splits"
-#: Columns that number rows: every row has one.
+#: Columns without missing values.
 _COUNTS = ("epoch", "iteration", "part_id")
 
 
@@ -24,7 +24,7 @@ def read_numbers(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     Raises
     ------
     TableError
-        If it has no rows, a required column is missing, or a cell is text.
+        If the table has no rows, a required column is missing, or a cell is text.
     """
     table = storage.read_table(path, required=required)
     _check_numbers(table, path, [str(name) for name in table])
@@ -32,10 +32,12 @@ def read_numbers(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def read_row(path: Path) -> pd.DataFrame:
-    """Return a table of metrics, which has one row; errors are those of `read_numbers`."""
+    """Return a table of metrics, which has one row. Raise a TableError as `read_numbers` does."""
     table = read_numbers(path).astype(float)
     if len(table) != 1:
-        raise TableError(f"{path}: {len(table)} rows; expected one, as written; restore the file")
+        raise TableError(
+            f"{path}: {len(table)} rows; expected one row, which the run wrote; restore the file"
+        )
     return table
 
 
@@ -45,7 +47,7 @@ def read_predicted(path: Path, required: Sequence[str] = ("predicted_label", "tr
     Raises
     ------
     TableError
-        As for `read_numbers`; identities and names of classes are text.
+        See `read_numbers`. Ids and names of classes may be text.
     """
     table = storage.read_table(path, required=[*REQUIRED, *required])
     texts = (*IMAGE, COHORT, *CLASS_NAMES)
@@ -54,7 +56,7 @@ def read_predicted(path: Path, required: Sequence[str] = ("predicted_label", "tr
 
 
 def drop_names(table: pd.DataFrame) -> pd.DataFrame:
-    """Return predictions without the columns that metrics do not take: names of classes, and `N_SPLITS`."""
+    """Return predictions without the columns that metrics do not accept: names of classes, and `N_SPLITS`."""
     return table.drop(columns=[*CLASS_NAMES, N_SPLITS], errors="ignore")
 
 
@@ -65,4 +67,6 @@ def _check_numbers(table: pd.DataFrame, path: Path, columns: Sequence[str]) -> N
             raise TableError(f"{path}: {name} is missing in a row; expected a number; restore the file")
         if not pd.api.types.is_numeric_dtype(table[name]) and table[name].notna().any():
             value = next(cell for cell in table[name] if not isinstance(cell, numbers.Real))
-            raise TableError(f"{path}: {name}={value!r}; expected a number, as written; restore the file")
+            raise TableError(
+                f"{path}: {name}={value!r}; expected the number that the run wrote; restore the file"
+            )
