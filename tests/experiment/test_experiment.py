@@ -34,7 +34,7 @@ def test_the_environment_names_python_the_platform_and_every_package(study: Stud
     assert {f"{name}=={version}" for name, version in installed.items()} <= set(lines)
 
 
-def test_every_part_of_every_image_stands_in_the_tables_once(study: Study, tmp_path: Path):
+def test_every_part_of_every_image_is_in_the_tables_once(study: Study, tmp_path: Path):
     results = experiment(study, "patch", multi=True).run(tmp_path, splits=[0])
     for dataset in ("train", "validation"):
         table = results.predictions("part", "best_loss", dataset)
@@ -59,7 +59,7 @@ def test_the_settings_rebuild_the_experiment(study: Study, tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_builder_is_recorded_as_custom_and_asked_for_by_name(study: Study, tmp_path: Path):
+def test_a_builder_is_recorded_as_custom_and_required_by_name(study: Study, tmp_path: Path):
     def build(input_shape, n_outputs, **options):
         features = int(np.prod(input_shape))
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(features, n_outputs))
@@ -75,7 +75,7 @@ def test_a_builder_is_recorded_as_custom_and_asked_for_by_name(study: Study, tmp
     assert nc.Results(tmp_path).metrics("image").shape[0] == 3
 
 
-def test_running_again_with_other_settings_says_what_differs_and_touches_nothing(
+def test_running_again_with_other_settings_names_the_differences_and_changes_nothing(
     study: Study, tmp_path: Path
 ):
     experiment(study).run(tmp_path, splits=[0])
@@ -155,7 +155,7 @@ def _interrupt(state):
     raise KeyboardInterrupt
 
 
-def test_a_threshold_that_leaves_no_part_can_be_lowered_without_training_again(study: Study, tmp_path: Path):
+def test_a_threshold_that_no_part_exceeds_can_be_lowered_without_training_again(study: Study, tmp_path: Path):
     def build(input_shape, n_outputs):
         network = torch.nn.Sequential(
             torch.nn.Flatten(), torch.nn.Linear(int(np.prod(input_shape)), n_outputs)
@@ -184,7 +184,7 @@ def test_a_threshold_that_leaves_no_part_can_be_lowered_without_training_again(s
         experiment(study, selection_threshold=0.3, **common).run(tmp_path)
 
 
-def test_what_changes_no_number_may_differ_when_a_run_goes_on(study: Study, tmp_path: Path):
+def test_settings_without_effect_on_results_may_differ_on_a_resume(study: Study, tmp_path: Path):
     experiment(study).run(tmp_path, splits=[0])
     caps = nc.Caps(study.caps.root, "t1-volume", cache_bytes=10**6)
     trainer = dataclasses.replace(TRAINER, n_workers=1, checkpoint_seconds=1, rank_seconds=5)
@@ -214,7 +214,7 @@ def test_what_changes_no_number_may_differ_when_a_run_goes_on(study: Study, tmp_
         ({"transfer_from": 3}, "transfer_from=3"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_when_it_is_made(study: Study, settings: dict, words: str):
+def test_an_invalid_setting_is_refused_by_the_constructor(study: Study, settings: dict, words: str):
     common = {
         "caps": study.caps,
         "splits": study.splits,
@@ -252,7 +252,7 @@ def _relabelled(study: Study, labels: pd.DataFrame) -> list[nc.Split]:
     ],
 )
 @pytest.mark.filterwarnings("ignore:transfer from CNN")  # a module never says whom it has seen
-def test_what_cannot_be_trained_is_refused_before_a_file_is_written(
+def test_an_experiment_that_cannot_be_trained_is_refused_before_a_file_is_written(
     study: Study, tmp_path: Path, settings: dict, words: str
 ):
     splits = study.splits
@@ -268,7 +268,7 @@ def test_what_cannot_be_trained_is_refused_before_a_file_is_written(
 
 
 @pytest.mark.parametrize("chosen", [{"splits": 0}, {"splits": "0"}, {"splits": [7]}, {"splits": []}])
-def test_splits_that_are_not_there_are_refused(study: Study, tmp_path: Path, chosen: dict):
+def test_missing_splits_are_refused(study: Study, tmp_path: Path, chosen: dict):
     with pytest.raises(SettingError, match="splits="):
         experiment(study).run(tmp_path / "results", **chosen)
     assert not (tmp_path / "results").exists()
@@ -286,7 +286,7 @@ class Halves:
         return image[:, 9 * part_id : 9 * part_id + 9].clone()
 
 
-def test_parts_of_ones_own_need_not_know_their_place(study: Study, tmp_path: Path):
+def test_custom_parts_need_no_positions(study: Study, tmp_path: Path):
     run = nc.Experiment(study.caps, study.splits, Halves(), TASKS["classification"], "Conv3_FC1", TRAINER)
     results = run.run(tmp_path, splits=[0])
     assert results.splits == [0]
@@ -299,14 +299,14 @@ def test_parts_of_ones_own_need_not_know_their_place(study: Study, tmp_path: Pat
         )
 
 
-def test_reconstructions_that_have_no_place_are_refused_before_training(study: Study, tmp_path: Path):
+def test_reconstructions_without_a_position_are_refused_before_training(study: Study, tmp_path: Path):
     run = experiment(
         study,
         task="reconstruction",
         reconstructions=True,
         transform=lambda part: torch.nn.functional.pad(part, (0, 1)),
     )
-    with pytest.raises(SettingError, match="fit into the volume"):
+    with pytest.raises(SettingError, match="the size of a part in the volume"):
         run.run(tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
@@ -333,12 +333,12 @@ def test_settings_can_be_loaded_from_another_folder(
     assert nc.Experiment.load(tmp_path).run(tmp_path, splits=[0]).splits == [0]
 
 
-def test_a_task_of_a_job_array_may_come_while_another_begins_the_folder(study: Study, tmp_path: Path):
+def test_a_task_of_a_job_array_may_start_while_another_creates_the_folder(study: Study, tmp_path: Path):
     (tmp_path / ".commandline.json.4711-abcd").write_text("{")
     assert experiment(study).run(tmp_path, splits=[0]).splits == [0]
 
 
-def test_states_that_a_killed_run_has_left_behind_are_removed(study: Study, tmp_path: Path):
+def test_states_that_a_killed_run_has_left_are_removed(study: Study, tmp_path: Path):
     experiment(study).run(tmp_path, splits=[0])
     (tmp_path / "fold-0/state").mkdir()
     (tmp_path / "fold-0/state/state-1.pt").write_bytes(b"x")
@@ -353,7 +353,7 @@ def test_running_again_with_other_splits_is_refused(study: Study, tmp_path: Path
         for split, other in zip(study.splits, reversed(study.splits), strict=True)
     ]
     run = nc.Experiment(study.caps, swapped, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
-    with pytest.raises(SettingError, match="other sessions"):
+    with pytest.raises(SettingError, match="the sessions differ"):
         run.run(tmp_path)
 
 
@@ -364,7 +364,7 @@ def test_a_folder_with_other_files_is_refused(study: Study, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_job_array_leaves_the_same_tables_byte_for_byte(study: Study, tmp_path: Path):
+def test_a_job_array_writes_the_same_tables_byte_for_byte(study: Study, tmp_path: Path):
     run = experiment(study, "roi", multi=True)
     run.run(tmp_path / "one")
     for split, network in ((1, 1), (0, 0), (0, 1), (1, 0)):
@@ -379,7 +379,7 @@ def test_a_job_array_leaves_the_same_tables_byte_for_byte(study: Study, tmp_path
             assert path.read_bytes() == other.read_bytes(), path
 
 
-def test_how_many_networks_are_in_memory_changes_no_number(study: Study, tmp_path: Path):
+def test_the_number_of_networks_in_memory_does_not_change_results(study: Study, tmp_path: Path):
     for number in (1, 3):
         experiment(study, "slice", multi=True, networks_at_once=number).run(
             tmp_path / str(number), splits=[0]
@@ -388,7 +388,7 @@ def test_how_many_networks_are_in_memory_changes_no_number(study: Study, tmp_pat
         assert path.read_bytes() == (tmp_path / "3" / path.relative_to(tmp_path / "1")).read_bytes()
 
 
-def test_each_network_of_several_ends_as_if_trained_alone(study: Study, tmp_path: Path):
+def test_each_network_of_several_equals_one_trained_separately(study: Study, tmp_path: Path):
     trainer = nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, seed=5)
     options = {"dropout": 0.5}
     results = experiment(study, "roi", multi=True, trainer=trainer, options=options).run(tmp_path, splits=[0])
@@ -407,7 +407,7 @@ def test_each_network_of_several_ends_as_if_trained_alone(study: Study, tmp_path
                 assert torch.equal(tensor.cpu(), multi[name]), (part, selection, name)
 
 
-def test_the_accuracy_of_each_part_is_painted_where_the_part_lies(study: Study, tmp_path: Path):
+def test_the_accuracy_of_each_part_is_drawn_at_its_position(study: Study, tmp_path: Path):
     experiment(study, "patch").run(tmp_path, splits=[0])
     folder = tmp_path / "fold-0" / "cnn_classification" / "best_loss"
     table = pd.read_csv(folder / "part_balanced_accuracy.tsv", sep="\t").set_index("part_id")
@@ -451,7 +451,7 @@ def test_image_level_is_the_vote_of_the_parts_with_validation_weights(study: Stu
             assert image.loc[name, "proba1"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_reconstructions_lie_where_their_parts_were_cut(study: Study, tmp_path: Path):
+def test_reconstructions_are_at_the_positions_of_their_parts(study: Study, tmp_path: Path):
     experiment(study, "roi", "reconstruction", reconstructions=True).run(tmp_path, splits=[0])
     folder = tmp_path / "fold-0" / "autoencoder_reconstruction"
     who = study.splits[0].validation.iloc[0]
@@ -531,15 +531,15 @@ def test_missing_images_and_labels_of_all_splits_are_named_at_once(study: Study,
     assert not (tmp_path / "results").exists()
 
 
-def test_going_on_with_code_of_ones_own_says_that_it_is_compared_by_name(
+def test_a_resume_with_custom_code_warns_that_it_is_compared_by_name(
     study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     run = experiment(study, transform=lambda part: part * 2)
     run.run(tmp_path / "results", splits=[0])
-    assert "compared by name" not in caplog.text
+    assert "compared only by name" not in caplog.text
     run.run(tmp_path / "results", splits=[0])
     assert "lambda" in caplog.text
-    assert "compared by name" in caplog.text
+    assert "compared only by name" in caplog.text
 
 
 class Scaled:

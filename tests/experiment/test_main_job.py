@@ -31,11 +31,11 @@ def _held_out_accuracy(folder: Path, **settings: float) -> float:
     return float(results.metrics(level="image", dataset="test").loc["mean", "balanced_accuracy"])
 
 
-def test_patients_are_told_from_controls_on_held_out_participants(tmp_path: Path):
+def test_held_out_patients_are_distinguished_from_controls(tmp_path: Path):
     assert _held_out_accuracy(tmp_path) >= 0.85
 
 
-def test_without_atrophy_nobody_is_told_from_anybody(tmp_path: Path):
+def test_without_atrophy_the_accuracy_is_at_chance(tmp_path: Path):
     assert 0.35 <= _held_out_accuracy(tmp_path, atrophy=0.0) <= 0.65
 
 
@@ -68,7 +68,7 @@ def test_t1_linear_with_the_documents_network_and_regions(tmp_path: Path):
     assert set(results.predictions(dataset="test")["participant_id"]) == set(test["participant_id"])
 
 
-def test_every_step_can_be_taken_by_hand(tmp_path: Path):
+def test_every_step_can_be_called_separately(tmp_path: Path):
     labels = nc.make_caps(tmp_path / "caps", n_participants=10, shape=(50, 100, 50))
     caps = nc.Caps(tmp_path / "caps", "t1-linear")
     splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)

@@ -91,7 +91,7 @@ def renamed(caps: nc.Caps, tmp_path: Path) -> nc.Caps:
     return nc.Caps(tmp_path / "renamed", "t1-volume")
 
 
-def test_an_old_folder_predicts_what_it_predicted(name: str, folder: Path, renamed: nc.Caps):
+def test_an_old_folder_predicts_the_same_values(name: str, folder: Path, renamed: nc.Caps):
     results = nc.Results(folder, **CUSTOM[name])
     rows = nc.read_table(folder / "fold-0/validation.tsv")
     rows["participant_id"] = rows["participant_id"].str.replace("sub-0", "sub-9")
@@ -106,7 +106,7 @@ def test_an_old_folder_predicts_what_it_predicted(name: str, folder: Path, renam
             pd.testing.assert_frame_equal(again, validation, atol=1e-4)
 
 
-def test_an_old_training_is_resumed_as_the_old_version_resumed_it(name: str, folder: Path):
+def test_an_old_training_is_resumed_as_by_the_old_version(name: str, folder: Path):
     torch.set_num_threads(1)
     results = nc.Experiment.load(folder, **CUSTOM[name]).run(folder)
     assert results.splits == [0, 1]

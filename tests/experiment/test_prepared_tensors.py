@@ -59,7 +59,7 @@ def test_reconstructions_of_the_lab_are_in_the_space_of_their_pipeline(tmp_path:
 
 @pytest.mark.parametrize("multi", [False, True])
 @pytest.mark.parametrize("parts", ["patch", "roi", "slice"])
-def test_without_a_known_affine_the_maps_are_left_out_with_one_line(parts, multi, tmp_path: Path, caplog):
+def test_without_a_known_affine_the_maps_are_omitted_with_one_log_line(parts, multi, tmp_path: Path, caplog):
     caps = lab_tree(tmp_path / "caps", (18, 20, 18))
     with caplog.at_level(logging.INFO, "neurocnn"):
         results = run(caps, tmp_path / "results", PARTS[parts], multi=multi)
@@ -69,7 +69,7 @@ def test_without_a_known_affine_the_maps_are_left_out_with_one_line(parts, multi
     assert not list((tmp_path / "results").rglob("*.nii.gz"))
 
 
-def test_without_a_known_affine_reconstructions_are_left_out_with_one_line(tmp_path: Path, caplog):
+def test_without_a_known_affine_reconstructions_are_omitted_with_one_log_line(tmp_path: Path, caplog):
     caps = lab_tree(tmp_path / "caps", (18, 20, 18))
     with caplog.at_level(logging.INFO, "neurocnn"):
         results = run(

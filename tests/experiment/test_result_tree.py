@@ -85,7 +85,7 @@ def expected_columns(name: str, parts: str, task: str, multi: bool, cohorts: boo
 @pytest.mark.parametrize("multi", [False, True], ids=["single", "multi"])
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("parts", PARTS)
-def test_every_combination_leaves_exactly_the_files_and_columns_of_the_documents(
+def test_every_combination_writes_exactly_the_documented_files_and_columns(
     study: Study, cohort_study: Study, tmp_path: Path, parts: str, task: str, multi: bool, cohorts: bool
 ):
     assert len(PARTS[parts].ids(SHAPE)) == N_PARTS[parts]

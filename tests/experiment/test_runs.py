@@ -68,7 +68,7 @@ def _numbers(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("n_kills", [3, pytest.param(30, marks=pytest.mark.on_demand)])
-def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
+def test_a_run_that_is_killed_repeatedly_ends_like_an_uninterrupted_one(
     study: Study, tmp_path: Path, n_kills: int
 ):
     script = tmp_path / "script.py"
@@ -82,7 +82,9 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
     assert not list((tmp_path / "broken").glob("fold-*/state"))
 
 
-def test_a_second_process_is_told_who_trains_and_harms_nothing(study: Study, tmp_path: Path):
+def test_a_second_process_gets_an_error_that_names_the_first_and_changes_nothing(
+    study: Study, tmp_path: Path
+):
     script, folder = tmp_path / "script.py", tmp_path / "results"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), str(study.caps.root), str(folder)]
@@ -128,7 +130,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("networks", ["single", "multi"])
-def test_two_ranks_leave_the_tables_of_one_process(study: Study, tmp_path: Path, networks: str):
+def test_two_ranks_write_the_tables_of_one_process(study: Study, tmp_path: Path, networks: str):
     script = tmp_path / "script.py"
     script.write_text(RANKS_SCRIPT)
     ways = {
@@ -147,7 +149,7 @@ def test_two_ranks_leave_the_tables_of_one_process(study: Study, tmp_path: Path,
         pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=0, atol=1e-5)
 
 
-def test_image_files_are_opened_once_a_pass_whatever_the_number_of_networks(
+def test_image_files_are_opened_once_per_pass_for_any_number_of_networks(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     opened: list[str] = []
@@ -186,7 +188,7 @@ def test_cohorts_keep_their_names_and_participants(cohort_study: Study, tmp_path
         assert set(map(tuple, table[["cohort", "participant_id"]].to_numpy())) == expected
 
 
-def test_cohorts_that_stand_in_one_table_only_are_named(cohort_study: Study, tmp_path: Path):
+def test_cohorts_in_only_one_table_are_named(cohort_study: Study, tmp_path: Path):
     labels = cohort_study.labels
     splits = nc.kfold(labels[labels["cohort"] == "ADNI"], n_splits=2, seed=0)
     run = nc.Experiment(
@@ -196,7 +198,7 @@ def test_cohorts_that_stand_in_one_table_only_are_named(cohort_study: Study, tmp
         run.run(tmp_path / "results")
 
 
-def test_a_full_disk_ends_a_run_with_the_path_and_a_second_run_goes_on(
+def test_a_full_disk_ends_a_run_with_the_path_and_a_second_run_resumes(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from neurocnn import storage

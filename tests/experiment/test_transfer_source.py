@@ -73,12 +73,12 @@ def test_the_selection_of_a_cnn_source_is_a_choice(study: Study, sources, tmp_pa
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_several_networks_cannot_start_one(study: Study, sources, tmp_path: Path):
+def test_several_networks_cannot_initialise_one(study: Study, sources, tmp_path: Path):
     with pytest.raises(NeurocnnError, match="one network per part"):
         experiment(study, transfer_from=sources["multicnn"]).run(tmp_path)
 
 
-def test_a_misspelt_selection_is_refused_with_those_that_are_there(study: Study, sources, tmp_path: Path):
+def test_a_misspelt_selection_is_refused_with_the_available_ones(study: Study, sources, tmp_path: Path):
     run = experiment(study, transfer_from=sources["cnn"], transfer_selection="best_balanced_acuracy")
     with pytest.raises(NotFoundError, match="contains: best_balanced_accuracy, best_loss"):
         run.run(tmp_path / "results")
@@ -100,7 +100,7 @@ def test_results_are_a_source_too(study: Study, sources, tmp_path: Path):
     assert results.settings["transfer_from"] == str(sources["autoencoder"])
 
 
-def test_another_architecture_is_refused_with_what_does_not_fit(study: Study, sources, tmp_path: Path):
+def test_another_architecture_is_refused_with_the_differing_parameters(study: Study, sources, tmp_path: Path):
     def build(input_shape, n_outputs):
         convolutions = torch.nn.Sequential(torch.nn.Conv3d(1, 5, 3), torch.nn.ReLU())
         return nc.CNN(
@@ -138,7 +138,7 @@ def _lab_network() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["0.2.1 folder", "MAPS folder", "bare checkpoint", "module"])
-def test_what_users_already_have_starts_a_network_with_a_warning(study: Study, tmp_path: Path, kind: str):
+def test_existing_weights_initialise_a_network_with_a_warning(study: Study, tmp_path: Path, kind: str):
     network = _lab_network()
     state = network.state_dict()
     if kind == "0.2.1 folder":
@@ -159,7 +159,7 @@ def test_what_users_already_have_starts_a_network_with_a_warning(study: Study, t
     assert "source_unknown" in set(seen["role"])
 
 
-def test_the_order_of_outputs_is_spoken_of_where_it_is_not_clinicadls(tmp_path: Path):
+def test_a_warning_mentions_the_order_of_outputs_if_it_differs_from_clinicadls(tmp_path: Path):
     state = nc.create_model("Conv4_FC3_v1", (1, 16, 16, 16)).state_dict()
     maps = write_maps(tmp_path / "maps", state, "Conv4_FC3")
     with pytest.warns(UserWarning, match=r"in an experiment, use classes=\['AD', 'CN'\]"):

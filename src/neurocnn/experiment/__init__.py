@@ -1,4 +1,4 @@
-"""Making a result folder: the experiment, its folds, transfer and resume."""
+"""Experiments, which train networks into a result folder: their folds, transfer and resume."""
 
 from neurocnn.experiment.experiment import Experiment
 

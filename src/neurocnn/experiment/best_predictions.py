@@ -1,4 +1,4 @@
-"""The part-level predictions of the best epochs: those that the training has kept, or computed from the weights."""
+"""Part-level predictions of the best epochs, from the training's files or computed from the best weights."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,7 +10,7 @@ from neurocnn import data, engine
 from neurocnn.engine.batch import Network
 from neurocnn.experiment.recipe import Recipe
 
-#: Part of a network; None if it serves all parts.
+#: Part of a network; None for one network for all parts.
 P = TypeVar("P", int, None)
 
 
@@ -21,16 +21,17 @@ def best_predictions(
     sets: Mapping[str, data.CapsDataset],
     recipe: Recipe,
 ) -> dict[str, dict[P, pd.DataFrame]]:
-    """Return the table of each set and network; several ranks call it together, and rank 0 has all tables.
+    """Return the table of each set and network. All ranks must call the function; rank 0 has all tables.
 
-    A network that is random in evaluation mode has the seed of the training in kept predictions, else the seed 0.
+    Random numbers of a network in evaluation mode have the training's seed if they were written during the training,
+    otherwise the seed 0.
 
     Parameters
     ----------
     selection
         Selection of the best epoch.
     models
-        Networks with the best weights, evaluated where the training has not kept their predictions.
+        Networks with the best weights, which are evaluated if the training has not written their predictions.
     trainings
         Training of each network.
     sets, recipe
@@ -40,7 +41,7 @@ def best_predictions(
     for name, dataset in sets.items():
         kept = {part: trainings[part].predictions.get(selection, {}).get(name) for part in models}
         found[name] = {part: table for part, table in kept.items() if table is not None}
-        # Rank 0's view: files may change between the checks of two ranks.
+        # Rank 0's list is used, because files may change between the checks of two ranks.
         missing = [part for part in models if part not in found[name]]
         missing = engine.find_ranks().gather(missing, "to share which predictions were kept")[0]
         if missing:

@@ -1,7 +1,7 @@
 """Experiment: splits × networks, trained into a result folder.
 
-A fold is done when its last table exists: `run` makes what is missing, and no other record is kept. The engine stores
-what a resume within a training needs.
+A fold is done when its last table exists: `run` creates what is missing, without any other record of progress. The
+engine stores the checkpoints from which a training resumes.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from neurocnn.storage.identity import key_columns
 @suggest_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """The training of an architecture on every split, with all results in one folder.
+    """Training of an architecture on every split, with all results in one folder.
 
     Parameters
     ----------
@@ -54,35 +54,35 @@ class Experiment:
     splits
         Training and validation sessions of each fold.
     parts
-        How an image enters the network: whole, as patches, slices or regions of interest.
+        Inputs of the network: complete images, patches, slices or regions of interest, such as ``nc.Patch(50, 50)``.
     task
-        What is learnt: `classification`, `regression` or `reconstruction`.
+        Task to learn: `classification`, `regression`, `reconstruction`, or any `Task`.
     architecture
-        Registered name, builder ``build(input_shape, n_outputs, **options)``, or module (copied).
+        Name from `list_models`, builder ``build(input_shape, n_outputs, **options)``, or module (copied).
     trainer
         Settings of the training.
     multi
         Whether each part has its own network.
     transfer_from
-        Source of the first weights: a result folder, one of ClinicaDL, a checkpoint, or a module.
+        Source of the initial weights: a result folder of neurocnn or ClinicaDL, a checkpoint, or a module.
     transfer_selection
-        Best model of a CNN that is the source.
+        Selection (best model) of the source to use, if the source is a CNN.
     selection_threshold
-        Only parts with a greater validation balanced accuracy vote; None: all.
+        Lower limit (exclusive) of the validation balanced accuracy of the parts that vote; None for all parts.
     options
         Options of the architecture, such as ``{"dropout": 0.5}``.
     transform, augmentation
         See `CapsDataset`. Only the training set is augmented.
     reconstructions
-        Whether the reconstructed parts of the first image of both sets are written as NIfTI.
+        Whether to write the parts of the first image of both sets and their reconstructions as NIfTI files.
     networks_at_once
         Number of networks in memory at once, if each part has its own; by default as many as fit into a quarter of the
-        available memory. It changes no number.
+        available memory. The results do not depend on it.
 
     Raises
     ------
     SettingError
-        If a setting is of another kind, or two settings contradict each other.
+        If a setting cannot be used, or two settings contradict each other.
 
     Examples
     --------
@@ -135,7 +135,7 @@ class Experiment:
 
     @property
     def recipe(self) -> Recipe:
-        """The settings without images and splits."""
+        """Settings without images and splits."""
         return self._recipe  # type: ignore[attr-defined, no-any-return]
 
     @classmethod
@@ -145,17 +145,17 @@ class Experiment:
         Parameters
         ----------
         folder
-            The folder that `run` was called with.
+            Path of the folder that was passed to `run`.
         **custom
-            Settings that are recorded as custom, by name, and others that replace recorded ones, such as `caps` if the
-            images were moved.
+            Settings by name: those that are recorded as custom, and new values of others, such as `caps` if the images
+            were moved.
 
         Raises
         ------
         NotFoundError
-            If it is not a result folder, or the images are no longer in their place.
+            If `folder` is not a result folder, or the images do not exist at the recorded location.
         SettingError
-            If a setting is custom and was not given; the message names it.
+            If a setting is custom and was not passed. The message contains its name.
 
         Examples
         --------
@@ -185,15 +185,15 @@ class Experiment:
         callbacks: Sequence[engine.Callback] = (),
         verbose: bool = True,
     ) -> Results:
-        """Train what is not done yet, and write the results into `folder`.
+        """Train all splits that are not done yet, and write the results into `folder`.
 
-        A run that was stopped is resumed. Several processes may share the folder, each with its `splits` and
+        A run that was stopped is resumed. Several processes may share the folder, each with its own `splits` and
         `networks`: the tables are identical to those of one process.
 
         Parameters
         ----------
         folder
-            Result folder; created if it is missing.
+            Path of the result folder, created if it does not exist.
         splits
             Indices of the splits to run; all by default.
         networks
@@ -201,23 +201,23 @@ class Experiment:
         callbacks
             See `Trainer.fit`.
         verbose
-            Whether progress is shown on the standard error: a bar in a terminal or notebook, else a line per epoch.
+            Whether to show the progress on standard error: a bar in a terminal or notebook, otherwise a line per epoch.
 
         Returns
         -------
         Results
-            The result folder, with the results of all processes.
+            Results in the folder, including those of other processes.
 
         Raises
         ------
         SettingError
-            If the folder contains another experiment; the message names the settings that differ.
+            If the folder contains another experiment. The message contains the settings that differ.
         NotFoundError
-            If images (all are listed), or the weights of the transfer's source, are missing.
+            If images or the weights of the transfer's source are missing. The message lists all missing images.
         TableError
             If labels are missing or unknown, or a training set has a single class.
         ModelError
-            If there is no such architecture, or the source's weights do not fit it.
+            If the architecture is unknown, or the source's weights do not fit it.
         LeakError
             If the transfer's source was trained on a participant of a validation set.
         InUseError
@@ -231,7 +231,7 @@ class Experiment:
         by_index = {split.index: split for split in self.splits}
         chosen = [by_index[index] for index in choose("splits", splits, by_index)]
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
-        # Errors are found before the first epoch, and before a file is written.
+        # All checks precede the first epoch and the first written file.
         images = check_sessions(self.caps, self.task.label, self.splits, chosen)
         runs = [self._fold_run(self.recipe, where, split, images, callbacks) for split in chosen]
         settings = self._settings(runs[0].train)

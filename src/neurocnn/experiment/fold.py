@@ -1,4 +1,4 @@
-"""One fold of an experiment: its networks are trained, its best models become tables."""
+"""Run of one fold: its networks are trained, and its best models are evaluated for the tables."""
 
 import dataclasses
 import shutil
@@ -31,21 +31,21 @@ from neurocnn.storage.locks import hold
 from neurocnn.storage.memory import available_memory
 
 T = TypeVar("T")
-#: Predictions by set, one row per part.
+#: Predictions by data set, one row per part.
 Tables = Mapping[str, pd.DataFrame]
 Models = Mapping[int, torch_nn.Module]
 
 
 @dataclasses.dataclass(frozen=True)
 class FoldRun:
-    """The training of one fold.
+    """Training and evaluation of one fold.
 
     Parameters
     ----------
     recipe
         Settings of the experiment.
     folder, fold
-        Result folder, and the paths of this fold in it.
+        Result folder, and paths of this fold in it.
     train, validation
         Data sets with all their parts.
     images
@@ -66,7 +66,7 @@ class FoldRun:
     callbacks: tuple[engine.Callback, ...] = ()
 
     def check(self, networks: Sequence[int] | None) -> None:
-        """Raise the errors that would stop `run` later, before a file is written.
+        """Raise errors that would otherwise stop `run` after it has written files.
 
         Raises
         ------
@@ -89,15 +89,15 @@ class FoldRun:
             check_placeable(self.train, "reconstructions=True")
 
     def run(self, networks: Sequence[int] | None) -> None:
-        """Train and score what is not done; `networks` are part_ids, None if one network serves all parts."""
+        """Train and evaluate networks that are not done. `networks` are part_ids, or None for one network for all."""
         if self._broadcast(self.is_done):
             LOGGER.info("%s is done", self.fold.path)
-            self._remove_states()
+            self._remove_checkpoints()
             return
         claimed = self.folder.is_claimed
         if networks is None:
             with self._hold(None) as lock:
-                # If another process has finished the fold, it may remove the lock, which then excludes nobody.
+                # Checked again, because another process may have finished the fold and removed the lock.
                 if not self._broadcast(self.is_done):
                     self._write_people(lock, claimed)
                     self._write_tables(self._train_one())
@@ -113,11 +113,11 @@ class FoldRun:
                     self._write_tables(
                         {name: self._read_predictions(name) for name in self.folder.selections}
                     )
-        self._remove_states()
+        self._remove_checkpoints()
 
     def _write_people(self, lock: BaseFileLock | None, claimed: bool) -> None:
-        """Write the tables of seen participants and of fingerprints; `check_resumable` has compared existing ones."""
-        if lock is None:  # only rank 0 writes, and holds the lock
+        """Write the tables of seen participants and fingerprints, unless the fold already has results."""
+        if lock is None:  # only rank 0 holds the lock and writes
             return
         storage.remove_leftovers(lock, *self._paths())
         seen = leakage.record_seen(self.train.sessions, self.validation.sessions, self.source_seen)
@@ -152,21 +152,21 @@ class FoldRun:
 
     @property
     def is_done(self) -> bool:
-        """Whether the table that is written last exists."""
+        """Whether the fold is done: its table that is written last exists."""
         return self.folder.is_done(self.fold)
 
-    def _remove_states(self) -> None:
-        """Remove the states of a fold that is done; another process may have finished it, or was killed before."""
-        if self._writes and self.is_done:
+    def _remove_checkpoints(self) -> None:
+        """Remove the checkpoints of a fold that is done, also if another process finished it and was killed."""
+        if self._is_writer and self.is_done:
             shutil.rmtree(self.fold.state, ignore_errors=True)
 
     @property
-    def _writes(self) -> bool:
-        """Whether this process writes: only rank 0 does."""
+    def _is_writer(self) -> bool:
+        """Whether this process is rank 0, the only one that writes files."""
         return engine.find_ranks().rank == 0
 
     def _broadcast(self, value: T) -> T:
-        """Return rank 0's value: files may change between the checks of two ranks."""
+        """Return rank 0's value on all ranks, because files may change between the checks of two ranks."""
         values: list[T] = engine.find_ranks().gather(value, "to share rank 0's view of the folder")
         return values[0]
 
@@ -184,15 +184,15 @@ class FoldRun:
         return predictions
 
     def _train_several(self, networks: Sequence[int]) -> None:
-        waiting = self._broadcast([part for part in networks if not self._is_predicted(part)])
+        pending = self._broadcast([part for part in networks if not self._is_predicted(part)])
         size = self.recipe.networks_at_once or self._broadcast(self._networks_that_fit())
-        for start in range(0, len(waiting), size):
+        for start in range(0, len(pending), size):
             with ExitStack() as locks:
-                for part in waiting[start : start + size]:
+                for part in pending[start : start + size]:
                     locks.enter_context(self._hold(part))
                 group = [
                     part
-                    for part in waiting[start : start + size]
+                    for part in pending[start : start + size]
                     if not (self.is_done or self._is_predicted(part))
                 ]
                 models = {part: self._network(part, starts=True) for part in self._broadcast(group)}
@@ -209,7 +209,7 @@ class FoldRun:
                 self._reconstruct(models)
             found = best_predictions(selection, models, trainings, self.sets, self.recipe)
             for name, tables in found.items():
-                if self._writes:
+                if self._is_writer:
                     for part, table in tables.items():
                         storage.write_table(table, self.fold.network_prediction(part, selection, name))
         engine.find_ranks().barrier("after tables were written")
@@ -232,7 +232,7 @@ class FoldRun:
         return int(max(1, available_memory(device) // 4 // needed))
 
     def _is_predicted(self, part: int) -> bool:
-        """Return whether all tables of one network exist."""
+        """Return whether a network of one part is done: all its tables of predictions exist."""
         return all(
             self.fold.network_prediction(part, selection, name).is_file()
             for selection in self.folder.selections
@@ -240,7 +240,7 @@ class FoldRun:
         )
 
     def _read_predictions(self, selection: str) -> dict[str, pd.DataFrame]:
-        """Return the rows of all networks, image by image, as one network for all parts would write them."""
+        """Return the rows of all networks image by image, in the order of one network for all parts."""
         parts = self.train.part_ids
         return {
             name: interleave_parts(
@@ -251,7 +251,7 @@ class FoldRun:
 
     def _write_tables(self, predictions: Mapping[str, Tables]) -> None:
         """Write all tables; the last one marks the fold as done."""
-        if self._writes:
+        if self._is_writer:
             if self.recipe.multi:
                 history = read_network_histories(self.folder, self.fold.index, self.train.part_ids)
                 storage.write_table(history, self.fold.training())
@@ -269,20 +269,20 @@ class FoldRun:
             scoring.write_part_accuracy(self.fold, selection, validation, ballot.weights, self.train)
 
     def _compare_with_mean(self, trainings: Mapping[int | None, engine.Training]) -> None:
-        if self.recipe.task.reconstructs and self._writes:
+        if self.recipe.task.reconstructs and self._is_writer:
             for part, training in trainings.items():
                 error = training.history["validation_loss"].min()
                 reconstructions.compare_with_mean(error, self.train, self.validation, part)
 
     def _reconstruct(self, models: Models) -> None:
-        if self.recipe.reconstructions and self._writes:
+        if self.recipe.reconstructions and self._is_writer:
             for name, dataset in self.sets.items():
                 reconstructions.write(self.fold.tables / name, models, dataset.without_augmentation())
 
     @contextmanager
     def _hold(self, part: int | None, *, wait: bool = False) -> Iterator[BaseFileLock | None]:
-        """Hold the lock of the fold or of one network, in rank 0; other ranks get None."""
+        """Hold the lock of the fold, or of one network if `part` is given, on rank 0; yield None on other ranks."""
         what = f"split {self.fold.index}" + ("" if part is None else f", network {part}")
         lock = hold(self.fold.lock(part), f"{what} of {self.fold.root}", wait=wait)
-        with lock if self._writes else nullcontext() as held:
+        with lock if self._is_writer else nullcontext() as held:
             yield held

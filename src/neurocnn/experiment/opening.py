@@ -1,4 +1,4 @@
-"""The start of a run in a result folder, which several processes may share."""
+"""Start of a run in a result folder, which several processes may share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,21 +22,21 @@ from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
 def check_sessions(
     caps: data.Caps, label: str | None, splits: Sequence[data.Split], chosen: Sequence[data.Split]
 ) -> pd.DataFrame:
-    """Return the fingerprints of the images of the chosen splits.
+    """Return the fingerprints of the images of the chosen splits, after a check of cohorts, copies and labels.
 
     Parameters
     ----------
     caps
         Location of the images.
     label
-        Column that may not have missing values, None if there is none.
+        Label column, which must not have missing values; None for a task without labels.
     splits, chosen
-        All splits, whose cohorts must exist, and those that are run.
+        All splits, whose cohorts must exist, and the splits to run.
 
     Raises
     ------
     NotFoundError, ImageError
-        If images are missing or unreadable; all of them are named.
+        If images are missing or unreadable. The message lists all of them.
     TableError
         If labels are missing.
     LeakError
@@ -60,7 +60,7 @@ def check_sessions(
 
 
 def log_unknown_affine(where: ResultFolder, dataset: data.CapsDataset, reconstructions: bool) -> None:
-    """Log that no NIfTI files will be written if prepared tensors are all that is known of the images."""
+    """Log that no NIfTI files will be written if the affine is unknown, because only prepared tensors exist."""
     writes = reconstructions or (where.has_part_accuracy and hasattr(dataset.parts, "place"))
     if writes and dataset.caps.known_affine(*first_image(dataset)) is None:
         LOGGER.info("%s: no NIfTI maps are written, because the affine of the images is unknown", where.root)
@@ -69,7 +69,7 @@ def log_unknown_affine(where: ResultFolder, dataset: data.CapsDataset, reconstru
 def open_folder(
     where: ResultFolder, settings: Settings, splits: Sequence[data.Split], images: pd.DataFrame
 ) -> None:
-    """Write the settings, and the sessions and balance of each split, unless the folder already has results of them.
+    """Write the settings, and the sessions and balance of each split, unless the folder already contains their results.
 
     Raises
     ------

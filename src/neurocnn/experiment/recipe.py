@@ -1,4 +1,4 @@
-"""The recipe: the checked settings of an experiment, without its images and splits."""
+"""Recipe: the checked settings of an experiment, without its images and splits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -37,12 +37,12 @@ WHERE = "Experiment"
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """The settings that `Experiment` documents, except images and splits.
+    """Settings of an `Experiment`, except images and splits.
 
     Raises
     ------
     SettingError
-        If a setting is of another kind, or two settings contradict each other.
+        If a setting cannot be used, or two settings contradict each other.
     """
 
     parts: data.Parts
@@ -62,12 +62,14 @@ class Recipe:
     def __post_init__(self) -> None:
         self._check_kinds()
         if self.multi and self.parts.name == "image":
-            raise argument_error("multi", True, "False, because a whole image is one part", where=WHERE)
+            raise argument_error(
+                "multi", True, "False, because a complete image is a single part", where=WHERE
+            )
         if self.selection_threshold is not None and not self.folder(Path()).has_part_accuracy:
             raise argument_error(
                 "selection_threshold",
                 self.selection_threshold,
-                "None, because only parts of images that are classified are selected",
+                "None, because only the parts of a classification are selected",
                 where=WHERE,
             )
         if self.reconstructions and not self.task.reconstructs:
@@ -101,7 +103,7 @@ class Recipe:
 
     @staticmethod
     def rules() -> dict[str, str]:
-        """Return the rules for a resume of all settings in `commandline.json`, by dotted name."""
+        """Return the rule for changes on a resume of each setting in `commandline.json`, by dotted name."""
         return (
             {"neurocnn": "free", "n_threads": "free", "image_affine": "free"}
             | resume_rules(Recipe)
@@ -115,11 +117,11 @@ class Recipe:
         return [item.name for item in fields(Recipe)]
 
     def folder(self, root: Path) -> ResultFolder:
-        """Return a result folder of these settings as a value."""
+        """Return the result folder at `root` for these settings."""
         return ResultFolder(root, self.task, self.parts.name)
 
     def datasets(self, caps: data.Caps, split: data.Split) -> tuple[data.CapsDataset, data.CapsDataset]:
-        """Return the training set and the validation set of a split; only the first is augmented."""
+        """Return the training set and the validation set of a split. Only the training set is augmented."""
         train, validation = (
             data.CapsDataset(
                 caps,
@@ -134,12 +136,12 @@ class Recipe:
         return train, validation.without_augmentation()
 
     def network_parts(self, part_ids: Sequence[int], networks: Iterable[int] | None) -> list[int] | None:
-        """Return the part_ids of the networks to train; None if one network serves all parts.
+        """Return the part_ids of the networks to train; None if there is one network for all parts.
 
         Raises
         ------
         SettingError
-            If there is only one part for several networks, or no network with such a number.
+            If images have one part only, or a part_id in `networks` does not exist.
         """
         if not self.multi:
             if networks is not None:
@@ -152,7 +154,7 @@ class Recipe:
         return choose("networks", networks, part_ids)
 
     def with_epochs(self, epochs: int) -> "Recipe":
-        """Return the same settings with another number of epochs."""
+        """Return these settings with another number of epochs."""
         return replace(self, trainer=replace(self.trainer, epochs=epochs))
 
     def source_participants(self, index: int, images: pd.DataFrame) -> pd.DataFrame | None:
@@ -163,8 +165,8 @@ class Recipe:
         index
             Index of the split.
         images
-            Fingerprints of its validation images. Their participants must not be among those that the source was
-            trained on; a cohort with another name is recognised by its images.
+            Fingerprints of the split's validation images, on whose participants the source must not have been
+            trained. A renamed cohort is recognised by its images.
 
         Raises
         ------
@@ -182,15 +184,15 @@ class Recipe:
         return seen
 
     def network(self, input_shape: tuple[int, ...]) -> NetworkRecipe:
-        """Return the recipe of the networks, which determines everything except their weights."""
+        """Return the recipe of the networks: everything except their weights."""
         return NetworkRecipe(self.architecture, self.options, input_shape, self.task)
 
     def build_network(
         self, train: data.CapsDataset, split: int, part: int | None, starts: bool
     ) -> torch_nn.Module:
-        """Return a network with its first weights: the same for every part, or those of the transfer's source.
+        """Return a network with its initial weights: the same for every part, or those of the transfer's source.
 
-        If `starts`, the decoder of an autoencoder starts at the mean intensity of the training set.
+        If `starts`, the decoder of an autoencoder is initialised with the mean intensity of the training set.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trainer.seed)
@@ -206,12 +208,12 @@ class Recipe:
 
 
 def choose(name: str, chosen: Iterable[int] | None, existing: Iterable[int]) -> list[int]:
-    """Return the chosen numbers, all that exist by default.
+    """Return the chosen numbers, or all existing ones if `chosen` is None.
 
     Raises
     ------
     SettingError
-        If one does not exist, or none is chosen.
+        If a number does not exist, or the list is empty.
 
     Examples
     --------
@@ -221,7 +223,7 @@ def choose(name: str, chosen: Iterable[int] | None, existing: Iterable[int]) -> 
     known = list(existing)
     if chosen is None:
         return known
-    expected = f"a list of numbers of {known}"
+    expected = f"a list of numbers from {known}"
     wanted = check_list(name, chosen, expected, where="Experiment.run")
     check_each(name, wanted, check_integer, where="Experiment.run")
     if not wanted or any(number not in known for number in wanted):

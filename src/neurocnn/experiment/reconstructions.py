@@ -1,4 +1,4 @@
-"""Parts of an image and their reconstructions as NIfTI files, at the position of the parts in the image's space."""
+"""Parts of an image and their reconstructions as NIfTI files, in the space of the image."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +20,9 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
     Parameters
     ----------
     folder
-        Folder of the files; k is the number of the part, from 0.
+        Folder of the files. k is the index of the part in `dataset.part_ids`.
     models
-        Autoencoder of each part_id. Parts without one are skipped.
+        Autoencoder of each part_id. Parts without an autoencoder are skipped.
     dataset
         Data set without augmentation.
     """
@@ -45,7 +45,7 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
 
 
 def mean_intensity(dataset: data.CapsDataset, part: int | None, most: int = 16) -> float:
-    """Return the mean intensity of at most `most` samples, evenly chosen; of one part only if `part` is given."""
+    """Return the mean intensity of at most `most` evenly spaced samples of all parts, or of `part` only."""
     samples = _samples(dataset, part)
     chosen = range(0, len(samples), -(-len(samples) // most))
     return sum(float(samples[i]["image"].mean()) for i in chosen) / len(chosen)
@@ -54,7 +54,7 @@ def mean_intensity(dataset: data.CapsDataset, part: int | None, most: int = 16) 
 def compare_with_mean(
     error: float, train: data.CapsDataset, validation: data.CapsDataset, part: int | None
 ) -> None:
-    """Log a warning if an autoencoder's validation error exceeds that of the training set's mean image."""
+    """Log a warning if an autoencoder's validation error exceeds the error of the training set's mean image."""
     samples, others = _samples(train, part), _samples(validation, part)
     mean = sum(samples[i]["image"].double() for i in range(len(samples))) / len(samples)
     errors = [float(((others[i]["image"] - mean) ** 2).mean()) for i in range(len(others))]

@@ -1,4 +1,4 @@
-"""The check on a resume that a result folder belongs to the same experiment."""
+"""Check on a resume that a result folder belongs to the same experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +26,12 @@ def check_resumable(
     splits: Sequence[data.Split],
     images: pd.DataFrame | None = None,
 ) -> None:
-    """Raise an error if a folder contains files of anything but an experiment with these settings.
+    """Raise an error unless the folder is new, empty, or contains an experiment with these settings.
 
     Parameters
     ----------
     where
-        Result folder, which may be missing or empty.
+        Result folder, which need not exist.
     settings
         Settings of the experiment, as in `commandline.json`.
     splits
@@ -42,7 +42,8 @@ def check_resumable(
     Raises
     ------
     SettingError
-        If it is a file, or contains other files, settings, sessions, labels or images; the message names them.
+        If the folder is a file, contains files of other programs, or its settings, sessions, labels or images differ.
+        The message contains the differences.
 
     Examples
     --------
@@ -57,7 +58,7 @@ def check_resumable(
     with storage_errors(root, "open"):
         exists = root.exists()
     if exists and not is_folder(root):
-        raise SettingError(f"{root}: a file; expected a folder for the results")
+        raise SettingError(f"{root}: found a file; expected a folder for the results")
     if not is_file(where.settings):
         if not all(map(_is_being_written, find(root))):
             raise SettingError(f"{root}: not empty and without {COMMANDLINE}; choose another folder")
@@ -77,9 +78,9 @@ def check_resumable(
 
 
 def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> int | None:
-    """Return the number of epochs for the splits that are not done; None if the folder claims none.
+    """Return the number of epochs for the splits that are not done; None for a folder without results.
 
-    The larger number of the folder and of now is used. Splits that are done keep theirs.
+    The larger one of the recorded and the new number is used. Splits that are done are not trained further.
 
     Raises
     ------
@@ -104,7 +105,7 @@ def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> 
 
 
 def has_new_values(saved: Settings, new: Settings) -> bool:
-    """Return whether the recorded settings must be updated: allowed changes, or moved images.
+    """Return whether the recorded settings must be updated, because of an allowed change or moved images.
 
     Examples
     --------
@@ -124,8 +125,8 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
     own = sorted({name for value in settings.values() for name in custom_names(value)})
     if own:
         LOGGER.warning(
-            "%s: resuming with custom code (%s), which is compared by name and by the arguments that it "
-            "shows: use another folder if it has changed",
+            "%s: resuming with custom code (%s), which is compared only by name and by the arguments in its "
+            "repr; use another folder if it has changed",
             where.root,
             ", ".join(own),
         )
@@ -149,7 +150,7 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
 def _compare_settings(where: ResultFolder, new: Settings) -> None:
     saved = read_settings(where.settings)
     changes = forbidden_changes(saved, drop_unrecorded(new, saved), Recipe.rules(), scored=bool(where.done))
-    # `continued_epochs` decides on the epochs, and `check_same_images` compares images that were moved.
+    # `continued_epochs` checks the epochs, and `check_same_images` the content of images that were moved.
     refused = {
         name: change for name, change in changes.items() if name != "trainer.epochs" and not _is_move(name)
     }
@@ -161,7 +162,7 @@ def _compare_settings(where: ResultFolder, new: Settings) -> None:
 
 
 def _first_weights(changes: dict[str, Change], most: int = 3) -> dict[str, Change]:
-    """Return changes without most of those in the network's weights, to keep the message short."""
+    """Return `changes` with at most `most` of those in the network's weights, to keep the message short."""
     weights = [name for name in changes if name.startswith("network.")]
     return {name: change for name, change in changes.items() if name not in weights[most:]}
 
@@ -171,5 +172,5 @@ def _is_move(name: str) -> bool:
 
 
 def _is_being_written(path: Path) -> bool:
-    """Return whether `path` is the settings file or its lock, which a parallel task writes first."""
+    """Return whether `path` is the settings file or its lock, which another process may be writing."""
     return path.name in (COMMANDLINE, WRITING_LOCK) or path.name.startswith(f".{COMMANDLINE}.")

@@ -1,4 +1,4 @@
-"""The source of a transfer: the first weights, and the participants that they were trained on.
+"""Source of a transfer: the initial weights, and the participants that they were trained on.
 
 A source is a result folder of neurocnn, one of ClinicaDL 0.2.1, a MAPS folder of ClinicaDL 1.x, a single checkpoint, or
 a module in memory. Split k uses the weights of the source's split k.
@@ -39,7 +39,7 @@ def as_source(value: object) -> Source | None:
     NotFoundError
         If the path does not exist.
     SettingError
-        If it is something else.
+        If `value` is neither of them.
     """
     if value is None or isinstance(value, torch_nn.Module):
         return value
@@ -59,7 +59,7 @@ def weights(
     selection: str,
     classes: Sequence[str] | None = None,
 ) -> Mapping[str, torch.Tensor]:
-    """Return the source's weights for one split and network, under neurocnn's parameter names.
+    """Return the source's weights for one split and network, with neurocnn's parameter names.
 
     Parameters
     ----------
@@ -68,17 +68,17 @@ def weights(
     split
         Index of the split.
     network
-        part_id of the target's network; None if one network serves all parts. A source with a single network is used
-        for every network.
+        part_id of the target's network; None if it has one network for all parts. If the source has a single network,
+        every network of the target gets its weights.
     selection
-        Best model of a CNN; an autoencoder has only ``best_loss``.
+        Selection (best model) of the source. ``best_loss`` is used if it is the source's only one (autoencoders).
     classes
         Classes of the target, if it has any.
 
     Raises
     ------
     NotFoundError
-        If there is no such model; the message names the path.
+        If there is no such model. The message contains its path.
     """
     if isinstance(source, torch_nn.Module):
         return source.state_dict()
@@ -90,7 +90,7 @@ def weights(
 
 
 def checkpoint(source: Path, split: int, network: int | None, selection: str) -> Path:
-    """Return the path of the checkpoint that `weights` reads."""
+    """Return the path of the checkpoint with the weights for one split and network, see `weights`."""
     if is_file(source):
         return source
     for folder in (source / f"split-{split}", source / f"fold-{split}"):
@@ -123,7 +123,7 @@ def _checkpoint_in_maps(folder: Path, network: int | None, selection: str) -> Pa
 
 
 def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
-    """Return the checkpoint of a selection; autoencoders and regressions have only ``best_loss``."""
+    """Return `wanted` if it exists, else `by_loss` if it is the only one, as for autoencoders and regressions."""
     if is_file(wanted):
         return wanted
     folder = wanted.parents[1]
@@ -138,7 +138,7 @@ def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
 def source_participants(source: Source, split: int) -> pd.DataFrame:
     """Return the participants that the source of one split has seen, see `leakage.record_seen`.
 
-    A source without a record is recorded as unknown, with a warning.
+    For a source that did not record them, the participants are unknown, and a warning is shown.
     """
     if isinstance(source, Path) and _is_ours(source):
         if not is_file(Fold(source, split, "").seen):
