@@ -81,7 +81,7 @@ def _calls(page: Path) -> Iterator[ast.Call]:
 
 
 @each_page
-def test_calls_in_the_text_give_arguments_that_exist(page: Path):
+def test_calls_in_the_text_pass_existing_arguments(page: Path):
     for call in _calls(page):
         function = _called(call.func)
         if function is None:
@@ -270,7 +270,7 @@ def _is_method(function: object) -> bool:
     return inspect.isfunction(function) and "self" in inspect.signature(function).parameters
 
 
-def test_commands_without_a_call_say_so_as_long_as_there_is_none():
+def test_commands_are_marked_as_not_available_until_their_call_exists():
     answers = {name: row[1].strip() for row in clinicadl_rows() for name in re.findall(r"`([^`]+)`", row[0])}
     for command, (owner, name) in COMING.items():
         assert (answers[command] == "not available yet") == (not hasattr(owner, name)), command

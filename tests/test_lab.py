@@ -38,7 +38,7 @@ def run_lab(folder: Path, monkeypatch: pytest.MonkeyPatch, **constants: object) 
     return names
 
 
-def test_the_answers_of_the_lab_are_what_was_put_into_the_data(
+def test_the_answers_of_the_lab_agree_with_the_synthetic_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     found = run_lab(tmp_path, monkeypatch, N_EPOCHS=10, N_PARTICIPANTS=80)

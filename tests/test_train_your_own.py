@@ -75,7 +75,7 @@ def results_of(name: str) -> nc.Results:
     return nc.Results(Path("train-your-own/results", name))
 
 
-def test_the_page_runs_every_command(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_a_call_for_every_command(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One test, because the page is run once."""
     names = runpy.run_path(str(PAGE), run_name="__main__")
     assert {path.name for path in Path("train-your-own/results").iterdir()} == set(COMMANDS)

@@ -2,8 +2,8 @@
 Augment with MONAI and TorchIO
 ==============================
 
-A transform is any callable from tensor to tensor, so those of MONAI, TorchIO and torchvision work as they are. They
-receive the affine of the part, so a flip by anatomical direction or a spacing in mm is applied correctly.
+A transform is any callable from tensor to tensor, so those of MONAI, TorchIO and torchvision can be used. MONAI's and
+TorchIO's receive the affine of the part, so that a flip by anatomical direction or a spacing in mm is correct.
 """
 
 import tempfile

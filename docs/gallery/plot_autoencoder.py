@@ -3,7 +3,7 @@ An autoencoder derived from a CNN
 =================================
 
 ``CNN_Transformer`` turns the convolutions of any CNN into an autoencoder: its encoder is a copy of them, its decoder
-reverses them layer by layer. No second network has to be written.
+reverses them layer by layer.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ autoencoder = nc.CNN_Transformer(cnn, output="linear")
 print(nc.describe(autoencoder, "1@16x20x16", n_outputs=None))
 
 # %%
-# It learns to reproduce its input, here the right hippocampus in images of 3 mm. It needs no labels.
+# It learns to reproduce its input without labels, here the right hippocampus in images of 3 mm.
 folder = tempfile.mkdtemp()
 labels = nc.make_caps(folder, n_participants=32, preprocessing="t1-volume", shape=(61, 73, 61))
 hippocampus = nc.Roi({"right": ((32, 48), (25, 45), (13, 29))})
@@ -30,8 +30,8 @@ training = trainer.fit(autoencoder, nc.reconstruction(), train, validation)
 print(training.history[["epoch", "train_loss", "validation_loss"]].iloc[::10].to_string(index=False))
 
 # %%
-# The code of an image is what the encoder passes to the decoder. `transfer_weights` copies the trained encoder
-# back into the CNN, which then starts from these weights.
+# The code of an image is the output of the encoder. `transfer_weights` copies the weights of the trained encoder into
+# the CNN.
 image = validation[0]["image"]
 autoencoder.load_state_dict(training.best["best_loss"])
 with torch.no_grad():

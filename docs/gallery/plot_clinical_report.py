@@ -2,8 +2,8 @@
 What a clinical paper reports
 =============================
 
-Held-out participants, sensitivity and specificity with intervals, the area under the ROC curve, the confusion matrix,
-and the accuracy in subgroups: all of it is read from the result folder.
+Scores for held-out participants with confidence intervals, the area under the ROC curve, the confusion matrix, and the
+accuracy in subgroups, all computed from the result folder.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ splits = nc.kfold(rest, n_splits=3, stratify=["diagnosis", "sex", "age"])
 print(nc.population(rest), nc.population(test), sep="\n\n")
 
 # %%
-# The two hippocampi vote. The held-out participants are used once, after the training.
+# A vote combines the predictions for both hippocampi. The held-out participants are used once, after the training.
 hippocampi = nc.Roi({"right": ((32, 48), (25, 45), (13, 29)), "left": ((12, 28), (25, 45), (13, 29))})
 task = nc.classification("diagnosis", ["CN", "AD"])
 trainer = nc.Trainer(epochs=10, batch_size=8, learning_rate=1e-3, n_workers=0)
@@ -27,8 +27,8 @@ results = nc.Experiment(caps, splits, hippocampi, task, "Conv3_FC1", trainer).ru
 predictions = results.predict(caps, test, name="test")
 
 # %%
-# The mean of the folds' probabilities is the answer for each participant, in the row ``ensemble``. The limits of its
-# 95 % intervals are in the columns ``…_low`` and ``…_high``.
+# The row ``ensemble`` contains the metrics of the mean of the folds' probabilities. The limits of their 95 % confidence
+# intervals are in the columns ``…_low`` and ``…_high``.
 metrics = results.metrics(dataset="test").round(2)
 for name in ("balanced_accuracy", "sensitivity", "specificity", "roc_auc"):
     all_folds = metrics.loc["ensemble"]

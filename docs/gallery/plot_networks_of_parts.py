@@ -2,8 +2,8 @@
 One network for each part, and its map
 ======================================
 
-With ``multi=True`` each part of the image has its own network. Its balanced accuracy on the validation set shows where
-the images contain information about the diagnosis, and is its weight in the vote.
+With ``multi=True`` each part of the image has its own network. The balanced accuracies on the validation set show which
+parts contain information about the diagnosis, and are the weights of the vote.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ caps = nc.Caps(folder / "caps", "t1-volume")
 splits = nc.kfold(labels, n_splits=3, stratify=["diagnosis"])
 
 # %%
-# Six regions of 16×20×16 voxels, three on each side. They could be patches or slices as well.
+# Six regions of 16×20×16 voxels, three on each side. Patches or slices could be used too.
 regions = nc.Roi(
     {
         f"{side}{name}": (x, y, z)

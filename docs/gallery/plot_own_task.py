@@ -2,8 +2,8 @@
 A task of your own: a variational autoencoder
 =============================================
 
-A task is a value made of functions. A variant is a changed copy: here the loss of a variational autoencoder replaces
-that of the reconstruction. Training, selection, tables and checkpoints remain the same.
+A task is a dataclass of functions. This variant has the loss of a variational autoencoder instead of the squared error;
+training, selection, tables and checkpoints remain the same.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import neurocnn as nc
 
-SIZE = (16, 20, 16)  # of a hippocampus in images of 3 mm
+SIZE = (16, 20, 16)  # voxels of a hippocampus in images of 3 mm
 
 
 class VariationalAutoencoder(nn.Module):

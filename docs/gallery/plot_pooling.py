@@ -2,8 +2,8 @@
 Pooling that keeps every voxel
 ==============================
 
-Max pooling of size 2 drops the last plane of an odd size. ``PadMaxPool`` puts a plane of zeros in front instead, and
-``CropMaxUnpool`` removes it again, so that a decoder returns exactly the size that the encoder received.
+Max pooling of size 2 drops the last plane of an odd size. ``PadMaxPool`` adds a plane of zeros in front instead, and
+``CropMaxUnpool`` removes it, so that the output of a decoder has exactly the size of the encoder's input.
 """
 
 import matplotlib.pyplot as plt

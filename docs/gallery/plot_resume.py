@@ -2,8 +2,8 @@
 Resume a training that was killed
 =================================
 
-A training writes its complete state at the end of each epoch, and every ``checkpoint_seconds`` within one. The same
-script resumes from there, and ends with the same numbers as if it had never stopped.
+A training writes a checkpoint at the end of each epoch, and every ``checkpoint_seconds`` within one. The same script
+resumes from it, and ends with the same results as a training that was not stopped.
 """
 
 import subprocess
@@ -19,8 +19,8 @@ folder = Path(tempfile.mkdtemp())
 nc.make_caps(folder / "caps", n_participants=24, preprocessing="t1-volume", shape=(40, 48, 40))
 
 # %%
-# This script trains into the folder ``sys.argv[1]``. To show what happens, a callback kills its process after an epoch,
-# as a cluster does at the time limit, or a power failure.
+# This script trains into the folder ``sys.argv[1]``. A callback kills its process after an epoch, as a cluster may do
+# at the time limit.
 script = """
 import os, signal, sys
 import torch
@@ -54,7 +54,7 @@ print("Killed in epoch 4, exit status:", run("resumed", "4"))
 print("Epochs that are done:", len(history("resumed")))
 
 # %%
-# The second call resumes. Its history differs from that of the unbroken training in the column ``time`` only.
+# The second call resumes. Its history differs from that of the uninterrupted training only in the column ``time``.
 run("resumed")
 columns = history("unbroken").columns.drop("time")
 print("Identical:", history("unbroken")[columns].equals(history("resumed")[columns]))

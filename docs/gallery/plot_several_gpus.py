@@ -2,8 +2,8 @@
 Several GPUs
 ============
 
-``torchrun`` starts the same script once for each GPU. Each process computes a share of every batch, and the result is
-that of one process, up to rounding. Without GPUs the processes share the CPU, so the script can be tried anywhere.
+``torchrun`` starts the same script once for each GPU. Each process computes a part of every batch, and the result
+equals that of one process, up to rounding. Without GPUs the processes share the CPU, so the script runs on any machine.
 """
 
 import subprocess
@@ -40,8 +40,8 @@ subprocess.run(
 )
 
 # %%
-# Both curves are the same line. The network of this example has no batch norm, which would normalise the samples of
-# each process on their own.
+# Both curves coincide. The network of this example has no batch norm, which would normalise the samples of each process
+# separately.
 histories = {
     name: nc.read_table(folder / name / "training.tsv", required=())
     for name in ("one process", "two processes")

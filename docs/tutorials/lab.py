@@ -3,14 +3,14 @@ The lab: Alzheimer's disease in the hippocampus
 ===============================================
 
 A network distinguishes patients with Alzheimer's disease (AD) from cognitively normal participants (CN) by the grey
-matter of their hippocampi. The text asks questions and sets tasks; think before you open an answer. The code after a
-task is one solution: cover it, and write your own first.
+matter of their hippocampi. The text contains questions and tasks; think before you open an answer. The code after a
+task is one solution: write your own before you read it.
 
 The data are those of the lab on deep learning for medical imaging (DL4MI) of the Aramis team: the file
 ``OASIS-1-dataset_pt_new.tar.gz`` of https://aramislab.paris.inria.fr/files/data/databases/DL4MI/, unpacked as
 ``OASIS-1_dataset/`` in the working directory. If this folder is missing, a synthetic data set with the same folder tree
-is written. In it, patients have smaller hippocampi than controls, and age changes nothing in the images, so the correct
-answers are known. It takes about 1 GB, and the script about ten minutes on two cores. The script needs
+is written. In it, patients have smaller hippocampi than controls, and age has no effect on the images, so the correct
+answers are known. It takes about 1 GB, and the script about ten minutes on two cores. The script requires
 ``pip install 'neurocnn[plot]'``; figures are written into ``neurocnn-lab/``.
 """
 # sphinx_gallery_thumbnail_path = 'tutorials/lab.png'
@@ -44,8 +44,8 @@ torch.manual_seed(0)
 # --------
 #
 # Clinica's pipeline ``t1-volume`` has registered each image to a template and segmented its grey matter. The images are
-# tensors of 121×145×121 voxels, without the NIfTI files from which they were made. Two tables list the participants for
-# training and validation.
+# tensors of 121×145×121 voxels, without the original NIfTI files. Two tables list the participants for training and
+# validation.
 def write_synthetic_data(folder: Path) -> None:
     """Write a synthetic data set with the folder tree of the lab's."""
     labels = nc.make_caps(folder / "CAPS", N_PARTICIPANTS, preprocessing="t1-volume", seed=0)
@@ -71,7 +71,7 @@ everyone = nc.read_table(tables / "OASIS_BIDS.tsv")
 print(nc.population(everyone, columns={"age": AGE, "MMS": MMS}))
 
 # %%
-# The Mini Mental State (MMS) goes from 0 to 30, the score of a healthy person. The histograms show both diagnoses.
+# The Mini Mental State (MMS) ranges from 0 to 30, the score of a healthy person. The histograms show both diagnoses.
 ages, scores = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")[1]
 for axes, column, label in ((ages, AGE, "Age (years)"), (scores, MMS, "MMS")):
     groups = {name: rows[column].dropna() for name, rows in everyone.groupby("diagnosis")}
@@ -88,9 +88,9 @@ ages.figure.savefig(figures / "population.png")
 #     The synthetic classes have equal sizes, and the ages overlap almost completely: patients are 2.5 years older on
 #     average. OASIS-1 has 73 patients and 304 controls, and its patients are 77.5 ± 7.4 years old, its controls
 #     44.0 ± 23.3: no young participant has dementia. A network that only recognises young brains would score well.
-#     MMS is part of how the diagnosis was made; it must not be an input.
+#     The MMS was used for the diagnosis, so it must not be an input.
 #
-# Training and validation sets have similar distributions of diagnosis, sex and age. A participant is in one of them.
+# Training and validation sets have similar distributions of diagnosis, sex and age, and no common participant.
 keys = ["participant_id", "session_id"]
 train, validation = (
     nc.read_table(tables / f"{name}.tsv")[keys].merge(everyone, on=keys) for name in ("train", "validation")
@@ -103,7 +103,7 @@ for rows in (train, validation):
 # -------------------
 #
 # Look at an image in three planes before training on it: sagittal, coronal and axial. The boxes contain the two
-# hippocampi, 30×40×30 voxels each. The hippocampus is needed for memory and shrinks early in the disease.
+# hippocampi, 30×40×30 voxels each. The hippocampus is required for memory and shrinks early in the disease.
 caps = nc.Caps(folder / "CAPS", "t1-volume")
 hippocampi = nc.Roi.hippocampi("t1-volume", random_shift=2)
 RIGHT, LEFT = 0, 1  # part_id of each
@@ -123,8 +123,8 @@ nc.plotting.planes(hippocampi.extract(image, LEFT), title="Left hippocampus").sa
 # 1. divides i by the number of parts of an image: the quotient is the row of the table, the remainder the part
 #    (``only_part`` keeps one part, so i is the row);
 # 2. reads only the voxels of the part's box from the file of that image;
-# 3. applies the transform (the lab's probabilities need none);
-# 4. returns a dict: ``image`` (channel, depth, height, width), ``label`` as the table has it, and the ids.
+# 3. applies the transform (None here, because the voxels are probabilities);
+# 4. returns a dict: ``image`` (channel, depth, height, width), the ``label`` in the table, and the ids.
 #
 # In training the box is moved by up to two voxels along each axis, in another direction in each epoch, so that the
 # network cannot memorise positions. ``without_augmentation()`` returns the dataset without these shifts.
@@ -150,7 +150,7 @@ print(tuple(batch["image"].shape), batch["label"])
 #
 # .. dropdown:: Answer
 #
-#     A score must be a property of the network. With shifts it would also depend on chance, and two networks would be
+#     The score should depend on the network only. With shifts it would also depend on chance, and two networks would be
 #     compared on different images.
 #
 # A network by hand
@@ -164,8 +164,8 @@ print(tuple(batch["image"].shape), batch["label"])
 # - Batch norm subtracts the mean of each channel over the batch and divides by the standard deviation; in evaluation it
 #   uses running averages instead. Then it scales and shifts each channel by two learned numbers. Dropout sets half of
 #   its inputs to 0 in training and none in evaluation.
-# - Max pooling of size 2 and stride 2 would drop the last plane of an odd size. ``PadMaxPool3d`` puts a plane of zeros
-#   in front instead, so that every voxel counts.
+# - Max pooling of size 2 and stride 2 would drop the last plane of an odd size. ``PadMaxPool3d`` adds a plane of zeros
+#   in front instead, so that no voxel is dropped.
 for size in ((4, 4, 4), (5, 5, 5)):
     maps = torch.rand(1, 1, *size)
     pooled = nn.MaxPool3d(2)(maps), nc.PadMaxPool3d(2, 2)(maps)
@@ -206,9 +206,9 @@ print(nc.describe("Conv3_FC1", "1@30x40x30"))
 # ----------------
 #
 # An epoch passes every hippocampus through the network once: compute the scores, compare them with the diagnoses,
-# compute the gradients, and let the optimizer change the weights. Then the network is tested on the complete training
-# set, and the one with the smallest loss is kept. The validation set is not used at all: it could then no longer
-# evaluate the network without bias, and there is no third set.
+# compute the gradients, and update the weights with the optimizer. Then the network is tested on the complete training
+# set, and the weights with the smallest loss are kept. The validation set is not used for this selection: otherwise its
+# score would be biased, and there is no third set.
 #
 # **Task.** Write both functions.
 CODES = {"CN": 0, "AD": 1}
@@ -227,7 +227,7 @@ def measure(table: pd.DataFrame) -> dict[str, float]:
 
 def test_by_hand(model: nn.Module, loader: DataLoader) -> tuple[pd.DataFrame, float]:
     """Return one row per hippocampus, and the mean loss."""
-    model.eval()  # batch norm and dropout work in another way in evaluation
+    model.eval()  # batch norm and dropout behave differently in evaluation
     tables, total = [], 0.0
     with torch.no_grad():
         for batch in loader:
@@ -280,16 +280,16 @@ print("By hand, left hippocampus:", accuracy_by_hand)
 #
 # .. dropdown:: Answer
 #
-#     With 1e-5 the loss falls so slowly that 30 epochs are not enough; with 1e-2 it jumps, because each step goes
-#     beyond the minimum. It may still end lower: a small loss on so few participants can be memorised. Batches of 64
-#     make an epoch faster, but it then has two updates only: more epochs or a larger learning rate are needed. This
-#     set is small for such batches.
+#     With 1e-5 the loss decreases so slowly that 30 epochs are not enough; with 1e-2 it varies strongly, because each
+#     step goes beyond the minimum. It may still end lower, because the network can memorise so few participants. With
+#     batches of 64 an epoch is faster, but has only two updates, so that more epochs or a larger learning rate are
+#     required. This set is small for such batches.
 #
 # The same in three lines
 # -----------------------
 #
-# ``Trainer.fit`` is the loop above. It also writes states from which a stopped training is resumed, uses a GPU if there
-# is one, and returns the history. Without a validation set, the training loss selects the best epoch.
+# ``Trainer.fit`` is the loop above. It can also write checkpoints from which a stopped training resumes, uses a GPU if
+# there is one, and returns the history. Without a validation set, the training loss selects the best epoch.
 task = nc.classification("diagnosis", classes=["CN", "AD"])
 trainer = nc.Trainer(
     epochs=N_EPOCHS, batch_size=4, learning_rate=LEARNING_RATE, weight_decay=0, patience=0, n_workers=0
@@ -310,8 +310,8 @@ print("Left hippocampus:", measure(left))
 # Two networks, one vote
 # ----------------------
 #
-# Another network learns from the right hippocampus. In soft voting the probabilities of both are averaged, with the
-# same weights, and the class with the larger mean wins.
+# Another network is trained on the right hippocampus. Soft voting averages the probabilities of both, here with equal
+# weights, and predicts the class with the larger mean.
 right = train_and_predict(train_right, validation_right)
 print("Right hippocampus:", measure(right))
 votes = nc.soft_vote(pd.concat([left, right]))
@@ -319,7 +319,7 @@ accuracy_of_votes = measure(votes)
 print("Both:", accuracy_of_votes)
 
 # %%
-# **Question.** Why can a vote be better than each of its voters? Is this balanced accuracy an unbiased estimate?
+# **Question.** Why can a vote be better than each of the networks? Is this balanced accuracy an unbiased estimate?
 #
 # .. dropdown:: Answer
 #
@@ -331,9 +331,9 @@ print("Both:", accuracy_of_votes)
 # The disease or the age?
 # -----------------------
 #
-# In OASIS-1 only the old have dementia. A network that recognises age would be right about all young participants, and
-# no better than chance in a memory clinic. Two checks: the accuracy among those of 62 years and over, the lowest age of
-# the patients, and what age alone achieves, without any image.
+# In OASIS-1 only old participants have dementia. A network that recognises age would be right about all young
+# participants, and no better than chance in a memory clinic. There are two checks: the accuracy among those of 62 years
+# and over (62 is the lowest age of the patients), and the accuracy of predictions from age only, without images.
 old = votes.merge(validation[[*keys, AGE]], on=keys)
 old = old[old[AGE] >= 62]
 accuracy_of_old = measure(old)
@@ -359,20 +359,20 @@ print(f"Correlation of age and the probability of AD among controls: {correlatio
 #
 # .. dropdown:: Answer
 #
-#     In the synthetic data it recognises the disease: it is as good among the old, age alone is much worse than the
-#     network, and age changes nothing in the images. In OASIS-1 the
-#     lab's left network falls from 0.78 to 0.71 among the old. Its validation set has 15 patients, all of 62 and over,
-#     and 62 controls, 45 of them younger: the rule "62 and over is AD" alone has a balanced accuracy of 0.86, more than
-#     both networks together (0.82). Train on participants of 62 and over, and evaluate on them.
+#     In the synthetic data it recognises the disease: its accuracy is the same among the old, predictions from age are
+#     much worse, and age has no effect on the images. In OASIS-1 the accuracy of the lab's network of the left
+#     hippocampus decreases from 0.78 to 0.71 among the old. Its validation set has 15 patients, all of 62 and over, and
+#     62 controls, 45 of them younger: the rule "62 and over is AD" has a balanced accuracy of 0.86, more than both
+#     networks together (0.82). Train on participants of 62 and over, and evaluate on them.
 #
 # An autoencoder by hand
 # ----------------------
 #
-# Diagnoses can be wrong. What do the images show without them? An encoder compresses an image into a code, and a
-# decoder restores the image from it. The pooling layers of the encoder return the positions of their maxima, and the
-# unpooling layers of the decoder put values there. A convolution of size 1 reduces the 32 feature maps to a single one:
-# 80 numbers for a hippocampus of 36,000 voxels. The decoder gets these numbers and the positions of the maxima, so a
-# good reconstruction does not prove that the code is informative.
+# An autoencoder learns from images without diagnoses, which can be wrong. Its encoder compresses an image into a code,
+# and its decoder restores the image from the code. The pooling layers of the encoder return the positions of their
+# maxima, to which the unpooling layers of the decoder write their inputs. A convolution of size 1 reduces the 32
+# feature maps to a single one: 80 numbers for a hippocampus of 36,000 voxels. The decoder receives these numbers and
+# the positions of the maxima, so a good reconstruction does not prove that the code is informative.
 #
 # **Task.** Write the autoencoder, whose decoder ends in batch norm and a sigmoid. Which layer is the reverse of which?
 
@@ -413,7 +413,7 @@ class Autoencoder(nn.Module):
 #     probabilities are.
 #
 # ``CNN_Transformer`` derives the same autoencoder from the network, for any input size. With equal weights both return
-# the same numbers. Training it is the loop above with the squared difference of input and output as its loss.
+# the same values. It is trained as above, with the squared difference of input and output as its loss.
 cnn = nc.create_model("Conv3_FC1", (1, 30, 40, 30))
 autoencoder = nc.CNN_Transformer(cnn, output="sigmoid", bottleneck=1)
 same = Autoencoder()
@@ -432,8 +432,8 @@ autoencoder.load_state_dict(training.best["best_loss"])
 nc.plotting.learning_curves(training.history).savefig(figures / "autoencoder.png")
 
 # %%
-# How small is the error? The best constant image is the mean image of the training set. To see what the code
-# contributes, the decoder also gets the mean code of all participants, with each participant's own positions.
+# The error is compared with that of the best constant image, the mean image of the training set. To measure the effect
+# of the code, the decoder is then called with the mean code of all participants and each participant's own positions.
 plain = train_left.without_augmentation()
 images = torch.stack([plain[number]["image"] for number in range(len(plain))])
 error_of_mean = float(((images - images.mean(0)) ** 2).mean())
@@ -457,9 +457,9 @@ picture.savefig(figures / "reconstruction.png")
 #
 # .. dropdown:: Answer
 #
-#     Noise and the finest folds. Size and position of the hippocampus are there, but most of it comes from the
-#     positions of the maxima: with the mean code the error is hardly larger. For a code that describes the anatomy
-#     alone, an autoencoder must not pass positions to its decoder.
+#     Noise and the finest folds. The size and the position of the hippocampus are restored, but mainly from the
+#     positions of the maxima: with the mean code the error is hardly larger. To have a code that contains the complete
+#     information, an autoencoder must not pass positions to its decoder.
 #
 # Clusters without diagnoses
 # --------------------------
@@ -492,7 +492,7 @@ axes.figure.savefig(figures / "clusters.png")
 #
 # .. dropdown:: Answer
 #
-#     The size of the hippocampus. In the synthetic data only the disease changes it, and MMS falls with it: most
-#     patients are in one cluster, whose mean MMS is several points lower, and the mean ages differ by little, as those
-#     of the diagnoses do. In OASIS-1 the hippocampus shrinks with age too, so look at both axes. Next, try the codes of
+#     The size of the hippocampus. In the synthetic data it depends only on the disease, and so does the MMS: most
+#     patients are in one cluster, whose mean MMS is several points lower, and the mean ages differ little, like those
+#     of the diagnoses. In OASIS-1 the hippocampus also shrinks with age, so look at both axes. Next, try the codes of
 #     both hippocampi together, fewer dimensions, or features from which the effect of age was removed.

@@ -3,13 +3,13 @@ Train your own models
 =====================
 
 All ways to train a network on brain images: on slices, patches, regions of interest or the whole image; one network
-for all parts or one for each; from random weights, or from those of an autoencoder or of another network. Then the
-steps beyond one data set: sMCI against pMCI, several cohorts, labels and an architecture of your own.
+for all parts or one for each; from random weights, or from those of an autoencoder or of another network. Further
+sections cover sMCI against pMCI, several cohorts, and your own labels and architecture.
 
 The script writes small synthetic images, so that it runs anywhere, in about two minutes on two cores. With one epoch
-on a few images of 3.5 mm, **its accuracies are about chance, and it warns that the autoencoders have not learnt yet:
-it shows the calls**. ``FULL = True`` has the settings of a study: images of 1 mm, 20 epochs and five splits, for a
-GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study that learns.
+on a few images of 3.5 mm, **its accuracies are about chance, and it warns that the autoencoders have not learnt yet: it
+only shows the calls**. ``FULL = True`` selects the settings of a study: images of 1 mm, 20 epochs and five splits, for
+a GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study whose networks learn.
 """
 # sphinx_gallery_thumbnail_path = 'tutorials/train_your_own.png'
 
@@ -17,8 +17,8 @@ GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study that lea
 # Data
 # ----
 #
-# A study needs a CAPS folder, which Clinica writes, and a table of sessions with a diagnosis. For your own, replace
-# the two assignments to ``caps`` and ``labels``, with ``nc.read_table("labels.tsv")`` or ``nc.read_bids("bids")``.
+# A study requires a CAPS folder, which Clinica writes, and a table of sessions with a diagnosis. For your own data,
+# change ``caps`` and ``labels``, with ``nc.read_table("labels.tsv")`` or ``nc.read_bids("bids")``.
 # The participants are divided before the images are cut into parts: all parts of a participant are in the same set.
 
 from pathlib import Path
@@ -45,11 +45,11 @@ trainer = nc.Trainer(epochs=20) if FULL else nc.Trainer(epochs=1, batch_size=2, 
 print(nc.population(labels))
 
 # %%
-# Splits that ClinicaDL drew are read by ``nc.read_splits("data/labels_lists/train", n_splits=5)``.
+# ``nc.read_splits("data/labels_lists/train", n_splits=5)`` reads splits of ClinicaDL.
 #
-# Every training is an experiment: images, splits, parts, task, architecture and trainer, and one folder of results.
-# The function below shortens the calls of this page. The small version trains the first split only; a call without
-# ``splits`` trains all of them.
+# Every training is an experiment: images, splits, parts, task, architecture and trainer, and one result folder. The
+# function below shortens the calls of this page. With the small settings it trains the first split only; a call of
+# ``run`` without ``splits`` trains all of them.
 
 
 def train(name, parts, task, architecture, **settings):
@@ -63,11 +63,11 @@ def train(name, parts, task, architecture, **settings):
 # Slices
 # ------
 #
-# Networks for photographs can be applied to slices. ``resnet18`` is ResNet-18 with its 1000 outputs followed by one
-# more layer. It takes three channels and, as ClinicaDL has trained it, slices that are scaled to [0, 1] and resized
-# to 224×224. With ImageNet's weights, only the last five convolutions, the 1000 outputs and the added layer are
-# trained. They are downloaded when first used; here they are used if torch has the file, and otherwise all layers are
-# trained from random weights.
+# 2-D networks that are pretrained on photographs can be applied to slices. ``resnet18`` is ResNet-18, whose 1000
+# outputs are followed by one more layer. Its inputs have three channels and, as in ClinicaDL, are scaled to [0, 1] and
+# resized to 224×224. With ImageNet's weights, only the last five convolutions, the 1000 outputs and the added layer
+# are trained. The weights are downloaded on first use; here they are used if torch's cache contains the file, and
+# otherwise all layers are trained from random weights.
 
 file = Path(torch.hub.get_dir(), "checkpoints", Path(ResNet18_Weights.DEFAULT.url).name)
 pretrained = {"weights": "imagenet" if FULL or file.exists() else None}
@@ -81,8 +81,8 @@ train("slice_cnn", slices, ad_cn, "resnet18", options=pretrained, transform=to_i
 train("slice_multi-cnn", slices, ad_cn, "resnet18", options=pretrained, transform=to_imagenet, multi=True)
 
 # %%
-# An autoencoder cannot be derived from ResNet-18, whose layers have connections that skip others. It can be derived
-# from ``Conv4_FC3``, which takes slices too:
+# An autoencoder cannot be derived from ResNet-18, because of its skip connections. It can be derived from
+# ``Conv4_FC3``, which also accepts slices:
 
 # autoencoder
 grey = nc.Slice(direction=0, discarded_slices=20 if FULL else 23)
@@ -100,8 +100,9 @@ print(nc.describe("Conv4_FC3", "1@50x50x50"))
 
 # %%
 # An autoencoder learns from images without labels. Its encoder has the convolutions of the network, so that its
-# weights can start a classifier: ``transfer_from`` takes its results, or the path of their folder. The weights of
-# split k come from split k of the source, and a source that has seen a validation participant is refused.
+# weights can initialise a classifier: ``transfer_from`` accepts its results, or the path of their folder. The weights
+# of split k come from split k of the source. If the source was trained on a validation participant, an error is
+# raised.
 
 # autoencoder
 patch_ae = train("patch_autoencoder", patches, nc.reconstruction(), "Conv4_FC3")
@@ -116,8 +117,8 @@ train("patch_multi-cnn_single", patches, ad_cn, "Conv4_FC3", multi=True, transfe
 patch_multi = train("patch_multi-cnn", patches, ad_cn, "Conv4_FC3", multi=True)
 
 # %%
-# More combinations exist: networks of the same kind start each other, several networks part by part, and a classifier
-# starts the encoder of an autoencoder. Several networks cannot start a single one.
+# More combinations are possible: a network can initialise one of the same kind (several networks part by part), and a
+# classifier can initialise the encoder of an autoencoder. Several networks cannot initialise a single one.
 
 train("patch_single-cnn_single", patches, ad_cn, "Conv4_FC3", transfer_from=patch_cnn)
 train("patch_multi-cnn_multi", patches, ad_cn, "Conv4_FC3", multi=True, transfer_from=patch_multi)
@@ -135,8 +136,8 @@ print(patch_cnn.metrics(level="image")[["balanced_accuracy", "sensitivity", "spe
 # Regions of interest
 # -------------------
 #
-# Two patches of 50×50×50 voxels around the hippocampi are part of the library, for ``t1-linear`` images of 1 mm.
-# Other regions are boxes, or masks (``nc.Roi.from_masks``). The calls are those of the patches.
+# The library contains two boxes of 50×50×50 voxels around the hippocampi, for ``t1-linear`` images of 1 mm. Other
+# regions are defined by boxes or masks (``nc.Roi.from_masks``). The calls are the same as for patches.
 
 boxes = {"right": ((15, 47), (11, 43), (3, 35)), "left": ((1, 33), (11, 43), (3, 35))}
 hippocampi = nc.Roi.hippocampi("t1-linear") if FULL else nc.Roi(boxes)
@@ -163,9 +164,9 @@ train("roi_autoencoder_single", hippocampi, nc.reconstruction(), "Conv4_FC3", tr
 # Whole image
 # -----------
 #
-# ``Conv5_FC3`` has one convolution more. Its first fully-connected layer follows the size of the image, so that it
-# takes ``t1-linear``, ``t1-extensive`` and any other images (``Conv5_FC3_mni`` is the network that ClinicaDL has for
-# ``t1-extensive``).
+# ``Conv5_FC3`` has five convolutions. The size of its first fully-connected layer is computed from the size of the
+# image, so that it accepts ``t1-linear``, ``t1-extensive`` and any other images (``Conv5_FC3_mni`` is ClinicaDL's name
+# of the network for ``t1-extensive``).
 
 image = nc.WholeImage()
 
@@ -180,12 +181,12 @@ image_cnn = train("image_cnn", image, ad_cn, "Conv5_FC3")
 # A similar task: sMCI against pMCI
 # ---------------------------------
 #
-# Whether mild cognitive impairment (MCI) progresses to Alzheimer's disease is a harder question with fewer
-# participants. A network that has learnt AD against CN is a good start; weights of a task that is not similar can
-# harm.
+# Predicting whether mild cognitive impairment (MCI) progresses to Alzheimer's disease is harder, and fewer participants
+# are available. A network that was trained on AD against CN provides good initial weights; those of a dissimilar task
+# can be worse than random ones.
 #
-# ``nc.progression`` divides MCI by the later sessions. The synthetic images have none: here, those with the atrophy
-# of AD are the ones that progress.
+# ``nc.progression`` divides MCI by the diagnoses of later sessions. The synthetic data have a single session: here, the
+# participants with the atrophy of AD are assigned a progression.
 
 others = everyone.iloc[len(labels) :]
 later = others["diagnosis"].replace({"CN": "MCI"})
@@ -225,7 +226,7 @@ train("cohorts_roi_cnn", hippocampi, ad_cn, "Conv4_FC3", caps=both, splits=both_
 # Your own labels
 # ---------------
 #
-# Any column of the table is a label. Classes may be put together by numbers, and a number is learnt by a regression.
+# Any column of the table can be the label. A mapping joins several labels in one class; a regression predicts numbers.
 
 train("sex_roi_cnn", hippocampi, nc.classification("sex", classes=["F", "M"]), "Conv4_FC3")
 
@@ -241,9 +242,9 @@ train("age_roi_cnn", hippocampi, age, "Conv4_FC3")
 # Your own architecture
 # ---------------------
 #
-# An architecture is a function of the input's shape and the number of outputs. If it returns ``nc.CNN``, the
-# autoencoder and the transfer of weights work as for the others. ``docs/how-to/add-an-architecture.md`` gives it a
-# name.
+# An architecture is a function of the input's shape and the number of outputs. If it returns an ``nc.CNN``,
+# autoencoders can be derived and weights transferred as for the built-in ones. ``docs/how-to/add-an-architecture.md``
+# shows how to register it under a name.
 
 
 def two_blocks(input_shape, n_outputs, channels=8):

@@ -65,7 +65,7 @@ RAISES = [
         for i, error in enumerate(RAISES)
     ],
 )
-def test_a_plugin_that_raises_at_import_takes_nothing_down(install, error: str):
+def test_a_plugin_that_raises_at_import_does_not_affect_others(install, error: str):
     install("broken_nets", f"raise {error}\n")
     install("good_nets", GOOD)
     with pytest.warns(UserWarning, match="broken_nets"):
@@ -162,7 +162,7 @@ def weights(tmp_path: Path) -> Path:
 
 @covers("truncated, empty or text")
 @pytest.mark.parametrize("content", [b"", b"no weights", None], ids=["empty", "text", "truncated"])
-def test_a_file_that_holds_no_weights_is_refused(weights: Path, content: bytes | None):
+def test_a_file_without_weights_is_refused_by_name(weights: Path, content: bytes | None):
     weights.write_bytes(weights.read_bytes()[:-500] if content is None else content)
     refuse(lambda: nc.read_weights(weights), nc.CheckpointError, str(weights))
 

@@ -88,7 +88,7 @@ def names(folder: Path) -> set[str]:
 
 
 @covers("SIGKILL")
-def test_a_run_killed_again_and_again_equals_an_unbroken_one(study: Study, tmp_path: Path, repetitions):
+def test_a_run_killed_repeatedly_equals_an_uninterrupted_one(study: Study, tmp_path: Path, repetitions):
     """Several splits and networks; the processes are forked from this one, which has trained nothing."""
     trainer = nc.Trainer(
         epochs=2, batch_size=4, learning_rate=1e-3, checkpoint_seconds=0, device="cpu", n_workers=0
@@ -336,7 +336,7 @@ def test_other_settings_are_refused_by_name(
 
 
 @covers("two runs in one folder")
-def test_the_second_run_is_told_who_trains(caps: nc.Caps, tmp_path: Path):
+def test_the_error_of_a_second_run_names_the_first(caps: nc.Caps, tmp_path: Path):
     found: list[str] = []
 
     def second(state: nc.TrainingState) -> None:
@@ -423,7 +423,7 @@ class Wrapper(Dataset):  # type: ignore[type-arg]
 
 
 @covers("wrapper that hides participants")
-def test_participants_behind_a_wrapper_are_compared(caps: nc.Caps):
+def test_participants_of_a_wrapped_dataset_are_compared(caps: nc.Caps):
     train = Wrapper(nc.CapsDataset(caps, rows(8), label="diagnosis"))
     validation = Wrapper(nc.CapsDataset(caps, rows(8).iloc[6:], label="diagnosis"))
     refuse(lambda: fit(train, validation), nc.LeakError, "sub-06")
@@ -513,7 +513,7 @@ def test_without_a_compiler_compile_is_refused_with_a_remedy(monkeypatch: pytest
 
 
 @covers("failed before the first score")
-def test_a_run_that_failed_before_its_first_score_claims_no_folder(caps: nc.Caps, tmp_path: Path):
+def test_a_run_that_failed_before_its_first_score_does_not_block_the_folder(caps: nc.Caps, tmp_path: Path):
     class Failing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -636,7 +636,7 @@ def test_a_link_for_a_lock_does_not_change_its_target(caps: nc.Caps, tmp_path: P
 
 
 @covers("augmentation that hides its generator")
-def test_an_augmentation_that_differs_under_one_seed_is_a_warning(
+def test_an_augmentation_that_differs_with_the_same_seed_is_a_warning(
     caps: nc.Caps, caplog: pytest.LogCaptureFixture
 ):
     generator = np.random.default_rng()
@@ -646,11 +646,11 @@ def test_an_augmentation_that_differs_under_one_seed_is_a_warning(
 
     nc.CapsDataset(caps, rows(8), label="diagnosis", augmentation=hidden)
     assert "augmentation=" in caplog.text
-    assert "hides a random generator" in caplog.text
+    assert "it uses a random generator that cannot be seeded" in caplog.text
 
 
 @covers("other number of threads")
-def test_another_number_of_threads_is_said(caps: nc.Caps, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_another_number_of_threads_is_logged(caps: nc.Caps, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     torch.set_num_threads(1)
     on(caps).run(tmp_path / "results", splits=[0])
     torch.set_num_threads(2)
@@ -662,7 +662,7 @@ def test_another_number_of_threads_is_said(caps: nc.Caps, tmp_path: Path, caplog
 
 
 @covers("autoencoder above the mean image")
-def test_an_autoencoder_above_the_error_of_the_mean_image_is_said(
+def test_an_autoencoder_above_the_error_of_the_mean_image_is_logged(
     caps: nc.Caps, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     trainer = nc.Trainer(epochs=1, batch_size=4, learning_rate=1e-8, device="cpu")

@@ -31,7 +31,7 @@ def test_without_positive_weights_the_vote_is_uniform_with_a_warning(predictions
 
 
 @covers("missing part")
-def test_a_missing_part_is_left_out_and_the_rest_renormalised(predictions: pd.DataFrame):
+def test_a_missing_part_is_omitted_and_the_other_weights_are_renormalised(predictions: pd.DataFrame):
     weights = pd.Series([0.75, 0.25], index=[0, 1])
     voted = nc.soft_vote(predictions.iloc[1:], weights)
     assert voted["proba0"].tolist() == pytest.approx([0.4, 0.75 * 0.2 + 0.25 * 0.3, 0.75 * 0.8 + 0.25 * 0.7])
@@ -50,7 +50,7 @@ def test_two_true_labels_of_one_image_are_refused(predictions: pd.DataFrame):
 
 
 @covers("threshold without parts")
-def test_a_threshold_that_leaves_no_part_is_refused(predictions: pd.DataFrame):
+def test_a_threshold_that_no_part_exceeds_is_refused(predictions: pd.DataFrame):
     refuse(
         lambda: nc.part_weights(predictions, selection_threshold=1.0), nc.NeurocnnError, "selection_threshold"
     )
