@@ -15,13 +15,13 @@ from importlib import metadata
 from typing import cast
 
 import pluggy
-from torch import nn
+from torch import Tensor, nn
 
 from neurocnn.errors import ModelError, suggestion
 
 GROUP = "neurocnn"
 #: A function ``build(input_shape, n_outputs, **options) -> nn.Module``. `input_shape` is (C, H, W) or (C, D, H, W),
-#: and the module's outputs have the shape (B, n_outputs).
+#: and the module's outputs have the shape (B, n_outputs), see `output_tensor`.
 Builder = Callable[..., nn.Module]
 
 hookspec = pluggy.HookspecMarker(GROUP)
@@ -118,6 +118,22 @@ class Architectures:
             )
         broken = "".join(f"\nPlugin {origin} failed:\n{trace}" for origin, trace in self.broken.items())
         raise ModelError(f"architecture {name!r}: unknown; {suggestion(name, self._found)}{broken}")
+
+
+def output_tensor(output: object) -> Tensor | None:
+    """Return the tensor of a network's output: the output itself, or the last tensor of a tuple or list.
+
+    Autoencoders have the code first. Other entries, such as a list of hidden states, are ignored. None if the output
+    contains no tensor.
+
+    Examples
+    --------
+    >>> import torch
+    >>> output_tensor((torch.zeros(4, 2), [torch.zeros(4, 10, 48)])).shape
+    torch.Size([4, 2])
+    """
+    entries = reversed(output) if isinstance(output, tuple | list) else [output]
+    return next((entry for entry in entries if isinstance(entry, Tensor)), None)
 
 
 class _Specification:

@@ -98,7 +98,7 @@ def test_a_builder_that_fails_is_named_with_its_error():
         (nn.Flatten(), r"outputs \(2, 81\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(81, 3)), r"outputs \(2, 3\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(81, 2), nn.Flatten(0)), r"outputs \(4,\)"),
-        (CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3))), "outputs tuple"),
+        (CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3))), r"outputs \(2, 1, 9, 9\)"),
     ],
 )
 def test_outputs_of_another_shape_are_refused_before_training(module, found):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neurocnn.engine.outputs import final_output
 from neurocnn.engine.runtime import evaluating
 from neurocnn.engine.task import Task
 from neurocnn.errors import MissingExtraError, ModelError
@@ -165,7 +166,7 @@ def task_output(task: Task, index: int) -> Output:
     """
 
     def output(model: nn.Module, images: Tensor) -> Tensor:
-        found = model(images)
+        found = final_output(model(images)) if task.classes else model(images)
         if task.classes is None:
             found = task.prediction(found)
             if not isinstance(found, Tensor) or found.numel() != len(images):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neurocnn.engine.similarity import similarity
 from neurocnn.errors import ModelError, SettingError
+from neurocnn.plugins import output_tensor
 
 #: Columns of a table, by name.
 Columns = dict[str, np.ndarray[Any, Any]]
@@ -20,15 +21,14 @@ def final_output(output: object) -> Tensor:
     Raises
     ------
     ModelError
-        If the output is neither a tensor nor a tuple of tensors.
+        If the output is neither a tensor nor a tuple with one.
     """
-    if isinstance(output, tuple | list) and output:
-        output = output[-1]
-    if not isinstance(output, Tensor):
+    found = output_tensor(output)
+    if found is None:
         raise ModelError(
-            f"the network's output is a {type(output).__name__}; expected a tensor or a tuple of tensors"
+            f"the network's output is a {type(output).__name__}; expected a tensor, or a tuple with a tensor"
         )
-    return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
 
 
 def cross_entropy(

@@ -9,6 +9,7 @@ from torch import nn as torch_nn
 
 from neurocnn import data
 from neurocnn.data.parts import LocatedParts
+from neurocnn.engine.outputs import final_output
 from neurocnn.errors.logger import LOGGER
 from neurocnn.results.placing import as_volume
 from neurocnn.results.scoring import first_image, write_nifti
@@ -36,7 +37,7 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
         model = models[part].eval()
         batch = dataset[k]["image"].unsqueeze(0).to(next(model.parameters()).device)
         with torch.no_grad():
-            output = model(batch)[-1]
+            output = final_output(model(batch))
         place = cast(LocatedParts, dataset.parts).place(shape, part)
         for name, tensor in (("input", batch), ("output", output)):
             # The channels of a slice are equal.

@@ -7,13 +7,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from neurocnn.errors import ModelError, NeurocnnError
 from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list, check_text
 from neurocnn.nn import architectures
 from neurocnn.nn.dry_run import copy_network, dry_run, layer_shapes
-from neurocnn.plugins import Architectures, Builder
+from neurocnn.plugins import Architectures, Builder, output_tensor
 
 #: A name of `list_models`, a builder ``build(input_shape, n_outputs, **options)``, or a module.
 ArchitectureLike = str | Builder | nn.Module
@@ -148,7 +148,8 @@ def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | No
         raise ModelError(
             f"{title}: images of shape {shape} are not accepted: {type(error).__name__}: {error}"
         ) from error
-    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    output = output_tensor(outputs)
+    found = type(outputs).__name__ if output is None else tuple(output.shape)
     if n_outputs is not None and found != (2, n_outputs):
         raise ModelError(
             f"{title}: outputs {found} for 2 images of shape {shape}; expected (2, {n_outputs}), "

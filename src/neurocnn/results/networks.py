@@ -12,7 +12,9 @@ from torch import nn as torch_nn
 from neurocnn import engine, nn
 from neurocnn.engine.checkpoint import read_best_weights
 from neurocnn.errors import ModelError
+from neurocnn.nn.dry_run import dry_run
 from neurocnn.nn.registry import ArchitectureLike
+from neurocnn.plugins import output_tensor
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,21 @@ class NetworkRecipe:
     task: engine.Task
 
     def build(self) -> torch_nn.Module:
-        """Return a new network of the architecture, or for a reconstruction the autoencoder derived from it."""
+        """Return a new network of the architecture, or for a reconstruction the autoencoder derived from it.
+
+        If the output of the architecture has the shape of the image, it is used as the autoencoder.
+        """
         n_outputs = self.task.n_outputs
         model = nn.create_model(self.architecture, self.input_shape, n_outputs=n_outputs, **self.options)
         if not self.task.reconstructs:
+            return model
+        if self._reconstructs(model):
+            bottleneck = self.task.arguments.get("bottleneck")
+            if bottleneck is not None:
+                raise ModelError(
+                    f"reconstruction: bottleneck={bottleneck}; expected None, because {type(model).__name__} is an "
+                    "autoencoder already"
+                )
             return model
         # A custom task may lack these arguments.
         ends = {
@@ -52,6 +65,10 @@ class NetworkRecipe:
             if name in self.task.arguments
         }
         return nn.CNN_Transformer(model, **{"output": "linear", **ends})
+
+    def _reconstructs(self, model: torch_nn.Module) -> bool:
+        output = output_tensor(dry_run(model, self.input_shape, batch=1))
+        return output is not None and output.shape == (1, *self.input_shape)
 
     def read(self, path: Path) -> torch_nn.Module:
         """Return a network in evaluation mode with the weights of a file of this experiment.
