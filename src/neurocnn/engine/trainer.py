@@ -76,6 +76,15 @@ class Trainer(TrainingSettings):
     ------
     SettingError
         If a value cannot be used.
+
+    Examples
+    --------
+    >>> trainer = Trainer(epochs=50, learning_rate=1e-3, precision="bfloat16")
+    >>> trainer
+    Trainer(epochs=50, learning_rate=0.001, precision='bfloat16')
+    >>> from dataclasses import replace
+    >>> replace(trainer, seed=1).seed
+    1
     """
 
     __repr__ = short_repr

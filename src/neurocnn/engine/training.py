@@ -31,6 +31,20 @@ class Training:
     predictions
         Tables of the best epochs as `evaluate` returns them, by selection and set, read from the folder of the
         training. They are missing without a folder, or if an earlier version wrote it.
+
+    Examples
+    --------
+    >>> import neurocnn as nc
+    >>> items = [{"image": torch.full((1, 4, 4), i / 4), "label": i, "participant_id": f"sub-{i}",
+    ...           "session_id": "ses-M00", "part_id": 0} for i in range(4)]
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    >>> training = nc.Trainer(epochs=2, device="cpu").fit(model, nc.regression("age"), items)
+    >>> training
+    <training of 2 epochs: best_loss in epoch 1>
+    >>> training.history.columns.tolist()
+    ['epoch', 'iteration', 'time', 'train_loss', 'train_mae', 'train_rmse', 'train_r2']
+    >>> model.load_state_dict(training.best["best_loss"])
+    <All keys matched successfully>
     """
 
     history: pd.DataFrame
@@ -64,6 +78,19 @@ class TrainingState:
         Network and optimizer in training.
     part_id
         Part of the network, if each part has its own network; else None.
+
+    Examples
+    --------
+    >>> import neurocnn as nc
+    >>> items = [{"image": torch.full((1, 4, 4), i / 4), "label": i, "participant_id": f"sub-{i}",
+    ...           "session_id": "ses-M00", "part_id": 0} for i in range(4)]
+    >>> def print_epoch(state):
+    ...     print(state.epoch, state.iteration, sorted(state.metrics)[:2])
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    >>> trainer = nc.Trainer(epochs=2, batch_size=2, device="cpu")
+    >>> _ = trainer.fit(model, nc.regression("age"), items, callbacks=[print_epoch])
+    0 2 ['epoch', 'iteration']
+    1 4 ['epoch', 'iteration']
     """
 
     epoch: int

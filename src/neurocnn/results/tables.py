@@ -32,6 +32,11 @@ class ResultTables:
         ------
         SettingError
             If `name` is not a setting, or is custom and was not passed to `Results`.
+
+        Examples
+        --------
+        >>> results.setting("trainer").epochs
+        3
         """
         name = check_text("name", name, expected="a setting", where="Results.setting")
         return self._experiment.setting(name)
@@ -56,12 +61,24 @@ class ResultTables:
 
     @property
     def splits(self) -> list[int]:
-        """Indices of the splits that are done."""
+        """Indices of the splits that are done.
+
+        Examples
+        --------
+        >>> results.splits
+        [0, 1]
+        """
         return [fold.index for fold in self._folder.done]
 
     @property
     def selections(self) -> list[str]:
-        """Names of the selections, such as ``best_loss``."""
+        """Names of the selections, such as ``best_loss``.
+
+        Examples
+        --------
+        >>> results.selections
+        ['best_loss', 'best_balanced_accuracy']
+        """
         return self._folder.selections
 
     def metrics(
@@ -92,6 +109,13 @@ class ResultTables:
             If there is no such table. The message lists the data sets that have one.
         SettingError
             If the level or selection does not exist.
+
+        Examples
+        --------
+        >>> results.metrics().index.tolist()
+        [0, 1, 'mean', 'std']
+        >>> "balanced_accuracy" in results.metrics(level="part", selection="best_loss", dataset="train")
+        True
         """
         return reading.read_metrics(self._folder, level, selection, dataset)
 
@@ -118,6 +142,13 @@ class ResultTables:
         ------
         NotFoundError, SettingError
             See `metrics`. An autoencoder has only metrics.
+
+        Examples
+        --------
+        >>> len(results.predictions()), len(results.predictions(level="part"))
+        (14, 112)
+        >>> results.predictions()[["true_class", "predicted_class"]].isin(["AD", "CN"]).all().all()
+        np.True_
         """
         return reading.read_predictions(self._folder, level, selection, dataset)
 
@@ -134,6 +165,11 @@ class ResultTables:
         ------
         NotFoundError
             If nothing has been trained yet.
+
+        Examples
+        --------
+        >>> results.history().groupby("split")["epoch"].max().tolist()
+        [2, 2]
         """
         return reading.read_history(self._folder)
 
@@ -182,6 +218,11 @@ class ResultTables:
         ------
         NotFoundError
             If the results have no accuracies of parts, the parts have no positions, or no split is done.
+
+        Examples
+        --------
+        >>> results.part_map().shape
+        (18, 20, 18)
         """
         accuracy = reading.read_part_accuracy(self._folder, selection)
         if not hasattr(self.parts, "place"):
@@ -208,6 +249,12 @@ class ResultTables:
             If `network` is missing or should be None, or the architecture is custom and was not passed to `Results`.
         NotFoundError, CheckpointError, ModelError
             If the file is missing or damaged, or does not fit the architecture.
+
+        Examples
+        --------
+        >>> model = results.load_model(split=0, selection="best_loss")
+        >>> type(model).__name__, model.training
+        ('CNN', False)
         """
         return self._experiment.load_network(split, selection, network)
 
