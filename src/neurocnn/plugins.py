@@ -12,20 +12,50 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from typing import cast
+from typing import TypeVar, cast
 
 import pluggy
 from torch import Tensor, nn
 
 from neurocnn.errors import ModelError, suggestion
+from neurocnn.errors.arguments import check_callable
 
 GROUP = "neurocnn"
 #: A function ``build(input_shape, n_outputs, **options) -> nn.Module``. `input_shape` is (C, H, W) or (C, D, H, W),
 #: and the module's outputs have the shape (B, n_outputs), see `output_tensor`.
 Builder = Callable[..., nn.Module]
 
+F = TypeVar("F", bound=Callable[..., object])
+
 hookspec = pluggy.HookspecMarker(GROUP)
-hookimpl = pluggy.HookimplMarker(GROUP)
+_implementation = pluggy.HookimplMarker(GROUP)
+
+
+def hookimpl(function: F) -> F:
+    """Mark a function as the implementation of the hook `neurocnn_architectures`, and return it.
+
+    Parameters
+    ----------
+    function
+        Function named ``neurocnn_architectures``, in the module that a package lists in its entry-point group
+        ``neurocnn``. It returns a dict of builders ``build(input_shape, n_outputs, **options) -> nn.Module``, where
+        `input_shape` is (C, H, W) or (C, D, H, W), in voxels.
+
+    Raises
+    ------
+    SettingError
+        If `function` is not a function.
+
+    Examples
+    --------
+    >>> def build(input_shape, n_outputs):
+    ...     return nn.Sequential(nn.Flatten(), nn.LazyLinear(n_outputs))
+    >>> @hookimpl
+    ... def neurocnn_architectures():
+    ...     return {"Linear": build}
+    """
+    check_callable("function", function, "a function", where="hookimpl")
+    return _implementation(function)
 
 
 @hookspec
