@@ -27,7 +27,7 @@ from neurocnn.engine import (
     reconstruction,
     regression,
 )
-from neurocnn.engine.batch import collate
+from neurocnn.engine.collate import collate
 from neurocnn.errors import LeakError, NeurocnnError, SettingError, TrainingError
 
 pytestmark = pytest.mark.faults

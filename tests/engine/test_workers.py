@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader, default_collate
 from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, predict
-from neurocnn.engine.batch import collate, part_rows
+from neurocnn.engine.batch import part_rows
+from neurocnn.engine.collate import collate
 from neurocnn.engine.labels import has_labels
 from neurocnn.engine.sampling import Batches
 from neurocnn.engine.workers import loader

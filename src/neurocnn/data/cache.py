@@ -1,11 +1,31 @@
-"""Cache of images with a limited size in bytes."""
+"""Cache of images with a limited size in bytes, and the locks of threads that read images."""
 
+import os
+import threading
 from collections import OrderedDict
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from neurocnn.data.sources import Source
+
+_N_LOCKS = 64
+_locks: list[threading.RLock] = []
+
+
+def _renew_locks() -> None:
+    # A forked process has no other threads, but would inherit the locks that they held.
+    _locks[:] = [threading.RLock() for _ in range(_N_LOCKS + 1)]
+
+
+_renew_locks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+def lock_of(source: Source) -> threading.RLock:
+    """Return the lock under which one thread reads an image while others wait for it. Images may share a lock."""
+    return _locks[hash(source) % _N_LOCKS]
 
 
 class Cache:
@@ -31,20 +51,22 @@ class Cache:
 
     def get(self, source: Source) -> Tensor | None:
         """Return an image, or None if it is missing. It becomes the most recently used one."""
-        image = self._images.get(source)
-        if image is not None:
-            self._images.move_to_end(source)
-        return image
+        with _locks[-1]:
+            image = self._images.get(source)
+            if image is not None:
+                self._images.move_to_end(source)
+            return image
 
     def put(self, source: Source, image: Tensor) -> None:
         """Add an image and evict the least recently used ones."""
         info = get_worker_info()
         limit = self.n_bytes // (info.num_workers if info is not None else 1)
-        if source in self._images:
-            self.n_held_bytes -= self._images.pop(source).nbytes
-        # An image larger than the cache is not added, because it would evict all others.
-        if image.nbytes <= limit:
-            self._images[source] = image
-            self.n_held_bytes += image.nbytes
-        while self.n_held_bytes > limit or len(self._images) > self.n_images:
-            self.n_held_bytes -= self._images.popitem(last=False)[1].nbytes
+        with _locks[-1]:
+            if source in self._images:
+                self.n_held_bytes -= self._images.pop(source).nbytes
+            # An image larger than the cache is not added, because it would evict all others.
+            if image.nbytes <= limit:
+                self._images[source] = image
+                self.n_held_bytes += image.nbytes
+            while self.n_held_bytes > limit or len(self._images) > self.n_images:
+                self.n_held_bytes -= self._images.popitem(last=False)[1].nbytes

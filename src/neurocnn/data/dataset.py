@@ -3,26 +3,28 @@
 import copy
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from neurocnn.data.agreement import common_shape, compare_masks
 from neurocnn.data.caps import Caps
-from neurocnn.data.orientation import Grid
-from neurocnn.data.part_files import read_part
+from neurocnn.data.items import apply, plain_tensor, read_labels
+from neurocnn.data.memory_order import bounds_of, copy_voxels
+from neurocnn.data.part_files import OWN_PARTS, read_part
 from neurocnn.data.parts import LocatedParts, Parts, ShiftedParts, WholeImage, check_parts
 from neurocnn.data.roi import Roi, check_equal_sizes
+from neurocnn.data.scaling import Bounds, KeptBounds, scale
 from neurocnn.data.sources import Source
-from neurocnn.data.spatial import Space, located, needs_affine, part_space, with_affine
+from neurocnn.data.spatial import Space, located, needs_affine, part_space
 from neurocnn.data.transforms import MinMax, Transform, ZScore, check_transform
-from neurocnn.errors import ImageError, NeurocnnError, SettingError, TableError, suggestion
-from neurocnn.errors.arguments import check_instance, check_integer, check_table, check_text
+from neurocnn.errors import SettingError, TableError, suggestion
+from neurocnn.errors.arguments import argument_error, check_instance, check_integer, check_table, check_text
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import reseed, seeded
 from neurocnn.storage.display import html_view, short_repr
-from neurocnn.storage.identity import COHORT, check_columns, describe_rows
+from neurocnn.storage.identity import COHORT
 
 _WHERE = "CapsDataset"
 
@@ -107,48 +109,21 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if not caps.cohorts and label != COHORT:
             # If the CAPS has no cohorts, such a column may be a study phase, which does not distinguish people.
             self.sessions = self.sessions.drop(columns=COHORT, errors="ignore")
-        self._labels = _labels(self.sessions, label)
+        self._labels = read_labels(self.sessions, label)
         self._sources = caps.sources(self.sessions)
-        shape = self._shape()
-        self._check_masks()
+        shape = common_shape(caps.images, self._sources)
         self.part_ids: list[int] = self.parts.ids(shape)
         if not self.part_ids:
             raise SettingError(
                 f"CapsDataset: parts={self.parts!r}; an image of shape {shape} has none of them"
             )
         if isinstance(self.parts, Roi):
+            compare_masks(self.parts, caps.images, self._sources[0])
             check_equal_sizes(self.parts, shape)
-        self.input_shape: tuple[int, ...] = tuple(self._item_image(0, self.part_ids[0], 0, False).shape)
+        self._bounds = KeptBounds(caps.images, len(self._sources), len(self.part_ids))
+        self.input_shape: tuple[int, ...] = tuple(self._item_image(0, 0, 0, False).shape)
         if augmentation is not None:
             self._check_augmentation()
-
-    def _shape(self) -> tuple[int, int, int]:
-        """Return the shape that all images must have, from the header of each cohort's first image."""
-        first: dict[str | None, Source] = {}
-        for source in self._sources:
-            first.setdefault(source.cohort, source)
-        images = self.caps.images
-        (example, expected), *others = [(source, images.grid(source)) for source in first.values()]
-        for source, grid in others:
-            if grid.shape != expected.shape:
-                found = {each.cohort: images.grid(each).shape for each in first.values()}
-                raise ImageError(f"the shapes of the cohorts' images differ: {found}; expected one shape")
-            if not grid.is_at(expected):
-                message = expected.describe_difference(example.name, grid, source.name)
-                images.warn_once(source.cohort, "cohort", message)
-        return expected.shape
-
-    def _check_masks(self) -> None:
-        """Log a warning if a mask and the images have different affines, so that the mask covers other structures."""
-        if not isinstance(self.parts, Roi):
-            return
-        first = self._sources[0]
-        grid, images = self.caps.images.grid(first), self.caps.images
-        for name, header in self.parts.mask_headers().items():
-            mask = Grid(header.shape, header.affine, is_oriented=header.is_oriented)
-            if mask.shape == grid.shape and not mask.is_at(grid):
-                what = f"the mask of region {name!r} ({self.parts.regions[name]})"
-                images.warn_once(first.cohort, what, grid.describe_difference(first.name, mask, what))
 
     def __len__(self) -> int:
         """Return the number of images times the number of parts."""
@@ -156,51 +131,120 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """Return the item at an index, or at a pair of epoch and index."""
+        epoch, row, position = self._place(index)
+        image = self._item_image(row, position, epoch, self.augmented)
+        # Not checked for augmented items, because an augmentation may change the size of all parts.
+        if not (self.augmented and self.augmentation is not None):
+            self._check_size(image, row, position)
+        return self._item(row, position, image)
+
+    def _place(self, index: int | tuple[int, int]) -> tuple[int, int, int]:
+        """Return the epoch, the row in `sessions` and the position in `part_ids` of an index."""
         epoch, number = index if isinstance(index, tuple) else (0, index)
         if not -len(self) <= number < len(self):
             raise IndexError(f"item {number} of a dataset of {len(self)}")
         row, position = divmod(number % len(self), len(self.part_ids))
-        part_id = self.part_ids[position]
+        return epoch, row, position
+
+    def _item(self, row: int, position: int, image: Tensor) -> dict[str, Any]:
         source = self._sources[row]
-        image = self._item_image(row, part_id, epoch, self.augmented)
-        # Not checked for augmented items, because an augmentation may change the size of all parts.
-        if image.shape != self.input_shape and not (self.augmented and self.augmentation is not None):
-            raise SettingError(
-                f"{source.name}, part {part_id}: shape={tuple(image.shape)} after transform={self.transform!r}; "
-                f"expected {self.input_shape}, as for the first part; use a transform that returns one size"
-            )
         item: dict[str, Any] = {"image": image}
         if self._labels is not None:
             item["label"] = self._labels[row]
-        item |= {"participant_id": source.participant_id, "session_id": source.session_id, "part_id": part_id}
+        item |= {
+            "participant_id": source.participant_id,
+            "session_id": source.session_id,
+            "part_id": self.part_ids[position],
+        }
         if source.cohort is not None:
             item["cohort"] = source.cohort
         return item
 
-    def _item_image(self, row: int, part_id: int, epoch: int, augmented: bool) -> Tensor:
-        source = self._sources[row]
+    def _check_size(self, image: Tensor, row: int, position: int) -> None:
+        if image.shape != self.input_shape:
+            raise SettingError(
+                f"{self._sources[row].name}, part {self.part_ids[position]}: shape={tuple(image.shape)} "
+                f"after transform={self.transform!r}; expected {self.input_shape}, as for the first part; use a "
+                "transform that returns one size"
+            )
+
+    @property
+    def fills(self) -> bool:
+        """Whether `fill` can be used, by several threads too: parts and transform are of this package, none is random.
+
+        Other transforms may draw random numbers, whose state is that of the process; TorchIO's do in each transform.
+        """
+        own_items = type(self).__getitem__ is CapsDataset.__getitem__
+        return own_items and self._is_plain(self.augmented) and type(self.parts) in OWN_PARTS
+
+    def fill(self, index: tuple[int, int], out: Tensor) -> dict[str, Any]:
+        """Write the image of an item into `out`, of `input_shape`, and return the item: the same as ``self[index]``."""
+        check_instance("index", index, tuple, "a pair (epoch, number)", where="CapsDataset.fill")
+        if not isinstance(out, Tensor) or out.shape != self.input_shape:
+            raise argument_error("out", out, f"a tensor {self.input_shape}", where="CapsDataset.fill")
+        _, row, position = self._place(index)
+        part, bounds = self._part(row, position)
+        self._check_size(part, row, position)
+        self._transform(part, bounds, row, position, out)
+        return self._item(row, position, out)
+
+    def _is_plain(self, augmented: bool) -> bool:
+        """Return whether an item needs no random numbers: only a transform of this package changes it."""
+        changed = self.augmentation is not None or bool(getattr(self.parts, "random_shift", 0))
+        return (self.transform is None or type(self.transform) in (MinMax, ZScore)) and not (
+            augmented and changed
+        )
+
+    def _part(self, row: int, position: int) -> tuple[Tensor, Bounds | None]:
+        """Return a part, which may share its memory with the image, and its bounds if they are known."""
+        images, source, part_id = self.caps.images, self._sources[row], self.part_ids[position]
+        while True:
+            generation, kept = images.generation, self._bounds.get(row, position)
+            part, found = read_part(images, source, self.parts, part_id, checked=kept is not None)
+            # Otherwise the file was replaced, and what was kept is of the earlier one.
+            if images.generation == generation:
+                return part, kept or found
+
+    def _transform(self, part: Tensor, bounds: Bounds | None, row: int, position: int, out: Tensor) -> None:
+        """Write a part, after one of this package's transforms, into `out`."""
+        source, part_id = self._sources[row], self.part_ids[position]
+        if part.dtype != out.dtype:
+            out.copy_(apply("transform", self.transform, part, source, part_id))
+        elif type(self.transform) is MinMax:
+            bounds = bounds or bounds_of(part)
+            self._bounds.put(row, position, bounds)
+            scale(part, bounds, out)
+        else:
+            # A contiguous copy: sums depend on the order of the voxels in memory.
+            found = apply("transform", self.transform, copy_voxels(part, out), source, part_id)
+            if found is not out:
+                out.copy_(found)
+
+    def _item_image(self, row: int, position: int, epoch: int, augmented: bool) -> Tensor:
+        source, part_id = self._sources[row], self.part_ids[position]
         images, parts = self.caps.images, self.parts
+        if self._is_plain(augmented):
+            part, bounds = self._part(row, position)
+            out = torch.empty(part.shape)
+            self._transform(part, bounds, row, position, out)
+            return out
         shifted = parts if augmented and isinstance(parts, ShiftedParts) and parts.random_shift else None
         augmentation = self.augmentation if augmented else None
-        # Seeding is skipped, because these transforms draw no random numbers. Others may: TorchIO's always draw one.
-        is_plain = self.transform is None or isinstance(self.transform, MinMax | ZScore)
-        if shifted is None and augmentation is None and is_plain:
-            part = read_part(images, source, parts, part_id)
-            return _plain_tensor(self._transform("transform", part, source, part_id), images.cached(source))
         identity = source.cohort, source.participant_id, source.session_id, part_id
         with seeded(self.seed, epoch, *identity) as seed:
             shift = [0, 0, 0]
             if shifted is None:
-                part = read_part(images, source, parts, part_id)
+                # A transform may write to its input.
+                part = copy_voxels(self._part(row, position)[0])
             else:
                 shift = torch.randint(-shifted.random_shift, shifted.random_shift + 1, (3,)).tolist()
                 part = shifted.extract(images.image(source), part_id, shift)
             with located(self._space(source, part_id, shift, part)):
-                part = self._transform("transform", part, source, part_id)
+                part = apply("transform", self.transform, part, source, part_id)
                 if augmentation is not None:
                     reseed(augmentation, seed)
-                    part = self._transform("augmentation", part, source, part_id)
-        return _plain_tensor(part, images.cached(source))
+                    part = apply("augmentation", augmentation, part, source, part_id)
+        return plain_tensor(part, images.cached(source))
 
     def _space(self, source: Source, part_id: int, shift: list[int], part: Tensor) -> Space | None:
         """Return the position of a part, if a transform needs it and it is known."""
@@ -211,36 +255,11 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if grid.affine is None:
             return None
         box = self.parts.place(grid.shape, part_id)
-        first, second, third = (
-            slice(axis.start + by, axis.stop + by) for axis, by in zip(box, shift, strict=True)
-        )
-        return part_space(grid.affine, (first, second, third), tuple(part.shape))
-
-    def _transform(self, name: str, part: Tensor, source: Source, part_id: int) -> Tensor:
-        """Apply the transform or the augmentation. An error in it is raised with the name of the part."""
-        transform: Transform | None = getattr(self, name)
-        if transform is None:
-            return part
-        try:
-            found = with_affine(transform)(part)
-        except (NeurocnnError, MemoryError):
-            raise
-        except Exception as error:
-            raise SettingError(
-                f"{source.name}, part {part_id} of shape {tuple(part.shape)}: {name}={transform!r} failed: "
-                f"{type(error).__name__}: {error}; correct the {name}"
-            ) from error
-        if not isinstance(found, Tensor | np.ndarray):
-            raise SettingError(
-                f"{source.name}, part {part_id}: {name}={transform!r} returned {type(found).__name__}; expected a "
-                f"tensor; correct the {name}"
-            )
-        return found
+        return part_space(grid.affine, box, tuple(part.shape), shift)
 
     def _check_augmentation(self) -> None:
         """Log a warning if two calls with the same seed differ, due to a generator that `reseed` does not find."""
-        part_id = self.part_ids[0]
-        first, second = (self._item_image(0, part_id, 0, True) for _ in range(2))
+        first, second = (self._item_image(0, 0, 0, True) for _ in range(2))
         if first.shape != second.shape or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
             LOGGER.warning(
                 "augmentation=%r: two calls with one seed differ for %s; it uses a random generator that cannot be "
@@ -263,7 +282,8 @@ class CapsDataset(Dataset[dict[str, Any]]):
             raise SettingError(f"only_part: there is no part {part_id}; {known}")
         dataset = copy.copy(self)
         dataset.part_ids = [part_id]
-        dataset.input_shape = tuple(dataset._item_image(0, part_id, 0, False).shape)
+        dataset._bounds = KeptBounds(self.caps.images, len(self._sources), 1)
+        dataset.input_shape = tuple(dataset._item_image(0, 0, 0, False).shape)
         return dataset
 
     def without_augmentation(self) -> Self:
@@ -277,22 +297,3 @@ class CapsDataset(Dataset[dict[str, Any]]):
         dataset = copy.copy(self)
         dataset.seed = check_integer("seed", seed, minimum=0, where="with_seed")
         return dataset
-
-
-def _plain_tensor(part: Tensor, image: Tensor | None) -> Tensor:
-    """Return a plain float32 tensor that shares no memory with the image."""
-    part = torch.as_tensor(part, dtype=torch.float32).as_subclass(Tensor)
-    if image is not None and part.untyped_storage().data_ptr() == image.untyped_storage().data_ptr():
-        part = part.clone()
-    return part.contiguous()
-
-
-def _labels(sessions: pd.DataFrame, label: str | None) -> list[Any] | None:
-    if label is None:
-        return None
-    check_columns(sessions, [label], "sessions")
-    missing = sessions[sessions[label].isna()]
-    if len(missing):
-        rows = describe_rows(missing, most=len(missing))
-        raise TableError(f"sessions: {label!r} is missing in {len(missing)} rows: {rows}; fill or drop them")
-    return list(sessions[label].tolist())

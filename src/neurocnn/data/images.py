@@ -1,10 +1,11 @@
 """Reader of the images of a CAPS, which decodes and checks each image once, and keeps it in a cache.
 
 Prepared tensors are mapped into memory; decoded or reoriented images are kept in a cache of limited size. Returned
-images are shared and must not be written to. A copy of the reader in another process (a worker of a data loader) starts
-with empty caches.
+images are shared and must not be written to. If several threads read an image, one of them opens and checks it. A copy
+of the reader in another process (a worker of a data loader) starts with empty caches.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 
 from neurocnn.data import nifti
-from neurocnn.data.cache import Cache
+from neurocnn.data.cache import Cache, lock_of
+from neurocnn.data.decoding import decode, holds_voxels
 from neurocnn.data.fingerprints import file_stamp
+from neurocnn.data.memory_order import bounds_of
 from neurocnn.data.orientation import Grid, known_affine, orientation_of
 from neurocnn.data.sources import Source, check_readable
-from neurocnn.data.tensor_files import is_made_from, open_prepared
+from neurocnn.data.tensor_files import open_prepared
 from neurocnn.errors import ImageError, NeurocnnError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import storage_errors
@@ -47,6 +50,7 @@ class Images:
         # Grid and name of the first image of each cohort, with which the others are compared.
         self.first: dict[str | None, tuple[Grid, str]] = {}
         self.warned: set[tuple[str | None, str]] = set()
+        self.generation = 0
         self.forget()
 
     def forget(self) -> None:
@@ -54,12 +58,15 @@ class Images:
         self._decoded = Cache(self.cache_bytes, n_images=_MAPPED_FILES)
         self._mapped = Cache(2**62, n_images=_MAPPED_FILES)
         self._grids: dict[Source, Grid] = {}
-        self._usable: dict[Path, tuple[tuple[int, int], bool]] = {}
+        self._usable: dict[Path, tuple[tuple[int, ...], bool]] = {}
         self._reported: set[Source] = set()
         self._stamps: dict[Source, tuple[int, ...]] = {}
+        self._bounds: dict[Source, tuple[float, float]] = {}
+        # Values that were derived from the files before are outdated.
+        self.generation += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("orientation", "nan_voxels", "cache_bytes", "first", "warned")
+        kept = ("orientation", "nan_voxels", "cache_bytes", "first", "warned", "generation")
         return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -141,16 +148,31 @@ class Images:
         ImageError
             If it is damaged, not finite, or differs from the others of its cohort.
         """
-        cached = self.cached(source)
-        if cached is not None:
+        if (cached := self.cached(source)) is not None:
             return cached
+        with lock_of(source):
+            return self._open(source) if (cached := self.cached(source)) is None else cached
+
+    def _open(self, source: Source) -> Tensor:
         grid = self.grid(source)
         with storage_errors(source.session_folder, f"read {source.name}"):
             mapped = self.prepared(source)
-        image = grid.reorient(self.finite(mapped if mapped is not None else decode(source), source))
-        self._warn_if_constant(image, source)
+        voxels = mapped if mapped is not None else decode(source)
+        # A mapped tensor that was checked before has only left the cache.
+        if mapped is None or source not in self._bounds:
+            voxels, bounds = self.finite(voxels, source)
+            if bounds[0] == bounds[1] and source not in self._reported:
+                self._reported.add(source)
+                LOGGER.warning("%s: all voxels are %s; min-max returns zeros", source.name, bounds[0])
+            if voxels is mapped or self.nan_voxels == "error":
+                self._bounds[source] = bounds
+        image = grid.reorient(voxels)
         (self._mapped if image is mapped else self._decoded).put(source, image)
         return image
+
+    def bounds(self, source: Source) -> tuple[float, float] | None:
+        """Return the smallest and largest voxel of an image that was read, None if unknown."""
+        return self._bounds.get(source)
 
     def cached(self, source: Source) -> Tensor | None:
         """Return the image if it is mapped or in the cache, else None."""
@@ -196,13 +218,16 @@ class Images:
             Whether to map the file into memory instead of reading it.
         """
         try:
-            status = path.stat()
+            stamp = file_stamp(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        stamp = (status.st_size, status.st_mtime_ns)
         checked, usable = self._usable.get(path, (None, False))
         if checked == stamp:
             return open_prepared(path, source.name, verify=False, mmap=mmap) if usable else None
+        if checked is not None:
+            # The file changed while it was in use: what is known of its voxels is outdated.
+            self._bounds.pop(source, None)
+            self.generation += 1
         tensor = open_prepared(path, source.name, verify=True, mmap=mmap)
         usable = is_current(tensor)
         self._usable[path] = (stamp, usable)
@@ -210,16 +235,21 @@ class Images:
             LOGGER.warning(
                 "%s: the prepared tensor %s is ignored: it differs from the image, which has changed; "
                 "write it again with caps.prepare()",
-                source.name,
-                path,
-            )
+                source.name, path,
+            )  # fmt: skip
         return tensor if usable else None
 
-    def finite(self, image: Tensor, source: Source) -> Tensor:
-        """Return the image without NaN and infinite voxels, or raise an error, according to `nan_voxels`."""
-        low, high = torch.aminmax(image)  # NaN propagates to both
-        if torch.isfinite(low) and torch.isfinite(high):
-            return image
+    def finite(self, image: Tensor, source: Source) -> tuple[Tensor, tuple[float, float]]:
+        """Return the image without NaN and infinite voxels, or raise an error, according to `nan_voxels`.
+
+        Returns
+        -------
+        image, bounds
+            The image, and its smallest and largest voxel.
+        """
+        low, high = bounds_of(image)
+        if math.isfinite(low) and math.isfinite(high):
+            return image, (low, high)
         wrong = ~torch.isfinite(image)
         first = tuple(wrong.nonzero()[0].tolist()[1:])
         found = f"{source.name}: {int(wrong.sum())} voxels are NaN or infinite, the first at {first}"
@@ -230,13 +260,7 @@ class Images:
         if source not in self._reported:
             self._reported.add(source)
             warnings.warn(f"{found}; they are read as zeros", stacklevel=2)
-        return image.masked_fill(wrong, 0.0)
-
-    def _warn_if_constant(self, image: Tensor, source: Source) -> None:
-        low, high = torch.aminmax(image)
-        if low == high and source not in self._reported:
-            self._reported.add(source)
-            LOGGER.warning("%s: all voxels are %s; min-max returns zeros", source.name, low.item())
+        return self.finite(image.masked_fill(wrong, 0.0), source)
 
     def _tensor_shape(self, source: Source) -> tuple[int, int, int]:
         if self.orientation is not None:
@@ -274,22 +298,3 @@ class Images:
         if (cohort, topic) not in self.warned:
             self.warned.add((cohort, topic))
             LOGGER.warning("%s", message)
-
-
-def decode(source: Source) -> Tensor:
-    """Return the voxels of an image's NIfTI file, (1, D, H, W), in the file's order of axes."""
-    if source.nifti is None:
-        raise ImageError(f"{source.name}: expected a NIfTI file or a prepared tensor; found neither")
-    return nifti.read_voxels(source.nifti, source.name)[0]
-
-
-def holds_voxels(tensor: Tensor, path: Path, source: Source, read: Callable[[Source], Tensor]) -> bool:
-    """Return whether a prepared tensor is up to date; ``read(source)`` is called only if the files differ.
-
-    A tensor is always up to date if the image has no NIfTI file.
-    """
-    if source.nifti is None or is_made_from(path, source.nifti):
-        return True
-    # A tolerance, because other programs scale integers in float64 and round once more. NaN is checked elsewhere.
-    first, second = torch.nan_to_num(read(source)), torch.nan_to_num(tensor)
-    return torch.allclose(first, second, rtol=1e-5, atol=1e-6 * float(first.abs().max()))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurocnn.data.memory_order import copy_voxels
 from neurocnn.data.orientation import Affine, Shape3
 from neurocnn.errors import ImageError, NotFoundError
 from neurocnn.storage.files import storage_errors
@@ -130,7 +131,7 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
     with np.errstate(all="ignore"):
         # nibabel applies the slope and intercept of the header, so that the values equal those of other programs.
         voxels = np.asanyarray(proxy(io.BytesIO(content), header.layout), dtype=np.float32)
-    return torch.from_numpy(np.ascontiguousarray(voxels)).unsqueeze(0), header
+    return copy_voxels(torch.from_numpy(voxels)).unsqueeze(0), header
 
 
 def _is_gzip(path: Path) -> bool:

@@ -12,12 +12,17 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from neurocnn.data.images import Images, decode, holds_voxels
-from neurocnn.data.parts import LocatedParts, Parts, Shape
+from neurocnn.data.decoding import decode, holds_voxels
+from neurocnn.data.images import Images
+from neurocnn.data.parts import LocatedParts, Parts, Patch, Shape, Slice, WholeImage
+from neurocnn.data.roi import Roi
 from neurocnn.data.sources import Source
 from neurocnn.data.tensor_files import Origin, nifti_stamp, part_stem, read_origin, write_prepared
 from neurocnn.errors import ImageError, NeurocnnError, SettingError
 from neurocnn.storage.files import storage_errors
+
+#: Kinds of parts that have a method `view`, whose result may share the memory of the image.
+OWN_PARTS = (WholeImage, Patch, Slice, Roi)
 
 
 @runtime_checkable
@@ -29,18 +34,38 @@ class StorableParts(LocatedParts, Protocol):
         ...
 
 
-def read_part(images: Images, source: Source, parts: Parts, part_id: int) -> Tensor:
-    """Return a copy of one part of an image.
+def read_part(
+    images: Images, source: Source, parts: Parts, part_id: int, *, checked: bool = False
+) -> tuple[Tensor, tuple[float, float] | None]:
+    """Return one part of an image.
 
     The first existing one of these is read: the image in the cache, the prepared tensor of the complete image (only the
     part's voxels), the prepared tensor of the part, the NIfTI file.
+
+    Parameters
+    ----------
+    images, source, parts, part_id
+        Part to read.
+    checked
+        Whether the part was read before, so that its voxels are known to be finite.
+
+    Returns
+    -------
+    part, bounds
+        The part, which may share its memory with the image and must not be written to. Its smallest and largest value,
+        if they are known, else None.
     """
     with storage_errors(source.session_folder, f"read {source.name}"):
         if images.cached(source) is None and isinstance(parts, StorableParts) and not source.tensor.is_file():
             part = open_part(images, source, parts, part_id)
             if part is not None:
+                if checked and images.nan_voxels == "error":
+                    return part, None
                 return images.finite(part, source)
-    return parts.extract(images.image(source), part_id)
+    image = images.image(source)
+    # A subclass may have its own `extract`.
+    extract = parts.view if type(parts) in OWN_PARTS else parts.extract  # type: ignore[attr-defined]
+    return extract(image, part_id), images.bounds(source) if type(parts) is WholeImage else None
 
 
 def part_path(source: Source, parts: StorableParts, part_id: int) -> Path:

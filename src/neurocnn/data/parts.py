@@ -80,10 +80,14 @@ class WholeImage:
         check_part(self.name, range(1), shape, part_id)
         return (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
 
+    def view(self, image: Tensor, part_id: int) -> Tensor:
+        """Return the image itself."""
+        check_part(self.name, range(1), image.shape[1:], part_id)
+        return image
+
     def extract(self, image: Tensor, part_id: int) -> Tensor:
         """Return a copy of the image (1, D, H, W)."""
-        check_part(self.name, range(1), image.shape[1:], part_id)
-        return image.clone()
+        return self.view(image, part_id).clone()
 
 
 @dataclass(frozen=True)
@@ -142,9 +146,13 @@ class Patch:
         first, middle, last = (slice(i * self.stride, i * self.stride + self.size) for i in starts)
         return (first, middle, last)
 
+    def view(self, image: Tensor, part_id: int) -> Tensor:
+        """Return the patch (1, size, size, size), which shares the memory of the image."""
+        return image[(slice(None), *self.place(image.shape[1:], part_id))]
+
     def extract(self, image: Tensor, part_id: int) -> Tensor:
         """Return a copy of the patch (1, size, size, size)."""
-        return image[(slice(None), *self.place(image.shape[1:], part_id))].clone()
+        return self.view(image, part_id).clone()
 
     def descriptor(self, part_id: int) -> str:
         """Return the part's name in file names."""
@@ -218,11 +226,15 @@ class Slice:
         place[self.direction] = slice(part_id, part_id + 1)
         return (place[0], place[1], place[2])
 
-    def extract(self, image: Tensor, part_id: int) -> Tensor:
-        """Return a copy of the slice (channels, H, W), where H and W are the two other axes."""
+    def view(self, image: Tensor, part_id: int) -> Tensor:
+        """Return the slice (channels, H, W), which shares the memory of the image."""
         check_part(self.name, self._range(image.shape[1:]), image.shape[1:], part_id)
         plane = image.select(self.direction + 1, part_id)
-        return plane.expand(self.channels, *plane.shape[1:]).clone(memory_format=torch.contiguous_format)
+        return plane.expand(self.channels, *plane.shape[1:])
+
+    def extract(self, image: Tensor, part_id: int) -> Tensor:
+        """Return a copy of the slice (channels, H, W), where H and W are the two other axes."""
+        return self.view(image, part_id).clone(memory_format=torch.contiguous_format)
 
     def descriptor(self, part_id: int) -> str:
         """Return the part's name in file names."""

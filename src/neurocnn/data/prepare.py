@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOSPC
 from pathlib import Path
 
-from neurocnn.data.images import Images, decode
+from neurocnn.data.decoding import decode
+from neurocnn.data.images import Images
 from neurocnn.data.part_files import StorableParts, check_storable, part_path, write_parts
 from neurocnn.data.parts import Parts
 from neurocnn.data.sources import Source, check_readable

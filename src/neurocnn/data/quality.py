@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 from tqdm import tqdm
 
-from neurocnn.data.images import Images, decode
+from neurocnn.data.decoding import decode
+from neurocnn.data.images import Images
 from neurocnn.data.orientation import Grid, orientation_of
 from neurocnn.data.sources import Source, check_readable
 from neurocnn.errors import NeurocnnError

@@ -174,10 +174,15 @@ class Roi:
 
     def extract(self, image: Tensor, part_id: int, shift: Sequence[int] = (0, 0, 0)) -> Tensor:
         """Return a copy of the region (1, d, h, w), with its box and mask moved by `shift` voxels along each axis."""
+        part = self.view(image, part_id, shift)
+        return part if self._checked[part_id].mask is not None else part.clone()
+
+    def view(self, image: Tensor, part_id: int, shift: Sequence[int] = (0, 0, 0)) -> Tensor:
+        """Return the region (1, d, h, w), which shares the memory of the image unless it has a mask."""
         check_instance("image", image, Tensor, "a tensor (1, D, H, W)", where="Roi")
         part = image[(slice(None), *self.place(image.shape[1:], part_id, shift))]
         mask = self._checked[part_id].mask
-        return part.clone() if mask is None else part * mask
+        return part if mask is None else part * mask
 
     def mask(self, part_id: int) -> Tensor | None:
         """Return the voxels of a region's mask within its box; None if the region is a box."""

@@ -6,7 +6,7 @@ Neither library is imported here, because a user who passes one of its transform
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -62,7 +62,9 @@ def needs_affine(transform: Transform) -> bool:
     return _library(transform) is not None or any(map(needs_affine, members(transform)))
 
 
-def part_space(affine: Floats, place: Place, shape: tuple[int, ...]) -> Space:
+def part_space(
+    affine: Floats, place: Place, shape: tuple[int, ...], shift: Sequence[int] = (0, 0, 0)
+) -> Space:
     """Return the position of a part.
 
     Parameters
@@ -73,12 +75,17 @@ def part_space(affine: Floats, place: Place, shape: tuple[int, ...]) -> Space:
         Box of the part.
     shape
         Shape of the part: (C, D, H, W), or (C, H, W) for slices.
+    shift
+        Voxels by which the box is moved along each axis.
     """
     box = [axis.stop - axis.start for axis in place]
     planes = [
         axis for axis in range(3) if box[axis] == 1 and (*box[:axis], *box[axis + 1 :]) == tuple(shape[1:])
     ]
-    return Space(part_affine(affine, place), planes[0] + 1 if planes else None)
+    first, second, third = (
+        slice(axis.start + by, axis.stop + by) for axis, by in zip(place, shift, strict=True)
+    )
+    return Space(part_affine(affine, (first, second, third)), planes[0] + 1 if planes else None)
 
 
 @contextmanager

@@ -1,15 +1,13 @@
-"""Batches: protocols of datasets, collation of samples into a batch, and selection of its rows."""
+"""Batches: protocols of datasets, and selection of the rows of a batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from neurocnn.errors import SettingError, TableError
-from neurocnn.storage.identity import PART, describe_row, describe_rows
+from neurocnn.storage.identity import PART, describe_row
 
 #: One sample: ``image`` (C, …), ``participant_id``, ``session_id``, ``part_id``, optionally ``label``, ``cohort``.
 Item = Mapping[str, Any]
@@ -18,8 +16,6 @@ Item = Mapping[str, Any]
 Batch = dict[str, Any]
 #: Part of a network; None for one network for all parts.
 Network = int | None
-
-_REQUIRED = ("image", "participant_id", "session_id", "part_id")
 
 
 class Dataset(Protocol):
@@ -64,6 +60,29 @@ class DatasetExtras(Protocol):
 
     def without_augmentation(self) -> Dataset:
         """Return the same samples without augmentation."""
+        ...
+
+
+class FillingDataset(Dataset, Protocol):
+    """A dataset whose samples can be written into given memory, by several threads at a time.
+
+    Attributes
+    ----------
+    input_shape
+        Shape of each image.
+    fills
+        Whether `fill` can be used, which may depend on the transform.
+    """
+
+    input_shape: tuple[int, ...]
+
+    @property
+    def fills(self) -> bool:
+        """Whether `fill` can be used."""
+        ...
+
+    def fill(self, index: tuple[int, int], out: Tensor) -> Item:
+        """Write the image of a sample into `out`, and return the sample: the same as ``self[index]``."""
         ...
 
 
@@ -118,110 +137,6 @@ def plain_dataset(dataset: Any) -> Dataset:
 def seeded_dataset(dataset: Any, seed: int) -> Dataset:
     """Return a dataset with another seed of its augmentation, or the dataset itself if it has no method for that."""
     return dataset.with_seed(seed) if hasattr(dataset, "with_seed") else dataset  # type: ignore[no-any-return]
-
-
-def collate(items: Sequence[Item]) -> Batch:
-    """Return samples as a batch: as torch does it, but with labels as a list of plain values.
-
-    Raises
-    ------
-    SettingError
-        If the samples are not dicts with the entries of every batch, or have different entries; only the label may be
-        missing in some.
-
-    Examples
-    --------
-    >>> import torch
-    >>> item = {"image": torch.zeros(1, 2, 2), "participant_id": "sub-1", "session_id": "ses-M00", "part_id": 0}
-    >>> collate([item | {"label": "AD"}, item | {"label": None}])["label"]
-    ['AD', None]
-    """
-    first = items[0]
-    if not isinstance(first, Mapping) or any(name not in first for name in _REQUIRED):
-        raise SettingError(_missing_entries(first))
-    try:
-        same = sum(map(len, items)) == len(first) * len(items)
-        columns = {name: [item[name] for item in items] for name in first} if same else {}
-    except (KeyError, TypeError, IndexError):
-        columns = {}
-    columns = columns or _align(items)
-    try:
-        batch = {name: _COLLATORS.get(name, _collate_column)(values) for name, values in columns.items()}
-    except (RuntimeError, TypeError) as error:
-        _check_shapes(columns)
-        raise SettingError(
-            f"the samples {describe_rows(items)} cannot be joined in a batch: {str(error).splitlines()[0]}; expected "
-            "tensors, arrays, numbers or text of one kind in each entry"
-        ) from error
-    return batch
-
-
-def _check_shapes(columns: Mapping[str, list[Any]]) -> None:
-    """Raise an error that names the samples if tensors of a batch have different shapes."""
-    for name, values in columns.items():
-        shapes = [tuple(np.shape(value)) for value in values if isinstance(value, Tensor | np.ndarray)]
-        if name != "label" and len(shapes) == len(values) and len(set(shapes)) > 1:
-            other = next(row for row, shape in enumerate(shapes) if shape != shapes[0])
-            found = [f"{sample_name(columns, row)} has shape {shapes[row]}" for row in (0, other)]
-            raise SettingError(
-                f"{name}: {' and '.join(found)}; expected one shape in all samples of a batch; pad or crop in the "
-                "transform"
-            )
-
-
-def _align(items: Sequence[Any]) -> dict[str, list[Any]]:
-    """Return the columns of samples with different entries; a missing label is None."""
-    names: dict[str, None] = {}
-    for item in items:
-        if not isinstance(item, Mapping) or any(name not in item for name in _REQUIRED):
-            raise SettingError(_missing_entries(item))
-        names |= dict.fromkeys(item)
-    for item in items:
-        missing = [name for name in names if name not in item and name != "label"]
-        if missing:
-            who = describe_row({name: item[name] for name in PART[1:3]})
-            raise SettingError(
-                f"the sample {who} has no {', '.join(missing)}, unlike others of its batch; provide it in all samples "
-                "of the dataset or in none"
-            )
-    return {name: [item.get(name) for item in items] for name in names}
-
-
-def _missing_entries(item: object) -> str:
-    found = list(item) if isinstance(item, Mapping) else []
-    return (
-        f"the dataset's samples lack {', '.join(name for name in _REQUIRED if name not in found)}; found "
-        f"{', '.join(found) or f'a {type(item).__name__}'}; expected dicts with {', '.join(_REQUIRED)} and, if known, "
-        "label"
-    )
-
-
-def _collate_column(values: list[Any]) -> Any:
-    # This shortcut avoids torch's tests of many types.
-    return values if type(values[0]) is str else default_collate(values)
-
-
-def _collate_part_ids(values: list[Any]) -> Tensor:
-    try:
-        found = default_collate(values)
-    except (TypeError, ValueError, RuntimeError):
-        found = None
-    if not isinstance(found, Tensor) or found.dim() != 1:
-        raise SettingError(f"the dataset's samples: part_id is one of {values}; expected integers")
-    return found
-
-
-def _plain_label(value: Any) -> Any:
-    # Images as labels stay arrays: as lists they would take many times their memory.
-    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim < 2:
-        return value.tolist()
-    return value
-
-
-_COLLATORS: dict[str, Callable[[list[Any]], Any]] = {
-    "label": lambda values: [_plain_label(value) for value in values],
-    "part_id": _collate_part_ids,
-}
 
 
 def label_list(batch: Mapping[str, Any], label: str) -> list[Any]:

@@ -1,17 +1,14 @@
 """Batches of a training, epoch by epoch."""
 
-from collections.abc import Sequence
-
-import torch
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 
 from neurocnn.engine.batch import Dataset, Network, seeded_dataset
-from neurocnn.engine.inference import network_batches
+from neurocnn.engine.inference import Computation, evaluation_pass, network_batches
 from neurocnn.engine.inputs import unit_classes
-from neurocnn.engine.ranks import Ranks
-from neurocnn.engine.sampling import Plan, balancing_weights, epoch_order
-from neurocnn.engine.settings import TrainingSettings
+from neurocnn.engine.sampling import Batches, Index, Plan, balancing_weights, epoch_order
+from neurocnn.engine.settings import TrainingSettings, scored_sets
 from neurocnn.engine.task import Task
-from neurocnn.engine.workers import loader
 from neurocnn.errors import CheckpointError
 
 
@@ -28,25 +25,20 @@ class TrainingBatches:
         self,
         trainer: TrainingSettings,
         task: Task,
-        dataset: Dataset,
+        sets: Mapping[str, Dataset],
         parts: Sequence[Network],
-        device: torch.device,
-        ranks: Ranks,
+        computation: Computation,
     ) -> None:
-        self._trainer, self._dataset = trainer, dataset
-        seeded = seeded_dataset(dataset, trainer.seed)
-        self._batches = network_batches(seeded, parts, trainer.batch_size)
+        self._trainer, self._sets, self._computation = trainer, sets, computation
+        dataset, ranks = sets["train"], computation.ranks
+        self._seeded = seeded_dataset(dataset, trainer.seed)
+        self._batches = network_batches(self._seeded, parts, trainer.batch_size)
         self._batches.rank, self._batches.world = ranks.rank, ranks.world
         self._weights: list[float] | None = None
         if trainer.sampler == "weighted":
             self._weights = balancing_weights(unit_classes(task, dataset, len(self._batches.order)))
-        self.source = loader(
-            seeded,
-            self._batches,
-            seed=trainer.seed,
-            n_workers=trainer.n_workers,
-            pinned=device.type == "cuda",
-            persistent=True,
+        self.source = computation.loading.source(
+            self._seeded, self._batches, seed=trainer.seed, persistent=True
         )
 
     def begin_epoch(self, epoch: int, start: int, parts: Sequence[Network], join_last: bool) -> Plan:
@@ -63,13 +55,35 @@ class TrainingBatches:
         """
         trainer, batches = self._trainer, self._batches
         n_units = len(batches.order)
-        batches.order = epoch_order(n_units, trainer.seed, epoch, self._weights)
-        batches.epoch, batches.first, batches.join_last = epoch, start * trainer.accumulation_steps, join_last
-        batches.positions = network_batches(self._dataset, parts, trainer.batch_size).positions
+        self._set_epoch(batches, epoch, start * trainer.accumulation_steps, parts, join_last)
         plan = Plan(n_units, trainer.batch_size, trainer.accumulation_steps, start, join_last)
         if start > plan.n_updates:
             raise CheckpointError(
                 f"the training state: updates={start}; expected at most {plan.n_updates} per epoch; restore "
                 "it from a copy, or train in another folder"
             )
+        if trainer.evaluation_steps == 0:
+            self._expect_next(epoch, parts, join_last)
         return plan
+
+    def _set_epoch(
+        self, batches: Batches, epoch: int, first: int, parts: Sequence[Network], join_last: bool
+    ) -> None:
+        trainer = self._trainer
+        batches.order = epoch_order(len(batches.order), trainer.seed, epoch, self._weights)
+        batches.epoch, batches.first, batches.join_last = epoch, first, join_last
+        batches.positions = network_batches(self._seeded, parts, trainer.batch_size).positions
+
+    def _expect_next(self, epoch: int, parts: Sequence[Network], join_last: bool) -> None:
+        """Announce the passes after the training of this epoch, so that the workers continue without a pause."""
+        scored = scored_sets(self._trainer)
+        passes: list[tuple[Dataset, Iterable[Sequence[Index]]]] = [
+            evaluation_pass(dataset, parts, self._computation)
+            for name, dataset in self._sets.items()
+            if name in scored
+        ]
+        if epoch + 1 < self._trainer.epochs:
+            following = copy(self._batches)
+            self._set_epoch(following, epoch + 1, 0, parts, join_last)
+            passes.append((self._seeded, following))
+        self._computation.loading.expect(passes)

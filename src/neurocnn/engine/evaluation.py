@@ -12,6 +12,7 @@ from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.inference import Computation, Measure, network_tables
 from neurocnn.engine.inputs import check_dataset, check_networks
 from neurocnn.engine.labels import has_labels
+from neurocnn.engine.loading import Loading, check_workers
 from neurocnn.engine.non_finite import check_outputs
 from neurocnn.engine.outputs import Columns
 from neurocnn.engine.ranks import find_ranks
@@ -29,7 +30,7 @@ def predict(
     dataset: Dataset,
     *,
     batch_size: int = 8,
-    n_workers: int = 0,
+    n_workers: int | str = "auto",
     device: str = "auto",
     precision: str = "float32",
 ) -> pd.DataFrame:
@@ -72,7 +73,7 @@ def evaluate(
     dataset: Dataset,
     *,
     batch_size: int = 8,
-    n_workers: int = 0,
+    n_workers: int | str = "auto",
     device: str = "auto",
     precision: str = "float32",
 ) -> pd.DataFrame:
@@ -101,7 +102,7 @@ def encode(
     dataset: Dataset,
     *,
     batch_size: int = 8,
-    n_workers: int = 0,
+    n_workers: int | str = "auto",
     device: str = "auto",
     precision: str = "float32",
 ) -> pd.DataFrame:
@@ -149,6 +150,7 @@ def _evaluate_networks(
     check_dataset("dataset", dataset)
     with ExitStack() as stack:
         stack.enter_context(exclusive("the prediction"))
+        stack.enter_context(computation.loading)
         stack.enter_context(translate_errors(computation.device, computation.batch_size))
         for model in networks.values():
             stack.enter_context(use_memory_format(model.to(computation.device), memory_format(model)))
@@ -156,12 +158,15 @@ def _evaluate_networks(
     return {part: check_outputs(table, networks[part]) for part, table in tables.items()}
 
 
-def _computation(batch_size: int, n_workers: int, device: str, precision: str) -> Computation:
+def _computation(batch_size: int, n_workers: int | str, device: str, precision: str) -> Computation:
     ranks = find_ranks()
+    where = find_device(
+        check_text("device", device, expected="'auto' or a name such as 'cuda:1'"), ranks.local
+    )
     return Computation(
         check_integer("batch_size", batch_size, minimum=1),
-        check_integer("n_workers", n_workers, minimum=0),
-        find_device(check_text("device", device, expected="'auto' or a name such as 'cuda:1'"), ranks.local),
+        Loading(check_workers("n_workers", n_workers), where.type == "cuda"),
+        where,
         check_choice("precision", precision, PRECISIONS),
         0,
         ranks,

@@ -21,13 +21,14 @@ from neurocnn.engine.batch import (
 )
 from neurocnn.engine.faults import translate_network_errors
 from neurocnn.engine.labels import has_labels
+from neurocnn.engine.loading import Loading
 from neurocnn.engine.non_finite import FINITE, finite_rows
 from neurocnn.engine.outputs import Columns
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.rows import Identities, concatenate, join_ranks
 from neurocnn.engine.runtime import current_device, evaluating, floating_type, memory_format, to_model_format
 from neurocnn.engine.sampling import Batches, RankBatches
-from neurocnn.engine.workers import catch_worker_death, loader
+from neurocnn.engine.workers import catch_worker_death
 from neurocnn.errors import ModelError, SettingError
 from neurocnn.randomness import RandomState
 
@@ -37,7 +38,7 @@ class Computation:
     """Settings and devices of an evaluation; see `Trainer` for the fields."""
 
     batch_size: int
-    n_workers: int
+    loading: Loading
     device: torch.device
     precision: str
     seed: int
@@ -90,16 +91,8 @@ def network_tables(
     seed
         Seed of random numbers in a dataset without its augmentation; None keeps the global random states.
     """
-    plain = plain_dataset(dataset)
-    batches = network_batches(plain, list(networks), computation.batch_size)
     ranks = computation.ranks
-    source = loader(
-        plain,
-        RankBatches(batches, ranks.rank, ranks.world),
-        seed=seed,
-        n_workers=computation.n_workers,
-        pinned=computation.device.type == "cuda",
-    )
+    source = computation.loading.source(*evaluation_pass(dataset, list(networks), computation), seed=seed)
     with ExitStack() as stack:
         stack.enter_context(current_device(computation.device))
         passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
@@ -118,6 +111,15 @@ def network_tables(
         found = {network: one.finish() for network, one in passes.items()}
     everyone = ranks.gather(found, "to put their tables together")
     return {network: join_ranks([columns[network] for columns in everyone]) for network in networks}
+
+
+def evaluation_pass(
+    dataset: Dataset, networks: Sequence[Network], computation: Computation
+) -> tuple[Dataset, RankBatches]:
+    """Return the dataset without augmentation, and the batches of a pass in its order."""
+    plain = plain_dataset(dataset)
+    batches = network_batches(plain, networks, computation.batch_size)
+    return plain, RankBatches(batches, computation.ranks.rank, computation.ranks.world)
 
 
 class _Pass:

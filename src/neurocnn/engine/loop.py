@@ -24,6 +24,7 @@ from neurocnn.engine.fingerprint import fingerprint
 from neurocnn.engine.inference import Computation
 from neurocnn.engine.inputs import check_sets
 from neurocnn.engine.interruption import Interruption
+from neurocnn.engine.loading import Loading
 from neurocnn.engine.loggers import Progress
 from neurocnn.engine.network_files import NetworkFiles
 from neurocnn.engine.ranks import find_ranks
@@ -69,8 +70,9 @@ class Loop:
             )
         self.ranks = find_ranks(trainer.rank_seconds)
         self.device = find_device(trainer.device, self.ranks.local)
+        loading = Loading(trainer.n_workers, self.device.type == "cuda")
         self.computation = Computation(
-            trainer.batch_size, trainer.n_workers, self.device, trainer.precision, trainer.seed, self.ranks
+            trainer.batch_size, loading, self.device, trainer.precision, trainer.seed, self.ranks
         )
         self.interruption = Interruption()
 
@@ -93,9 +95,8 @@ class Loop:
                 stack.callback(run.release)
             self.files = self.open_files(runs, stack)
             parts = [run.part for run in runs]
-            self.batches = TrainingBatches(
-                self.trainer, self.task, self.sets["train"], parts, self.device, self.ranks
-            )
+            stack.enter_context(self.computation.loading)
+            self.batches = TrainingBatches(self.trainer, self.task, self.sets, parts, self.computation)
             self.train_runs(runs, stack)
         # Other ranks read the best weights from files that rank 0 may still be writing.
         self.ranks.barrier("at the end of the training")

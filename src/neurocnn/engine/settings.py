@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from neurocnn.engine.loading import check_workers
 from neurocnn.engine.runtime import PRECISIONS
 from neurocnn.errors.arguments import (
     argument_error,
@@ -21,14 +22,13 @@ from neurocnn.storage.tensors import plain
 #: Scheduler whose ``step()`` is called after each epoch, for `ReduceLROnPlateau` with the loss.
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 
-_FREE = {"resume": "free"}
+_FREE: dict[str, str | int] = {"resume": "free"}
 _LEAST = {
     "epochs": 1,
     "batch_size": 1,
     "accumulation_steps": 1,
     "evaluation_steps": 0,
     "patience": 0,
-    "n_workers": 0,
     "seed": 0,
 }
 _OPTIMIZER = "a function of the parameters that returns an optimizer, such as torch.optim.SGD"
@@ -52,7 +52,7 @@ class TrainingSettings:
     optimizer: Callable[..., torch.optim.Optimizer] | None = None
     scheduler: Callable[[torch.optim.Optimizer], Scheduler] | None = None
     clip_gradient: float | None = None
-    n_workers: int = field(default=0, metadata=_FREE)
+    n_workers: int | str = field(default="auto", metadata=_FREE | {"before": 0})
     device: str = field(default="auto", metadata=_FREE)
     precision: str = "float32"
     seed: int = 0
@@ -69,6 +69,7 @@ class TrainingSettings:
             object.__setattr__(self, name, value.item() if single else plain(value))
         for name, least in _LEAST.items():
             check_integer(name, getattr(self, name), minimum=least, where=where)
+        object.__setattr__(self, "n_workers", check_workers("n_workers", self.n_workers, where=where))
         for name in ("learning_rate", "weight_decay", "checkpoint_seconds", "rank_seconds"):
             check_number(name, getattr(self, name), minimum=0, where=where)
         check_number("tolerance", self.tolerance, minimum=0, below=1, where=where)

@@ -55,7 +55,10 @@ class Trainer(TrainingSettings):
     clip_gradient
         Largest norm of the gradients of an update; None for no clipping.
     n_workers
-        Worker processes; 0 loads in this one.
+        Workers that read the data ahead: threads for complete images and large parts with transforms of this package,
+        else processes. ``"auto"``: a thread for each CPU that this process may use, at most 8, and no processes. With 0
+        the main thread reads. Small parts such as slices are always read by the main thread, which is faster. The
+        number changes no result.
     device
         ``"auto"`` (a GPU if there is one), or a device name of torch.
     precision

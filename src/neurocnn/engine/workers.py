@@ -12,7 +12,8 @@ from weakref import WeakSet
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from neurocnn.engine.batch import Batch, Dataset, Item, collate, optional_part_ids, sessions_of
+from neurocnn.engine.batch import Batch, Dataset, Item, optional_part_ids, sessions_of
+from neurocnn.engine.collate import collate
 from neurocnn.engine.sampling import Index
 from neurocnn.errors import NeurocnnError, TrainingError
 from neurocnn.errors.logger import LOGGER
@@ -108,7 +109,7 @@ class LocalBatches:
 
 def loader(
     dataset: Dataset,
-    batches: Iterable[list[Index]],
+    batches: Iterable[Sequence[Index]],
     *,
     seed: int | None,
     n_workers: int,
@@ -139,7 +140,7 @@ def loader(
         return LocalBatches(samples, batches)
     return DataLoader(
         samples,
-        batch_sampler=batches,
+        batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=n_workers,
         collate_fn=collate,
         worker_init_fn=exit_if_orphaned,

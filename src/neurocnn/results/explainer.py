@@ -15,7 +15,7 @@ from neurocnn import data, engine
 from neurocnn.data.parts import LocatedParts, Place
 from neurocnn.data.spatial import located, part_space, with_affine
 from neurocnn.engine.attribution import Attribution, task_output
-from neurocnn.engine.batch import collate
+from neurocnn.engine.collate import collate
 from neurocnn.engine.faults import translate_errors, translate_network_errors
 from neurocnn.engine.inputs import image_targets
 from neurocnn.engine.runtime import current_device, find_device

@@ -41,7 +41,7 @@ class Evaluation(TypedDict):
     """Settings of an evaluation, see `Trainer`."""
 
     batch_size: int
-    n_workers: int
+    n_workers: int | str
     precision: str
 
 

@@ -22,7 +22,10 @@ DESCRIPTIONS = ("network", "n_threads", "image_affine")
 #: Settings whose values are objects of this library, or custom.
 _OBJECTS = {"caps", "parts", "task", "trainer"}
 #: Values of missing settings in folders that were written before the setting existed, if they differ from its default.
-_EARLIER: dict[str, Settings] = {"reconstruction": {"output": "mirror", "bottleneck": None}}
+_EARLIER: dict[str, Settings] = {
+    "reconstruction": {"output": "mirror", "bottleneck": None},
+    "Trainer": {"n_workers": 0},
+}
 
 
 def fill_missing(value: Any) -> Any:

@@ -1,0 +1,41 @@
+"""Whether images of several cohorts, and the masks of regions, have the same voxel grid."""
+
+from collections.abc import Sequence
+
+from neurocnn.data.images import Images
+from neurocnn.data.orientation import Grid
+from neurocnn.data.roi import Roi
+from neurocnn.data.sources import Source
+from neurocnn.errors import ImageError
+
+
+def common_shape(images: Images, sources: Sequence[Source]) -> tuple[int, int, int]:
+    """Return the shape that all images must have, from the header of each cohort's first image.
+
+    Raises
+    ------
+    ImageError
+        If the shapes of the cohorts differ.
+    """
+    first: dict[str | None, Source] = {}
+    for source in sources:
+        first.setdefault(source.cohort, source)
+    (example, expected), *others = [(source, images.grid(source)) for source in first.values()]
+    for source, grid in others:
+        if grid.shape != expected.shape:
+            found = {each.cohort: images.grid(each).shape for each in first.values()}
+            raise ImageError(f"the shapes of the cohorts' images differ: {found}; expected one shape")
+        if not grid.is_at(expected):
+            message = expected.describe_difference(example.name, grid, source.name)
+            images.warn_once(source.cohort, "cohort", message)
+    return expected.shape
+
+
+def compare_masks(parts: Roi, images: Images, source: Source) -> None:
+    """Log a warning if a mask and the images have different affines, so that the mask covers other structures."""
+    grid = images.grid(source)
+    for name, header in parts.mask_headers().items():
+        mask = Grid(header.shape, header.affine, is_oriented=header.is_oriented)
+        if mask.shape == grid.shape and not mask.is_at(grid):
+            what = f"the mask of region {name!r} ({parts.regions[name]})"
+            images.warn_once(source.cohort, what, grid.describe_difference(source.name, mask, what))

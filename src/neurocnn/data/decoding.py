@@ -1,0 +1,31 @@
+"""The voxels of an image's NIfTI file, and whether a prepared tensor still has them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from neurocnn.data import nifti
+from neurocnn.data.sources import Source
+from neurocnn.data.tensor_files import is_made_from
+from neurocnn.errors import ImageError
+
+
+def decode(source: Source) -> Tensor:
+    """Return the voxels of an image's NIfTI file, (1, D, H, W), in the file's order of axes."""
+    if source.nifti is None:
+        raise ImageError(f"{source.name}: expected a NIfTI file or a prepared tensor; found neither")
+    return nifti.read_voxels(source.nifti, source.name)[0]
+
+
+def holds_voxels(tensor: Tensor, path: Path, source: Source, read: Callable[[Source], Tensor]) -> bool:
+    """Return whether a prepared tensor is up to date; ``read(source)`` is called only if the files differ.
+
+    A tensor is always up to date if the image has no NIfTI file.
+    """
+    if source.nifti is None or is_made_from(path, source.nifti):
+        return True
+    # A tolerance, because other programs scale integers in float64 and round once more. NaN is checked elsewhere.
+    first, second = torch.nan_to_num(read(source)), torch.nan_to_num(tensor)
+    return torch.allclose(first, second, rtol=1e-5, atol=1e-6 * float(first.abs().max()))

@@ -1,0 +1,66 @@
+"""Memory of batches, which is used again: fresh memory costs more than scaling the voxels that are written to it."""
+
+import sys
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Floats = npt.NDArray[np.float32]
+
+
+class Buffers:
+    """Memory of batches, used again as soon as nothing refers to it.
+
+    Parameters
+    ----------
+    pinned
+        Whether the memory is pinned.
+
+    Examples
+    --------
+    >>> buffers = Buffers(pinned=False)
+    >>> first, second = buffers.get(2, (1, 4)), buffers.get(2, (1, 4))
+    >>> address = first.ctypes.data
+    >>> del first
+    >>> buffers.get(1, (1, 4)).ctypes.data == address, len(buffers.arrays)
+    (True, 2)
+    """
+
+    def __init__(self, pinned: bool) -> None:
+        self.pinned = pinned
+        self.arrays: list[Floats] = []
+        # The last copy from each buffer to the GPU.
+        self.copies: dict[int, torch.cuda.Event] = {}
+
+    def get(self, n: int, shape: tuple[int, ...]) -> Floats:
+        """Return an array (n or more, *shape)."""
+        free = [k for k in range(len(self.arrays)) if self._is_free(k)]
+        for k in free:
+            if self.arrays[k].shape[1:] == shape and len(self.arrays[k]) >= n:
+                return self.arrays[k]
+        if free:
+            # It is too small, or for samples of another set.
+            self.copies.pop(id(self.arrays.pop(free[0])), None)
+        largest = max([n, *(len(array) for array in self.arrays if array.shape[1:] == shape)])
+        # torch's memory starts at an address that suits all kernels, so that each buffer gives the same numbers.
+        self.arrays.append(torch.empty((largest, *shape), pin_memory=self.pinned).numpy())
+        return self.arrays[-1]
+
+    def _is_free(self, k: int) -> bool:
+        copied = self.copies.get(id(self.arrays[k]))
+        return _references(self.arrays, k) == _UNUSED and (copied is None or copied.query())  # type: ignore[no-untyped-call]
+
+    def mark_copied(self, array: Floats) -> None:
+        """Note that the GPU was asked to copy this buffer."""
+        if self.pinned:
+            self.copies[id(array)] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.copies[id(array)].record()
+
+
+def _references(arrays: list[Floats], k: int) -> int:
+    return sys.getrefcount(arrays[k])
+
+
+# The count of an array that only its list refers to, which differs between versions of Python.
+_UNUSED = _references([np.empty(0, np.float32)], 0)

@@ -1,0 +1,56 @@
+"""Threads that make batches end with their process, whatever ends it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import threads_script
+import torch
+from toys import same_weights
+
+RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def run(folder, ending, ranks=False, **environment):
+    """A process that hangs is ended after a time, and raises `TimeoutExpired`."""
+    return subprocess.run(
+        [sys.executable, *(RANKS if ranks else ()), threads_script.__file__, str(folder), ending],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "message"),
+    [
+        ("exception", 1, "ValueError: in a callback"),
+        ("exit", 3, ""),
+        ("abandoned", 3, ""),
+        ("signal", -2, "KeyboardInterrupt"),
+        ("signal while a batch is awaited", -2, "KeyboardInterrupt"),
+    ],
+)
+def test_a_process_ends_at_once(tmp_path, ending, code, message):
+    done = run(tmp_path, ending)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_ranks_with_threads_do_what_ranks_without_do(tmp_path):
+    found = []
+    for n_workers in ("0", "2"):
+        folder = tmp_path / n_workers
+        done = run(folder, "completed", ranks=True, N_WORKERS=n_workers)
+        assert done.returncode == 0, done.stderr
+        found += [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert all(same_weights(each["state"], found[0]["state"]) for each in found)
+    assert all(each["history"] == found[0]["history"] for each in found)
+
+
+def test_a_rank_that_fails_ends_the_other(tmp_path):
+    done = run(tmp_path, "a rank fails", ranks=True)
+    assert done.returncode == 1
+    assert "ValueError: in a callback" in done.stderr
