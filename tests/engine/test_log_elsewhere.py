@@ -46,3 +46,25 @@ def test_the_callback_logs_each_evaluation_once_and_continues_its_run(monkeypatc
     assert len(fake.params) == 1
     assert [step for step, _ in fake.metrics] == training.history.iteration.tolist()
     assert [metrics["train_loss"] for _, metrics in fake.metrics] == training.history.train_loss.tolist()
+
+
+def test_each_split_and_network_has_a_run_of_its_own(monkeypatch):
+    logged = {}
+    fake = ModuleType("wandb")
+    fake.init = lambda id, **settings: SimpleNamespace(
+        log=lambda row, step: logged.setdefault(id, []).append((step, row))
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[2]
+    names = {}
+    exec(code, names)
+    log = names["LogToWandb"]("study")
+    for split in (0, 1):
+        for part in (None, 3):
+            for step in (4, 8):
+                log(SimpleNamespace(split=split, part_id=part, metrics={"loss": step / 10}, iteration=step))
+    assert logged == {
+        f"study-split-{split}-network-{part}": [(4, {"loss": 0.4}), (8, {"loss": 0.8})]
+        for split in (0, 1)
+        for part in (None, 3)
+    }

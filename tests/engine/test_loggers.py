@@ -1,5 +1,6 @@
 import copy
 import logging
+import re
 import sys
 import tempfile
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, clock, network_files, run, runtime
 from neurocnn.engine.loggers import show_progress, shows_bars, write_history
+from neurocnn.engine.needs import Needs, needs_of
 
 TASK = classification("diagnosis", ["CN", "AD"])
 SETTINGS = {"device": "cpu", "batch_size": 4, "patience": 0}
@@ -20,6 +22,11 @@ SETTINGS = {"device": "cpu", "batch_size": 4, "patience": 0}
 def fit(folder=None, epochs=3, **more):
     trainer = Trainer(epochs=epochs, **{**SETTINGS, **more})
     return trainer.fit(network(), TASK, Toys(8), Toys(4, prefix="val"), folder=folder)
+
+
+def epoch_lines(caplog) -> list[str]:
+    lines = [record.getMessage() for record in caplog.records]
+    return [line for line in lines if line.startswith("epoch ")]
 
 
 def test_the_table_is_the_history(tmp_path):
@@ -58,7 +65,7 @@ def test_tensorboard_has_each_evaluation_once(tmp_path, stops):
 def test_without_a_terminal_there_is_one_line_per_epoch(caplog):
     with caplog.at_level(logging.INFO, logger="neurocnn"):
         history = fit(evaluation_steps=1).history
-    lines = [record.getMessage() for record in caplog.records]
+    lines = epoch_lines(caplog)
     assert len(lines) == 3
     ends = history.groupby("epoch").last()
     assert lines[1].startswith(f"epoch 2/3: loss train {ends.train_loss[1]:.6g}, validation")
@@ -80,7 +87,7 @@ def test_the_log_says_what_the_time_of_an_epoch_was_spent_on(caplog, monkeypatch
     monkeypatch.setattr(network_files, "write_history", spend(1000, network_files.write_history))
     with caplog.at_level(logging.INFO, logger="neurocnn"), tempfile.TemporaryDirectory() as folder:
         fit(folder, epochs=1)
-    [line] = [record.getMessage() for record in caplog.records]
+    [line] = epoch_lines(caplog)
     # 8 samples for training in 2 updates, 8 + 4 for evaluation, a table.
     assert line.endswith("; waiting for data 8.0 s, computing 200.0 s, evaluating 12.0 s, writing 1000.0 s)")
     caplog.clear()
@@ -88,7 +95,7 @@ def test_the_log_says_what_the_time_of_an_epoch_was_spent_on(caplog, monkeypatch
         networks = {part: network() for part in (0, 1)}
         trainer = Trainer(epochs=1, **SETTINGS)
         trainer.fit(networks, TASK, Toys(8, (0, 1)), callbacks=[spend(10, id)])
-    assert caplog.records[-1].getMessage().endswith("writing 0.0 s, callbacks 20.0 s")
+    assert epoch_lines(caplog)[-1].endswith("writing 0.0 s, callbacks 20.0 s")
 
 
 def test_on_a_terminal_a_bar_shows_epochs_updates_and_loss(capsys, monkeypatch, tmp_path):
@@ -155,5 +162,32 @@ def test_a_notebook_has_bars(monkeypatch):
 def test_the_lines_of_a_logger_are_not_repeated(capsys, caplog):
     with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True):
         fit()
-    assert len(caplog.records) == 3
+    assert len(epoch_lines(caplog)) == 3
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_training_takes_is_logged_before_after_its_first_epoch_and_after_it(caplog, tmp_path):
+    model = network()
+    with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True, "", n_trainings=4):
+        Trainer(epochs=3, accumulation_steps=2, **SETTINGS).fit(
+            model, TASK, Toys(14), Toys(4, prefix="v"), tmp_path
+        )
+    lines = [record.getMessage() for record in caplog.records]
+    n_bytes = sum(value.nbytes for value in model.state_dict().values())
+    # 14 samples in batches of 4, the last of them of 2: 4 batches, 2 updates per epoch.
+    assert str(needs_of(Trainer(epochs=3), [model], 2, 2)) in lines[0]
+    assert needs_of(Trainer(epochs=3), [model], 2, 2) == Needs(6, 4 * n_bytes, 8 * n_bytes)
+    assert re.search(r"the training takes at most 6 updates, .*are free", lines[0])
+    (estimate,) = [line for line in lines if line.startswith("an epoch takes")]
+    assert lines.index(estimate) < next(i for i, line in enumerate(lines) if line.startswith("epoch 2/3"))
+    assert re.fullmatch(r"an epoch takes 0:\d\d:\d\d: at most 0:.* for a training, 0:.* for all 4", estimate)
+    assert re.search(r"the training has taken .* s, .* of memory at its peak; .* has .* MB", lines[-1])
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(9, 4), (8, 4), (2, 4), (5, 2)])
+def test_the_number_of_updates_that_is_logged_is_that_of_the_training(caplog, n, batch_size):
+    trainer = Trainer(epochs=2, batch_size=batch_size, device="cpu")
+    with caplog.at_level(logging.INFO, logger="neurocnn"):
+        history = trainer.fit(network(), TASK, Toys(n)).history
+    expected = re.search(r"at most (\d+) updates", caplog.records[0].getMessage())[1]
+    assert int(expected) == history["iteration"].iloc[-1]

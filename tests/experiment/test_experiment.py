@@ -571,3 +571,24 @@ def test_arguments_of_the_members_of_a_composition_are_compared(study: Study, tm
     experiment(study, transform=Composed(Scaled(1), Scaled(2))).run(tmp_path / "results", splits=[0])
     with pytest.raises(nc.SettingError, match=r"Scaled\(2\).*Scaled\(3\)"):
         experiment(study, transform=Composed(Scaled(1), Scaled(3))).run(tmp_path / "results")
+
+
+def test_callbacks_know_split_network_and_folder(study: Study, tmp_path: Path):
+    seen = []
+    experiment(study, parts="roi", multi=True).run(tmp_path / "results", callbacks=[seen.append])
+    assert {(state.split, state.part_id) for state in seen} == {(k, part) for k in (0, 1) for part in (0, 1)}
+    assert all(state.folder == tmp_path / f"results/fold-{state.split}" for state in seen)
+
+
+def test_selection_metrics_are_recorded_and_name_the_folders(study: Study, tmp_path: Path):
+    task = nc.classification("diagnosis", selection=["loss", "roc_auc"])
+    made = nc.Experiment(study.caps, study.splits, PARTS["image"], task, "Conv3_FC1", TRAINER)
+    results = made.run(tmp_path / "results", splits=[0])
+    assert (tmp_path / "results/fold-0/models/best_roc_auc/model_best.pth.tar").is_file()
+    assert (
+        results.metrics(selection="best_roc_auc").loc[0, "roc_auc"]
+        >= results.metrics(selection="best_loss").loc[0, "roc_auc"]
+    )
+    again = nc.Experiment.load(tmp_path / "results")
+    assert again.task.selection == ("loss", "roc_auc")
+    assert again.run(tmp_path / "results", splits=[0]).splits == [0]

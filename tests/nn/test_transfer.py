@@ -1,6 +1,7 @@
 """Weights go from network to network whole or not at all, and come out of old checkpoints as they were."""
 
 import pickle
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from neurocnn.errors import CheckpointError, ModelError, NotFoundError
+from neurocnn.errors import CheckpointError, MissingExtraError, ModelError, NotFoundError
 from neurocnn.nn import CNN_Transformer, create_model, read_weights, transfer_weights
 from neurocnn.storage.tensors import save_tensors
 
@@ -355,3 +356,31 @@ def test_weights_of_another_data_type_are_refused(dtype):
     with pytest.raises(ModelError, match="without values"):
         transfer_weights(nn.Linear(3, 2, device="meta"), target)
     assert_same(copied(target), before)
+
+
+def test_weights_under_the_key_state_dict_are_read(tmp_path):
+    model = create_model("Conv3_FC1", (1, 16, 18, 16))
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "last.ckpt")
+    assert_same(read_weights(tmp_path / "last.ckpt"), model.state_dict())
+
+
+def test_safetensors_are_read_by_their_library(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    model = create_model("Conv3_FC1", (1, 16, 18, 16))
+    library.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    # The library writes the tensors in another order.
+    found = read_weights(tmp_path / "model.safetensors")
+    assert_same(dict(sorted(found.items())), dict(sorted(model.state_dict().items())))
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "damaged.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"damaged\.safetensors.*expected a file of safetensors"):
+        read_weights(tmp_path / "damaged.safetensors")
+    with pytest.raises(NotFoundError, match="does not exist"):
+        read_weights(tmp_path / "missing.safetensors")
+
+
+def test_without_its_library_a_file_of_safetensors_is_an_error_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(MissingExtraError, match="pip install safetensors"):
+        read_weights(tmp_path / "model.safetensors")

@@ -12,6 +12,12 @@ from neurocnn.engine.task import Task
 from neurocnn.errors import CheckpointError
 
 
+def updates_per_epoch(trainer: TrainingSettings, dataset: Dataset, parts: Sequence[Network]) -> int:
+    """Return the number of updates of an epoch; `parts` are those of the networks, [None] if one serves all."""
+    n_units = len(network_batches(dataset, parts, trainer.batch_size).order)
+    return Plan(n_units, trainer.batch_size, trainer.accumulation_steps, 0, True).n_updates
+
+
 class TrainingBatches:
     """Loader of a training set, whose order changes with each epoch.
 

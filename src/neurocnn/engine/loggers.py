@@ -88,14 +88,18 @@ class Events:
                 LOGGER.warning("%s: closing the tensorboard logs failed: %s", self.folder, error)
 
 
-#: Setting of `show_progress`: whether progress is shown, and the text before it. None: lines are only logged.
-_SHOWN: ContextVar[tuple[bool, str] | None] = ContextVar("_SHOWN", default=None)
+#: Setting of `show_progress`: whether progress is shown, the text before it, and the number of trainings. None: lines
+#: are only logged.
+_SHOWN: ContextVar[tuple[bool, str, int] | None] = ContextVar("_SHOWN", default=None)
 
 
 @contextmanager
-def show_progress(shown: bool, prefix: str = "") -> Iterator[None]:
-    """Show the progress of the trainings in the block on standard error, after `prefix`, or hide it."""
-    token = _SHOWN.set((shown, prefix))
+def show_progress(shown: bool, prefix: str = "", n_trainings: int = 1) -> Iterator[None]:
+    """Show the progress of the trainings in the block on standard error, after `prefix`, or hide it.
+
+    `n_trainings` is the number of remaining trainings, including this one, for the estimate of their time.
+    """
+    token = _SHOWN.set((shown, prefix, n_trainings))
     try:
         yield
     finally:
@@ -123,11 +127,12 @@ class Progress:
 
     def __init__(self, epochs: int, sets: Sequence[str], shown: bool = True) -> None:
         # Outside `show_progress`, lines are logged and not written to standard error.
-        wanted, self.prefix = _SHOWN.get() or (None, "")
+        wanted, self.prefix, self.n_trainings = _SHOWN.get() or (None, "", 1)
         self.epochs, self.sets = epochs, sets
         self.shown, self.writes = shown and wanted is not False, wanted is True
         self.bar: Any = None
         self.first: tuple[float, float] | None = None
+        self.estimated = False
 
     def __enter__(self) -> "Progress":
         return self
@@ -158,6 +163,7 @@ class Progress:
 
     def end_epoch(self, epoch: int, rows: Mapping[int | None, Row], spent: str) -> None:
         """Log the losses and times of an epoch, and write the losses to standard error within `show_progress`."""
+        self._log_estimate(epoch)
         if not self.shown or self.bar is not None:
             return
         # With several networks the times are those of all of them, in a separate line.
@@ -184,13 +190,39 @@ class Progress:
             )
             sys.stderr.flush()
 
+    def _log_estimate(self, epoch: int) -> None:
+        """Log the time of the first epoch, and the times that follow from it."""
+        if self.shown and not self.estimated:
+            seconds = self._seconds_per_epoch(epoch)
+            all_of_them = (
+                f", {_clock_time(self.n_trainings * self.epochs * seconds)} for all {self.n_trainings}"
+            )
+            LOGGER.info(
+                "an epoch takes %s: at most %s for a training%s",
+                _clock_time(seconds),
+                _clock_time(self.epochs * seconds),
+                all_of_them if self.n_trainings > 1 else "",
+            )
+        self.estimated = True
+
+    def _seconds_per_epoch(self, epoch: int) -> float:
+        started, first = self.first or (monotonic(), epoch)
+        return (monotonic() - started) / max(epoch + 1 - first, 1e-9)
+
     def _remaining_time(self, epoch: int) -> str:
         """Return the longest remaining time as text; a training may stop early."""
-        started, first = self.first or (monotonic(), epoch)
-        remaining = (self.epochs - epoch - 1) * (monotonic() - started) / max(epoch + 1 - first, 1e-9)
-        minutes, seconds = divmod(round(remaining), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f", at most {hours}:{minutes:02}:{seconds:02} left" if remaining else ""
+        left = (self.epochs - epoch - 1) * self._seconds_per_epoch(epoch)
+        return f", at most {_clock_time(left)} left" if left else ""
+
+
+def _clock_time(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds.
+
+    >>> _clock_time(3725.2)
+    '1:02:05'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _losses(rows: Sequence[Row], sets: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 from neurocnn.engine.batch import Batch, Dataset, Network, part_rows
 from neurocnn.engine.clock import EpochClock
 from neurocnn.engine.epoch_scores import scores
-from neurocnn.engine.epochs import TrainingBatches
+from neurocnn.engine.epochs import TrainingBatches, updates_per_epoch
 from neurocnn.engine.faults import check_initialized, translate_errors
 from neurocnn.engine.fingerprint import fingerprint
 from neurocnn.engine.inference import Computation
@@ -26,6 +26,7 @@ from neurocnn.engine.inputs import check_sets
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loading import Loading
 from neurocnn.engine.loggers import Progress
+from neurocnn.engine.needs import log_needs, needs_of
 from neurocnn.engine.network_files import NetworkFiles
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.run import Row, Run
@@ -87,10 +88,13 @@ class Loop:
                 # torch warns if strides differ, although for one input channel different strides are the same layout.
                 stack.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            n_updates = updates_per_epoch(self.trainer, self.sets["train"], list(networks))
             runs = [
-                Run(model, self.trainer, self.task, part, self.device, self.ranks)
+                Run(model, self.trainer, self.task, part, self.device, self.ranks, n_updates)
                 for part, model in networks.items()
             ]
+            needs = needs_of(self.trainer, networks.values(), n_updates, len(self.task.selection))
+            stack.enter_context(log_needs("the training", needs, self.folder, self.device))
             for run in runs:
                 stack.callback(run.release)
             self.files = self.open_files(runs, stack)
@@ -198,7 +202,15 @@ class Loop:
         if not self.callbacks:
             return
         state = TrainingState(
-            run.epoch, run.iteration, run.history[-1], run.history, ended, run.model, run.optimizer, run.part
+            run.epoch,
+            run.iteration,
+            run.history[-1],
+            run.history,
+            ended,
+            run.model,
+            run.optimizer,
+            run.part,
+            self.folder,
         )
         for callback in self.callbacks:
             callback(state)

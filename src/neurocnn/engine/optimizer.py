@@ -2,12 +2,13 @@
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from neurocnn.engine.settings import Scheduler, TrainingSettings
+from neurocnn.errors import SettingError
 from neurocnn.storage.tensors import plain
 
 
@@ -43,8 +44,55 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
                     raise ValueError(f"{name} has shape {shapes[0]}; expected {shapes[1]}")
 
 
+def make_scheduler(
+    trainer: TrainingSettings, optimizer: torch.optim.Optimizer, n_updates: int
+) -> Scheduler | None:
+    """Return the scheduler of these settings, if there is one.
+
+    Parameters
+    ----------
+    trainer
+        Settings.
+    optimizer
+        Optimizer whose learning rate changes.
+    n_updates
+        Number of updates of an epoch.
+
+    Raises
+    ------
+    SettingError
+        If `ReduceLROnPlateau`, which needs the loss of an epoch, would be stepped after each update.
+    """
+    make, by_update = trainer.scheduler, trainer.scheduler_step == "update"
+    if make is None:
+        return None
+    total = _free_parameter(make, "total_steps")
+    n_steps = trainer.epochs * (n_updates if by_update else 1)
+    scheduler: Scheduler = make(optimizer, **({"total_steps": n_steps} if total else {}))
+    if by_update and isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise SettingError(
+            "Trainer: scheduler_step='update'; expected 'epoch' for ReduceLROnPlateau, which needs the loss of an epoch"
+        )
+    return scheduler
+
+
+def _free_parameter(function: Callable[..., object], name: str) -> bool:
+    """Return whether a function has a parameter of this name that has no value yet."""
+    try:
+        found = inspect.signature(function).parameters.get(name)
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
+    return found is not None and found.default in (None, inspect.Parameter.empty)
+
+
 def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
-    """Step a scheduler at the end of an epoch; `loss` is for ReduceLROnPlateau."""
+    """Step a scheduler after an epoch or an update; `loss` is for ReduceLROnPlateau.
+
+    Raises
+    ------
+    SettingError
+        If its number of steps is exceeded, for example because more epochs are trained than it was made for.
+    """
     if scheduler is None:
         return
     with warnings.catch_warnings():
@@ -52,5 +100,11 @@ def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(loss)
-        else:
+            return
+        try:
             scheduler.step()
+        except ValueError as error:
+            raise SettingError(
+                f"scheduler: {error}; expected a scheduler for all steps of the training; a training with such a "
+                "scheduler cannot be continued with more epochs"
+            ) from error

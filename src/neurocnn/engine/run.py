@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from neurocnn.engine.batch import Batch, Network, sample_name
 from neurocnn.engine.faults import translate_compiler_errors, translate_network_errors
 from neurocnn.engine.non_finite import gradients_error, loss_error, scale_error
-from neurocnn.engine.optimizer import check_moments, make_optimizer, step_scheduler
+from neurocnn.engine.optimizer import check_moments, make_optimizer, make_scheduler, step_scheduler
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.runtime import autocast, floating_type, memory_format, to_model_format
 from neurocnn.engine.settings import TrainingSettings
@@ -46,6 +46,8 @@ class Run:
         Part of the network; None for all parts.
     device, ranks
         Device and process of the training.
+    n_updates
+        Number of updates of an epoch, which some schedulers need.
     """
 
     #: Smallest scale of the loss in float16. If gradients overflow at this scale, they overflow at any scale.
@@ -59,6 +61,7 @@ class Run:
         part: Network,
         device: torch.device,
         ranks: Ranks,
+        n_updates: int = 1,
     ) -> None:
         self.trainer, self.task, self.part, self.device, self.ranks = trainer, task, part, device, ranks
         self.layout, self.dtype = memory_format(model), floating_type(model)
@@ -69,10 +72,10 @@ class Run:
                 f"{type(model).__name__}: no parameter has requires_grad=True; expected at least one to train"
             )
         self.optimizer = make_optimizer(trainer, self.parameters)
-        self.scheduler = trainer.scheduler(self.optimizer) if trainer.scheduler else None
+        self.scheduler = make_scheduler(trainer, self.optimizer, n_updates)
         self.scaler = torch.amp.GradScaler(device.type, enabled=trainer.precision == "float16")
         self.random = RandomState(trainer.seed + ranks.rank, device)
-        self.stopper = Stopper(trainer.patience, trainer.tolerance)
+        self.stopper = Stopper(trainer.patience, trainer.tolerance, trainer.stopping_metric)
         self.epoch = self.updates = self.iteration = 0
         self.started = time.time()
         self._clock = time.monotonic()
@@ -158,6 +161,8 @@ class Run:
                     raise gradients_error(self.where())
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            if self.trainer.scheduler_step == "update":
+                step_scheduler(self.scheduler, mean)
             self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled() and self.scaler.get_scale() < self.least_scale:
             raise scale_error(self.where())
@@ -181,13 +186,14 @@ class Run:
                 self.best[metric] = value
                 self.best_epochs[f"best_{metric}"] = self.epoch
                 better.append(f"best_{metric}")
-        self.stopped = self.stopper.should_stop_after(row[f"{which}_loss"])
-        step_scheduler(self.scheduler, row[f"{which}_loss"])
+        self.stopped = self.stopper.should_stop_after(row[f"{which}_{self.stopper.metric}"])
+        if self.trainer.scheduler_step == "epoch":
+            step_scheduler(self.scheduler, row[f"{which}_loss"])
         self.epoch, self.updates = self.epoch + 1, 0
         return better
 
     def check_selection(self, row: Row) -> None:
-        """Check that a row contains the metrics by which the task selects epochs.
+        """Check that a row contains the metrics by which the task selects epochs, and that of early stopping.
 
         Raises
         ------
@@ -196,10 +202,11 @@ class Run:
         """
         which = self._deciding_set(row)
         known = [name.removeprefix(f"{which}_") for name in row if name.startswith(f"{which}_")]
-        for metric in self.task.selection:
+        names = dict.fromkeys(self.task.selection, "selection") | {self.stopper.metric: "stopping_metric"}
+        for metric, setting in names.items():
             if metric not in known:
                 raise SettingError(
-                    f"selection: {metric!r} is not a metric of the task; {suggestion(metric, known)}"
+                    f"{setting}: {metric!r} is not a metric of the task; {suggestion(metric, known)}"
                 )
 
     @staticmethod

@@ -19,7 +19,7 @@ from neurocnn.errors.arguments import (
 )
 from neurocnn.storage.tensors import plain
 
-#: Scheduler whose ``step()`` is called after each epoch, for `ReduceLROnPlateau` with the loss.
+#: Scheduler whose ``step()`` is called after each epoch (for `ReduceLROnPlateau` with the loss) or update.
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 _FREE: dict[str, str | int] = {"resume": "free"}
@@ -48,9 +48,11 @@ class TrainingSettings:
     evaluate_train: str = "epoch"
     patience: int = 10
     tolerance: float = 0.0
+    stopping_metric: str = "loss"
     sampler: str = "random"
     optimizer: Callable[..., torch.optim.Optimizer] | None = None
     scheduler: Callable[[torch.optim.Optimizer], Scheduler] | None = None
+    scheduler_step: str = "epoch"
     clip_gradient: float | None = None
     n_workers: int | str = field(default="auto", metadata=_FREE | {"before": 0})
     device: str = field(default="auto", metadata=_FREE)
@@ -78,6 +80,8 @@ class TrainingSettings:
         check_choice("sampler", self.sampler, ("random", "weighted"), where=where)
         check_choice("evaluate_train", self.evaluate_train, ("epoch", "end"), where=where)
         check_choice("precision", self.precision, tuple(PRECISIONS), where=where)
+        check_choice("scheduler_step", self.scheduler_step, ("epoch", "update"), where=where)
+        check_text("stopping_metric", self.stopping_metric, expected="a metric such as 'loss'", where=where)
         check_text("device", self.device, expected="'auto' or a device name such as 'cuda:1'", where=where)
         for name in ("deterministic", "compile"):
             check_flag(name, getattr(self, name), where=where)

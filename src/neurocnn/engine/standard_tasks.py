@@ -13,7 +13,15 @@ from neurocnn.engine.batch import Batch
 from neurocnn.engine.labels import check_class_weights, class_codes, class_indices, label_numbers
 from neurocnn.engine.metrics import classification_metrics, reconstruction_metrics, regression_metrics
 from neurocnn.engine.task import Task
-from neurocnn.errors.arguments import check_choice, check_integer, check_list, check_number, check_text
+from neurocnn.errors.arguments import (
+    argument_error,
+    check_choice,
+    check_each,
+    check_integer,
+    check_list,
+    check_number,
+    check_text,
+)
 from neurocnn.storage.tensors import plain
 
 
@@ -21,10 +29,9 @@ def classification(
     label: str = "diagnosis",
     classes: Sequence[Any] | Mapping[Any, int] = ("CN", "AD"),
     class_weights: Sequence[float] | Mapping[Any, float] | pd.Series | None = None,
+    selection: Sequence[str] = ("loss", "balanced_accuracy"),
 ) -> Task:
     """Return the task of distinguishing two or more classes, with cross-entropy as its loss.
-
-    The best epochs are selected by loss and by balanced accuracy.
 
     Parameters
     ----------
@@ -38,6 +45,9 @@ def classification(
         Factor of each class for the loss of its samples: a list in the order of the classes, or a dict or Series by
         label. The loss of a batch is the sum of the weighted losses, divided by the number of samples (not by the sum
         of the weights).
+    selection
+        Metrics by each of which a best epoch is selected, such as ``["loss", "roc_auc"]``. The last one is the default
+        of `Results`.
 
     Raises
     ------
@@ -54,6 +64,7 @@ def classification(
     tensor([1, 0])
     """
     check_text("label", label, expected="a column name", where="classification")
+    selection = _check_selection(selection, "classification")
     listed = dict(classes) if isinstance(classes, Mapping) else _check_classes(classes)
     codes, names = class_codes(listed)
     weights = None if class_weights is None else check_class_weights(class_weights, codes, names)
@@ -64,21 +75,22 @@ def classification(
         loss=partial(outputs.cross_entropy, n_classes=len(names), weights=weights),
         rows=outputs.class_rows,
         metrics=partial(classification_metrics, n_classes=len(names)),
-        selection=("loss", "balanced_accuracy"),
+        selection=selection,
         n_outputs=len(names),
         classes=names,
         arguments={
             "label": label,
             "classes": plain(listed),
             "class_weights": None if weights is None else list(weights),
+            **_unusual_selection(selection, ("loss", "balanced_accuracy")),
         },
     )
 
 
-def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Task:
+def regression(
+    label: str = "age", mean: float = 0.0, scale: float = 1.0, selection: Sequence[str] = ("loss",)
+) -> Task:
     """Return the task of predicting a number, with the squared error as its loss.
-
-    The best epoch is selected by loss.
 
     Parameters
     ----------
@@ -88,6 +100,8 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
         Constants of the prediction, ``mean + scale * output``. Use about the mean and the standard deviation of the
         training labels: the outputs of a new network are near 0, so that it would take many updates to reach an age of
         75. Tables and metrics are always in the unit of the label, and the loss in its square.
+    selection
+        Metrics by each of which a best epoch is selected, such as ``["loss", "mae"]``.
 
     Raises
     ------
@@ -105,6 +119,7 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
     check_text("label", label, expected="a column name", where="regression")
     mean = check_number("mean", mean, where="regression")
     scale = check_number("scale", scale, above=0, where="regression")
+    selection = _check_selection(selection, "regression")
     return Task(
         name="regression",
         label=label,
@@ -113,16 +128,18 @@ def regression(label: str = "age", mean: float = 0.0, scale: float = 1.0) -> Tas
         loss=outputs.squared_error,
         rows=outputs.number_rows,
         metrics=regression_metrics,
+        selection=selection,
         n_outputs=1,
-        arguments={"label": label, "mean": mean, "scale": scale},
+        arguments={"label": label, "mean": mean, "scale": scale, **_unusual_selection(selection, ("loss",))},
     )
 
 
-def reconstruction(output: str = "linear", bottleneck: int | None = None) -> Task:
+def reconstruction(
+    output: str = "linear", bottleneck: int | None = None, selection: Sequence[str] = ("loss",)
+) -> Task:
     """Return the task of reproducing the input, with the squared error over voxels as its loss.
 
-    The output of the network is the reconstruction, or a tuple with the reconstruction as its last entry. The best
-    epoch is selected by loss.
+    The output of the network is the reconstruction, or a tuple with the reconstruction as its last entry.
 
     Parameters
     ----------
@@ -130,6 +147,8 @@ def reconstruction(output: str = "linear", bottleneck: int | None = None) -> Tas
         End of the decoder (``"linear"``, ``"sigmoid"`` for images in [0, 1], or ``"mirror"`` for weights of ClinicaDL)
         and number of channels of the code, for the autoencoder that an experiment derives from its architecture. See
         `CNN_Transformer`.
+    selection
+        Metrics by each of which a best epoch is selected, such as ``["loss", "ssim"]``.
 
     Raises
     ------
@@ -145,6 +164,7 @@ def reconstruction(output: str = "linear", bottleneck: int | None = None) -> Tas
     """
     where = "reconstruction"
     check_choice("output", output, ["mirror", "linear", "sigmoid"], where=where)
+    selection = _check_selection(selection, where)
     if bottleneck is not None:
         bottleneck = check_integer("bottleneck", bottleneck, minimum=1, where=where)
     return Task(
@@ -154,10 +174,31 @@ def reconstruction(output: str = "linear", bottleneck: int | None = None) -> Tas
         loss=outputs.voxel_error,
         rows=outputs.reconstruction_rows,
         metrics=reconstruction_metrics,
-        arguments={"output": output, "bottleneck": bottleneck},
+        selection=selection,
+        arguments={
+            "output": output,
+            "bottleneck": bottleneck,
+            **_unusual_selection(selection, ("loss",)),
+        },
         target_from="image",
         reconstructs=True,
     )
+
+
+def _check_selection(selection: object, where: str) -> tuple[str, ...]:
+    """Return the names of the selection metrics, at least one, else raise a SettingError."""
+    expected = "a list of metrics, such as ['loss']"
+    names = check_each(
+        "selection", check_list("selection", selection, expected, where=where), check_text, where=where
+    )
+    if not names or len(set(names)) < len(names):
+        raise argument_error("selection", selection, f"{expected}, at least one, each once", where=where)
+    return tuple(names)
+
+
+def _unusual_selection(selection: Sequence[str], usual: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the argument `selection` if it differs from its default, so that recorded tasks remain as they were."""
+    return {} if tuple(selection) == usual else {"selection": list(selection)}
 
 
 def _image_target(batch: Batch, device: torch.device) -> Tensor:

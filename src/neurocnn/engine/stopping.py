@@ -8,10 +8,10 @@ from neurocnn.engine.metrics import smaller_is_better
 
 @dataclass
 class Stopper:
-    """Early stopping, if the loss does not improve sufficiently during `patience` epochs.
+    """Early stopping, if a metric does not improve sufficiently during `patience` epochs.
 
-    An epoch is an improvement if its loss is smaller than best × (1 − tolerance), with the smallest loss of all earlier
-    epochs as best. NaN is not an improvement.
+    An epoch is an improvement if its loss is smaller than best − tolerance × |best|, with the smallest loss of all
+    earlier epochs as best. Metrics of which more is better get the opposite sign. NaN is not an improvement.
 
     Attributes
     ----------
@@ -19,22 +19,31 @@ class Stopper:
         Number of epochs without improvement after which to stop; 0 to never stop early.
     tolerance
         Required relative improvement, in [0, 1).
+    metric
+        Name of the metric, see `smaller_is_better`.
+    best
+        Best value before, with the opposite sign if greater values are better.
 
     Examples
     --------
     >>> stopper = Stopper(patience=2, tolerance=0.1)
     >>> [stopper.should_stop_after(loss) for loss in (1.0, 0.95, 0.9)]
     [False, False, True]
+    >>> stopper = Stopper(patience=1, tolerance=0.0, metric="roc_auc")
+    >>> [stopper.should_stop_after(area) for area in (0.7, 0.8, 0.75)]
+    [False, False, True]
     """
 
     patience: int
     tolerance: float
+    metric: str = "loss"
     best: float = math.inf
     waited: int = 0
 
-    def should_stop_after(self, loss: float) -> bool:
-        """Return whether training should stop after the epoch that ended with this loss."""
-        improved = loss < self.best * (1 - self.tolerance)
+    def should_stop_after(self, value: float) -> bool:
+        """Return whether training should stop after the epoch that ended with this value of the metric."""
+        loss = value if smaller_is_better(self.metric) else -value
+        improved = loss < self.best * (1 - math.copysign(self.tolerance, self.best))
         self.waited = 0 if improved else self.waited + 1
         if loss < self.best:
             self.best = loss

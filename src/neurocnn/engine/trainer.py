@@ -44,6 +44,9 @@ class Trainer(TrainingSettings):
     patience, tolerance
         Early stopping: training stops if, during `patience` epochs, the loss at the end of an epoch was never smaller
         than best × (1 − tolerance). With ``patience=0`` it never stops early.
+    stopping_metric
+        Metric of the task that decides on early stopping instead of the loss, such as ``"roc_auc"``, which must then be
+        greater than best × (1 + tolerance).
     sampler
         ``"random"`` for each sample once per epoch, ``"weighted"`` for samples drawn with replacement, all classes
         equally often.
@@ -51,7 +54,10 @@ class Trainer(TrainingSettings):
         ``optimizer(parameters)`` returns an optimizer; None for Adam. A class such as `torch.optim.SGD` is called with
         ``lr=learning_rate`` and ``weight_decay=weight_decay``.
     scheduler
-        ``scheduler(optimizer)`` returns a scheduler, stepped after each epoch.
+        ``scheduler(optimizer)`` returns a scheduler. If it has a parameter ``total_steps`` without a value, as
+        ``functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)`` has, it is the number of all steps.
+    scheduler_step
+        Whether the scheduler is stepped after each ``"epoch"`` or after each ``"update"`` (warm-up, one cycle).
     clip_gradient
         Largest norm of the gradients of an update; None for no clipping.
     n_workers

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -78,6 +79,10 @@ class TrainingState:
         Network and optimizer in training.
     part_id
         Part of the network, if each part has its own network; else None.
+    folder
+        Folder of the training, ``fold-<split>`` in an experiment; None if nothing is written.
+    split
+        Index of the split in an experiment; else None.
 
     Examples
     --------
@@ -101,6 +106,8 @@ class TrainingState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     part_id: Network
+    folder: Path | None = None
+    split: int | None = None
 
 
 #: Callable that receives a `TrainingState` after each evaluation. Its return value is ignored.

@@ -15,6 +15,7 @@ import torch
 
 from neurocnn import data, engine, storage
 from neurocnn.engine.loggers import show_progress
+from neurocnn.engine.needs import Needs, log_needs
 from neurocnn.errors.arguments import (
     argument_error,
     check_callable,
@@ -243,14 +244,14 @@ class Experiment:
             recipe = self.recipe.with_epochs(epochs)
             runs = [dataclasses.replace(run, recipe=recipe) for run in runs]
             settings["trainer"]["epochs"] = epochs
-        for run in runs:
-            run.check(wanted)
+        needs = sum((run.check(wanted) for run in runs), Needs())
         open_folder(where, settings, self.splits, images)
         log_unknown_affine(where, runs[0].train, self.reconstructions)
-        for run in runs:
-            LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
-            with show_progress(verbose, f"split {run.fold.index}, "):
-                run.run(wanted)
+        with log_needs("the run", needs, where.root):
+            for position, run in enumerate(runs):
+                LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
+                with show_progress(verbose, f"split {run.fold.index}, ", len(runs) - position):
+                    run.run(wanted)
         return Results(folder, **self._custom_settings())
 
     def _fold_run(

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,9 @@ from filelock import BaseFileLock
 from torch import nn as torch_nn
 
 from neurocnn import data, engine, storage
+from neurocnn.engine.epochs import updates_per_epoch
 from neurocnn.engine.inputs import check_sets
+from neurocnn.engine.needs import Needs, needs_of
 from neurocnn.engine.runtime import find_device
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment import reconstructions, transfer_source
@@ -65,8 +68,8 @@ class FoldRun:
     source_seen: pd.DataFrame | None = None
     callbacks: tuple[engine.Callback, ...] = ()
 
-    def check(self, networks: Sequence[int] | None) -> None:
-        """Raise errors that would otherwise stop `run` after it has written files.
+    def check(self, networks: Sequence[int] | None) -> Needs:
+        """Raise errors that would otherwise stop `run` after it has written files, and return what it will take.
 
         Raises
         ------
@@ -75,7 +78,7 @@ class FoldRun:
             reconstructions do not fit into the volume.
         """
         if self.is_done:
-            return
+            return Needs()
         recipe = self.recipe
         check_sets(recipe.task, self.sets, recipe.trainer.sampler)
         if isinstance(recipe.transfer_from, Path):
@@ -84,9 +87,13 @@ class FoldRun:
                 transfer_source.checkpoint(
                     recipe.transfer_from, self.fold.index, part, recipe.transfer_selection
                 )
-        self._network(networks[0] if networks else None)
+        model = self._network(networks[0] if networks else None)
         if recipe.reconstructions:
             check_placeable(self.train, "reconstructions=True")
+        n_updates = updates_per_epoch(recipe.trainer, self.train, networks or [None])
+        return needs_of(
+            recipe.trainer, [model] * len(networks or [None]), n_updates, len(recipe.task.selection)
+        )
 
     def run(self, networks: Sequence[int] | None) -> None:
         """Train and evaluate networks that are not done. `networks` are part_ids, or None for one network for all."""
@@ -218,7 +225,8 @@ class FoldRun:
     def _fit_arguments(
         self,
     ) -> tuple[engine.Task, data.CapsDataset, data.CapsDataset, Path, tuple[engine.Callback, ...]]:
-        return self.recipe.task, self.train, self.validation, self.fold.path, self.callbacks
+        callbacks = tuple(partial(_call_with_split, callback, self.fold.index) for callback in self.callbacks)
+        return self.recipe.task, self.train, self.validation, self.fold.path, callbacks
 
     def _network(self, part: int | None, starts: bool = False) -> torch_nn.Module:
         return self.recipe.build_network(self.train, self.fold.index, part, starts)
@@ -286,3 +294,7 @@ class FoldRun:
         lock = hold(self.fold.lock(part), f"{what} of {self.fold.root}", wait=wait)
         with lock if self._is_writer else nullcontext() as held:
             yield held
+
+
+def _call_with_split(callback: engine.Callback, split: int, state: engine.TrainingState) -> None:
+    callback(dataclasses.replace(state, split=split))

@@ -12,7 +12,7 @@ from torch import Tensor
 from neurocnn.errors import CheckpointError, ModelError
 from neurocnn.errors.arguments import check_each, check_integer, check_list, check_path
 from neurocnn.nn.transfer import unwrap_names
-from neurocnn.storage.tensors import load_tensors
+from neurocnn.storage.tensors import load_tensors, read_safetensors
 from neurocnn.storage.weights import check_state_dict
 
 FilePath = str | os.PathLike[str]
@@ -31,12 +31,13 @@ TORCHVISION_PREFIXES = {
 
 
 def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint of neurocnn, or of ClinicaDL 0.2 or 1.x, with neurocnn's parameter names.
+    """Return the weights in a checkpoint of neurocnn or ClinicaDL (with neurocnn's parameter names), or of others.
 
     Parameters
     ----------
     path
-        ``model_best.pth.tar`` or another file with a state dict.
+        ``model_best.pth.tar``; another file with a state dict, which may be under the key ``model`` or ``state_dict``;
+        or a ``.safetensors`` file, which its library reads.
     output_order
         Permutation of the outputs: output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x
         sorts its labels, so that AD is output 0 and CN output 1: ``output_order=(1, 0)`` returns them in the order of
@@ -46,6 +47,8 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
     ------
     NotFoundError
         If the file is missing.
+    MissingExtraError
+        If a ``.safetensors`` file is read and safetensors is not installed.
     CheckpointError
         If the file is damaged, would run code, or does not contain the finite weights of a network.
     ModelError
@@ -71,9 +74,15 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
     if order is not None:
         order = check_list("output_order", order, "integers such as (1, 0)", where="read_weights")
         check_each("output_order", order, check_integer, minimum=0, where="read_weights")
-    content = load_tensors(file, safe=_numpy_scalars())
-    has_model = isinstance(content, dict) and "model" in content
-    weights = check_state_dict(content["model"] if has_model else content, file)
+    content = (
+        read_safetensors(file) if file.suffix == ".safetensors" else load_tensors(file, safe=_numpy_scalars())
+    )
+    keys = [
+        key
+        for key in ("model", "state_dict")
+        if isinstance(content, dict) and isinstance(content.get(key), dict)
+    ]
+    weights = check_state_dict(content[keys[0]] if keys else content, file)
     state = unwrap_names(weights)
     if "valid_loss" in content:  # ClinicaDL 0.2
         state = from_torchvision(_rename(state, V02_PREFIXES))

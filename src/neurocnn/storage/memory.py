@@ -1,6 +1,7 @@
 """Memory available for allocation, on any device."""
 
 import os
+import sys
 
 import torch
 
@@ -35,3 +36,21 @@ def available_memory(device: torch.device | None = None) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 8 << 30  # The system does not report its memory: assume a small machine.
+
+
+def peak_memory(device: torch.device | None = None) -> int:
+    """Return the largest number of bytes that this process has used, on a GPU or in the system's memory; 0 if unknown.
+
+    Examples
+    --------
+    >>> peak_memory() > 0
+    True
+    """
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    # macOS counts bytes, Linux KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

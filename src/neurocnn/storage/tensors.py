@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurocnn.errors import CheckpointError, NotFoundError
+from neurocnn.errors import CheckpointError, MissingExtraError, NotFoundError
 from neurocnn.storage.files import storage_errors, write_whole
 from neurocnn.storage.tensor_checks import check_content, check_file
 
@@ -135,6 +135,39 @@ def load_tensors(
         ) from error
     check_content(content, n_bytes, sizes, path)
     return content
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a ``.safetensors`` file, on the CPU.
+
+    Raises
+    ------
+    MissingExtraError
+        If safetensors is not installed.
+    NotFoundError
+        If the file does not exist.
+    CheckpointError
+        If it is damaged or of another kind.
+    StorageError
+        If it cannot be read.
+    """
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path}: safetensors cannot be imported ({error}); pip install safetensors"
+        ) from error
+    with storage_errors(path, "read"):
+        if not path.is_file():
+            raise NotFoundError(f"{path}: the file does not exist")
+        try:
+            tensors: dict[str, torch.Tensor] = load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path}: {error}; expected a file of safetensors; restore it from a copy or write it again"
+            ) from error
+    return tensors
 
 
 def check_finite_weights(weights: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,113 @@
+"""What a training will take: updates, memory and disk."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import torch
+from torch import nn
+
+from neurocnn.engine.ranks import find_ranks
+from neurocnn.engine.settings import TrainingSettings
+from neurocnn.errors.logger import LOGGER
+from neurocnn.storage.files import find, is_file
+from neurocnn.storage.memory import peak_memory
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a training takes, at most.
+
+    Parameters
+    ----------
+    updates
+        Number of updates of all networks.
+    memory
+        Bytes of weights, gradients and the two moments of Adam of the networks that are trained at once. Images and
+        activations come in addition.
+    disk
+        Bytes of the best models, and of the two training states, which are removed when a split is done.
+
+    Examples
+    --------
+    >>> needs = Needs(10, 4_000_000_000, 10**9)
+    >>> str(needs + Needs(5, 2_000_000_000, 10**9))
+    'at most 15 updates, 4.00 GB of memory for weights and optimizers, 2.00 GB of disk'
+    """
+
+    updates: int = 0
+    memory: int = 0
+    disk: int = 0
+
+    def __add__(self, other: "Needs") -> "Needs":
+        return Needs(self.updates + other.updates, max(self.memory, other.memory), self.disk + other.disk)
+
+    def __str__(self) -> str:
+        memory = f"{_size_text(self.memory)} of memory for weights and optimizers"
+        return f"at most {self.updates} updates, {memory}, {_size_text(self.disk)} of disk"
+
+
+def needs_of(
+    trainer: TrainingSettings, models: Iterable[nn.Module], n_updates: int, n_selections: int
+) -> Needs:
+    """Return what it takes to train networks at once.
+
+    Parameters
+    ----------
+    trainer
+        Settings.
+    models
+        Networks.
+    n_updates
+        Number of updates of an epoch.
+    n_selections
+        Number of best models that are kept of each network.
+    """
+    sizes = [sum(value.nbytes for value in model.state_dict().values()) for model in models]
+    # Each of the two states has the weights and two moments.
+    return Needs(trainer.epochs * n_updates * len(sizes), 4 * sum(sizes), (n_selections + 6) * sum(sizes))
+
+
+@contextmanager
+def log_needs(
+    what: str, needs: Needs, folder: Path | None, device: torch.device | None = None
+) -> Iterator[None]:
+    """Log what the block will take before it, and after it what it has taken; rank 0 does.
+
+    Parameters
+    ----------
+    what
+        Name of the block.
+    needs
+        What it takes, at most.
+    folder
+        Folder that it writes to, if there is one.
+    device
+        Device whose memory it uses.
+    """
+    started, shown = monotonic(), find_ranks().rank == 0
+    if shown:
+        LOGGER.info(
+            "%s takes %s%s", what, needs, "" if folder is None else f", of which {_free_space(folder)}"
+        )
+    yield
+    if shown:
+        size = "" if folder is None else f"; {folder} has {_size_text(_size(folder))}"
+        memory = f"{_size_text(peak_memory(device))} of memory at its peak"
+        LOGGER.info("%s has taken %.1f s, %s%s", what, monotonic() - started, memory, size)
+
+
+def _free_space(folder: Path) -> str:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    return f"{_size_text(shutil.disk_usage(existing).free)} are free"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in find(folder, "**/*") if is_file(path))
+
+
+def _size_text(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.2f} MB"
