@@ -251,7 +251,7 @@ def failure(call: Callable[..., Any], arguments: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("group", NAMES)
-def test_an_argument_of_another_kind_is_refused_or_works(
+def test_an_argument_of_another_type_is_refused_or_works(
     group: str, world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -142,7 +142,7 @@ def test_the_package_shows_public_names_and_plotting_only():
     assert dir(nc) == sorted([*nc.__all__, "plotting"])
 
 
-def test_pictures_load_on_first_use_without_an_import():
+def test_plotting_is_imported_on_first_use():
     code = (
         "import sys, neurocnn as nc\n"
         "assert not {'matplotlib', 'neurocnn.plotting'} & set(sys.modules)\n"
@@ -151,7 +151,7 @@ def test_pictures_load_on_first_use_without_an_import():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "roc\n"
 
 
-def test_an_unknown_name_of_the_package_suggests_a_near_one():
+def test_an_unknown_name_of_the_package_suggests_a_similar_one():
     with pytest.raises(AttributeError, match="'Cap'; did you mean 'Caps'"):
         _ = nc.Cap
 

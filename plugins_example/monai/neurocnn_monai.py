@@ -19,14 +19,14 @@ def neurocnn_architectures():
 
 
 def build(network, outputs, input_shape, n_outputs, *, n_input_channels=False, **options):
-    """A convolutional network; `options` are its own, such as ``dropout_prob=0.2`` for DenseNet121."""
+    """Build a convolutional network with its own `options`, such as ``dropout_prob=0.2`` for DenseNet121."""
     channels = "n_input_channels" if n_input_channels else "in_channels"
     given = {"spatial_dims": len(input_shape) - 1, channels: input_shape[0], outputs: n_outputs}
     return network(**given, **options)
 
 
 def build_vit(input_shape, n_outputs, *, patch_size=16, **options):
-    """A vision transformer; `patch_size` divides the image. Its output is a tuple: the classes, and hidden states."""
+    """Build a vision transformer, whose output is a tuple of the classes and the hidden states."""
     return nets.ViT(
         in_channels=input_shape[0],
         img_size=input_shape[1:],

@@ -153,8 +153,8 @@ class Architectures:
 def output_tensor(output: object) -> Tensor | None:
     """Return the tensor of a network's output: the output itself, or the last tensor of a tuple or list.
 
-    Autoencoders have the code first. Other entries, such as a list of hidden states, are ignored. None if the output
-    contains no tensor.
+    Autoencoders return the code before the reconstruction. Entries that are not tensors, such as a list of hidden
+    states, are ignored. If there is no tensor, the result is None.
 
     Examples
     --------

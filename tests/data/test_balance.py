@@ -39,7 +39,7 @@ def test_participants_count_once_and_missing_values_do_not_count():
     assert (row["train"], row["validation"], row["difference"]) == (65, 65, 0)
 
 
-def test_names_are_left_out_and_constants_are_compared():
+def test_text_columns_with_many_values_are_omitted_and_constants_are_compared():
     names = [f"name {i}" for i in range(12)]
     found = balance(
         table(12, 0, name=names, site="A", score=1), table(12, 1, name=names, site="B", score=2, extra=1)

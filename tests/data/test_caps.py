@@ -73,7 +73,7 @@ def test_a_missing_root_or_subjects_folder_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "near"), [("sub-1", "sub-01"), ("sub-001", "sub-01"), ("SUB-01", None), ("sub-9", None)]
 )
-def test_a_participant_that_is_missing_gets_a_candidate_and_is_never_matched(
+def test_a_missing_participant_is_named_with_a_similar_one_that_is_never_used(
     tmp_path: Path, given: str, near: str | None
 ):
     caps = Caps(small_caps(tmp_path))

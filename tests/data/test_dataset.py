@@ -359,7 +359,9 @@ class HiddenGenerator:
 
 
 @pytest.mark.faults
-def test_an_augmentation_that_hides_its_generator_is_a_warning(caps: Caps, caplog: pytest.LogCaptureFixture):
+def test_an_augmentation_that_hides_its_generator_causes_a_warning(
+    caps: Caps, caplog: pytest.LogCaptureFixture
+):
     hidden = HiddenGenerator()
     for augmentation in (hidden, lambda part: hidden(part)):
         CapsDataset(caps, rows(), Patch(3, 3), augmentation=augmentation)
@@ -425,7 +427,7 @@ OTHER_KINDS = ["text", 3.5, ["a"], {"a": 1}, object()]
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["caps", "sessions", "parts", "label", "transform", "augmentation", "seed"])
 @pytest.mark.parametrize("value", [None, *OTHER_KINDS], ids=lambda value: type(value).__name__)
-def test_arguments_of_another_kind_are_refused(caps: Caps, name: str, value: object):
+def test_arguments_of_another_type_are_refused(caps: Caps, name: str, value: object):
     arguments = {"caps": caps, "sessions": rows(), name: value}
     if value is None and name not in ("caps", "sessions", "seed"):
         CapsDataset(**arguments)

@@ -109,7 +109,7 @@ class TestNames:
 
 
 class TestUnreadableFiles:
-    def test_all_are_listed_before_anything_is_read(self, tmp_path: Path):
+    def test_all_unreadable_files_are_listed_before_anything_is_read(self, tmp_path: Path):
         root = small_caps(tmp_path, 6)
         paths = [Caps(root).path(f"sub-{i:02}", "ses-M00") for i in range(6)]
         for path in paths[1:]:
@@ -140,7 +140,7 @@ class TestUnreadableFiles:
             Path(folder).chmod(0o755)
             yield Path(folder)
 
-    def test_a_file_or_folder_without_permission(self, public: Path):
+    def test_a_file_or_folder_without_permission_is_named(self, public: Path):
         """In a child that gave up root, for whom every file is readable."""
         root = small_caps(public / "caps")
         path = Caps(root).path("sub-01", "ses-M00")
@@ -172,7 +172,7 @@ class TestUnreadableFiles:
         path.parent.chmod(0o755)
         assert done.stdout.count("Permission denied") == 3
 
-    def test_prepare_lists_them_after_the_others_are_prepared(self, tmp_path: Path):
+    def test_prepare_lists_unreadable_files_after_the_others_are_prepared(self, tmp_path: Path):
         root = small_caps(tmp_path)
         path = Caps(root).path("sub-01", "ses-M00")
         path.unlink()
@@ -195,7 +195,7 @@ OTHER_SPACES = [moved(voxel=1.0), moved(origin=100.0), moved(angle=0.3)]
 
 class TestOtherSpace:
     @pytest.mark.parametrize("affine", OTHER_SPACES, ids=["voxel size", "origin", "rotation"])
-    def test_an_image_at_another_position_is_one_warning_that_names_both(
+    def test_an_image_at_another_position_causes_one_warning_that_names_both(
         self, tmp_path: Path, affine: np.ndarray, caplog: pytest.LogCaptureFixture
     ):
         root = small_caps(tmp_path)
@@ -223,7 +223,7 @@ class TestOtherSpace:
         assert caplog.text == ""
 
     @pytest.mark.parametrize("affine", OTHER_SPACES, ids=["voxel size", "origin", "rotation"])
-    def test_a_mask_at_another_position_is_one_warning_that_names_both(
+    def test_a_mask_at_another_position_causes_one_warning_that_names_both(
         self, tmp_path: Path, affine: np.ndarray, caplog: pytest.LogCaptureFixture
     ):
         root = small_caps(tmp_path / "caps")
@@ -237,7 +237,9 @@ class TestOtherSpace:
         assert str(path) in caplog.text
         assert "sub-00 ses-M00" in caplog.text
 
-    def test_a_header_without_an_orientation_code(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def test_a_header_without_an_orientation_code_cannot_be_reoriented(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
         root = small_caps(tmp_path, 1)
         for i in (1, 2):
             path = write_t1(root, f"sub-{i:02}", voxels_of(i))
@@ -276,7 +278,7 @@ class TestGzip:
         assert time.perf_counter() - begun < 5  # a copy of the remainder per member would take hours
 
     @pytest.mark.parametrize("size", [512, 4096, 5000, 100_000])
-    def test_members_of_parallel_compressors_are_read(self, tmp_path: Path, size: int):
+    def test_gzip_files_of_parallel_compressors_are_read(self, tmp_path: Path, size: int):
         voxels = voxels_of(0, (40, 40, 40))
         path = write_t1(tmp_path, "sub-00", voxels)
         content = gzip.decompress(path.read_bytes())

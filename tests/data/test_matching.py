@@ -64,7 +64,7 @@ def test_all_sessions_of_a_pair_are_kept_and_the_first_one_counts():
     assert set(found["pair"]) == {0}
 
 
-def test_numbers_with_two_values_are_equal_and_tolerances_have_names():
+def test_numeric_columns_of_two_values_are_matched_exactly():
     sessions = sessions_of(12, 0, 6).assign(sex=lambda table: (table["sex"] == "F").astype(int))
     found = nc.balanced(sessions, tolerance={"age": 100})
     assert (found.groupby("pair")["sex"].nunique() == 1).all()

@@ -82,28 +82,28 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.faults
-def test_zero_bytes(tmp_path: Path):
+def test_a_file_of_zero_bytes_is_refused(tmp_path: Path):
     (tmp_path / "a.nii.gz").touch()
     with pytest.raises(ImageError, match="zero bytes"):
         nifti.read_voxels(tmp_path / "a.nii.gz", "x")
 
 
 @pytest.mark.faults
-def test_not_gzip(tmp_path: Path):
+def test_a_file_that_is_not_gzip_is_refused(tmp_path: Path):
     (tmp_path / "a.nii.gz").write_bytes(header_bytes())
     with pytest.raises(ImageError, match="is not gzip"):
         nifti.read_voxels(tmp_path / "a.nii.gz", "x")
 
 
 @pytest.mark.faults
-def test_not_nifti(tmp_path: Path):
+def test_a_file_that_is_not_nifti_is_refused(tmp_path: Path):
     with pytest.raises(ImageError, match="is not a NIfTI file"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", b"<html>" * 100), "x")
 
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
 @pytest.mark.faults
-def test_truncated(tmp_path: Path, part: float, inflater: None):
+def test_a_truncated_file_is_refused(tmp_path: Path, part: float, inflater: None):
     path = write_nifti(tmp_path / "a.nii.gz", voxels_of(0, (16, 16, 16)))
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
@@ -112,7 +112,7 @@ def test_truncated(tmp_path: Path, part: float, inflater: None):
 
 
 @pytest.mark.faults
-def test_truncated_in_the_gzip_trailer(tmp_path: Path, inflater: None):
+def test_a_file_truncated_in_the_gzip_trailer_is_refused(tmp_path: Path, inflater: None):
     path = write_nifti(tmp_path / "a.nii.gz", voxels_of(0))
     for cut in range(1, 9):
         content = path.read_bytes()
@@ -182,21 +182,21 @@ def test_a_gzip_bomb_is_decompressed_only_up_to_the_size_in_its_header(tmp_path:
     ],
 )
 @pytest.mark.faults
-def test_a_negative_zero_or_other_than_3d_shape(tmp_path: Path, dim: list[int]):
+def test_a_negative_zero_or_other_than_3d_shape_is_refused(tmp_path: Path, dim: list[int]):
     with pytest.raises(ImageError, match="expected three positive numbers"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", header_bytes(dim=dim)), "x")
 
 
 @pytest.mark.parametrize("code", [0, 1, 32, 128, 9999])
 @pytest.mark.faults
-def test_an_unknown_or_unreal_type(tmp_path: Path, code: int):
+def test_an_unknown_or_complex_data_type_is_refused(tmp_path: Path, code: int):
     with pytest.raises(ImageError, match=r"type|invalid"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", header_bytes(datatype=code)), "x")
 
 
 @pytest.mark.parametrize("row", [[np.nan, 0, 0, 0], [np.inf, 0, 0, 0], [0, 0, 0, 5]])
 @pytest.mark.faults
-def test_a_nan_or_singular_affine(tmp_path: Path, row: list[float]):
+def test_a_nan_or_singular_affine_is_refused(tmp_path: Path, row: list[float]):
     with pytest.raises(ImageError, match="affine"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", header_bytes(srow_x=row, sform_code=1)), "x")
 

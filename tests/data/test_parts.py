@@ -273,7 +273,7 @@ def test_a_mask_of_another_shape_is_refused(tmp_path: Path):
         CapsDataset(Caps(root), rows(1), Roi.from_masks(path))
 
 
-def test_a_mask_of_another_orientation_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_mask_of_another_orientation_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     root = small_caps(tmp_path / "caps", 1)
     same = write_nifti(tmp_path / "roi-a_mask.nii.gz", mask_of())
     CapsDataset(Caps(root), rows(1), Roi.from_masks(same))
@@ -344,7 +344,7 @@ def test_a_generator_of_masks_is_read_once(tmp_path: Path):
 @pytest.mark.parametrize(
     "value", [None, "text", 3.5, ["a"], {"a": 1}, object()], ids=lambda value: type(value).__name__
 )
-def test_settings_of_another_kind_are_refused(value: object):
+def test_settings_of_another_type_are_refused(value: object):
     calls = [
         lambda: Patch(value),
         lambda: Patch(3, value),

@@ -100,7 +100,7 @@ def test_a_column_may_have_the_name_of_its_characteristic():
 
 
 @pytest.mark.faults
-def test_the_share_of_women_is_that_of_the_known_however_they_are_written():
+def test_the_share_of_women_omits_missing_values_and_accepts_all_spellings():
     sexes = ["F", "female", "f", "Female", "M", "male", "m", None, None, "FEMALE"]
     frame = pd.DataFrame({"diagnosis": ["AD"] * 10, "sex": sexes})
     assert population(frame).loc["AD", "%sexF"] == 62.5  # 5 of 8
@@ -149,7 +149,7 @@ def test_missing_groups_and_unknown_scores_are_shown_as_n_a():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("value", [None, "labels.tsv", 3, [1], {"a": 1}, object()])
-def test_arguments_of_another_kind_are_refused(value: object):
+def test_arguments_of_another_type_are_refused(value: object):
     with pytest.raises(TableError, match="expected a DataFrame"):
         population(value)
     with pytest.raises(NeurocnnError, match="by"):

@@ -61,7 +61,7 @@ def test_every_preprocessing_of_both_generations_is_found(
     assert caps.shape("sub-1", session) == voxels.shape
 
 
-def test_t1_extensive_has_two_spellings(tmp_path: Path):
+def test_t1_extensive_is_found_in_both_spellings(tmp_path: Path):
     folder = tmp_path / "subjects" / "sub-1" / "ses-M00" / "t1_extensive"
     path = write_nifti(folder / "sub-1_ses-M00_space-Ixi549Space_desc-skullstripped_T1w.nii.gz", voxels_of(1))
     assert Caps(tmp_path, "t1-extensive").path("sub-1", "ses-M00") == path
@@ -101,7 +101,7 @@ def test_a_custom_suffix_does_not_match_another_participants_file(tmp_path: Path
         Caps(tmp_path, Custom("_T1w.nii.gz")).path("sub-1", "ses-M00")
 
 
-def test_names_stand_for_the_defaults():
+def test_a_name_is_short_for_the_default_preprocessing():
     assert [
         as_preprocessing(name) for name in ("t1-linear", "t1-extensive", "t1-volume", "flair-linear")
     ] == [
@@ -128,12 +128,12 @@ def test_an_unknown_preprocessing_is_refused(given: object, message: str):
 
 
 @pytest.mark.parametrize("suffix", ["*_T1w.nii.gz", "_T1w", "a/b.nii.gz", ""])
-def test_a_custom_suffix_is_the_plain_end_of_a_name(suffix: str):
+def test_an_invalid_custom_suffix_is_refused(suffix: str):
     with pytest.raises(SettingError, match="suffix"):
         Custom(suffix)
 
 
 @pytest.mark.parametrize("tracer", ["", "18F FDG", "../x", 18])
-def test_a_tracer_is_letters_and_digits(tracer: str):
+def test_an_invalid_tracer_is_refused(tracer: str):
     with pytest.raises(SettingError, match="tracer"):
         PetLinear(tracer, "pons")

@@ -66,7 +66,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_documented_cases(case):
+def test_documented_cases_are_labelled_as_documented(case):
     diagnoses, expected = CASES[case]
     table = visits(diagnoses)
     first = list(diagnoses.values()).index("MCI")

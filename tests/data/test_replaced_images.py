@@ -51,7 +51,7 @@ def test_a_replaced_nii_of_the_same_size_and_time_has_another_fingerprint(tmp_pa
 
 
 @pytest.mark.faults
-def test_a_phase_of_a_study_does_not_make_one_person_two(tmp_path: Path):
+def test_a_phase_of_a_study_does_not_divide_a_person(tmp_path: Path):
     caps = nc.Caps(small_caps(tmp_path, 4))
     train, validation = (
         nc.CapsDataset(caps, rows(4).assign(cohort=phase), label="diagnosis")
@@ -100,7 +100,7 @@ def test_a_copy_of_a_folder_is_not_a_second_cohort(tmp_path: Path):
 
 
 @pytest.mark.faults
-def test_ids_that_look_the_same_are_a_warning_in_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_ids_that_look_the_same_cause_a_warning_in_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for i in range(4):
         write_t1(tmp_path, f"sub-fit{i}", voxels_of(i))
         write_t1(tmp_path, f"sub-FIT{i}", voxels_of(i + 4))
@@ -116,7 +116,7 @@ def test_ids_that_look_the_same_are_a_warning_in_fit(tmp_path: Path, caplog: pyt
 
 
 @pytest.mark.faults
-def test_a_cohort_in_another_space_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_cohort_in_another_space_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     moved = AFFINE.copy()
     moved[0, 3] += 100
     for name, affine in (("a", AFFINE), ("b", moved)):
@@ -134,7 +134,7 @@ def test_a_cohort_in_another_space_is_a_warning(tmp_path: Path, caplog: pytest.L
 
 @pytest.mark.faults
 @pytest.mark.parametrize("cell", ["1e999", "٣٤", "inf"])
-def test_numbers_that_are_not_finite_or_of_another_script_are_not_stratified_by(cell: str):
+def test_stratification_refuses_infinite_numbers_and_digits_of_other_scripts(cell: str):
     frame = rows(10).assign(age=[*map(str, range(60, 69)), cell])
     with pytest.raises(nc.TableError, match="row 9"):
         nc.kfold(frame, 2, "age")

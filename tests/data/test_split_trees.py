@@ -49,7 +49,7 @@ def check(splits: list[Split], n: int = 2) -> None:
 
 
 @pytest.mark.parametrize("label", [True, False])
-def test_the_k_fold_tree_of_0_2_1(tmp_path: Path, label: bool):
+def test_a_k_fold_tree_of_clinicadl_0_2_1_is_read(tmp_path: Path, label: bool):
     for i in range(2):
         write_old(tmp_path / "train_splits-2" / f"split-{i}", people(f"t{i}"), label=label)
         write_old(
@@ -64,7 +64,7 @@ def test_the_k_fold_tree_of_0_2_1(tmp_path: Path, label: bool):
         read_splits(tmp_path, n_splits=5)
 
 
-def test_the_single_tree_of_0_2_1_next_to_its_folds(tmp_path: Path):
+def test_a_single_split_of_clinicadl_0_2_1_is_read_next_to_its_folds(tmp_path: Path):
     write_old(tmp_path / "train", people("t0"))
     write_old(tmp_path / "validation", people("v0"))
     check(read_splits(tmp_path), 1)
@@ -79,7 +79,7 @@ def test_the_single_tree_of_0_2_1_next_to_its_folds(tmp_path: Path):
 
 @pytest.mark.parametrize("place", ["", "2_fold", "split", "split/2_fold", "split_1/2_fold_1"])
 @pytest.mark.parametrize("label", [True, False])
-def test_the_k_fold_tree_of_1_x(tmp_path: Path, place: str, label: bool):
+def test_a_k_fold_tree_of_clinicadl_1_x_is_read(tmp_path: Path, place: str, label: bool):
     for i in range(2):
         folder = tmp_path / place if "fold" in place else tmp_path / place / "2_fold"
         write_new(folder / f"split-{i}", people(f"t{i}"), people(f"v{i}"), label)
@@ -91,7 +91,7 @@ def test_the_k_fold_tree_of_1_x(tmp_path: Path, place: str, label: bool):
     check(read_splits(folder, n_splits=2))
 
 
-def test_the_single_tree_of_1_x(tmp_path: Path):
+def test_a_single_split_of_clinicadl_1_x_is_read(tmp_path: Path):
     write_new(tmp_path / "split", people("t0"), people("v0"))
     check(read_splits(tmp_path), 1)
     check(read_splits(tmp_path / "split"), 1)
@@ -171,7 +171,7 @@ def test_a_leak_in_a_tree_is_refused(tmp_path: Path):
         read_splits(tmp_path)
 
 
-def test_a_tsv_instead_of_a_folder_and_the_reverse(tmp_path: Path):
+def test_a_tsv_instead_of_a_folder_and_the_reverse_are_refused(tmp_path: Path):
     write_table(people("t0"), tmp_path / "train.tsv")
     with pytest.raises(TableError, match="expected the folder of a split tree, or a multi-cohort TSV"):
         read_splits(tmp_path / "train.tsv")
@@ -206,7 +206,7 @@ def test_a_multi_cohort_tsv_joins_the_cohorts_split_by_split(tmp_path: Path):
                 same(found[found["cohort"] == cohort], expected[expected["diagnosis"].isin(names)])
 
 
-def test_diagnoses_of_a_multi_cohort_tsv_can_be_restricted(tmp_path: Path):
+def test_diagnoses_of_a_multi_cohort_tsv_can_be_selected(tmp_path: Path):
     (split, _) = read_splits(cohorts(tmp_path), diagnoses=["CN", "pMCI"])
     assert set(split.train[["cohort", "diagnosis"]].itertuples(index=False, name=None)) == {
         ("A", "CN"),
@@ -300,7 +300,7 @@ def test_cohorts_of_labels_and_caps_are_compared_by_name(tmp_path: Path):
 @pytest.mark.parametrize(
     "value", [None, 3.5, ["a"], {"a": 1}, object()], ids=lambda value: type(value).__name__
 )
-def test_arguments_of_another_kind_are_refused(tmp_path: Path, value: object):
+def test_arguments_of_another_type_are_refused(tmp_path: Path, value: object):
     calls = [
         lambda: read_splits(value),
         lambda: write_splits(value, tmp_path),

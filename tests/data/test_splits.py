@@ -56,7 +56,7 @@ def test_each_participant_is_in_exactly_one_validation_set(n_splits: int, n: int
 
 
 @given(st.integers(2, 6), st.integers(6, 60), st.integers(0, 9))
-def test_every_class_and_combination_is_spread_to_within_one(n_splits: int, n: int, seed: int):
+def test_sizes_of_each_class_and_combination_differ_by_at_most_one(n_splits: int, n: int, seed: int):
     frame = people(n, seed)
     splits = kfold(frame, n_splits, ["diagnosis", "sex", "age"], seed)
     for columns in (["diagnosis"], ["diagnosis", "sex"]):
@@ -346,7 +346,7 @@ def test_cohorts_are_compared_only_if_both_sets_have_one_in_every_row():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("other", ["sub-0001A", "sub-0001\u200ba", "sub-0001\uff41"])
-def test_ids_that_look_the_same_are_a_warning_once(other: str, caplog: pytest.LogCaptureFixture):
+def test_ids_that_look_the_same_cause_a_single_warning(other: str, caplog: pytest.LogCaptureFixture):
     frame = people(8)
     frame.loc[0, "participant_id"] = "sub-0001a"
     frame.loc[5, "participant_id"] = other
@@ -391,7 +391,7 @@ def test_a_seed_must_be_given(seed: object):
             split()
 
 
-def test_repeats_count_on_and_the_first_does_not_depend_on_their_number():
+def test_splits_of_repeats_are_numbered_on_and_the_first_repeat_is_always_the_same():
     frame = people(30)
     splits = kfold(frame, 3, ["diagnosis", "age"], seed=5, repeats=4)
     assert [split.index for split in splits] == list(range(12))
@@ -448,7 +448,7 @@ def test_families_are_stratified_more_evenly_than_by_chance():
          r"site=\['A', 'B'\] of sub-1 .*expected one group per participant"),
     ],
 )  # fmt: skip
-def test_groups_that_do_not_fit_are_refused(change: dict[str, list], message: str):
+def test_invalid_groups_are_refused(change: dict[str, list], message: str):
     frame = people(6).assign(**change)
     frame["session_id"] = [f"ses-M{i:02}" for i in range(6)] if "participant_id" in change else "ses-M00"
     with pytest.raises(TableError, match=message):

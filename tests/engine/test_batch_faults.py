@@ -96,7 +96,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("function", "usual", "name", "value"), CALLS)
-def test_an_argument_of_another_kind_works_or_is_refused(function, usual, name, value):
+def test_an_argument_of_another_type_works_or_is_refused(function, usual, name, value):
     with contextlib.suppress(NeurocnnError):
         function(**usual | {name: value})
 

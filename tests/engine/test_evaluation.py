@@ -44,7 +44,7 @@ def test_a_table_has_one_row_per_part_in_order(n_workers):
     assert np.allclose(table[["proba0", "proba1"]], expected, atol=1e-6)
 
 
-def test_the_model_is_left_in_its_modes_and_memory_format():
+def test_an_evaluation_keeps_modes_and_memory_format_of_the_model():
     model = network()
     model[1].eval()
     modes = [module.training for module in model.modules()]
@@ -53,7 +53,7 @@ def test_the_model_is_left_in_its_modes_and_memory_format():
     assert all(p.is_contiguous() for p in model.parameters())
 
 
-def test_without_labels_there_is_no_truth_and_no_loss():
+def test_without_labels_the_table_has_no_true_labels_and_no_loss():
     table = evaluate(network(), TASK, Unlabelled(3), device="cpu")
     assert table.true_label.isna().all()
     assert "loss" not in table
@@ -268,7 +268,7 @@ def test_a_cohort_of_some_samples_only_is_an_error_that_names_one(batch_size, la
         predict(network(), TASK, items, batch_size=batch_size, device="cpu")
 
 
-def test_augmentation_is_omitted():
+def test_an_evaluation_does_not_augment():
     data = Toys(4, noise=True)
     first, second = (evaluate(network(), TASK, data, device="cpu") for _ in range(2))
     pd.testing.assert_frame_equal(first, second)

@@ -123,7 +123,7 @@ def test_the_bootstrap_draws_within_each_class():
     assert row.to_list() == [0.5, 0.5, 0.5]
 
 
-def test_numbers_are_not_classes():
+def test_predicted_values_are_not_mistaken_for_classes():
     ages = pd.DataFrame(
         {
             "participant_id": [f"sub-{i}" for i in range(8)],

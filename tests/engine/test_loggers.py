@@ -29,7 +29,7 @@ def epoch_lines(caplog) -> list[str]:
     return [line for line in lines if line.startswith("epoch ")]
 
 
-def test_the_table_is_the_history(tmp_path):
+def test_the_table_equals_the_history(tmp_path):
     history = fit(tmp_path, evaluation_steps=1).history
     # As text first: the numbers that pandas parses may differ in the last digit.
     written = pd.read_csv(tmp_path / "training.tsv", sep="\t", dtype=str).astype(history.dtypes.to_dict())

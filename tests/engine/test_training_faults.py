@@ -275,7 +275,7 @@ def test_a_well_formed_state_with_wrong_content_is_replaced_by_the_older_one(kin
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_states_of_another_kind_are_refused_by_name(change, folder):
+def test_states_with_invalid_entries_are_refused_by_name(change, folder):
     for path in (folder / "state").glob("*.pt"):
         save_tensors(load_tensors(path) | change, path)
     with pytest.raises(CheckpointError, match="state"):
@@ -417,7 +417,7 @@ def test_trainings_in_two_threads_do_not_affect_each_other(caplog):
 
 
 @pytest.mark.parametrize("field", inspect.signature(Trainer).parameters)
-def test_a_setting_of_another_kind_is_refused_or_works(field):
+def test_a_setting_of_another_type_is_refused_or_works(field):
     for value in (None, "text", -1, 1.5, float("nan"), [1], {"a": 1}, {1}, object(), Path("here"), Trainer):
         try:
             Trainer(**{field: value})
@@ -441,7 +441,9 @@ def test_an_optimizer_that_is_not_a_function_is_refused_by_the_trainer(optimizer
         (partial(torch.optim.SGD, lr=0.3), {"lr": 0.3, "weight_decay": 0}),
     ],
 )
-def test_an_optimizer_class_gets_the_rates_of_the_trainer_and_a_function_has_its_own(optimizer, expected):
+def test_an_optimizer_class_gets_the_learning_rate_of_the_trainer_and_a_function_uses_its_own(
+    optimizer, expected
+):
     groups = []
     Trainer(**{**SETTINGS, "epochs": 1}, weight_decay=0.5, optimizer=optimizer).fit(
         network(),
@@ -452,7 +454,7 @@ def test_an_optimizer_class_gets_the_rates_of_the_trainer_and_a_function_has_its
     assert {name: groups[0][name] for name in expected} == expected
 
 
-def test_a_near_name_of_a_setting_is_suggested_and_the_signature_has_the_fields():
+def test_a_similar_setting_is_suggested_and_the_signature_has_the_fields():
     with pytest.raises(SettingError, match=r"unknown argument lr; did you mean learning_rate\?"):
         Trainer(lr=0.1)
     with pytest.raises(SettingError, match="did you mean epochs"):

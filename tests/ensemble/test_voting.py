@@ -324,7 +324,7 @@ def test_a_missing_id_is_refused(column):
         soft_vote(table)
 
 
-def test_tables_of_another_kind_are_refused():
+def test_tables_without_the_columns_of_the_vote_are_refused():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]})
     with pytest.raises(TableError, match=r"average values with `average`"):
         soft_vote(table.drop(columns=["proba0", "proba1"]))

@@ -40,7 +40,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("expected", CHECKS)
-def test_any_value_is_accepted_or_refused_with_the_same_grammar(expected: str):
+def test_any_value_is_accepted_or_refused_with_a_message_of_the_same_form(expected: str):
     messages = []
     for value in ODD:
         try:

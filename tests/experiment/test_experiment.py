@@ -88,7 +88,7 @@ def test_running_again_with_other_settings_names_the_differences_and_changes_not
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_more_epochs_are_for_runs_without_results(study: Study, tmp_path: Path):
+def test_only_runs_without_results_accept_more_epochs(study: Study, tmp_path: Path):
     longer = dataclasses.replace(TRAINER, epochs=2)
     run, more = experiment(study), experiment(study, trainer=longer)
     with pytest.raises(KeyboardInterrupt):

@@ -71,7 +71,7 @@ def test_the_training_set_is_evaluated_at_the_end(study: Study, tmp_path: Path):
     pd.testing.assert_frame_equal(*(history.drop(columns=train) for history in histories))
 
 
-def test_only_a_validation_set_can_replace_the_training_set():
+def test_without_evaluations_of_the_training_set_a_validation_set_is_required():
     item = {"image": 0, "participant_id": "sub-1", "session_id": "ses-M00", "part_id": 0, "label": "CN"}
     trainer = nc.Trainer(**SETTINGS, evaluate_train="end")
     with pytest.raises(SettingError, match="evaluate_train='end'; expected a validation set"):

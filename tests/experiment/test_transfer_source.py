@@ -52,7 +52,7 @@ def _trained(folder: Path, split: int, selection: str, network: int | None, pref
         ("multiautoencoder", "classification", True, "best_loss", ("encoder", "convolutions")),
     ],
 )
-def test_a_network_starts_from_its_splits_source(
+def test_a_network_starts_from_the_weights_of_the_same_split(
     study, sources, tmp_path, source, task, multi, selection, prefixes
 ):
     experiment(study, task=task, multi=multi, trainer=STILL, transfer_from=sources[source]).run(tmp_path)
@@ -73,7 +73,7 @@ def test_the_selection_of_a_cnn_source_is_a_choice(study: Study, sources, tmp_pa
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_several_networks_cannot_initialise_one(study: Study, sources, tmp_path: Path):
+def test_networks_of_several_parts_cannot_initialise_a_single_network(study: Study, sources, tmp_path: Path):
     with pytest.raises(NeurocnnError, match="one network per part"):
         experiment(study, transfer_from=sources["multicnn"]).run(tmp_path)
 
@@ -95,7 +95,7 @@ def test_a_source_whose_split_was_not_run_is_refused_before_anything_is_written(
     assert not (tmp_path / "target").exists()
 
 
-def test_results_are_a_source_too(study: Study, sources, tmp_path: Path):
+def test_a_results_object_can_be_the_source(study: Study, sources, tmp_path: Path):
     results = experiment(study, transfer_from=nc.Results(sources["autoencoder"])).run(tmp_path, splits=[0])
     assert results.settings["transfer_from"] == str(sources["autoencoder"])
 

@@ -227,7 +227,7 @@ def test_all_files_that_cannot_be_read_are_listed_at_once(root: Path, tmp_path: 
 
 @covers("other voxel size, origin or rotation")
 @pytest.mark.parametrize("change", ["size", "origin", "rotation"])
-def test_another_space_in_one_cohort_is_a_warning_that_names_both(
+def test_images_in_different_spaces_cause_a_warning_that_names_both(
     root: Path, change: str, caplog: pytest.LogCaptureFixture
 ):
     affine = AFFINE.copy()

@@ -25,7 +25,7 @@ def test_a_region_outside_the_image_is_refused(caps: nc.Caps):
 
 
 @covers("too many slices discarded")
-def test_more_slices_discarded_than_there_are_is_refused(caps: nc.Caps):
+def test_discarding_more_slices_than_exist_is_refused(caps: nc.Caps):
     refuse(
         lambda: nc.CapsDataset(caps, rows(), parts=nc.Slice(0, 3)), nc.NeurocnnError, "discarded_slices", "6"
     )
@@ -102,14 +102,14 @@ def test_a_missing_tree_lists_what_was_searched_for(tmp_path: Path):
 
 
 @covers("file for a folder and the reverse")
-def test_a_file_for_a_folder_and_the_reverse_are_refused(tmp_path: Path):
+def test_a_file_in_place_of_a_folder_and_the_reverse_are_refused(tmp_path: Path):
     nc.write_table(rows(), tmp_path / "labels.tsv")
     refuse(lambda: nc.read_splits(tmp_path / "labels.tsv"), nc.NeurocnnError, "labels.tsv")
     refuse(lambda: nc.read_table(tmp_path), nc.NeurocnnError, str(tmp_path))
 
 
 @covers("cohorts that differ")
-def test_cohorts_of_only_one_table_are_named(tmp_path: Path):
+def test_cohorts_in_only_one_table_are_named(tmp_path: Path):
     for name in ("ADNI", "AIBL"):
         small_caps(tmp_path / name, n=6)
     caps = nc.Caps({"ADNI": tmp_path / "ADNI", "AIBL": tmp_path / "AIBL"})
@@ -118,7 +118,7 @@ def test_cohorts_of_only_one_table_are_named(tmp_path: Path):
 
 
 @covers("cohort column without cohorts, or with empty cells")
-def test_a_study_phase_named_cohort_does_not_make_one_person_two():
+def test_a_study_phase_in_the_column_cohort_does_not_divide_a_person():
     table = rows(6).assign(cohort=["ADNI1"] * 6)
     refuse(lambda: nc.Split(0, table.iloc[:4], rows(6).iloc[3:]), nc.LeakError, "sub-03")
 
@@ -164,7 +164,7 @@ KINDS = [None, "text", 3.5, [1, "a"], {"a": 1}, object(), {1, 2}, int, (x for x 
 @covers("another kind of value")
 @pytest.mark.parametrize("value", KINDS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(nc.Trainer) if field.init])
-def test_a_setting_of_another_kind_is_refused_or_accepted(name: str, value: object):
+def test_a_setting_of_another_type_is_refused_or_accepted(name: str, value: object):
     try:
         nc.Trainer(**{name: value})
     except nc.SettingError as error:
@@ -196,7 +196,7 @@ def test_a_value_instead_of_columns_is_refused(stratify: object):
 
 
 @covers("near name of a keyword")
-def test_a_near_name_of_a_keyword_is_suggested():
+def test_a_similar_keyword_is_suggested():
     refuse(lambda: nc.Trainer(lr=0.1), nc.SettingError, "lr", "learning_rate")
 
 

@@ -270,7 +270,7 @@ def test_a_full_disk_names_the_path_and_the_run_resumes(caps: nc.Caps, tmp_path:
 
 
 @covers("read-only folder")
-def test_a_file_for_a_folder_is_named(caps: nc.Caps, tmp_path: Path):
+def test_a_file_in_place_of_a_folder_is_named(caps: nc.Caps, tmp_path: Path):
     (tmp_path / "file").write_text("mine")
     refuse(lambda: on(caps).run(tmp_path / "file" / "results"), nc.NeurocnnError, str(tmp_path / "file"))
     refuse(lambda: on(caps).run(tmp_path / "file"), nc.NeurocnnError, str(tmp_path / "file"))
@@ -552,7 +552,7 @@ def test_images_replaced_between_two_runs_are_refused(caps: nc.Caps, tmp_path: P
 
 
 @covers("moved CAPS")
-def test_a_moved_caps_can_be_named(caps: nc.Caps, tmp_path: Path):
+def test_the_new_path_of_a_moved_caps_can_be_passed(caps: nc.Caps, tmp_path: Path):
     on(caps, architecture="Conv3_FC1").run(tmp_path / "results", splits=[0])
     Path(str(caps.root)).rename(tmp_path / "moved")
     moved = nc.Caps(tmp_path / "moved")
@@ -621,7 +621,7 @@ def test_options_that_do_not_fit_the_architecture_are_named_with_the_file(caps: 
 
 
 @covers("links for locks")
-def test_a_link_for_a_lock_does_not_change_its_target(caps: nc.Caps, tmp_path: Path):
+def test_a_link_in_place_of_a_lock_file_does_not_change_its_target(caps: nc.Caps, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
     state = tmp_path / "results/fold-0/state"
     on(caps).run(tmp_path / "results", splits=[1])
@@ -636,7 +636,7 @@ def test_a_link_for_a_lock_does_not_change_its_target(caps: nc.Caps, tmp_path: P
 
 
 @covers("augmentation that hides its generator")
-def test_an_augmentation_that_differs_with_the_same_seed_is_a_warning(
+def test_an_augmentation_that_differs_with_the_same_seed_causes_a_warning(
     caps: nc.Caps, caplog: pytest.LogCaptureFixture
 ):
     generator = np.random.default_rng()

@@ -92,7 +92,7 @@ def test_a_value_that_would_be_read_as_another_is_not_written(tmp_path: Path, va
 
 @covers("ids that differ only in case, normalisation or invisible characters")
 @pytest.mark.parametrize(("one", "other"), [("sub-a1", "sub-A1"), ("sub-é", "sub-e\u0301")])
-def test_similar_ids_are_a_warning(one: str, other: str, caplog: pytest.LogCaptureFixture):
+def test_similar_ids_cause_a_warning(one: str, other: str, caplog: pytest.LogCaptureFixture):
     table = pd.DataFrame(
         {"participant_id": [one, other, "sub-x", "sub-y"], "session_id": "ses-M00", "age": [60, 61, 62, 63]}
     )

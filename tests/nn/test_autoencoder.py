@@ -416,7 +416,7 @@ def test_a_bottleneck_needs_feature_maps():
         CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3)), output="linaer")
 
 
-def test_a_mirror_that_magnifies_values_is_a_warning():
+def test_a_mirror_that_magnifies_values_causes_a_warning():
     with pytest.warns(UserWarning, match=r"output='mirror' multiplies negative values by 100 in 3 LeakyReLU"):
         CNN_Transformer(create_model("Conv3_FC1", (1, 16, 16, 16)))
 

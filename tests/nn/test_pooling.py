@@ -291,7 +291,7 @@ class TestEverywhere:
         x = values(MAPS[n], "mixed", 1).float()
         return x, RoundTrip(n)(x)
 
-    def test_in_deterministic_mode(self, n):
+    def test_pooling_in_deterministic_mode(self, n):
         x, expected = self.expected(n)
         torch.use_deterministic_algorithms(True)
         x.requires_grad_()
@@ -309,7 +309,7 @@ class TestEverywhere:
 
     @pytest.mark.on_demand
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++")
-    def test_compiled_to_machine_code(self, n):
+    def test_compiled_pooling_equals_eager_pooling(self, n):
         torch.compiler.reset()  # what other tests compiled counts against a limit
         x, expected = self.expected(n)
         gradients = [values(out.shape, "mixed", 4).float() for out in expected]
@@ -358,7 +358,7 @@ class TestEverywhere:
             torch.testing.assert_close(out[0][1], expected[0], rtol=0, atol=0)
             torch.testing.assert_close(out[1][2], expected[1], rtol=0, atol=0)
 
-    def test_gradients_in_every_form(self, n):
+    def test_gradients_by_all_functions_of_torch_are_equal(self, n):
         x = values(MAPS[n], "mixed", 2).float()
         pool, gradient = POOLS[n](2), values(plain_pool(x, 2, 2)[0].shape, "mixed", 3).float()
         leaf = x.clone().requires_grad_()
@@ -420,7 +420,7 @@ class TestEverywhere:
             out = RoundTrip(n)(x)
         torch.testing.assert_close(out, expected, rtol=0, atol=0)
 
-    def test_one_voxel_does_not_change_the_layout(self, n):
+    def test_maps_of_one_voxel_are_contiguous_after_unpooling(self, n):
         maxima, indices, pad = POOLS[n](2, return_indices=True, return_pad=True)(torch.rand(2, 3, *[2] * n))
         assert UNPOOLS[n](2)(maxima, indices, pad).is_contiguous()
 

@@ -221,7 +221,7 @@ def test_lazy_layers_are_described_and_refused_where_their_size_is_needed():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("n_outputs", [0, -1, 2.0, "2", True, [2]])
-def test_a_number_of_outputs_below_1_or_of_another_kind_is_refused(n_outputs):
+def test_a_number_of_outputs_below_1_or_of_another_type_is_refused(n_outputs):
     with pytest.raises(NeurocnnError, match=r"create_model: n_outputs=.*expected an integer ≥ 1"):
         create_model("Conv3_FC1", (1, 9, 9), n_outputs=n_outputs)
 

@@ -111,7 +111,7 @@ def test_an_error_lists_missing_unexpected_and_mismatched_parameters_and_the_tar
     assert_same(copied(target), before)
 
 
-def test_another_architecture_is_refused_completely():
+def test_another_architecture_is_refused_and_nothing_is_copied():
     target = create_model("Conv3_FC1", SHAPE)
     before = copied(target)
     for source in (cnn(1), CNN_Transformer(cnn(1))):
@@ -170,14 +170,14 @@ def test_a_checkpoint_of_clinicadl_0_2_gives_identical_outputs(tmp_path):
     assert torch.equal(model(images), classifier(x))
 
 
-def test_the_old_zip_less_format_is_read_too(tmp_path):
+def test_torchs_old_format_without_zip_is_read(tmp_path):
     state = {"features.0.weight": torch.rand(2, 1, 3, 3)}
     path = tmp_path / "model_best.pth.tar"
     torch.save({"model": state, "epoch": 0, "valid_loss": 0.1}, path, _use_new_zipfile_serialization=False)
     assert torch.equal(read_weights(path)["convolutions.0.weight"], state["features.0.weight"])
 
 
-def test_an_old_resnet18_is_torchvisions_names_and_fc_out(tmp_path):
+def test_a_resnet18_of_clinicadl_0_2_has_torchvisions_names_and_fc_out(tmp_path):
     torchvision = pytest.importorskip("torchvision")
     old = filled(torchvision.models.resnet18(), 1).eval()
     out = filled(nn.Linear(1000, 2), 2)
@@ -324,7 +324,7 @@ WRONG = {
 @pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:Validating sparse")  # torch's remark about speed
 @pytest.mark.parametrize("case", WRONG)
-def test_a_well_formed_file_with_other_content_is_refused_by_name(tmp_path, case):
+def test_a_well_formed_file_with_other_content_is_refused_with_its_path(tmp_path, case):
     content, message = WRONG[case]
     torch.save(content, tmp_path / "model.pth.tar")
     with pytest.raises(CheckpointError, match=rf"model\.pth\.tar.*{message}"):
@@ -333,7 +333,7 @@ def test_a_well_formed_file_with_other_content_is_refused_by_name(tmp_path, case
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", [["Conv4_FC3"], {"a": 1}, None, 3])
-def test_a_name_of_another_kind_in_a_file_does_not_matter(tmp_path, name):
+def test_an_invalid_network_name_in_a_file_does_not_matter(tmp_path, name):
     torch.save({"model": {"fc.1.bias": torch.ones(2)}, "epoch": 1, "name": name}, tmp_path / "model.pth.tar")
     assert list(read_weights(tmp_path / "model.pth.tar")) == ["fc.1.bias"]
 

@@ -62,7 +62,7 @@ def test_by_default_a_training_ends_with_its_last_epoch():
         assert marks(axes, "end") == [(5, history[f"validation_{metric}"][5])]
 
 
-def test_of_several_trainings_each_is_drawn_and_their_mean_while_all_train():
+def test_several_trainings_are_drawn_with_their_mean_until_the_first_ends():
     tables = {name: history_of(n, seed) for seed, (name, n) in enumerate({"a": 5, "b": 7, "c": 6}.items())}
     loss = learning_curves(tables).axes[0]
     drawn = [line.get_ydata().tolist() for line in loss.lines]

@@ -95,7 +95,7 @@ def sensitivity_at(rate: float, table: pd.DataFrame) -> float:
     return y0 + (y1 - y0) * (rate - x0) / (x1 - x0)
 
 
-def test_over_splits_each_curve_their_mean_and_mean_and_sd_of_the_areas_are_drawn():
+def test_curves_of_splits_are_drawn_with_their_mean_and_the_mean_and_sd_of_their_areas():
     tables = {name: predictions_of(n, seed=n) for name, n in (("a", 26), ("b", 31), ("c", 44))}
     (axes,) = roc(tables, ["CN", "AD"]).axes
     *single, mean = curves_of(axes)

@@ -246,7 +246,7 @@ def test_confounds_of_an_age_are_a_linear_regression(study: Study, tmp_path: Pat
 
 
 @pytest.mark.faults
-def test_rules_of_another_kind_are_refused(results):
+def test_invalid_rules_are_refused(results):
     for rule in ("best", {"sensitivity": 2}, {"ppv": 0.5}, {}, None):
         with pytest.raises(SettingError, match=r"rule=|sensitivity=2"):
             results.operating_point(rule)

@@ -32,7 +32,7 @@ def table_of(n: int, n_classes: int = 2, seed: int = 0) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_scores_of_all_draws_are_those_of_repeated_rows(n_classes: int):
+def test_class_scores_of_draws_equal_those_of_tables_with_repeated_rows(n_classes: int):
     table = table_of(24, n_classes).drop(columns=["participant_id", "session_id"])
     weights = np.random.default_rng(1).integers(0, 3, (20, 24)).astype(float)
     task = classification("d", list("abc")[:n_classes])
@@ -44,7 +44,7 @@ def test_scores_of_all_draws_are_those_of_repeated_rows(n_classes: int):
             np.testing.assert_allclose(found[name][draw], value, atol=1e-12, err_msg=name)
 
 
-def test_scores_of_values_are_those_of_repeated_rows():
+def test_value_scores_of_draws_equal_those_of_tables_with_repeated_rows():
     generator = np.random.default_rng(0)
     table = pd.DataFrame(
         {"true_label": generator.normal(70, 5, 15), "predicted_label": generator.normal(70, 5, 15)}
@@ -255,7 +255,7 @@ def test_the_interval_of_the_summary_is_that_of_a_plain_bootstrap(two):
         assert summary.loc["mean ± std", f"image {name}"] == f"{values['mean']:.3f} ± {values['std']:.3f}"
 
 
-def test_chance_of_a_regression_is_the_error_of_the_training_mean(study: Study, tmp_path: Path):
+def test_the_chance_level_of_a_regression_is_the_error_of_the_training_mean(study: Study, tmp_path: Path):
     run = nc.Experiment(
         study.caps, study.splits, PARTS["image"], TASKS["regression"], "Conv3_FC1", nc.Trainer(epochs=1)
     )

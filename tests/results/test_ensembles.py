@@ -193,7 +193,7 @@ def test_splits_without_a_voting_part_are_excluded_from_the_ensemble(results):
         ({"weights": pd.Series([0.5], index=["a"])}, "part_id='a'"),
     ],
 )
-def test_votes_of_another_kind_are_refused_and_change_nothing(results, arguments, words):
+def test_invalid_votes_are_refused_and_change_nothing(results, arguments, words):
     before = {path: path.read_bytes() for path in results.folder.rglob("*") if path.is_file()}
     with pytest.raises(SettingError, match=words):
         results.vote(**arguments)

@@ -216,7 +216,7 @@ def test_the_channels_of_a_slice_are_added_up(study, images, tmp_path):
     np.testing.assert_allclose(read(first.iloc[0])[:, :, 0], image.grad[0].sum(0), atol=1e-6)
 
 
-def test_random_weights_reach_one_more_layer_each_time():
+def test_each_network_has_random_weights_in_one_more_layer():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = []
@@ -270,7 +270,7 @@ def halve(part: torch.Tensor) -> torch.Tensor:
     return part[:, ::2]
 
 
-def test_a_missing_map_lists_those_that_exist(study, results, images):
+def test_the_error_about_a_missing_map_lists_existing_maps(study, results, images):
     results.explain(study.caps, images, "gradient", "known")
     with pytest.raises(NotFoundError, match="expected one of: mean-AD, mean-AD_part-0"):
         results.explanation("gradient", "known", of="mean-MCI")

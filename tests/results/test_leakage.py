@@ -14,7 +14,7 @@ def _sessions(names, cohort=None):
     return table if cohort is None else table.assign(cohort=cohort)
 
 
-def test_the_source_is_recorded_with_its_roles_and_its_own_source():
+def test_participants_of_the_source_and_its_own_source_are_recorded_with_their_roles():
     first = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
     second = record_seen(_sessions(["sub-3"]), _sessions(["sub-4"]), first)
     third = record_seen(_sessions(["sub-5"]), _sessions(["sub-6"]), second)
@@ -60,7 +60,7 @@ def test_without_cohorts_in_both_tables_only_ids_are_compared():
         check_unseen(table, _sessions(["sub-1"]), "test")
 
 
-def test_a_source_without_cohorts_is_remembered_by_a_target_with_cohorts():
+def test_participants_of_a_source_without_cohorts_are_found_in_tables_with_cohorts():
     source = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
     table = record_seen(_sessions(["sub-3"], "ADNI"), _sessions(["sub-4"], "ADNI"), source)
     for name, role in (("sub-1", "source_train"), ("sub-2", "source_validation")):
@@ -69,7 +69,7 @@ def test_a_source_without_cohorts_is_remembered_by_a_target_with_cohorts():
     check_unseen(table, _sessions(["sub-3"], "AIBL"), "test")
 
 
-def test_a_source_without_a_record_refuses_nobody():
+def test_a_source_without_recorded_participants_refuses_nobody():
     table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"), unknown_source())
     check_unseen(table, _sessions(["sub-3"], "ADNI"), "test")
 

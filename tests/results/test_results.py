@@ -176,7 +176,7 @@ def test_the_summary_has_a_row_per_split_and_their_mean(finished):
         ({"dataset": "tset"}, "expected one of: "),
     ],
 )
-def test_missing_tables_are_refused_with_the_existing_ones(finished, arguments: dict, words: str):
+def test_the_error_about_missing_tables_lists_existing_ones(finished, arguments: dict, words: str):
     results, _ = finished
     with pytest.raises(nc.NeurocnnError, match=words):
         results.metrics(**arguments)
@@ -237,7 +237,7 @@ def test_tables_of_a_custom_task_are_read_without_its_code(study: Study, tmp_pat
         results.load_model(split=0)
 
 
-def test_a_task_of_another_name_has_a_summary(study: Study, tmp_path: Path):
+def test_a_task_with_a_custom_name_has_a_summary(study: Study, tmp_path: Path):
     task = dataclasses.replace(TASKS["classification"], name="screening", selection=("loss", "accuracy"))
     run = nc.Experiment(study.caps, study.splits, PARTS["image"], task, "Conv3_FC1", TRAINER)
     results = run.run(tmp_path, splits=[0])
@@ -403,7 +403,7 @@ def test_a_table_with_other_content_is_named(finished, table, content, tmp_path)
         ("selection_threshold", None),
     ],
 )
-def test_settings_of_another_kind_are_refused_by_name(finished, tmp_path, name, value):
+def test_settings_of_another_type_are_refused_by_name(finished, tmp_path, name, value):
     settings = json.loads((finished[0].folder / "commandline.json").read_text())
     settings[name] = value
     if value is None:
@@ -416,7 +416,7 @@ def test_settings_of_another_kind_are_refused_by_name(finished, tmp_path, name, 
 
 
 @pytest.mark.faults
-def test_new_images_at_another_position_are_a_warning(study: Study, finished, tmp_path: Path, caplog):
+def test_new_images_at_another_position_cause_a_warning(study: Study, finished, tmp_path: Path, caplog):
     results, test = finished
     shutil.copytree(study.caps.root, tmp_path / "caps")
     caps = nc.Caps(tmp_path / "caps", study.caps.preprocessing)

@@ -50,7 +50,7 @@ def test_with_one_empty_cell_cohorts_are_not_compared():
 
 
 @given(st.permutations([*PART, "age"]))
-def test_keys_have_one_order(columns: list[str]):
+def test_key_columns_have_a_fixed_order(columns: list[str]):
     assert key_columns(columns) == list(IMAGE)
     assert key_columns(columns, PART) == list(PART)
 
@@ -62,7 +62,7 @@ def test_a_missing_id_is_omitted_from_a_name(missing: object):
     assert describe_row(pd.Series(row)) == "sub-1 ses-1 part 2"
 
 
-def test_a_table_and_its_records_have_the_same_names():
+def test_a_table_and_its_records_are_described_equally():
     frame = table([("A", i) for i in range(7)]).assign(session_id="ses-1", part_id=range(7), age=1)
     expected = "A sub-0 ses-1 part 0, A sub-1 ses-1 part 1 and 5 more"
     assert describe_rows(frame, most=2) == expected

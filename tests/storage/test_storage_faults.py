@@ -352,7 +352,7 @@ def test_processes_that_race_for_a_lock_hold_it_one_at_a_time(tmp_path: Path, re
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["count", "new"]
 
 
-def test_the_note_of_the_holder_is_read_from_the_lock_alone(tmp_path: Path):
+def test_the_note_of_the_holder_is_at_most_200_characters(tmp_path: Path):
     (tmp_path / "lock").write_bytes(b"\xff" * 1000)
     assert len(locks_module._read_note(tmp_path / "lock")) <= 200
     assert locks_module._read_note(tmp_path / "missing") == "unknown"

@@ -66,7 +66,7 @@ def test_any_flipped_byte_gives_an_error_or_the_same_tensors(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"plain text", b"PK\x03\x04 and nothing"])
-def test_a_file_of_another_kind_is_a_checkpoint_error(tmp_path: Path, content: bytes):
+def test_a_file_of_another_format_is_a_checkpoint_error(tmp_path: Path, content: bytes):
     path = tmp_path / "state.pt"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"state\.pt"):

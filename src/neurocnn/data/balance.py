@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from neurocnn.storage.identity import IMAGE, person_columns
 
 #: Text columns with more distinct values than this, such as names, are omitted.
-MOST_VALUES = 10
+MAX_VALUES = 10
 _COLUMNS = ["column", "value", "train", "validation", "difference"]
 
 
 def balance(train: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """Return the standardised mean differences of two sets: a row per column of numbers, and per value of the others.
+    """Return the standardised mean differences of two sets: one row per column of numbers or value of another column.
 
     Only the first row of each participant is used. Text columns with more than 10 distinct values are omitted, and
     missing values are ignored.
@@ -60,7 +60,7 @@ def _rows(
         yield name, None, means[0], means[1], _difference(means, spreads)
         return
     values = sorted({str(value) for column in columns for value in column})
-    if len(values) > MOST_VALUES:
+    if len(values) > MAX_VALUES:
         return
     for value in values:
         shares = [_mean(np.array(column.astype(str) == value, dtype=float)) for column in columns]

@@ -197,11 +197,11 @@ class Caps:
         -------
         DataFrame
             Ids; ``shape``, ``voxel_size`` (mm) and ``orientation`` as text; ``minimum`` and ``maximum``; ``nan`` and
-            ``zeros``, shares of voxels that are not finite, or 0; ``contrast``, standard deviation of the voxels that
-            are not 0, divided by the mean of their absolute values; ``sharpness``, mean absolute difference of
+            ``zeros``, fractions of voxels that are not finite, or 0; ``contrast``, standard deviation of the voxels
+            that are not 0, divided by the mean of their absolute values; ``sharpness``, mean absolute difference of
             neighbours, divided by the standard deviation; ``correlation`` with the median of the downsampled images
             of the cohort; ``same_voxels_as``, name of an image with the same voxels; ``problem``, message of an image
-            that cannot be read; ``z``, largest robust z of these columns, and ``column``, which has it.
+            that cannot be read; ``z``, largest robust z of these columns; ``column``, the column with this z.
 
         Raises
         ------

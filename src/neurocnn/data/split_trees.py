@@ -214,7 +214,7 @@ def _read_diagnoses(folder: Path, diagnoses: Sequence[str], baseline: bool) -> p
         path = folder / f"{diagnosis}{'_baseline' if baseline else ''}.tsv"
         if not is_file(path):
             known = _diagnoses(folder) if is_folder(folder) else []
-            raise NotFoundError(f"{path}: the file does not exist; diagnoses: {suggestion(diagnosis, known)}")
+            raise NotFoundError(f"{path}: the file does not exist; {suggestion(diagnosis, known)}")
         frame = read_table(path)
         if "diagnosis" not in frame.columns:
             frame.insert(len(REQUIRED), "diagnosis", diagnosis)

@@ -94,7 +94,7 @@ def _plain_numbers(column: pd.Series) -> pd.Series:
 def stratified_order(
     people: pd.DataFrame, columns: list[str], block: int, rng: np.random.Generator
 ) -> Integers:
-    """Return an order of participants in which any `block` consecutive ones are as similar as possible.
+    """Return an order in which any `block` consecutive participants are as similar as possible in the columns.
 
     Participants are sorted by classes and, within a combination of classes, by numbers. Then each `block` of neighbours
     is shuffled.

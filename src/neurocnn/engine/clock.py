@@ -22,7 +22,7 @@ class EpochClock:
         self._last = time.perf_counter()
 
     def lap(self, activity: str) -> None:
-        """Add the time since the last call to the time of `activity`."""
+        """Add the time since the last call to the total of `activity`."""
         now = time.perf_counter()
         self.seconds[activity] = self.seconds.get(activity, 0.0) + now - self._last
         self._last = now

@@ -174,7 +174,7 @@ def _computation(batch_size: int, n_workers: int | str, device: str, precision: 
 
 
 def task_measure(task: Task, computation: Computation) -> Measure:
-    """Return functions that compute a task's columns, and the loss of each sample if there are labels."""
+    """Return functions that compute the columns of a task's table, with the loss of each sample if there are labels."""
 
     def output(model: nn.Module, image: Tensor) -> Any:
         with autocast(computation.device, computation.precision):

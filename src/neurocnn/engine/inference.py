@@ -107,7 +107,7 @@ def network_tables(
                 with one.random.as_global() if len(passes) > 1 else nullcontext():
                     one.add(part_rows(batch, network), first)
             first += ranks.world * computation.batch_size
-            del batch  # The next batch can reuse its memory.
+            del batch  # free the memory for the next batch
         found = {network: one.finish() for network, one in passes.items()}
     everyone = ranks.gather(found, "to put their tables together")
     return {network: join_ranks([columns[network] for columns in everyone]) for network in networks}

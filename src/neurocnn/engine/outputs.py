@@ -21,7 +21,7 @@ def final_output(output: object) -> Tensor:
     Raises
     ------
     ModelError
-        If the output is neither a tensor nor a tuple with one.
+        If the output is neither a tensor nor a tuple that contains a tensor.
     """
     found = output_tensor(output)
     if found is None:

@@ -148,7 +148,7 @@ class Run:
         """
         losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
         mean = float(losses.mean())
-        # The mean of losses that are not finite is not finite: all of them are looked at only then.
+        # If a loss is not finite, neither is the mean, so a single comparison is enough otherwise.
         if not math.isfinite(mean) and not losses.isfinite().all():
             names = [sample_name(who, row) for part, who in self._window for row in range(len(part))]
             raise loss_error(self.where(), losses, names, self.parameters)

@@ -103,7 +103,7 @@ def part_weights(
     """
     accuracies = part_balanced_accuracy(validation_predictions)
     if selection_threshold is not None:
-        accuracies = _above(accuracies, selection_threshold)
+        accuracies = _check_and_apply_threshold(accuracies, selection_threshold)
     elif not accuracies.any():
         warnings.warn(
             f"all {len(accuracies)} parts have a validation balanced accuracy of 0 and get the same weight; check "
@@ -114,7 +114,7 @@ def part_weights(
     return (accuracies / accuracies.sum()).rename("weight")
 
 
-def _above(accuracies: "pd.Series[Any]", threshold: float) -> "pd.Series[Any]":
+def _check_and_apply_threshold(accuracies: "pd.Series[Any]", threshold: float) -> "pd.Series[Any]":
     limit = check_number("selection_threshold", threshold, minimum=0, maximum=1)
     selected = accuracies.where(accuracies > limit, 0.0)
     if not selected.any():

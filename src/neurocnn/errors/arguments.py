@@ -211,7 +211,7 @@ def check_list(name: str, value: Any, expected: str, *, where: str = "") -> list
     Raises
     ------
     SettingError
-        If `value` is not iterable, or is text, bytes, a mapping or a set: their items have no useful order.
+        If `value` is not iterable, or is text, bytes, a mapping or a set.
 
     Examples
     --------

@@ -192,7 +192,7 @@ class FoldRun:
 
     def _train_several(self, networks: Sequence[int]) -> None:
         pending = self._broadcast([part for part in networks if not self._is_predicted(part)])
-        size = self.recipe.networks_at_once or self._broadcast(self._networks_that_fit())
+        size = self.recipe.networks_at_once or self._broadcast(self._n_networks_in_memory())
         for start in range(0, len(pending), size):
             with ExitStack() as locks:
                 for part in pending[start : start + size]:
@@ -231,7 +231,7 @@ class FoldRun:
     def _network(self, part: int | None, starts: bool = False) -> torch_nn.Module:
         return self.recipe.build_network(self.train, self.fold.index, part, starts)
 
-    def _networks_that_fit(self) -> int:
+    def _n_networks_in_memory(self) -> int:
         """Return the number of networks that fit into a quarter of the available memory."""
         tensors = self._network(self.train.part_ids[0]).state_dict().values()
         # Each weight has a gradient, two moments of Adam, and a copy per selection.

@@ -52,7 +52,7 @@ def transfer_weights(source: nn.Module | Mapping[str, Tensor], target: nn.Module
     state = target.state_dict()
     names = {WRAPPERS.sub("", name): name for name in state}
     given, wanted = _select_shared_part(given, list(names))
-    _check(given, {name: state[names[name]] for name in wanted})
+    _check_equal_parameters(given, {name: state[names[name]] for name in wanted})
     target.load_state_dict({**state, **{names[name]: given[name] for name in wanted}})
 
 
@@ -74,7 +74,7 @@ def _has(names: Iterable[str], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in names)
 
 
-def _check(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
+def _check_equal_parameters(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
     kinds = {name: (_kind(given[name]), _kind(wanted[name])) for name in wanted if name in given}
     found = {
         "missing in the source": [name for name in wanted if name not in given],

@@ -252,7 +252,7 @@ class _Unhalve(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         [codes] = ctx.saved_tensors
         pads = [side for n in reversed(gradients[0].shape[2:]) for side in (n % 2, 0)]
-        padded = torch.nn.functional.pad(gradients[0], pads)  # a dropped value has no gradient
+        padded = torch.nn.functional.pad(gradients[0], pads)  # a value that pooling omits has no gradient
         positions = padded_indices(codes, gradients[0].shape[2:])
         return padded.flatten(2).gather(2, positions.flatten(2)).view(codes.shape), None, None
 

@@ -210,14 +210,14 @@ def _people(folder: ResultFolder, index: int, dataset: str) -> set[tuple[object,
     return set(table[key_columns(table, PARTICIPANT)].itertuples(index=False, name=None))
 
 
-def resampled_t(differences: Array, share: float) -> float:
+def resampled_t(differences: Array, test_ratio: float) -> float:
     """Return the two-sided p-value of the corrected resampled t-test (Nadeau & Bengio 2003).
 
     Parameters
     ----------
     differences
         Difference of the scores in each split, shape (k,).
-    share
+    test_ratio
         Size of a test set divided by the size of a training set.
 
     Examples
@@ -231,4 +231,4 @@ def resampled_t(differences: Array, share: float) -> float:
     variance = float(np.var(differences, ddof=1)) if k > 1 else math.nan
     if variance == 0:
         return 1.0 if mean == 0 else math.nan
-    return float(2 * t.sf(abs(mean) / math.sqrt((1 / k + share) * variance), k - 1))
+    return float(2 * t.sf(abs(mean) / math.sqrt((1 / k + test_ratio) * variance), k - 1))

@@ -188,7 +188,7 @@ def describe_task(value: Settings) -> engine.Task | None:
     if "name" not in value:
         return None
 
-    def code_needed(*arguments: object) -> NoReturn:
+    def raise_custom(*arguments: object) -> NoReturn:
         raise SettingError(f"task: {value[CUSTOM]} is custom; expected its code: Results(…, task=…)")
 
     fields: Settings = {}
@@ -197,7 +197,7 @@ def describe_task(value: Settings) -> engine.Task | None:
             found = value[field.name]
             fields[field.name] = tuple(found) if isinstance(found, list) else found
         elif field.default is field.default_factory is dataclasses.MISSING:
-            fields[field.name] = code_needed
+            fields[field.name] = raise_custom
     return engine.Task(**fields)
 
 

@@ -44,7 +44,7 @@ class NetworkRecipe:
     def build(self) -> torch_nn.Module:
         """Return a new network of the architecture, or for a reconstruction the autoencoder derived from it.
 
-        If the output of the architecture has the shape of the image, it is used as the autoencoder.
+        For a reconstruction, an architecture whose output has the shape of the image is used as the autoencoder.
         """
         n_outputs = self.task.n_outputs
         model = nn.create_model(self.architecture, self.input_shape, n_outputs=n_outputs, **self.options)

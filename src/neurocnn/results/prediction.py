@@ -261,7 +261,7 @@ def encode_folds(
 
 
 def _check_same_metrics(path: Path, new: pd.DataFrame) -> None:
-    # Folders of earlier versions do not record the images of these metrics, but other images have other metrics.
+    # Earlier versions did not record the images, but equal metrics show that these are the same images.
     saved = storage.read_table(path, required=())
     if not np.allclose(saved[list(new)].to_numpy(dtype=float), new.to_numpy(dtype=float), rtol=1e-2):
         raise SettingError(f"{path} contains metrics of other sessions; choose another name")

@@ -68,7 +68,7 @@ def test_hippocampi_are_inside_the_built_in_regions(space):
         assert min(inside[0].sum(), inside[1].sum()) > 0.35 * len(points)
 
 
-def test_tissues_fill_a_brain_between_them():
+def test_tissues_together_fill_the_brain():
     person = draw_person(np.random.default_rng(2))
     axes = np.arange(-80, 81, 4.0), np.arange(-110, 90, 4.0), np.arange(-70, 90, 4.0)
     shares = {tissue: draw(person, axes, **{tissue: 1.0}) for tissue in TISSUES}
