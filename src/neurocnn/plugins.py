@@ -6,6 +6,7 @@ package never changes a training: a name that two packages provide is refused, n
 affects only those who request its networks.
 """
 
+import inspect
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import pluggy
 from torch import Tensor, nn
 
 from neurocnn.errors import ModelError, suggestion
-from neurocnn.errors.arguments import check_callable
+from neurocnn.errors.arguments import argument_error
 
 GROUP = "neurocnn"
 #: A function ``build(input_shape, n_outputs, **options) -> nn.Module``. `input_shape` is (C, H, W) or (C, D, H, W),
@@ -54,7 +55,8 @@ def hookimpl(function: F) -> F:
     ... def neurocnn_architectures():
     ...     return {"Linear": build}
     """
-    check_callable("function", function, "a function", where="hookimpl")
+    if not inspect.isfunction(function):
+        raise argument_error("function", function, "a function", where="hookimpl")
     return _implementation(function)
 
 
