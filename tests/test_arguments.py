@@ -208,6 +208,7 @@ def calls_of_results(w: SimpleNamespace) -> dict[str, Call]:
         "Results.explain": (w.results.explain, new | {"method": "gradient"}),
         "Results.explain_randomized": (w.results.explain_randomized, new | {"method": "gradient"}),
         "Results.explanation": (w.results.explanation, {"method": "gradient"}),
+        "explanation": (nc.plotting.explanation, {"results": w.results, "method": "gradient"}),
         "Results.history": (w.results.history, {}),
         "Results.load_model": (w.results.load_model, {"split": 0}),
         "Results.metrics": (w.results.metrics, {}),

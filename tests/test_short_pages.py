@@ -80,6 +80,12 @@ def check_checked(names: dict[str, object]) -> None:
     assert len(names["checked"]) == len(names["labels"])  # type: ignore[arg-type]
 
 
+def check_explained(names: dict[str, object]) -> None:
+    assert Path("ad.png").is_file()
+    people = {name.split("_")[0] for name in (path.name for path in Path("results").rglob("patient/*/sub-*"))}
+    assert people == {names["patient"]["participant_id"].iloc[0]}  # type: ignore[index]
+
+
 def check_resumed(names: dict[str, object]) -> None:
     assert names["results"].splits == [0, 1]  # type: ignore[attr-defined]
 
@@ -102,6 +108,7 @@ SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/concepts/votes.md": (no_files, nothing_more),
     "docs/how-to/check-images.md": (no_files, check_checked),
     "docs/how-to/choose-a-preprocessing.md": (no_files, nothing_more),
+    "docs/how-to/explain-predictions.md": (train_on_half, check_explained),
     "docs/how-to/export-a-model.md": (train_on_half, nothing_more),
     "docs/how-to/read-results-elsewhere.md": (train_on_half, check_tables),
     "docs/how-to/reproduce-results.md": (no_files, nothing_more),

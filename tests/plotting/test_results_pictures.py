@@ -54,6 +54,19 @@ def test_a_figure_can_be_drawn_from_results(studies, task: str, draw: Callable, 
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
+def test_the_picture_of_an_explanation_shows_its_greatest_voxel_over_the_image(studies, study):
+    results = studies["classification"]
+    results.explain(study.caps, study.labels, "gradient")
+    values = np.abs(results.explanation("gradient"))
+    *panels, bar = plotting.explanation(results, "gradient").axes
+    place = [int(text.get_title().split("= ")[1]) for text in panels]
+    assert values[tuple(place)] == values.max()
+    assert [len(axes.images) for axes in panels] == [2, 2, 2]
+    assert bar.get_ylabel() == "gradient"
+    shown = panels[0].images[1].get_array()
+    assert shown.mask.sum() == (values[place[0]] < 0.1 * np.quantile(values, 0.999)).sum()
+
+
 def test_a_confusion_matrix_counts_each_person_once(studies):
     results = studies["classification"]
     for dataset in ("validation", "test"):

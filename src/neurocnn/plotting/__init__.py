@@ -6,6 +6,7 @@ Every function accepts a `Results`, or tables or arrays, and returns a matplotli
 
 from neurocnn.plotting.answers import bland_altman, precision_recall, predicted_against_true, reliability
 from neurocnn.plotting.curves import learning_curves
+from neurocnn.plotting.explanations import explanation
 from neurocnn.plotting.overview import overview
 from neurocnn.plotting.reconstructions import reconstruction
 from neurocnn.plotting.report import report
@@ -16,6 +17,7 @@ from neurocnn.plotting.volumes import part_map, parts, planes
 __all__ = [
     "bland_altman",
     "confusion_matrix",
+    "explanation",
     "learning_curves",
     "overview",
     "part_map",

@@ -4,6 +4,7 @@ import base64
 import html
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from neurocnn import storage
+from neurocnn.engine.attribution import METHODS
 from neurocnn.errors import NeurocnnError
 from neurocnn.errors.arguments import check_instance, check_path
 from neurocnn.errors.logger import LOGGER
-from neurocnn.plotting import answers, curves, scores, volumes
+from neurocnn.plotting import answers, curves, explanations, scores, volumes
 from neurocnn.results import Results
 from neurocnn.results.paths import SETS
 from neurocnn.storage.display import describe_people
@@ -73,6 +75,8 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
         parts += list(_figures_html(results, name))
     if not results._folder.reconstructs:
         parts += list(_figure_html("map of the parts", lambda: volumes.part_map(results)))
+        for method in METHODS:
+            parts += list(_figure_html(method, partial(explanations.explanation, results, method)))
     parts += ["<h2>Training</h2>", *_figure_html("learning curves", lambda: curves.learning_curves(results))]
     page = f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(str(results.folder.name))}"
     with write_whole(path, "w") as file:

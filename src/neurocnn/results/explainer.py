@@ -18,7 +18,13 @@ from neurocnn.engine.attribution import Attribution, task_output
 from neurocnn.engine.collate import collate
 from neurocnn.engine.faults import translate_errors, translate_network_errors
 from neurocnn.engine.inputs import image_targets
-from neurocnn.engine.runtime import current_device, find_device
+from neurocnn.engine.runtime import (
+    current_device,
+    find_device,
+    floating_type,
+    memory_format,
+    to_model_format,
+)
 from neurocnn.errors import ImageError, SettingError
 from neurocnn.errors.arguments import argument_error, check_choice, check_number
 from neurocnn.randomness import seeded
@@ -156,7 +162,7 @@ class Explainer:
         """Return the networks of a fold on the device of the computation."""
         networks = self.experiment.load_networks(fold, selection, self.dataset.part_ids)
         for model in networks.values() if isinstance(networks, Mapping) else [networks]:
-            model.to(self.device)
+            model.to(self.device, memory_format=memory_format(model))
         return networks
 
     def errors(self) -> AbstractContextManager[Any]:
@@ -178,11 +184,16 @@ class Explainer:
 
     def maps(self, model: torch_nn.Module, parts: list[int], batch: Any) -> list[Map]:
         """Return the map of each part of a batch in the shape of its box: the sum over the channels."""
-        images = batch["image"].to(self.device)
-        baselines = torch.stack([self._baseline(part, batch["image"][0]) for part in parts]).to(self.device)
+        baselines = torch.stack([self._baseline(part, batch["image"][0]) for part in parts])
+        dtype, layout = floating_type(model), memory_format(model)
+        images, baselines = (
+            to_model_format(each, self.device, dtype, layout) for each in (batch["image"], baselines)
+        )
         output = task_output(self.experiment.task, self.target)
         with translate_network_errors(model, batch):
-            found = self.attribution.compute(model, output, images, baselines).sum(dim=1).cpu().numpy()
+            found = (
+                self.attribution.compute(model, output, images, baselines).sum(dim=1).float().cpu().numpy()
+            )
         return [(part, as_volume(one, self.place(part))) for part, one in zip(parts, found, strict=True)]
 
     def _baseline(self, part_id: int, like: Tensor) -> Tensor:

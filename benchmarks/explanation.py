@@ -1,0 +1,71 @@
+"""Where explanations of networks of patches over the whole brain find the atrophy of a synthetic CAPS.
+
+Run with ``python benchmarks/explanation.py [folder]``; a folder of an earlier run is used again. For each method: the
+share of the mass of the mean map of AD that is in the shrunk regions, divided by the share of the volume of the patches
+that these regions have. The mass is the sum of absolute, or of positive values. 1 is a map without any relation to the
+regions; integrated gradients and occlusion must reach 5 by absolute values. The shrunk regions are the voxels whose
+mean change by the atrophy (images of AD with and without it) is at least a tenth of the greatest. About 20 minutes on
+two cores.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import neurocnn as nc
+
+SHAPE = (60, 72, 60)  # 3 mm
+EXPECTED = {"integrated_gradients": 5.0, "occlusion": 5.0, "gradient": 1.0, "grad_cam": 1.0}
+
+
+def shrunk_regions(folder: Path, caps: nc.Caps, sessions) -> np.ndarray:
+    nc.make_caps(folder / "healthy", 120, "t1-volume", SHAPE, atrophy=0.0)
+    healthy = nc.Caps(folder / "healthy", "t1-volume")
+    people = sessions.loc[sessions["diagnosis"] == "AD", ["participant_id", "session_id"]]
+    changes = [(caps.read(*who) - healthy.read(*who))[0].abs().numpy() for who in people.to_numpy()]
+    change = np.mean(changes, axis=0)
+    return change >= 0.1 * change.max()
+
+
+def main(folder: Path) -> bool:
+    labels = nc.make_caps(folder / "caps", 120, "t1-volume", SHAPE)
+    caps, patches = nc.Caps(folder / "caps", "t1-volume"), nc.Patch(20, 20)
+    caps.prepare()
+    rest, test = nc.holdout(labels, fraction=0.2, stratify=["diagnosis"], seed=0)
+    splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"], seed=0)
+    trainer = nc.Trainer(epochs=15, batch_size=8, learning_rate=1e-3, patience=5, device="cpu", n_workers=0)
+    task = nc.classification()
+    experiment = nc.Experiment(caps, splits, patches, task, "Conv3_FC1", trainer, multi=True)
+    results = experiment.run(folder / "results", verbose=False)
+    results.predict(caps, test, name="test")
+    accuracy = results.metrics(dataset="test")["balanced_accuracy"]
+    print(f"balanced accuracy on {len(test)} held-out participants: {accuracy['ensemble']:.2f} (ensemble)")
+
+    regions, covered = shrunk_regions(folder, caps, test), np.zeros(SHAPE, dtype=bool)
+    for part in patches.ids(SHAPE):
+        covered[patches.place(SHAPE, part)] = True
+    share = regions[covered].mean()
+    print(f"shrunk regions: {regions.sum()} voxels, {share:.2%} of the volume of the patches")
+    passed = True
+    for method, expected in EXPECTED.items():
+        start = time.perf_counter()
+        results.explain(caps, test, method, steps=20, window=4)
+        for by in ("absolute", "positive"):
+            found = results.explanation(method, of="mean-AD")
+            mass = np.abs(found) if by == "absolute" else np.maximum(found, 0)
+            ratio = mass[regions].sum() / mass.sum() / share
+            missed = by == "absolute" and ratio < expected
+            passed &= not missed
+            print(f"{method:20} {by:8} {ratio:6.1f} times{'  MISSED' if missed else ''}", flush=True)
+        print(f"{'':20} {time.perf_counter() - start:.0f} s", flush=True)
+    return passed
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit(not main(Path(sys.argv[1])))
+    with tempfile.TemporaryDirectory() as name:
+        sys.exit(not main(Path(name)))
