@@ -61,5 +61,5 @@ def first_dataset(results: ResultTables, caps: data.Caps | None) -> data.CapsDat
     check_instance("results", results, ResultTables, "an nc.Results", where="plotting")
     fold = results._folder.check_done()[0]
     sessions = storage.read_table(fold.sessions("validation")).head(1)
-    caps = results.setting("caps") if caps is None else caps
+    caps = results.setting("caps") if caps is None else check_instance("caps", caps, data.Caps, "an nc.Caps")
     return data.CapsDataset(caps, sessions, results.parts, transform=results.setting("transform"))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurocnn.errors import ImageError
-from neurocnn.errors.arguments import argument_error
+from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list
 from neurocnn.plotting.canvas import INK, LABEL, MUTED, SMALL, TITLE, as_array
 
 if TYPE_CHECKING:
@@ -67,9 +67,10 @@ def check_voxel(shape: Sequence[int], at: Sequence[int]) -> list[int]:
     SettingError
         If `at` is outside the volume.
     """
-    point = [int(index) for index in at]
+    given = check_list("at", at, "a voxel (x, y, z)")
+    point = check_each("at", given, check_integer)
     if len(point) != 3 or not all(0 <= index < size for index, size in zip(point, shape, strict=True)):
-        raise argument_error("at", tuple(at), f"a voxel (x, y, z) of a volume of shape {tuple(shape)}")
+        raise argument_error("at", tuple(given), f"a voxel (x, y, z) of a volume of shape {tuple(shape)}")
     return point
 
 

@@ -162,7 +162,7 @@ class Explainer:
         """Return the networks of a fold on the device of the computation."""
         networks = self.experiment.load_networks(fold, selection, self.dataset.part_ids)
         for model in networks.values() if isinstance(networks, Mapping) else [networks]:
-            model.to(self.device, memory_format=memory_format(model))
+            model.to(self.device).to(memory_format=memory_format(model))
         return networks
 
     def errors(self) -> AbstractContextManager[Any]:
