@@ -199,6 +199,7 @@ def calls_of_results(w: SimpleNamespace) -> dict[str, Call]:
         "Results": (nc.Results, {"folder": w.folder / "results"}),
         "Results.encode": (w.codes.encode, new),
         "compare": (nc.compare, {"results_a": w.results, "results_b": w.results, "dataset": "validation"}),
+        "leaderboard": (nc.leaderboard, {"folders": w.folder / "results"}),
         "Results.by_group": (w.results.by_group, {"by": "sex", "dataset": "validation"}),
         "Results.calibrate": (w.results.calibrate, {}),
         "Results.calibration": (w.results.calibration, {"dataset": "validation"}),

@@ -13,7 +13,8 @@ Network         create_model, list_models, describe, CNN; pooling: PadMaxPool2d,
                 own architectures in a package: hookimpl
 Training        Trainer, whose `fit` returns a Training and passes a TrainingState to callbacks
 Study           Experiment, which trains splits × networks into one result folder
-Results         Results, which reads that folder; compare, of two folders; by hand: predict, encode
+Results         Results, which reads that folder; compare, of two folders; leaderboard, of several; by hand:
+                predict, encode
 Votes           part_weights, soft_vote, hard_vote, average
 Pictures        plotting, a module that needs the extra ``plot``
 Errors          NeurocnnError, the base of all; SettingError (arguments), TableError, ImageError, ModelError
@@ -97,7 +98,7 @@ from neurocnn.nn import (
     transfer_weights,
 )
 from neurocnn.plugins import hookimpl
-from neurocnn.results import Results, compare
+from neurocnn.results import Results, compare, leaderboard
 from neurocnn.storage import read_table, write_table
 
 __version__ = version("neurocnn")
@@ -154,6 +155,7 @@ __all__ = [
     "holdout",
     "hookimpl",
     "kfold",
+    "leaderboard",
     "leave_one_group_out",
     "list_models",
     "make_caps",

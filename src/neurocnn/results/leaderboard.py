@@ -1,0 +1,139 @@
+"""One table of several result folders, with the settings in which they differ."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neurocnn.engine.metrics import smaller_is_better
+from neurocnn.errors import NotFoundError, suggestion
+from neurocnn.errors.arguments import argument_error, check_list, check_path, check_text
+from neurocnn.results.encoding import CUSTOM, Settings
+from neurocnn.results.paths import COMMANDLINE
+from neurocnn.results.settings import DESCRIPTIONS
+from neurocnn.results.tables import ResultTables
+from neurocnn.storage.files import find, is_file
+
+_WHERE = "leaderboard"
+# These follow from the data and the version, and are not chosen.
+_NOT_CHOSEN = {*DESCRIPTIONS, "neurocnn", "input_shape", "image_shape", "splits"}
+
+
+def leaderboard(
+    folders: "str | os.PathLike[str] | ResultTables | Sequence[str | os.PathLike[str] | ResultTables]",
+    *,
+    level: str = "image",
+    selection: str | None = None,
+    dataset: str = "validation",
+    by: str | None = None,
+) -> pd.DataFrame:
+    """Return one table of result folders, the best first, with the settings in which they differ.
+
+    The best of many folders is better by chance, too: report it on data that decided on nothing.
+
+    Parameters
+    ----------
+    folders
+        A folder that contains result folders, up to two levels below; or a list of result folders, or of their Results.
+    level, selection, dataset
+        See `Results.metrics`.
+    by
+        Metric that sorts the table. With None, the metric of the selection if the table has it, else the first one.
+
+    Returns
+    -------
+    DataFrame
+        One row per result folder: ``folder``; the settings that differ, such as ``trainer.learning_rate``; ``splits``,
+        the number of splits that are done; and the mean of each metric over these splits, NaN without any.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no result folder.
+    SettingError
+        If `by` is not a metric of these folders, or there is no such selection or level.
+
+    Examples
+    --------
+    >>> results.metrics().shape[0]
+    4
+    >>> leaderboard(results.folder.parent)["splits"].tolist()
+    [2]
+    """
+    tables = _open(folders)
+    settings = [dict(_flatten(table.settings)) for table in tables]
+    names = dict.fromkeys(name for own in settings for name in own)
+    differing = [name for name in names if len({_text(own.get(name)) for own in settings}) > 1]
+    rows = []
+    for table, own in zip(tables, settings, strict=True):
+        row = {"folder": str(table.folder), **{name: own.get(name) for name in differing}}
+        rows.append(row | {"splits": len(table.splits)} | _means(table, level, selection, dataset))
+    frame = pd.DataFrame(rows)
+    metrics = [str(name) for name in frame.columns[2 + len(differing) :]]
+    if by is None:
+        chosen = (selection or tables[0].selections[-1]).removeprefix("best_")
+        by = chosen if chosen in metrics or not metrics else metrics[0]
+    elif check_text("by", by, expected="a metric", where=_WHERE) not in metrics:
+        raise argument_error(
+            "by", by, "a metric of the folders", where=_WHERE, remedy=suggestion(by, metrics)
+        )
+    if by in metrics:
+        frame = frame.sort_values(by, ascending=smaller_is_better(by), kind="stable", ignore_index=True)
+    return frame
+
+
+def _open(folders: Any) -> list[ResultTables]:
+    if isinstance(folders, str | os.PathLike):
+        root = check_path("folders", folders, where=_WHERE)
+        found: list[Any] = [root] if is_file(root / COMMANDLINE) else _below(root)
+        if not found:
+            raise NotFoundError(
+                f"{_WHERE}: {root} contains no result folder; expected one with {COMMANDLINE}"
+            )
+    elif isinstance(folders, ResultTables):
+        found = [folders]
+    else:
+        found = check_list("folders", folders, "a folder, or a list of result folders", where=_WHERE)
+        if not found:
+            raise argument_error("folders", folders, "at least one result folder", where=_WHERE)
+    return [
+        one if isinstance(one, ResultTables) else ResultTables(check_path(f"folders[{i}]", one, where=_WHERE))
+        for i, one in enumerate(found)
+    ]
+
+
+def _below(root: Path) -> list[Path]:
+    paths = [path.parent for pattern in ("*", "*/*") for path in find(root, f"{pattern}/{COMMANDLINE}")]
+    # trial-2 comes before trial-10.
+    return sorted(paths, key=lambda path: (len(str(path)), str(path)))
+
+
+def _flatten(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the chosen settings by dotted name. Code has its name as value."""
+    for name, value in settings.items():
+        if prefix or name not in _NOT_CHOSEN:
+            if isinstance(value, Mapping) and CUSTOM in value:
+                yield f"{prefix}{name}", value.get("repr", value[CUSTOM])
+            elif isinstance(value, Mapping):
+                yield from _flatten(dict(value), f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value if _is_scalar(value) else _text(value)
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _means(table: ResultTables, level: str, selection: str | None, dataset: str) -> dict[str, float]:
+    """Return the mean of each metric over the splits; none if no split has the table."""
+    if not table.splits:
+        return {}
+    means: dict[Any, Any] = table.metrics(level, selection, dataset).loc["mean"].to_dict()
+    return {str(name): value for name, value in means.items() if not str(name).endswith(("_low", "_high"))}
