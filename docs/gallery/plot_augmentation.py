@@ -35,3 +35,22 @@ for panel, (title, augmentation) in zip(panels, augmentations.items(), strict=Tr
     dataset = nc.CapsDataset(caps, labels, transform=nc.MinMax(), augmentation=augmentation)
     panel.imshow(dataset[0, 0]["image"][0, :, :, 40].T, cmap="gray", origin="lower", vmin=0, vmax=1)
     panel.set(title=title, xticks=[], yticks=[])
+
+# %%
+# The same image as a training with ``Trainer(seed=0)`` receives it in its first eight epochs:
+dataset = nc.CapsDataset(caps, labels, transform=nc.MinMax(), augmentation=augmentations["Both"]).with_seed(0)
+figure, panels = plt.subplots(1, 8, figsize=(12, 2.2), layout="constrained")
+for epoch, panel in enumerate(panels):
+    panel.imshow(dataset[epoch, 0]["image"][0, :, :, 40].T, cmap="gray", origin="lower", vmin=0, vmax=1)
+    panel.set(title=f"Epoch {epoch}", xticks=[], yticks=[])
+
+# %%
+# Slices are images with three channels. TorchIO's transforms receive them with a depth of one voxel and the affine of
+# the volume, so that a flip from left to right is correct in each direction of the slices.
+slices = nc.Slice(direction=1, discarded_slices=20)
+flips = [None, torchio.RandomFlip("Left", flip_probability=1)]
+figure, panels = plt.subplots(1, 2, figsize=(5, 3), layout="constrained")
+for panel, augmentation in zip(panels, flips, strict=True):
+    item = nc.CapsDataset(caps, labels, slices, transform=nc.MinMax(), augmentation=augmentation)[0, 30]
+    panel.imshow(item["image"][0].T, cmap="gray", origin="lower", vmin=0, vmax=1)
+    panel.set(title="None" if augmentation is None else "Flip left and right", xticks=[], yticks=[])
