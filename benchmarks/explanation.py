@@ -1,11 +1,11 @@
-"""Where explanations of networks of patches over the whole brain find the atrophy of a synthetic CAPS.
+"""How well explanation maps of networks of patches show the atrophy in a synthetic CAPS.
 
-Run with ``python benchmarks/explanation.py [folder]``; a folder of an earlier run is used again. For each method: the
-share of the mass of the mean map of AD that is in the shrunk regions, divided by the share of the volume of the patches
-that these regions have. The mass is the sum of absolute, or of positive values. 1 is a map without any relation to the
-regions; integrated gradients and occlusion must reach 5 by absolute values. The shrunk regions are the voxels whose
-mean change by the atrophy (images of AD with and without it) is at least a tenth of the greatest. About 20 minutes on
-two cores.
+Run with ``python benchmarks/explanation.py [folder]``; the results of an earlier run in the folder are reused. For each
+method: the fraction of the sum over the mean map of AD that is in the shrunk regions, divided by the fraction of the
+volume of the patches that is in these regions. The sum is that of the absolute or of the positive values. A map that is
+unrelated to the regions has the ratio 1; integrated gradients and occlusion must reach 5 by absolute values. The shrunk
+regions are the voxels whose mean change by the atrophy (difference of the images of AD with and without it) is at least
+a tenth of the largest change. Takes about 20 minutes on two cores.
 """
 
 import sys

@@ -60,7 +60,7 @@ def experiment(study, architecture, options, parts=None, epochs=1, learning_rate
         ("MonaiViT", lambda: nets.ViT(2, (32,) * 3, 16, classification=True, num_classes=3, post_activation="none")),
     ],
 )  # fmt: skip
-def test_a_name_is_monais_own_network(name, same):
+def test_each_name_builds_the_network_of_monai(name, same):
     assert nc.list_models()[name] == "neurocnn-monai 1.0"
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in same().state_dict().items()}
@@ -120,7 +120,7 @@ class Autoencoder(nn.Module):
 
 
 @pytest.mark.parametrize("has_code", [False, True])
-def test_an_own_autoencoder_is_trained_as_it_is(study, tmp_path, has_code):
+def test_a_custom_autoencoder_is_trained_without_changes(study, tmp_path, has_code):
     caps, splits = study
     trainer = nc.Trainer(epochs=1, batch_size=4, device="cpu", n_workers=0)
     run = nc.Experiment(caps, splits, nc.WholeImage(), nc.reconstruction(), Autoencoder(has_code), trainer)
@@ -153,7 +153,7 @@ class Outputs(nn.Module):
     "make",
     [lambda x: (x, [x.double()]), lambda x: [x], lambda x: (x[:, :1], x), lambda x: (x, None, {"a": x})],
 )
-def test_one_rule_for_tuples_in_create_fit_and_predict(make):
+def test_create_fit_and_predict_use_the_last_tensor_of_a_tuple(make):
     model = nc.create_model(Outputs(make), (1, 8, 8), n_outputs=2)
     rows = itertools.product([0, 1, 2, 3], ["AD", "CN"])
     items = [
@@ -172,7 +172,7 @@ def test_an_output_without_a_tensor_is_refused():
         nc.create_model(Outputs(lambda x: ([x], None)), (1, 8, 8), n_outputs=2)
 
 
-def test_a_bottleneck_of_an_own_autoencoder_is_refused(study, tmp_path):
+def test_a_bottleneck_of_a_custom_autoencoder_is_refused(study, tmp_path):
     caps, splits = study
     task = nc.reconstruction(bottleneck=1)
     run = nc.Experiment(caps, splits, nc.WholeImage(), task, Autoencoder(True), nc.Trainer(epochs=1))

@@ -33,7 +33,7 @@ _implementation = pluggy.HookimplMarker(GROUP)
 
 
 def hookimpl(function: F) -> F:
-    """Mark a function as the implementation of the hook `neurocnn_architectures`, and return it.
+    """Return a function marked as the implementation of the hook `neurocnn_architectures`.
 
     Parameters
     ----------

@@ -133,7 +133,7 @@ class Where(Toys):
         return super().__getitem__(index)
 
 
-def test_by_default_code_of_others_runs_in_this_thread():
+def test_by_default_custom_transforms_run_in_the_calling_thread():
     Where.made.clear()
     predict(network(), TASK, Where(3), device="cpu")
     assert set(Where.made) == {(os.getpid(), threading.main_thread())}
@@ -289,7 +289,7 @@ def test_a_process_forked_while_threads_read_can_read_too(tmp_path):
     assert set(states) == {0}
 
 
-def test_threads_leave_the_number_of_torchs_threads_alone(tmp_path):
+def test_threads_do_not_change_the_number_of_torchs_threads(tmp_path):
     data = dataset(tmp_path)
     before, other = torch.get_num_threads(), []
     with Loading(2, pinned=False) as workers:
@@ -328,7 +328,7 @@ def test_other_numbers_of_workers_are_refused(value):
         ("0::/", {}, 2**31),
     ],
 )
-def test_the_cpu_time_of_a_container_is_found(tmp_path, line, files, expected):
+def test_the_cpu_limit_of_a_container_is_read(tmp_path, line, files, expected):
     for name, content in files.items():
         path = tmp_path / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def test_a_process_ends_at_once(tmp_path, ending, code, message):
     assert "Exception ignored" not in done.stderr
 
 
-def test_ranks_with_threads_do_what_ranks_without_do(tmp_path):
+def test_ranks_with_threads_equal_ranks_without_threads(tmp_path):
     found = []
     for n_workers in ("0", "2"):
         folder = tmp_path / n_workers

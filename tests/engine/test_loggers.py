@@ -166,7 +166,7 @@ def test_the_lines_of_a_logger_are_not_repeated(capsys, caplog):
     assert capsys.readouterr().err == ""
 
 
-def test_what_a_training_takes_is_logged_before_after_its_first_epoch_and_after_it(caplog, tmp_path):
+def test_the_needs_of_a_training_are_logged_before_it_after_the_first_epoch_and_after_it(caplog, tmp_path):
     model = network()
     with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True, "", n_trainings=4):
         Trainer(epochs=3, accumulation_steps=2, **SETTINGS).fit(

@@ -379,7 +379,7 @@ def test_safetensors_are_read_by_their_library(tmp_path):
         read_weights(tmp_path / "missing.safetensors")
 
 
-def test_without_its_library_a_file_of_safetensors_is_an_error_that_names_it(tmp_path, monkeypatch):
+def test_a_file_of_safetensors_without_the_library_is_an_error_that_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(MissingExtraError, match="pip install safetensors"):

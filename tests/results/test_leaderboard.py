@@ -65,7 +65,7 @@ def test_a_folder_without_a_finished_split_has_no_metrics(study: Study, folder: 
     assert np.isnan(found["balanced_accuracy"].iloc[1])
 
 
-def test_what_is_no_result_folder_is_refused(folder: Path, tmp_path: Path):
+def test_a_folder_that_is_not_a_result_folder_is_refused(folder: Path, tmp_path: Path):
     with pytest.raises(
         NotFoundError, match=r"contains no result folder; expected one with commandline\.json"
     ):

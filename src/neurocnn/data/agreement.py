@@ -1,4 +1,4 @@
-"""Whether images of several cohorts, and the masks of regions, have the same voxel grid."""
+"""Checks that the images of several cohorts, and the masks of regions, have the same voxel grid."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from neurocnn.errors import ImageError
 
 
 def common_shape(images: Images, sources: Sequence[Source]) -> tuple[int, int, int]:
-    """Return the shape that all images must have, from the header of each cohort's first image.
+    """Return the common shape of all images, from the header of the first image of each cohort.
 
     Raises
     ------

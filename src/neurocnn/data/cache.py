@@ -24,7 +24,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def lock_of(source: Source) -> threading.RLock:
-    """Return the lock under which one thread reads an image while others wait for it. Images may share a lock."""
+    """Return the lock that a thread holds while it reads an image. Several images may share a lock."""
     return _locks[hash(source) % _N_LOCKS]
 
 

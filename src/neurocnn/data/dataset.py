@@ -133,7 +133,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         """Return the item at an index, or at a pair of epoch and index."""
         epoch, row, position = self._place(index)
         image = self._item_image(row, position, epoch, self.augmented)
-        # Not checked for augmented items, because an augmentation may change the size of all parts.
+        # Augmented items are not checked, because an augmentation may change the size of all parts.
         if not (self.augmented and self.augmentation is not None):
             self._check_size(image, row, position)
         return self._item(row, position, image)
@@ -170,15 +170,15 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     @property
     def fills(self) -> bool:
-        """Whether `fill` can be used, by several threads too: parts and transform are of this package, none is random.
+        """Whether `fill` can be used, by several threads too: parts and transform are of this package and not random.
 
-        Other transforms may draw random numbers, whose state is that of the process; TorchIO's do in each transform.
+        Other transforms may draw random numbers from the global state, which threads share; those of TorchIO always do.
         """
         own_items = type(self).__getitem__ is CapsDataset.__getitem__
         return own_items and self._is_plain(self.augmented) and type(self.parts) in OWN_PARTS
 
     def fill(self, index: tuple[int, int], out: Tensor) -> dict[str, Any]:
-        """Write the image of an item into `out`, of `input_shape`, and return the item: the same as ``self[index]``."""
+        """Write the image of an item into `out`, of `input_shape`, and return the item, equal to ``self[index]``."""
         check_instance("index", index, tuple, "a pair (epoch, number)", where="CapsDataset.fill")
         if not isinstance(out, Tensor) or out.shape != self.input_shape:
             raise argument_error("out", out, f"a tensor {self.input_shape}", where="CapsDataset.fill")
@@ -189,19 +189,19 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return self._item(row, position, out)
 
     def _is_plain(self, augmented: bool) -> bool:
-        """Return whether an item needs no random numbers: only a transform of this package changes it."""
+        """Return whether an item needs no random numbers, because it only has a transform of this package."""
         changed = self.augmentation is not None or bool(getattr(self.parts, "random_shift", 0))
         return (self.transform is None or type(self.transform) in (MinMax, ZScore)) and not (
             augmented and changed
         )
 
     def _part(self, row: int, position: int) -> tuple[Tensor, Bounds | None]:
-        """Return a part, which may share its memory with the image, and its bounds if they are known."""
+        """Return a part, which may share its memory with the image, and its bounds (smallest, largest) if known."""
         images, source, part_id = self.caps.images, self._sources[row], self.part_ids[position]
         while True:
             generation, kept = images.generation, self._bounds.get(row, position)
             part, found = read_part(images, source, self.parts, part_id, checked=kept is not None)
-            # Otherwise the file was replaced, and what was kept is of the earlier one.
+            # Otherwise the file was replaced during the read, and the kept bounds belong to the previous file.
             if images.generation == generation:
                 return part, kept or found
 
@@ -215,7 +215,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
             self._bounds.put(row, position, bounds)
             scale(part, bounds, out)
         else:
-            # A contiguous copy: sums depend on the order of the voxels in memory.
+            # The copy is contiguous, because sums depend on the order of the voxels in memory.
             found = apply("transform", self.transform, copy_voxels(part, out), source, part_id)
             if found is not out:
                 out.copy_(found)

@@ -1,4 +1,4 @@
-"""The voxels of an image's NIfTI file, and whether a prepared tensor still has them."""
+"""Decoding of NIfTI files, and comparison of their voxels with those of prepared tensors."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -62,7 +62,7 @@ class Images:
         self._reported: set[Source] = set()
         self._stamps: dict[Source, tuple[int, ...]] = {}
         self._bounds: dict[Source, tuple[float, float]] = {}
-        # Values that were derived from the files before are outdated.
+        # Values that were derived from the previous files are outdated.
         self.generation += 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Images:
         with storage_errors(source.session_folder, f"read {source.name}"):
             mapped = self.prepared(source)
         voxels = mapped if mapped is not None else decode(source)
-        # A mapped tensor that was checked before has only left the cache.
+        # A mapped tensor with known bounds was checked before, and was only removed from the cache.
         if mapped is None or source not in self._bounds:
             voxels, bounds = self.finite(voxels, source)
             if bounds[0] == bounds[1] and source not in self._reported:
@@ -171,7 +171,7 @@ class Images:
         return image
 
     def bounds(self, source: Source) -> tuple[float, float] | None:
-        """Return the smallest and largest voxel of an image that was read, None if unknown."""
+        """Return the smallest and largest voxel of an image, or None if it was not read yet."""
         return self._bounds.get(source)
 
     def cached(self, source: Source) -> Tensor | None:
@@ -225,7 +225,7 @@ class Images:
         if checked == stamp:
             return open_prepared(path, source.name, verify=False, mmap=mmap) if usable else None
         if checked is not None:
-            # The file changed while it was in use: what is known of its voxels is outdated.
+            # The file changed while it was in use, so the known bounds are outdated.
             self._bounds.pop(source, None)
             self.generation += 1
         tensor = open_prepared(path, source.name, verify=True, mmap=mmap)
@@ -245,7 +245,7 @@ class Images:
         Returns
         -------
         image, bounds
-            The image, and its smallest and largest voxel.
+            The image, and its smallest and largest voxel value.
         """
         low, high = bounds_of(image)
         if math.isfinite(low) and math.isfinite(high):

@@ -1,4 +1,4 @@
-"""What an item of a dataset consists of: a part after its transform, as a plain tensor, and a label."""
+"""Components of an item of a dataset: a transformed part as a plain tensor, and a label."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ from neurocnn.storage.identity import check_columns, describe_rows
 
 
 def apply(name: str, transform: Transform | None, part: Tensor, source: Source, part_id: int) -> Tensor:
-    """Return a part after a transform or an augmentation, called `name` in messages; an error in it names the part.
+    """Return a part after a transform or an augmentation, which is called `name` in messages.
 
     Raises
     ------
     SettingError
-        If the transform fails, or returns no tensor.
+        If the transform fails, or returns no tensor. The message names the part.
     """
     if transform is None:
         return part
@@ -50,12 +50,12 @@ def plain_tensor(part: Tensor, image: Tensor | None) -> Tensor:
 
 
 def read_labels(sessions: pd.DataFrame, label: str | None) -> list[Any] | None:
-    """Return the label of each image, None if no label is requested.
+    """Return the label of each image, or None if no label is requested.
 
     Raises
     ------
     TableError
-        If the column is missing, or a label is.
+        If the column or a label is missing.
     """
     if label is None:
         return None

@@ -1,4 +1,4 @@
-"""Voxels whose first axis is contiguous in memory, as NIfTI files and other programs have them, read at full speed."""
+"""Fast reading of tensors whose first axis is contiguous in memory, as in NIfTI files."""
 
 from collections.abc import Iterator
 from types import EllipsisType
@@ -7,26 +7,26 @@ import torch
 from torch import Tensor
 
 Box = tuple[slice | EllipsisType, ...]
-# A tile has a cache line of the first axis, and as much of the others as remains in the processor's cache meanwhile.
+# A tile has one cache line of the first axis, and as many voxels of the others as fit into the processor's cache.
 _LINE, _TILE = 16, 2**15
 
 
 def bounds_of(voxels: Tensor) -> tuple[float, float]:
-    """Return the smallest and the largest value; both are NaN if one voxel is.
+    """Return the smallest and the largest value; both are NaN if any voxel is NaN.
 
     Examples
     --------
     >>> bounds_of(torch.tensor([[1.0, 4.0], [2.0, 3.0]]).T)
     (1.0, 4.0)
     """
-    # In the order of memory, in which torch needs no copy.
+    # torch needs no copy if the axes are in the order of the memory.
     axes = sorted(range(voxels.dim()), key=voxels.stride, reverse=True)
     low, high = torch.aminmax(voxels.permute(axes))
     return low.item(), high.item()
 
 
 def tiles(voxels: Tensor) -> Iterator[Box]:
-    """Yield the boxes by which a tensor is copied into a contiguous one: a single one if its last axis is dense."""
+    """Yield the boxes in which a tensor is copied, a single one if its last axis is contiguous or it is small."""
     if voxels.dim() < 3 or voxels.stride(-1) == 1 or voxels.numel() <= _TILE:
         yield (...,)
         return
@@ -38,7 +38,7 @@ def tiles(voxels: Tensor) -> Iterator[Box]:
 
 
 def copy_voxels(voxels: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return a contiguous copy of a tensor, in `out` if it is given.
+    """Return a contiguous copy of a tensor, which is written into `out` if given.
 
     Examples
     --------

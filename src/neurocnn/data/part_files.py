@@ -21,7 +21,7 @@ from neurocnn.data.tensor_files import Origin, nifti_stamp, part_stem, read_orig
 from neurocnn.errors import ImageError, NeurocnnError, SettingError
 from neurocnn.storage.files import storage_errors
 
-#: Kinds of parts that have a method `view`, whose result may share the memory of the image.
+#: Parts with a method `view`, whose result may share the memory of the image.
 OWN_PARTS = (WholeImage, Patch, Slice, Roi)
 
 
@@ -47,13 +47,13 @@ def read_part(
     images, source, parts, part_id
         Part to read.
     checked
-        Whether the part was read before, so that its voxels are known to be finite.
+        Whether the voxels of the part are known to be finite, because it was read before.
 
     Returns
     -------
     part, bounds
-        The part, which may share its memory with the image and must not be written to. Its smallest and largest value,
-        if they are known, else None.
+        The part, which may share its memory with the image and must not be written to, and its smallest and largest
+        value, or None if they are unknown.
     """
     with storage_errors(source.session_folder, f"read {source.name}"):
         if images.cached(source) is None and isinstance(parts, StorableParts) and not source.tensor.is_file():
@@ -63,7 +63,7 @@ def read_part(
                     return part, None
                 return images.finite(part, source)
     image = images.image(source)
-    # A subclass may have its own `extract`.
+    # A subclass may override `extract`.
     extract = parts.view if type(parts) in OWN_PARTS else parts.extract  # type: ignore[attr-defined]
     return extract(image, part_id), images.bounds(source) if type(parts) is WholeImage else None
 

@@ -1,4 +1,4 @@
-"""Smallest and largest values of parts, which are kept, and min-max scaling that reads and writes each voxel once."""
+"""Min-max scaling that reads and writes each voxel once, with smallest and largest values that are kept."""
 
 from collections.abc import Iterator
 
@@ -12,19 +12,19 @@ from neurocnn.data.memory_order import tiles
 Floats = npt.NDArray[np.float32]
 #: Smallest and largest value of a part.
 Bounds = tuple[float, float]
-# Voxels per block: read, subtracted from and divided while they are in the processor's cache.
+# Number of voxels per block, so that a block remains in the processor's cache for both operations.
 _BLOCK = 2**16
 
 
 class KeptBounds:
-    """The bounds of the parts of a dataset, once they are known: later visits of a part read it once.
+    """Known bounds of the parts of a dataset, with which a part is scaled in a single pass.
 
     Parameters
     ----------
     images
-        Reader of the images. If a file was replaced, all bounds are unknown again.
+        Reader of the images. If it detects that a file was replaced, all bounds are forgotten.
     n_images, n_parts
-        Numbers of images, and of parts of each.
+        Number of images, and number of parts per image.
 
     Examples
     --------
@@ -42,7 +42,7 @@ class KeptBounds:
         return KeptBounds, (self._images, *self._shape[:2])
 
     def _clear(self) -> None:
-        # The system provides zeros without memory until they are written.
+        # The zeros take no memory until bounds are written.
         self._values: Floats = np.zeros(self._shape, np.float32)
         self._generation = self._images.generation
 
@@ -55,12 +55,12 @@ class KeptBounds:
 
     def put(self, row: int, position: int, bounds: Bounds) -> None:
         """Keep the bounds of a part."""
-        # One assignment, so that no other thread sees only one of the two.
+        # A single assignment, so that other threads never read only one of the two new values.
         self._values[row, position] = bounds
 
 
 def scale(part: Tensor, bounds: Bounds, out: Tensor) -> None:
-    """Write (part − min) / (max − min) into `out`, zeros if the part is constant: what `MinMax` returns, bit for bit.
+    """Write (part − min) / (max − min), or zeros for a constant part, into `out`, bit for bit as `MinMax` returns it.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def scale(part: Tensor, bounds: Bounds, out: Tensor) -> None:
 
 
 def _blocks(part: Tensor, out: Tensor) -> Iterator[tuple[Floats, Floats]]:
-    """Divide two tensors of one shape into blocks; those of a transposed part are copied to `out` first."""
+    """Divide two tensors of equal shape into blocks; blocks of a transposed part are first copied to `out`."""
     if part.is_contiguous() and out.is_contiguous():
         flat, target = part.numpy().reshape(-1), out.numpy().reshape(-1)
         for start in range(0, flat.size, _BLOCK):

@@ -76,7 +76,7 @@ def part_space(
     shape
         Shape of the part: (C, D, H, W), or (C, H, W) for slices.
     shift
-        Voxels by which the box is moved along each axis.
+        Number of voxels by which the box is moved along each axis.
     """
     box = [axis.stop - axis.start for axis in place]
     planes = [

@@ -64,7 +64,7 @@ class DatasetExtras(Protocol):
 
 
 class FillingDataset(Dataset, Protocol):
-    """A dataset whose samples can be written into given memory, by several threads at a time.
+    """Dataset whose samples can be written into existing memory, by several threads at the same time.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class FillingDataset(Dataset, Protocol):
         ...
 
     def fill(self, index: tuple[int, int], out: Tensor) -> Item:
-        """Write the image of a sample into `out`, and return the sample: the same as ``self[index]``."""
+        """Write the image of a sample into `out` and return the sample, equal to ``self[index]``."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Memory of batches, which is used again: fresh memory costs more than scaling the voxels that are written to it."""
+"""Reusable memory of batches, because allocating it takes longer than scaling the voxels that are written to it."""
 
 import sys
 
@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Buffers:
-    """Memory of batches, used again as soon as nothing refers to it.
+    """Memory of batches, which is reused when nothing refers to it.
 
     Parameters
     ----------
@@ -30,20 +30,20 @@ class Buffers:
     def __init__(self, pinned: bool) -> None:
         self.pinned = pinned
         self.arrays: list[Floats] = []
-        # The last copy from each buffer to the GPU.
+        # Event of the last copy from each buffer to the GPU.
         self.copies: dict[int, torch.cuda.Event] = {}
 
     def get(self, n: int, shape: tuple[int, ...]) -> Floats:
-        """Return an array (n or more, *shape)."""
+        """Return an array of shape (m, *shape), with m ≥ n."""
         free = [k for k in range(len(self.arrays)) if self._is_free(k)]
         for k in free:
             if self.arrays[k].shape[1:] == shape and len(self.arrays[k]) >= n:
                 return self.arrays[k]
         if free:
-            # It is too small, or for samples of another set.
+            # The free buffer is too small, or has samples of another shape.
             self.copies.pop(id(self.arrays.pop(free[0])), None)
         largest = max([n, *(len(array) for array in self.arrays if array.shape[1:] == shape)])
-        # torch's memory starts at an address that suits all kernels, so that each buffer gives the same numbers.
+        # torch aligns memory for all kernels, so that results do not depend on the buffer.
         self.arrays.append(torch.empty((largest, *shape), pin_memory=self.pinned).numpy())
         return self.arrays[-1]
 
@@ -52,7 +52,7 @@ class Buffers:
         return _references(self.arrays, k) == _UNUSED and (copied is None or copied.query())  # type: ignore[no-untyped-call]
 
     def mark_copied(self, array: Floats) -> None:
-        """Note that the GPU was asked to copy this buffer."""
+        """Record that a copy of this buffer to the GPU was started."""
         if self.pinned:
             self.copies[id(array)] = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.copies[id(array)].record()
@@ -62,5 +62,5 @@ def _references(arrays: list[Floats], k: int) -> int:
     return sys.getrefcount(arrays[k])
 
 
-# The count of an array that only its list refers to, which differs between versions of Python.
+# Reference count of an array that only its list refers to, which depends on the version of Python.
 _UNUSED = _references([np.empty(0, np.float32)], 0)

@@ -1,4 +1,4 @@
-"""How samples become a batch."""
+"""Collation of samples into a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,15 +15,15 @@ _REQUIRED = ("image", "participant_id", "session_id", "part_id")
 
 
 def collate(items: Sequence[Item], image: Tensor | None = None) -> Batch:
-    """Return samples as a batch: as torch does it, but with labels as a list of plain values.
+    """Return samples as a batch, as torch's `default_collate` does, but with the labels as a list of plain values.
 
-    `image` is the images of the samples if they are in one tensor already.
+    `image` contains the images of the samples if they are in one tensor already.
 
     Raises
     ------
     SettingError
-        If the samples are not dicts with the entries of every batch, or have different entries; only the label may be
-        missing in some.
+        If the samples are not dicts with the required entries, or have different entries. Only the label may be missing
+        in some samples.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def _missing_entries(item: object) -> str:
 
 
 def _collate_column(values: list[Any]) -> Any:
-    # This shortcut avoids torch's tests of many types.
+    # Shortcut for text, because torch compares many types first.
     return values if type(values[0]) is str else default_collate(values)
 
 

@@ -116,7 +116,7 @@ def network_tables(
 def evaluation_pass(
     dataset: Dataset, networks: Sequence[Network], computation: Computation
 ) -> tuple[Dataset, RankBatches]:
-    """Return the dataset without augmentation, and the batches of a pass in its order."""
+    """Return the dataset without augmentation, and the batches of one pass in the order of the dataset."""
     plain = plain_dataset(dataset)
     batches = network_batches(plain, networks, computation.batch_size)
     return plain, RankBatches(batches, computation.ranks.rank, computation.ranks.world)

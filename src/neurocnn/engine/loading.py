@@ -1,9 +1,8 @@
-"""Batches of all passes of a training: who makes them, and the threads that make them ahead.
+"""Loading of the batches of all passes of a training, in advance by threads.
 
-A dataset that can fill memory (`FillingDataset`) is read by threads, small samples by this thread: work is handed out
-by sample in the order of the passes, from one pass into the next, and batches are made in buffers that are used again.
-Other datasets may need random numbers, whose state is that of the process: worker processes read them if their number
-was given, else this process.
+The samples of a `FillingDataset` are read by threads in the order of the passes, continuing from one pass to the next,
+into buffers that are reused; small samples are read by the calling thread. Other datasets may draw random numbers from
+the global state, which threads share: they are read by worker processes if their number is given, else by this process.
 """
 
 import math
@@ -27,13 +26,13 @@ from neurocnn.engine.workers import loader
 from neurocnn.errors.arguments import argument_error, check_integer
 from neurocnn.storage.cpus import usable_cpus
 
-# Below this number of voxels per sample, handing it to a thread takes as long as making it.
+# Samples with fewer voxels are read by the calling thread, because passing them to another one takes as long.
 _SMALL_SAMPLE = 2**16
-# Samples of this size are handed out one by one, smaller ones in a few pieces per batch.
+# Samples of at least this number of voxels are read by one thread each; a batch of smaller ones is read in pieces.
 _LARGE_SAMPLE = 2**20
-# Batches are made ahead until they have this many bytes: at least one, and at most three.
-_BYTES_AHEAD, _MOST_AHEAD = 2**27, 3
-_MOST_THREADS = 8
+# Batches are loaded in advance up to this number of bytes: at least one batch, and at most three.
+_BYTES_AHEAD, _MAX_AHEAD = 2**27, 3
+_MAX_THREADS = 8
 
 
 def check_workers(name: str, value: object, *, where: str = "") -> int | str:
@@ -54,7 +53,7 @@ def check_workers(name: str, value: object, *, where: str = "") -> int | str:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over a dataset: its samples, batch by batch."""
+    """One pass over a dataset in batches."""
 
     dataset: FillingDataset
     batches: Iterable[Sequence[Index]]
@@ -65,7 +64,7 @@ class Pass:
 
 
 class Loading:
-    """The workers of a training or a prediction, for all of its passes; a context that ends its threads.
+    """Workers of all passes of a training or prediction; a context manager that ends its threads.
 
     Parameters
     ----------
@@ -78,9 +77,9 @@ class Loading:
     def __init__(self, n_workers: int | str, pinned: bool) -> None:
         automatic = n_workers == "auto"
         self.n_processes = 0 if automatic else int(n_workers)
-        # The ranks of a job on one machine share its CPUs.
+        # The ranks on a machine share its CPUs.
         n_cpus = usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self.n_threads = max(1, min(n_cpus, _MOST_THREADS)) if automatic else int(n_workers)
+        self.n_threads = max(1, min(n_cpus, _MAX_THREADS)) if automatic else int(n_workers)
         self.pinned = pinned
         self._streams: dict[int, _Stream] = {}
 
@@ -99,7 +98,7 @@ class Loading:
         seed: int | None,
         persistent: bool = False,
     ) -> Iterable[Batch]:
-        """Return an iterable of the batches of a dataset; each iteration is a pass with the batches of that moment.
+        """Return an iterable of the batches of a dataset. Each iteration uses `batches` as they are at its start.
 
         Parameters
         ----------
@@ -121,14 +120,14 @@ class Loading:
         )
 
     def expect(self, passes: Sequence[tuple[Dataset, Iterable[Sequence[Index]]]]) -> None:
-        """Set the passes that probably follow the next one, so that their batches are made ahead."""
+        """Set the passes that will probably follow the next one, so that their batches are loaded in advance."""
         filling = [Pass(dataset, batches) for dataset, batches in passes if can_fill(dataset)]
         for stream in self._streams.values():
             stream.expected = deque(filling)
 
 
 class _FilledSource:
-    """The batches of a dataset that fills memory."""
+    """Batches of a `FillingDataset`."""
 
     def __init__(
         self, stream: "_Stream", dataset: FillingDataset, batches: Iterable[Sequence[Index]]
@@ -140,7 +139,7 @@ class _FilledSource:
 
 
 class _Made:
-    """A batch that is being made, in pieces."""
+    """Batch whose pieces are being read."""
 
     def __init__(
         self, image: Floats, pieces: "Sequence[Future[list[Item]] | Callable[[], list[Item]]]"
@@ -148,20 +147,20 @@ class _Made:
         self.image, self.pieces = image, pieces
 
     def batch(self) -> Batch:
-        """Wait for the samples, or make them, and return the batch."""
+        """Wait for the samples, or read them, and return the batch."""
         found = [piece.result() if isinstance(piece, Future) else piece() for piece in self.pieces]
         items = [item for piece in found for item in piece]
         return collate(items, torch.from_numpy(self.image[: len(items)]))
 
     def cancel(self) -> None:
-        """Do not begin what no thread has begun."""
+        """Cancel the pieces that no thread has started."""
         for piece in self.pieces:
             if isinstance(piece, Future):
                 piece.cancel()
 
 
 class _Begun:
-    """A pass of which batches are being made."""
+    """Pass whose batches are being loaded."""
 
     def __init__(self, wanted: Pass) -> None:
         self.wanted = wanted
@@ -169,18 +168,18 @@ class _Begun:
         self.made: deque[_Made] = deque()
 
     def cancel(self) -> None:
-        """Do not make the batches."""
+        """Cancel the batches."""
         while self.made:
             self.made.pop().cancel()
 
 
 class _Stream:
-    """Threads that make the batches of one pass after the other.
+    """Threads that load the batches of one pass after another.
 
     Parameters
     ----------
     n_threads
-        Number of threads; 0: each batch is made when it is asked for.
+        Number of threads. With 0, each batch is loaded when it is requested.
     pinned
         Whether the buffers are in pinned memory.
     """
@@ -193,12 +192,12 @@ class _Stream:
         self.pool = _start_threads(n_threads) if n_threads else None
 
     def close(self) -> None:
-        """End the threads: samples that are being made are finished, no other is begun."""
+        """End the threads after the samples that they are reading."""
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
     def batches(self, wanted: Pass) -> Iterator[Batch]:
-        """Yield the batches of a pass, of which some may have been made already."""
+        """Yield the batches of a pass, some of which may have been loaded in advance."""
         current = self._take(wanted)
         try:
             while True:
@@ -211,12 +210,12 @@ class _Stream:
                     self._make_ahead(current)
                 yield made.batch()
                 self.buffers.mark_copied(made.image)
-                del made  # Its buffer is free if nothing else refers to it.
+                del made  # so that its buffer can be reused
         finally:
             current.cancel()
 
     def _take(self, wanted: Pass) -> _Begun:
-        """Return the pass if it is the one that was begun ahead; others that were begun are not needed."""
+        """Return the pass if it was started in advance; otherwise cancel all started passes and start it."""
         if self.begun and self.begun[0].wanted.equals(wanted):
             return self.begun.popleft()
         while self.begun:
@@ -226,10 +225,10 @@ class _Stream:
         return _Begun(wanted)
 
     def _make_ahead(self, current: _Begun) -> None:
-        """Hand out samples until enough batches are made or under way, of this pass and then of the expected ones."""
+        """Submit samples until enough batches are loaded or in progress, of this pass and then of the expected ones."""
         last = self.begun[-1] if self.begun else current
         ready = [*current.made, *(made for begun in self.begun for made in begun.made)]
-        while not ready or len(ready) < min(_MOST_AHEAD, _BYTES_AHEAD // ready[-1].image.nbytes):
+        while not ready or len(ready) < min(_MAX_AHEAD, _BYTES_AHEAD // ready[-1].image.nbytes):
             keys = next(last.keys, None)
             if keys is not None:
                 ready.append(self._hand_out(last.wanted.dataset, keys))
@@ -255,7 +254,7 @@ def _fill(dataset: FillingDataset, keys: Sequence[Index], image: Floats) -> list
 
 
 def _start_threads(n: int) -> ThreadPoolExecutor:
-    """Return threads in which torch computes without further threads: they are as many as the CPUs already."""
+    """Return threads in each of which torch uses one thread, because there are already as many as CPUs."""
     n_torch, ready = torch.get_num_threads(), threading.Barrier(n + 1, timeout=60)
 
     def start() -> None:
@@ -271,23 +270,23 @@ def _start_threads(n: int) -> ThreadPoolExecutor:
         ready.abort()
         pool.shutdown(wait=True, cancel_futures=True)
         raise
-    # The number is that of one thread, but also the default of threads that start later.
+    # set_num_threads also sets the default for threads that start later, so it is restored.
     torch.set_num_threads(n_torch)
     return pool
 
 
 def can_fill(dataset: object) -> TypeGuard[FillingDataset]:
-    """Return whether a dataset fills memory itself. A wrapper that forwards attributes does not."""
+    """Return whether the dataset itself can fill memory; for a wrapper that forwards attributes, return False."""
     return hasattr(type(dataset), "fill") and bool(getattr(dataset, "fills", False))
 
 
 def _is_large(dataset: FillingDataset) -> bool:
-    # Channels of one voxel, as in slices for colour networks, are copies.
+    # Channels are not counted, because those of slices are copies.
     return math.prod(dataset.input_shape[1:]) >= _SMALL_SAMPLE
 
 
 def _is_copy(one: object, other: object) -> bool:
-    """Return whether two objects are one, or shallow copies of one."""
+    """Return whether two objects are the same, or shallow copies of the same object."""
     ours, theirs = vars(one), vars(other)
     return one is other or (
         type(one) is type(other)

@@ -88,8 +88,8 @@ class Events:
                 LOGGER.warning("%s: closing the tensorboard logs failed: %s", self.folder, error)
 
 
-#: Setting of `show_progress`: whether progress is shown, the text before it, and the number of trainings. None: lines
-#: are only logged.
+#: Setting of `show_progress`: whether progress is shown, the text before it, and the number of remaining trainings.
+#: With None, lines are only logged.
 _SHOWN: ContextVar[tuple[bool, str, int] | None] = ContextVar("_SHOWN", default=None)
 
 
@@ -97,7 +97,7 @@ _SHOWN: ContextVar[tuple[bool, str, int] | None] = ContextVar("_SHOWN", default=
 def show_progress(shown: bool, prefix: str = "", n_trainings: int = 1) -> Iterator[None]:
     """Show the progress of the trainings in the block on standard error, after `prefix`, or hide it.
 
-    `n_trainings` is the number of remaining trainings, including this one, for the estimate of their time.
+    `n_trainings` is the number of remaining trainings with this one, from which their time is estimated.
     """
     token = _SHOWN.set((shown, prefix, n_trainings))
     try:
@@ -191,7 +191,7 @@ class Progress:
             sys.stderr.flush()
 
     def _log_estimate(self, epoch: int) -> None:
-        """Log the time of the first epoch, and the times that follow from it."""
+        """After the first epoch, log its time and the estimated times of the training and of all trainings."""
         if self.shown and not self.estimated:
             seconds = self._seconds_per_epoch(epoch)
             all_of_them = (

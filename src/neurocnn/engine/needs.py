@@ -1,4 +1,4 @@
-"""What a training will take: updates, memory and disk."""
+"""Requirements of a training: updates, memory and disk space."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -19,17 +19,17 @@ from neurocnn.storage.memory import peak_memory
 
 @dataclass(frozen=True)
 class Needs:
-    """What a training takes, at most.
+    """Upper limits of what a training requires.
 
     Parameters
     ----------
     updates
         Number of updates of all networks.
     memory
-        Bytes of weights, gradients and the two moments of Adam of the networks that are trained at once. Images and
-        activations come in addition.
+        Bytes of the weights, gradients and two moments of Adam of the networks that are trained at once, without images
+        and activations.
     disk
-        Bytes of the best models, and of the two training states, which are removed when a split is done.
+        Bytes of the best models and of the two training states, which are removed when a split is finished.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class Needs:
 def needs_of(
     trainer: TrainingSettings, models: Iterable[nn.Module], n_updates: int, n_selections: int
 ) -> Needs:
-    """Return what it takes to train networks at once.
+    """Return what is required to train these networks at once.
 
     Parameters
     ----------
@@ -62,12 +62,12 @@ def needs_of(
     models
         Networks.
     n_updates
-        Number of updates of an epoch.
+        Number of updates per epoch.
     n_selections
-        Number of best models that are kept of each network.
+        Number of best models that are written for each network.
     """
     sizes = [sum(value.nbytes for value in model.state_dict().values()) for model in models]
-    # Each of the two states has the weights and two moments.
+    # Each of the two states contains the weights and the two moments.
     return Needs(trainer.epochs * n_updates * len(sizes), 4 * sum(sizes), (n_selections + 6) * sum(sizes))
 
 
@@ -75,18 +75,18 @@ def needs_of(
 def log_needs(
     what: str, needs: Needs, folder: Path | None, device: torch.device | None = None
 ) -> Iterator[None]:
-    """Log what the block will take before it, and after it what it has taken; rank 0 does.
+    """Log the requirements before the block, and the used time, memory and disk space after it, in rank 0.
 
     Parameters
     ----------
     what
-        Name of the block.
+        Name of the block in the log.
     needs
-        What it takes, at most.
+        Requirements of the block.
     folder
-        Folder that it writes to, if there is one.
+        Folder to which the block writes, if any.
     device
-        Device whose memory it uses.
+        Device on which the block computes.
     """
     started, shown = monotonic(), find_ranks().rank == 0
     if shown:

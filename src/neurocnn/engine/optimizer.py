@@ -56,12 +56,12 @@ def make_scheduler(
     optimizer
         Optimizer whose learning rate changes.
     n_updates
-        Number of updates of an epoch.
+        Number of updates per epoch.
 
     Raises
     ------
     SettingError
-        If `ReduceLROnPlateau`, which needs the loss of an epoch, would be stepped after each update.
+        If `ReduceLROnPlateau`, which requires the loss of an epoch, would be stepped after each update.
     """
     make, by_update = trainer.scheduler, trainer.scheduler_step == "update"
     if make is None:
@@ -77,7 +77,7 @@ def make_scheduler(
 
 
 def _free_parameter(function: Callable[..., object], name: str) -> bool:
-    """Return whether a function has a parameter of this name that has no value yet."""
+    """Return whether a function has a parameter of this name whose value is missing or None."""
     try:
         found = inspect.signature(function).parameters.get(name)
     except (TypeError, ValueError):  # some builtins have no signature
@@ -86,12 +86,12 @@ def _free_parameter(function: Callable[..., object], name: str) -> bool:
 
 
 def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
-    """Step a scheduler after an epoch or an update; `loss` is for ReduceLROnPlateau.
+    """Step a scheduler after an epoch or an update; only ReduceLROnPlateau uses `loss`.
 
     Raises
     ------
     SettingError
-        If its number of steps is exceeded, for example because more epochs are trained than it was made for.
+        If the scheduler has no more steps, for example because the training was extended by more epochs.
     """
     if scheduler is None:
         return

@@ -47,7 +47,7 @@ class Run:
     device, ranks
         Device and process of the training.
     n_updates
-        Number of updates of an epoch, which some schedulers need.
+        Number of updates per epoch, which some schedulers require.
     """
 
     #: Smallest scale of the loss in float16. If gradients overflow at this scale, they overflow at any scale.
@@ -193,7 +193,7 @@ class Run:
         return better
 
     def check_selection(self, row: Row) -> None:
-        """Check that a row contains the metrics by which the task selects epochs, and that of early stopping.
+        """Check that a row contains the metrics for the selection of epochs and for early stopping.
 
         Raises
         ------

@@ -46,8 +46,8 @@ def classification(
         label. The loss of a batch is the sum of the weighted losses, divided by the number of samples (not by the sum
         of the weights).
     selection
-        Metrics by each of which a best epoch is selected, such as ``["loss", "roc_auc"]``. The last one is the default
-        of `Results`.
+        Metrics, such as ``["loss", "roc_auc"]``. A best epoch is selected by each of them; `Results` uses that of the
+        last one by default.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def regression(
         training labels: the outputs of a new network are near 0, so that it would take many updates to reach an age of
         75. Tables and metrics are always in the unit of the label, and the loss in its square.
     selection
-        Metrics by each of which a best epoch is selected, such as ``["loss", "mae"]``.
+        Metrics, such as ``["loss", "mae"]``. A best epoch is selected by each of them.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def reconstruction(
         and number of channels of the code, for the autoencoder that an experiment derives from its architecture. See
         `CNN_Transformer`.
     selection
-        Metrics by each of which a best epoch is selected, such as ``["loss", "ssim"]``.
+        Metrics, such as ``["loss", "ssim"]``. A best epoch is selected by each of them.
 
     Raises
     ------
@@ -192,12 +192,14 @@ def _check_selection(selection: object, where: str) -> tuple[str, ...]:
         "selection", check_list("selection", selection, expected, where=where), check_text, where=where
     )
     if not names or len(set(names)) < len(names):
-        raise argument_error("selection", selection, f"{expected}, at least one, each once", where=where)
+        raise argument_error(
+            "selection", selection, f"{expected}, at least one and without duplicates", where=where
+        )
     return tuple(names)
 
 
 def _unusual_selection(selection: Sequence[str], usual: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return the argument `selection` if it differs from its default, so that recorded tasks remain as they were."""
+    """Return the argument `selection` if it differs from its default, so that existing records of tasks stay valid."""
     return {} if tuple(selection) == usual else {"selection": list(selection)}
 
 

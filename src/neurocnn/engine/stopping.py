@@ -10,8 +10,8 @@ from neurocnn.engine.metrics import smaller_is_better
 class Stopper:
     """Early stopping, if a metric does not improve sufficiently during `patience` epochs.
 
-    An epoch is an improvement if its loss is smaller than best − tolerance × |best|, with the smallest loss of all
-    earlier epochs as best. Metrics of which more is better get the opposite sign. NaN is not an improvement.
+    An epoch is an improvement if its loss is smaller than best − tolerance × |best|, where best is the smallest loss of
+    all earlier epochs. Metrics of which larger values are better are negated. NaN is not an improvement.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class Stopper:
     metric
         Name of the metric, see `smaller_is_better`.
     best
-        Best value before, with the opposite sign if greater values are better.
+        Best earlier value, negated if larger values are better.
 
     Examples
     --------

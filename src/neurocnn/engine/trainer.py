@@ -45,8 +45,8 @@ class Trainer(TrainingSettings):
         Early stopping: training stops if, during `patience` epochs, the loss at the end of an epoch was never smaller
         than best × (1 − tolerance). With ``patience=0`` it never stops early.
     stopping_metric
-        Metric of the task that decides on early stopping instead of the loss, such as ``"roc_auc"``, which must then be
-        greater than best × (1 + tolerance).
+        Metric of the task for early stopping, such as ``"roc_auc"``. If larger values are better, an improvement must
+        exceed best + tolerance × |best|.
     sampler
         ``"random"`` for each sample once per epoch, ``"weighted"`` for samples drawn with replacement, all classes
         equally often.
@@ -54,17 +54,17 @@ class Trainer(TrainingSettings):
         ``optimizer(parameters)`` returns an optimizer; None for Adam. A class such as `torch.optim.SGD` is called with
         ``lr=learning_rate`` and ``weight_decay=weight_decay``.
     scheduler
-        ``scheduler(optimizer)`` returns a scheduler. If it has a parameter ``total_steps`` without a value, as
-        ``functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)`` has, it is the number of all steps.
+        ``scheduler(optimizer)`` returns a scheduler. A parameter ``total_steps`` without a value, as in
+        ``functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)``, is set to the number of all steps.
     scheduler_step
         Whether the scheduler is stepped after each ``"epoch"`` or after each ``"update"`` (warm-up, one cycle).
     clip_gradient
         Largest norm of the gradients of an update; None for no clipping.
     n_workers
-        Workers that read the data ahead: threads for complete images and large parts with transforms of this package,
-        else processes. ``"auto"``: a thread for each CPU that this process may use, at most 8, and no processes. With 0
-        the main thread reads. Small parts such as slices are always read by the main thread, which is faster. The
-        number changes no result.
+        Number of workers that read data in advance: threads for complete images and large parts with transforms of this
+        package, otherwise processes. ``"auto"`` is one thread for each CPU that this process may use, at most 8, and no
+        processes. With 0 the main thread reads. Small parts, such as slices, are always read by the main thread, which
+        is faster. Results do not depend on the number.
     device
         ``"auto"`` (a GPU if there is one), or a device name of torch.
     precision

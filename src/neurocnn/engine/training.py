@@ -80,9 +80,9 @@ class TrainingState:
     part_id
         Part of the network, if each part has its own network; else None.
     folder
-        Folder of the training, ``fold-<split>`` in an experiment; None if nothing is written.
+        Folder of the training (``fold-<split>`` in an experiment), None if nothing is written.
     split
-        Index of the split in an experiment; else None.
+        Index of the split in an experiment, otherwise None.
 
     Examples
     --------

@@ -69,7 +69,7 @@ class FoldRun:
     callbacks: tuple[engine.Callback, ...] = ()
 
     def check(self, networks: Sequence[int] | None) -> Needs:
-        """Raise errors that would otherwise stop `run` after it has written files, and return what it will take.
+        """Raise errors that would otherwise stop `run` after it has written files, and return its requirements.
 
         Raises
         ------

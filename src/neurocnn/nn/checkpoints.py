@@ -31,13 +31,13 @@ TORCHVISION_PREFIXES = {
 
 
 def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint of neurocnn or ClinicaDL (with neurocnn's parameter names), or of others.
+    """Return the weights in a checkpoint of neurocnn or ClinicaDL, with neurocnn's parameter names, or in another file.
 
     Parameters
     ----------
     path
-        ``model_best.pth.tar``; another file with a state dict, which may be under the key ``model`` or ``state_dict``;
-        or a ``.safetensors`` file, which its library reads.
+        ``model_best.pth.tar``; another file with a state dict, possibly under the key ``model`` or ``state_dict``; or a
+        ``.safetensors`` file, which requires the package safetensors.
     output_order
         Permutation of the outputs: output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x
         sorts its labels, so that AD is output 0 and CN output 1: ``output_order=(1, 0)`` returns them in the order of

@@ -14,7 +14,7 @@ from neurocnn.results.scoring import first_image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Values below this fraction of the end of the colour scale are transparent.
+#: Values below this fraction of the maximum of the colour scale are transparent.
 _HIDDEN = 0.1
 
 
@@ -28,26 +28,26 @@ def explanation(
     caps: Caps | None = None,
     at: Sequence[int] | None = None,
 ) -> "Figure":
-    """Draw a map that `Results.explain` has written over the first validation image, in three planes.
+    """Draw a map of `Results.explain` over the first validation image, in three planes.
 
-    Red voxels raise the output, blue ones lower it. The ends of the colour scale are the 99.9 % quantile of the
-    absolute values, and values below a tenth of it are transparent.
+    Red voxels increase the explained number, and blue ones decrease it. The limits of the colour scale are ± the 99.9 %
+    quantile of the absolute values, and absolute values below a tenth of it are transparent.
 
     Parameters
     ----------
     results
         Results with maps.
     method, name, of, selection
-        See `Results.explanation`: the mean of the last class over the splits by default.
+        See `Results.explanation`. By default the mean map of the last class over the splits is drawn.
     caps
-        Location of the images now. With None, that of the training.
+        Current location of the images. With None, the location in training.
     at
-        Voxel (x, y, z) in which the planes cross. With None, that of the greatest absolute value.
+        Voxel in which the planes cross. With None, the voxel with the largest absolute value.
 
     Raises
     ------
     NotFoundError
-        If there is no such map, or the image is no longer there.
+        If the map or the image does not exist.
     SettingError
         If `at` is outside the map.
     MissingExtraError
@@ -75,7 +75,7 @@ def explanation(
     *panels, bar = sections.plane_axes(figure, values.shape, voxel_size)[0]
     shown = np.where(size < _HIDDEN * most, np.nan, values)
     for axis, axes in enumerate(panels):
-        if image.shape == values.shape:  # The map of a part has the shape of its box.
+        if image.shape == values.shape:  # the map of a part has the shape of its box
             sections.draw_plane(axes, image, axis, point, voxel_size, sections.grey_limits(image), "gray")
         drawn = sections.draw_plane(axes, shown, axis, point, voxel_size, (-most, most), "RdBu_r", 0.8)
         sections.set_plane_title(axes, axis, point[axis])

@@ -1,4 +1,4 @@
-"""One table of several result folders, with the settings in which they differ."""
+"""Table that compares several result folders, with the settings in which they differ."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from neurocnn.results.tables import ResultTables
 from neurocnn.storage.files import find, is_file
 
 _WHERE = "leaderboard"
-# These follow from the data and the version, and are not chosen.
+# These settings are not chosen, but follow from the data and the version.
 _NOT_CHOSEN = {*DESCRIPTIONS, "neurocnn", "input_shape", "image_shape", "splits"}
 
 
@@ -30,31 +30,31 @@ def leaderboard(
     dataset: str = "validation",
     by: str | None = None,
 ) -> pd.DataFrame:
-    """Return one table of result folders, the best first, with the settings in which they differ.
+    """Return a table of result folders, best first, with the settings in which they differ.
 
-    The best of many folders is better by chance, too: report it on data that decided on nothing.
+    The score of the best of many folders is partly chance: report its score on data that were not used for any choice.
 
     Parameters
     ----------
     folders
-        A folder that contains result folders, up to two levels below; or a list of result folders, or of their Results.
+        Folder that contains result folders at most two levels below; or a list of result folders or of Results.
     level, selection, dataset
         See `Results.metrics`.
     by
-        Metric that sorts the table. With None, the metric of the selection if the table has it, else the first one.
+        Metric by which the table is sorted. With None, the metric of the selection, or the first one if it is missing.
 
     Returns
     -------
     DataFrame
         One row per result folder: ``folder``; the settings that differ, such as ``trainer.learning_rate``; ``splits``,
-        the number of splits that are done; and the mean of each metric over these splits, NaN without any.
+        the number of finished splits; and the mean of each metric over these splits, NaN if there are none.
 
     Raises
     ------
     NotFoundError
-        If there is no result folder.
+        If no result folder is found.
     SettingError
-        If `by` is not a metric of these folders, or there is no such selection or level.
+        If `by` is not a metric of these folders, or the selection or level does not exist.
 
     Examples
     --------
@@ -107,12 +107,12 @@ def _open(folders: Any) -> list[ResultTables]:
 
 def _below(root: Path) -> list[Path]:
     paths = [path.parent for pattern in ("*", "*/*") for path in find(root, f"{pattern}/{COMMANDLINE}")]
-    # trial-2 comes before trial-10.
+    # By length first, so that trial-2 precedes trial-10.
     return sorted(paths, key=lambda path: (len(str(path)), str(path)))
 
 
 def _flatten(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the chosen settings by dotted name. Code has its name as value."""
+    """Yield the dotted name and the value of each chosen setting; the value of code is its name."""
     for name, value in settings.items():
         if prefix or name not in _NOT_CHOSEN:
             if isinstance(value, Mapping) and CUSTOM in value:
@@ -132,7 +132,7 @@ def _text(value: object) -> str:
 
 
 def _means(table: ResultTables, level: str, selection: str | None, dataset: str) -> dict[str, float]:
-    """Return the mean of each metric over the splits; none if no split has the table."""
+    """Return the mean of each metric over the splits; no metrics if no split is finished."""
     if not table.splits:
         return {}
     means: dict[Any, Any] = table.metrics(level, selection, dataset).loc["mean"].to_dict()

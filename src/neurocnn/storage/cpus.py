@@ -1,4 +1,4 @@
-"""The CPUs that this process may use."""
+"""Number of CPUs that this process may use."""
 
 import math
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 def usable_cpus() -> int:
     """Return the number of CPUs that this process may use, at least 1.
 
-    A job of a batch system has some CPUs of its node (the affinity of the process); a container has a share of their
-    time (the quota of its cgroup).
+    A batch system limits a job to some CPUs of a node (the affinity of the process); a container is limited to a share
+    of their time (the quota of its cgroup).
 
     Examples
     --------
@@ -22,12 +22,12 @@ def usable_cpus() -> int:
 
 
 def cpu_quota(membership: Path, root: Path) -> int:
-    """Return the number of CPUs whose time the cgroup of this process may use, a very large one if it has no limit.
+    """Return the number of CPUs that the cgroup of this process may use, a very large number without a limit.
 
     Parameters
     ----------
     membership
-        File with the cgroups of this process.
+        File that lists the cgroups of this process.
     root
         Folder in which cgroups are mounted.
     """
@@ -36,7 +36,7 @@ def cpu_quota(membership: Path, root: Path) -> int:
         for line in membership.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             group = root / ("cpu" if controllers else "") / path.lstrip("/")
-            # Each group is limited by those around it.
+            # The limits of all parent groups apply too.
             for folder in (group, *group.parents):
                 if not folder.is_relative_to(root):
                     break
@@ -45,7 +45,7 @@ def cpu_quota(membership: Path, root: Path) -> int:
 
 
 def _limits(group: Path) -> list[int]:
-    """Return the limit of a cgroup, of version 2 or 1, as a list of one or none."""
+    """Return the limit of a cgroup (version 2 or 1) as a list of one number, or an empty list."""
     with suppress(OSError, ValueError):
         quota, period = (group / "cpu.max").read_text().split()
         return [math.ceil(int(quota) / int(period))]

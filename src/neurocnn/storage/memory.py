@@ -39,7 +39,7 @@ def available_memory(device: torch.device | None = None) -> int:
 
 
 def peak_memory(device: torch.device | None = None) -> int:
-    """Return the largest number of bytes that this process has used, on a GPU or in the system's memory; 0 if unknown.
+    """Return the peak memory of this process in bytes, on the device (None: main memory); 0 if unknown.
 
     Examples
     --------

@@ -119,7 +119,7 @@ def load_tensors(
             zipped = file.read(4) == b"PK\x03\x04"
         sizes = check_file(path, zipped) if verify else set()
     try:
-        # The list of safe globals belongs to the process: threads that read tensors without any leave it alone.
+        # The list of safe globals is shared by all threads, so it is changed only if there are such globals.
         with torch.serialization.safe_globals(list(safe)) if safe else nullcontext():
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
     except pickle.UnpicklingError as error:
@@ -147,7 +147,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     NotFoundError
         If the file does not exist.
     CheckpointError
-        If it is damaged or of another kind.
+        If it is damaged or has another format.
     StorageError
         If it cannot be read.
     """
