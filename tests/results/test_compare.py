@@ -14,7 +14,7 @@ import neurocnn as nc
 from neurocnn.engine import classification, regression
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.results.compare import delong, mcnemar, resampled_t
-from neurocnn.results.resampling import class_scores, draw_people, drawn_scores, value_scores
+from neurocnn.results.resampling import class_scores, draw_people, scores_of_draws, value_scores
 
 
 def table_of(n: int, n_classes: int = 2, seed: int = 0) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def test_a_custom_metric_is_computed_by_its_function():
     own = lambda table: {"accuracy": 0.5, "rows": float(len(table))}  # noqa: E731
     task = dataclasses.replace(classification(), metrics=own)
     table, weights = table_of(6), np.array([[1.0] * 6, [0, 2, 0, 1, 1, 2]])
-    found = drawn_scores(task, table, weights, {"accuracy": 0.5, "rows": 6.0})
+    found = scores_of_draws(task, table, weights, {"accuracy": 0.5, "rows": 6.0})
     assert found["rows"].tolist() == [6, 6]
     assert found["accuracy"].tolist() == [0.5, 0.5]
 

@@ -1,8 +1,8 @@
 """Training loop.
 
-Networks are trained side by side; the rows of each batch are passed to the network of their part. A single network is
-the case of one. The states for a resume are written between two updates: `train_epoch` can begin at any update, and an
-evaluation that is due there and has not been done comes first.
+One or several networks are trained on the same batches; each network receives the rows of its part. The states for a
+resume are written between two updates: `train_epoch` can begin at any update, after an evaluation that was due there
+and is missing.
 """
 
 import os
@@ -195,9 +195,9 @@ class Loop:
             run.history.append(where | metrics[run.part])
             self.files[run.part].write_evaluation()
             self.clock.lap("writing")
-            self.call(run, ended)
+            self.call_callbacks(run, ended)
 
-    def call(self, run: Run, ended: bool) -> None:
+    def call_callbacks(self, run: Run, ended: bool) -> None:
         """Call the callbacks after an evaluation."""
         if not self.callbacks:
             return

@@ -1,8 +1,7 @@
 """Order of samples, batches and updates in an epoch.
 
-The order depends only on the seed and the epoch, so that neither the number of workers nor a resume changes it. Units
-are ordered: samples or, if each part has its own network, complete images. A unit stands for the indices of all its
-required samples.
+The order depends only on the seed and the epoch, so that neither the number of workers nor a resume changes it. A unit
+of this order is a sample or, if each part has its own network, an image with all the samples that are required of it.
 """
 
 from collections.abc import Iterator, Sequence

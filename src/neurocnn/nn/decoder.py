@@ -84,7 +84,7 @@ def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[
     decoder = [
         step
         for n in reversed(range(len(units)))
-        for step in _reverse(units[n], _input_of(units[n:]), inverts)
+        for step in _reversed_unit(units[n], _input_of(units[n:]), inverts)
     ]
     return decoder if inverts else _replace_end(decoder, is_sigmoid=output == "sigmoid")
 
@@ -141,7 +141,7 @@ def _input_of(units: list[list[Layer]]) -> Shape:
     return (6,)
 
 
-def _reverse(unit: list[Layer], before: Shape, inverts: bool) -> Iterator[Step]:
+def _reversed_unit(unit: list[Layer], before: Shape, inverts: bool) -> Iterator[Step]:
     for index, _, layer in reversed(unit):
         if isinstance(layer, PadPool):
             unpool = CropMaxUnpool2d if isinstance(layer, PadMaxPool2d) else CropMaxUnpool3d

@@ -44,7 +44,7 @@ class Draws:
     ) -> Scores:
         """Return the mean score over the tables for each draw. `observed` are the scores of the original tables."""
         found = [
-            drawn_scores(task, table, self.counts[:, people], values)
+            scores_of_draws(task, table, self.counts[:, people], values)
             for table, people, values in zip(tables, self.people, observed, strict=True)
         ]
         common = [name for name in found[0] if all(name in scores for scores in found)]
@@ -96,7 +96,7 @@ def limits(draws: Array, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def drawn_scores(
+def scores_of_draws(
     task: engine.Task, table: pd.DataFrame, weights: Array, observed: Mapping[str, float]
 ) -> Scores:
     """Return the metrics of a table in each draw: draw i counts row j `weights[i, j]` times, draw 0 each row once.
