@@ -189,6 +189,15 @@ def calls_of_trainings(w: SimpleNamespace) -> dict[str, Call]:
         "encode": (nc.encode, {"model": w.codes.load_model(0), "dataset": w.validation}),
         "Experiment": (nc.Experiment, experiment | {"architecture": "Conv3_FC1"}),
         "Experiment.load": (nc.Experiment.load, {"folder": w.folder / "results"}),
+        "search": (
+            nc.search,
+            {
+                "experiment": dataclasses.replace(w.experiment, task=nc.regression("age")),
+                "space": {"learning_rate": [1e-3]},
+                "n_trials": 1,
+                "folder": w.folder / "search",
+            },
+        ),
         "Experiment.run": (w.experiment.run, {"folder": w.folder / "results"}),
     }
 

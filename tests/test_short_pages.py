@@ -113,6 +113,7 @@ SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/how-to/read-results-elsewhere.md": (train_on_half, check_tables),
     "docs/how-to/reproduce-results.md": (no_files, nothing_more),
     "docs/how-to/resume.md": (no_files, check_resumed),
+    "docs/how-to/search-settings.md": (no_files, nothing_more),
     "docs/how-to/transform-images.md": (no_files, nothing_more),
     "docs/how-to/use-an-own-loss-or-metric.md": (no_files, check_own_metric),
     "docs/how-to/use-regions-from-masks.md": (write_masks, check_regions),

@@ -12,7 +12,7 @@ Network         create_model, list_models, describe, CNN; pooling: PadMaxPool2d,
                 CropMaxUnpool3d; autoencoder: CNN_Transformer; weights: transfer_weights, read_weights;
                 own architectures in a package: hookimpl
 Training        Trainer, whose `fit` returns a Training and passes a TrainingState to callbacks
-Study           Experiment, which trains splits × networks into one result folder
+Study           Experiment, which trains splits × networks into one result folder; search, of its settings
 Results         Results, which reads that folder; compare, of two folders; leaderboard, of several; by hand:
                 predict, encode
 Votes           part_weights, soft_vote, hard_vote, average
@@ -83,7 +83,7 @@ from neurocnn.errors import (
     TrainingError,
     suggestion,
 )
-from neurocnn.experiment import Experiment
+from neurocnn.experiment import Experiment, search
 from neurocnn.nn import (
     CNN,
     CNN_Transformer,
@@ -169,6 +169,7 @@ __all__ = [
     "read_weights",
     "reconstruction",
     "regression",
+    "search",
     "soft_vote",
     "transfer_weights",
     "write_splits",

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from neurocnn import data, engine, storage
+from neurocnn import data, engine
 from neurocnn.engine.loggers import show_progress
 from neurocnn.engine.needs import Needs, log_needs
 from neurocnn.errors.arguments import (
@@ -28,7 +28,7 @@ from neurocnn.errors.arguments import (
 from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.fold import FoldRun
-from neurocnn.experiment.opening import check_sessions, log_unknown_affine, open_folder
+from neurocnn.experiment.opening import check_sessions, log_unknown_affine, open_folder, read_split
 from neurocnn.experiment.recipe import WHERE, Recipe, choose
 from neurocnn.experiment.resuming import check_resumable, continued_epochs, warn_on_resume
 from neurocnn.experiment.transfer_source import Source, as_source
@@ -36,7 +36,6 @@ from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import Results
 from neurocnn.results.encoding import Settings, encode, is_custom
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.paths import SETS
 from neurocnn.results.scoring import first_image
 from neurocnn.results.settings import content_errors
 from neurocnn.storage.display import html_view, short_repr
@@ -129,6 +128,7 @@ class Experiment:
             raise argument_error("splits", [split.index for split in splits], expected, where=WHERE)
         object.__setattr__(self, "splits", splits)
         object.__setattr__(self, "_recipe", self._make_recipe())
+        object.__setattr__(self, "_recipes", {})
 
     def _make_recipe(self) -> Recipe:
         given = {name: getattr(self, name) for name in Recipe.names()}
@@ -174,7 +174,7 @@ class Experiment:
         """
         results = Results(folder, **custom)
         where = ResultFolder(results.folder, results.task, results.parts.name)
-        splits = custom.get("splits") or [_read_split(where, index) for index in results.settings["splits"]]
+        splits = custom.get("splits") or [read_split(where, index) for index in results.settings["splits"]]
         with content_errors(where.settings):
             return cls(splits=splits, **{name: results.setting(name) for name in ("caps", *Recipe.names())})
 
@@ -234,15 +234,14 @@ class Experiment:
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
         # All checks precede the first epoch and the first written file.
         images = check_sessions(self.caps, self.task.label, self.splits, chosen)
-        runs = [self._fold_run(self.recipe, where, split, images, callbacks) for split in chosen]
+        runs = [self._fold_run(where, split, images, callbacks) for split in chosen]
         settings = self._settings(runs[0].train)
         wanted = self.recipe.network_parts(runs[0].train.part_ids, networks)
         check_resumable(where, settings, self.splits, images)
         warn_on_resume(where, settings)
         epochs = continued_epochs(where, settings, len(self.splits))
         if epochs is not None and epochs != self.trainer.epochs:
-            recipe = self.recipe.with_epochs(epochs)
-            runs = [dataclasses.replace(run, recipe=recipe) for run in runs]
+            runs = [dataclasses.replace(run, recipe=run.recipe.with_epochs(epochs)) for run in runs]
             settings["trainer"]["epochs"] = epochs
         needs = sum((run.check(wanted) for run in runs), Needs())
         open_folder(where, settings, self.splits, images)
@@ -256,12 +255,13 @@ class Experiment:
 
     def _fold_run(
         self,
-        recipe: Recipe,
         where: ResultFolder,
         split: data.Split,
         images: pd.DataFrame,
         callbacks: Sequence[engine.Callback],
     ) -> FoldRun:
+        # The winners of a search have settings of their own.
+        recipe: Recipe = self._recipes.get(split.index, self.recipe)  # type: ignore[attr-defined]
         train, validation = recipe.datasets(self.caps, split)
         key = key_columns(images.columns)
         seen = recipe.source_participants(split.index, images.merge(split.validation[key], on=key))
@@ -292,8 +292,3 @@ class Experiment:
         return {
             name: value for name, value in fields.items() if name != "splits" and is_custom(encode(value))
         }
-
-
-def _read_split(where: ResultFolder, index: int) -> data.Split:
-    fold = where.fold(index)
-    return data.Split(index, *(storage.read_table(fold.sessions(name)) for name in SETS))

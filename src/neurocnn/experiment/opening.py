@@ -97,3 +97,9 @@ def open_folder(
                 if not claimed or not path.is_file():
                     storage.write_table(table, path)
     ranks.barrier("after the result folder was written")
+
+
+def read_split(where: ResultFolder, index: int) -> data.Split:
+    """Return a split of a result folder."""
+    fold = where.fold(index)
+    return data.Split(index, *(storage.read_table(fold.sessions(name)) for name in SETS))

@@ -88,6 +88,11 @@ class Fold:
         return self.path / "images.tsv"
 
     @property
+    def winner(self) -> Path:
+        """Path of the trial that a search has chosen for this fold, with its architecture and options."""
+        return self.path / "winner.json"
+
+    @property
     def balance(self) -> Path:
         """Path of the standardised mean differences between training and validation set."""
         return self.path / "balance.tsv"

@@ -27,6 +27,7 @@ from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.prediction import Evaluation, Networks, make_dataset
 from neurocnn.results.settings import content_errors, read_settings
+from neurocnn.storage.files import is_file
 
 _AFFINE = "4 rows of 4 numbers, or null"
 #: Type of each setting that is not custom, and its description in a message.
@@ -161,9 +162,19 @@ class RecordedExperiment:
             raise SettingError(f"{self.root}: network={network!r}; expected {expected}")
         path = self.folder.check_fold(split).model(self.folder.check_selection(selection), network)
         shape = tuple(self.settings["input_shape"])
-        recipe = NetworkRecipe(self.setting("architecture"), self.setting("options"), shape, self.task)
+        architecture, options = (self._fold_setting(split, name) for name in ("architecture", "options"))
+        recipe = NetworkRecipe(architecture, options, shape, self.task)
         with content_errors(self.root / COMMANDLINE):
             return recipe.read(path)
+
+    def _fold_setting(self, split: int, name: str) -> Any:
+        """Return a setting of one fold: each may be the winner of a search with settings of its own."""
+        path = self.folder.fold(split).winner
+        if not is_file(path):
+            return self.setting(name)
+        value = read_settings(path)[name]
+        with content_errors(path):
+            return self.setting(name) if is_custom(value) else decode(value)
 
     def load_networks(self, fold: Fold, selection: str, part_ids: list[int]) -> Networks:
         """Return the networks of a fold: one, or one per part."""
