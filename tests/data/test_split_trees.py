@@ -127,7 +127,7 @@ def test_diagnoses_can_be_selected(tmp_path: Path, generation: str):
         read_splits(tmp_path, diagnoses=["MCI"])
 
 
-def test_labels_without_a_row_of_the_split_are_refused(tmp_path: Path):
+def test_a_table_of_labels_that_lacks_rows_of_the_split_is_refused(tmp_path: Path):
     write_new(tmp_path / "split", people("t0"), people("v0"), label=False)
     write_table(people("t0"), tmp_path / "labels.tsv")
     with pytest.raises(TableError, match=r"4 rows are not in .*labels\.tsv: sub-v0000"):

@@ -213,7 +213,7 @@ def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessi
 
 
 def _fits(name: str, end: str) -> bool:
-    """Return whether `name` equals `end`, a pipeline's, except for BIDS entities that `end` does not contain."""
+    """Return whether a file name equals the ending `end` of a pipeline, apart from additional BIDS entities."""
     (found, rest), (wanted, tail) = _split_entities(name), _split_entities(end)
     # In older versions of BIDS, `acq` contains the tracer of PET, without its isotope.
     if "trc" in wanted and "trc" not in found and "acq" in found:

@@ -39,7 +39,7 @@ class Space:
     across: int | None = None
 
     def plane_affine(self) -> Floats:
-        """Return the affine (3, 3) of a slice, for the two world axes that are nearest to its axes.
+        """Return the two-dimensional affine (3, 3) of a slice, in the two world axes that are nearest to its axes.
 
         Examples
         --------

@@ -38,12 +38,12 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
         return {}
     true, predicted = (table[name].to_numpy(dtype=float) for name in ("true_label", "predicted_label"))
 
-    def share(hit: Array, rows: Array) -> Interval:
+    def proportion(hit: Array, rows: Array) -> Interval:
         return _proportion(hit[rows], people[rows], z)
 
     right = true == predicted
-    recalls = [share(right, true == k) for k in range(n_classes)]
-    precisions = [share(right, predicted == k) for k in range(n_classes)]
+    recalls = [proportion(right, true == k) for k in range(n_classes)]
+    precisions = [proportion(right, predicted == k) for k in range(n_classes)]
     present = [recall for k, recall in enumerate(recalls) if (true == k).any()]
     found = {"accuracy": _proportion(right, people, z), "balanced_accuracy": _mean(present)}
     if n_classes > 2:

@@ -166,7 +166,7 @@ class InUseError(NeurocnnError, RuntimeError):
 
 
 class MissingExtraError(NeurocnnError, ImportError):
-    """An optional package, part of an extra of neurocnn, that is not installed.
+    """An optional package that is not installed.
 
     Examples
     --------

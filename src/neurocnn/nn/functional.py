@@ -194,7 +194,7 @@ def _halve_in_pieces(x: Tensor) -> Tensor:
 
 
 def _halve(x: Tensor, axis: int) -> Tensor:
-    """Return the maximum of each pair along `axis` and all later axes; an odd axis has a zero in front."""
+    """Max-pool pairs of voxels along `axis` and all later axes; an odd axis is padded with a zero in front."""
     if axis == x.dim():
         return x
     even, odd = (x[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))

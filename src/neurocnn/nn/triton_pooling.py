@@ -213,7 +213,7 @@ def padded_indices(codes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class _Halve(torch.autograd.Function):
-    """`halve` with positions, and its derivatives; those of a registered operator do not support torch.func."""
+    """`halve` with positions, whose derivatives support torch.func, unlike those of a registered operator."""
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:

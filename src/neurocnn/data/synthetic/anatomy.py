@@ -100,8 +100,8 @@ def _mirrored(box: Box) -> Box:
 def head(person: Person, axes: Sequence[Floats]) -> Floats:
     """Return the five smooth fields that determine each voxel's layer, (5, len(z), len(y), len(x)).
 
-    They are: depth below the brain's surface; a distance that is added to the distance from the nearest sulcus, which
-    limits the depth of sulci; the field of folds; depth below the inside of the skull; depth below the skin.
+    The fields are: depth below the brain's surface; a distance that is added to the distance from the nearest sulcus,
+    which limits the depth of sulci; the field of folds; depth below the inside of the skull; depth below the skin.
     """
     x, y, z = _warped(person, axes)
     depth = -np.minimum(_cerebrum(x, y, z), _cerebellum(x, y, z))
