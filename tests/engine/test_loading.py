@@ -311,6 +311,35 @@ def test_a_file_that_is_replaced_is_scaled_by_its_own_values(tmp_path):
     assert (found.min(), found.max()) == (0, 1)
 
 
+def write_transposed(root: Path) -> None:
+    """Write the prepared tensors as ClinicaDL does: the first axis is contiguous."""
+    for path in root.rglob("*.pt"):
+        image = torch.load(path, weights_only=True)[0].numpy()
+        torch.save(torch.from_numpy(np.asfortranarray(image)).unsqueeze(0), path)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 3 * 6 * 8 * 7 * 4, 2**30])
+@pytest.mark.parametrize("transform", [MinMax(), ZScore(), None])
+@pytest.mark.parametrize("parts", PARTS)
+def test_tensors_whose_first_axis_is_contiguous_give_the_same_batches(
+    tmp_path, parts, transform, cache_bytes
+):
+    data = dataset(tmp_path, parts, transform)
+    data.caps.prepare()
+    expected = [data[i]["image"] for i in range(len(data))]
+    write_transposed(tmp_path)
+    caps = Caps(tmp_path, cache_bytes=cache_bytes)
+    again = CapsDataset(caps, rows(6), PARTS[parts], label="diagnosis", transform=transform)
+    with Loading(2, pinned=False) as workers:
+        source = workers.source(again, Batches(range(len(again)), 4), seed=0)
+        for _ in range(2):
+            found = torch.cat([batch["image"] for batch in copies(source)])
+            assert torch.equal(found, torch.stack(expected))
+    held = caps.images._decoded
+    assert held.n_held_bytes == min(cache_bytes, 6 * 6 * 8 * 7 * 4), "as many contiguous copies as fit"
+    assert len(caps.images._mapped) == 6 - len(held)
+
+
 @pytest.mark.parametrize("value", [-1, "many", 1.5, None, True])
 def test_other_numbers_of_workers_are_refused(value):
     with pytest.raises(SettingError, match=r'n_workers=.*expected (an integer ≥ 0|"auto")'):

@@ -57,10 +57,17 @@ class Cache:
                 self._images.move_to_end(source)
             return image
 
+    def has_room(self, image: Tensor) -> bool:
+        """Return whether an image can be added without evicting others."""
+        return self.n_held_bytes + image.nbytes <= self._limit() and len(self._images) < self.n_images
+
+    def _limit(self) -> int:
+        info = get_worker_info()
+        return self.n_bytes // (info.num_workers if info is not None else 1)
+
     def put(self, source: Source, image: Tensor) -> None:
         """Add an image and evict the least recently used ones."""
-        info = get_worker_info()
-        limit = self.n_bytes // (info.num_workers if info is not None else 1)
+        limit = self._limit()
         with _locks[-1]:
             if source in self._images:
                 self.n_held_bytes -= self._images.pop(source).nbytes

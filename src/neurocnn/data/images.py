@@ -19,7 +19,7 @@ from neurocnn.data import nifti
 from neurocnn.data.cache import Cache, lock_of
 from neurocnn.data.decoding import decode, holds_voxels
 from neurocnn.data.fingerprints import file_stamp
-from neurocnn.data.memory_order import bounds_of
+from neurocnn.data.memory_order import bounds_of, copy_voxels
 from neurocnn.data.orientation import Grid, known_affine, orientation_of
 from neurocnn.data.sources import Source, check_readable
 from neurocnn.data.tensor_files import open_prepared
@@ -167,6 +167,9 @@ class Images:
             if voxels is mapped or self.nan_voxels == "error":
                 self._bounds[source] = bounds
         image = grid.reorient(voxels)
+        if image is mapped and image.stride(-1) != 1 and self._decoded.has_room(image):
+            # Other programs write the first axis contiguous, which is read several times slower.
+            image = copy_voxels(image)
         (self._mapped if image is mapped else self._decoded).put(source, image)
         return image
 
@@ -240,12 +243,9 @@ class Images:
         return tensor if usable else None
 
     def finite(self, image: Tensor, source: Source) -> tuple[Tensor, tuple[float, float]]:
-        """Return the image without NaN and infinite voxels, or raise an error, according to `nan_voxels`.
+        """Return an image without NaN and infinite voxels, and its smallest and largest voxel.
 
-        Returns
-        -------
-        image, bounds
-            The image, and its smallest and largest voxel value.
+        According to `nan_voxels`, such voxels become zeros or are an error.
         """
         low, high = bounds_of(image)
         if math.isfinite(low) and math.isfinite(high):
