@@ -115,6 +115,20 @@ def test_a_custom_metric_has_a_bootstrap_interval_even_with_a_built_in_name():
     )
 
 
+@pytest.mark.parametrize("task", [classification(), regression()], ids=["classes", "values"])
+def test_an_own_metric_is_called_once_unless_its_interval_is_requested(task):
+    table, calls = study(np.random.default_rng(3), 40, 0.8).assign(loss=1.0), []
+
+    def own(table):
+        calls.append(table)
+        return {**task.metrics(table), "own": float(table["predicted_label"].mean())}
+
+    found = confidence_intervals(table, replace(task, metrics=own), resample_own=False)
+    assert len(calls) == 1
+    assert found.loc["own", ["lower", "upper"]].isna().all()
+    pd.testing.assert_frame_equal(found.drop("own"), confidence_intervals(table, task))
+
+
 def test_the_bootstrap_draws_within_each_class():
     table = study(np.random.default_rng(3), 20, 0.8).assign(weight=lambda table: table.true_label)
     row = confidence_intervals(table, lambda table: {"share": float(table["weight"].mean())}, n=50).loc[

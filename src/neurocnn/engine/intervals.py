@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from neurocnn.engine.class_intervals import class_intervals
+from neurocnn.engine.metrics import regression_metrics
 from neurocnn.engine.task import Task
-from neurocnn.errors.arguments import check_callable, check_integer, check_number, check_table
+from neurocnn.errors.arguments import check_callable, check_flag, check_integer, check_number, check_table
 from neurocnn.storage.identity import PART, PARTICIPANT, check_columns, key_columns
 
 
@@ -19,6 +20,8 @@ def confidence_intervals(
     n: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    *,
+    resample_own: bool = True,
 ) -> pd.DataFrame:
     """Return confidence intervals of metrics.
 
@@ -46,6 +49,9 @@ def confidence_intervals(
         Seed of the bootstrap samples.
     level
         Coverage of the intervals, between 0 and 1.
+    resample_own
+        Whether metrics that are not those of neurocnn have limits too. Each bootstrap sample calls your function, which
+        takes a multiple of the time of scoring; False: their limits are NaN.
 
     Returns
     -------
@@ -91,6 +97,11 @@ def confidence_intervals(
         for name, value in values.items()
         if name in known and math.isclose(value, known[name][0], abs_tol=1e-12)
     }
+    if not check_flag("resample_own", resample_own, where=where):
+        score = _standard_score(numbers, n_classes)
+        standard = score(numbers)
+        same = {name for name in standard if math.isclose(values.get(name, math.nan), standard[name])}
+        found |= dict.fromkeys(set(values) - set(found) - same, (math.nan, math.nan))
     if len(found) < len(values):
         by_class = n_classes > 0 and "true_label" in numbers
         strata = _strata(numbers["true_label"].to_numpy() if by_class else np.zeros(len(numbers)), people)
@@ -103,6 +114,13 @@ def confidence_intervals(
         for name in values
     ]
     return pd.DataFrame(rows).set_index("metric")
+
+
+def _standard_score(numbers: pd.DataFrame, n_classes: int) -> Callable[[pd.DataFrame], Mapping[str, float]]:
+    """Return the metrics of neurocnn that need a bootstrap: the loss, and those of a regression."""
+    if not n_classes and {"true_label", "predicted_label"} <= set(numbers):
+        return regression_metrics
+    return _mean_loss if "loss" in numbers else lambda _: {}
 
 
 def _mean_loss(numbers: pd.DataFrame) -> dict[str, float]:

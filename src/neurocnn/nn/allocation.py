@@ -1,4 +1,4 @@
-"""Fast allocation of large new tensors.
+"""Memory of tensors: fast allocation of large ones, their formats, and whether their values can be accessed.
 
 On a CPU, allocation takes most of the time of an unpooling: the system clears each new page of 4 KiB at its first
 access, and torch clears it again. numpy requests pages of 2 MiB (on Linux), and does not clear memory that the system
@@ -6,7 +6,7 @@ has already cleared. The values are the same; `benchmarks/test_pooling.py` measu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -72,3 +72,36 @@ def is_eager_cpu(x: Tensor) -> bool:
     except NotImplementedError:  # The wrapped tensors of torch.func and torch.vmap have no storage.
         return False
     return True
+
+
+def needs_plain_operations() -> bool:
+    """Return whether only torch's own operations work: for `torch.jit.trace`, and for forward-mode derivatives.
+
+    A function with a forward-mode derivative of its own is not accepted by torch.compile.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    # A tensor does not show that it is a dual one if another transform of torch.func wraps it.
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return tracing or getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
+
+
+def flattening(like: Tensor) -> tuple[Callable[[Tensor], Tensor], int]:
+    """Return a function that flattens the spatial axes in the memory format of `like`, and the resulting axis."""
+    return (_flatten_channels_last, 1) if is_channels_last(like) else (_flatten_contiguous, 2)
+
+
+# reshape is used, because torch does not support flatten in batched gradients (vmap).
+def _flatten_contiguous(x: Tensor) -> Tensor:
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+
+
+def _flatten_channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).reshape(x.shape[0], math.prod(x.shape[2:]), x.shape[1])
+
+
+def unflatten(x: Tensor, axis: int, size: Sequence[int]) -> Tensor:
+    """Return flattened maps as (B, C, \\*size)."""
+    if axis == 1:
+        return x.reshape(x.shape[0], *size, x.shape[2]).movedim(-1, 1)
+    return x.reshape(*x.shape[:2], *size)

@@ -19,7 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neurocnn.errors import ModelError
-from neurocnn.nn.allocation import allocate_like, is_channels_last, is_eager_cpu
+from neurocnn.nn.allocation import (
+    allocate_like,
+    flattening,
+    is_eager_cpu,
+    needs_plain_operations,
+    unflatten,
+)
 from neurocnn.nn.kernels import halve_by_kernels, pools_by_kernels
 
 PIECE = 2**23  # voxels that are pooled at once; 32 MiB of float32
@@ -56,6 +62,10 @@ def pad_max_pool(
     """
     pads = [-size % step for size, step in zip(x.shape[2:], stride, strict=True)]
     padding = tuple(number for pad in reversed(pads) for number in (pad, 0))
+    if needs_plain_operations():
+        # While tracing, the sizes are tensors, whose values must not be read: the map is padded in any case.
+        out, indices = _MAX_POOL[len(kernel)](F.pad(x, padding), kernel, stride, return_indices=True)
+        return out, indices if return_indices else None, padding
     windows = list(zip(pads, kernel, stride, strict=True))
     if all(k == s == 2 for _, k, s in windows):
         if pools_by_kernels(x):
@@ -103,6 +113,9 @@ def scatter_maxima(values: Tensor, indices: Tensor, size: Sequence[int]) -> Tens
             f"unpooling: indices of shape {tuple(indices.shape)}; expected the shape of the feature maps, "
             f"{tuple(values.shape)}; pass the indices of the pooling that these maps come from"
         )
+    if needs_plain_operations():
+        zeros = values.new_zeros((*values.shape[:2], math.prod(size)))
+        return zeros.scatter(2, indices.flatten(2), values.flatten(2)).view(*values.shape[:2], *size)
     out: Tensor = _Scatter.apply(values, indices, tuple(size), None, None, None)
     return out
 
@@ -228,11 +241,11 @@ class _Scatter(torch.autograd.Function):
         values: Tensor, indices: Tensor, size: Ints, first: Mask, second: Mask, third: Mask
     ) -> Tensor:
         values = _drop(values, (first, second, third))
-        flatten, axis = _flattening(indices)
+        flatten, axis = flattening(indices)
         rows, positions = flatten(values), flatten(indices)
         if not is_eager_cpu(values):  # vmap does not support in-place scatter.
             zeros = rows.new_zeros([math.prod(size) if i == axis else n for i, n in enumerate(rows.shape)])
-            return _unflatten(zeros.scatter(axis, positions, rows), axis, size)
+            return unflatten(zeros.scatter(axis, positions, rows), axis, size)
         out = allocate_like(indices, (*values.shape[:2], *size), values.dtype, zeros=True)
         flatten(out).scatter_(axis, positions, rows)
         return out
@@ -245,9 +258,9 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         indices, *pad_won = ctx.saved_tensors
-        flatten, axis = _flattening(indices)
+        flatten, axis = flattening(indices)
         gathered = flatten(gradients[0]).gather(axis, flatten(indices))
-        values = _unflatten(gathered, axis, indices.shape[2:])
+        values = unflatten(gathered, axis, indices.shape[2:])
         return _drop(values, pad_won), None, None, None, None, None
 
     @staticmethod
@@ -261,27 +274,6 @@ class _Scatter(torch.autograd.Function):
 
         out = _Scatter.apply(*map(fold, inputs, in_dims))
         return out.unflatten(0, (n, out.shape[0] // n)), 0
-
-
-def _flattening(like: Tensor) -> tuple[Callable[[Tensor], Tensor], int]:
-    """Return a function that flattens the spatial axes in the memory format of `like`, and the resulting axis."""
-    return (_flatten_channels_last, 1) if is_channels_last(like) else (_flatten_contiguous, 2)
-
-
-# reshape is used, because torch does not support flatten in batched gradients (vmap).
-def _flatten_contiguous(x: Tensor) -> Tensor:
-    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
-
-
-def _flatten_channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).reshape(x.shape[0], math.prod(x.shape[2:]), x.shape[1])
-
-
-def _unflatten(x: Tensor, axis: int, size: Sequence[int]) -> Tensor:
-    """Return flattened maps as (B, C, \\*size)."""
-    if axis == 1:
-        return x.reshape(x.shape[0], *size, x.shape[2]).movedim(-1, 1)
-    return x.reshape(*x.shape[:2], *size)
 
 
 def _by_axis(pads: Sequence[int], pad_won: Sequence[Tensor]) -> list[Mask]:

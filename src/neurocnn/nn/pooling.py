@@ -90,9 +90,9 @@ class PadMaxPool2d(_PadMaxPool):
     -----
     Works with torch.compile, torch.export (any batch size, fixed image size), torch.func.grad, vmap, autocast,
     channels_last and on the meta device. In deterministic mode on CUDA its backward pass is slower: torch's max
-    pooling has no deterministic one, and the deterministic scatter or gather used instead is slow. Forward-mode
-    derivatives (torch.func.jvp, hessian) are not supported, because torch.compile does not accept functions that
-    define them.
+    pooling has no deterministic one, and the deterministic scatter or gather used instead is slow.
+    torch.jit.trace, the graph of TensorBoard and forward-mode derivatives (torch.func.jvp, hessian) use torch's padding
+    and max pooling, with the same result; forward-mode derivatives do not work in torch.compile.
 
     Examples
     --------

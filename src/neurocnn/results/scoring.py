@@ -127,10 +127,13 @@ def add_class_names(task: engine.Task, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics_row(task: engine.Task, table: pd.DataFrame, *, intervals: bool) -> pd.DataFrame:
-    """Return the metrics of a table as one row, with 95 % confidence intervals if `intervals`."""
+    """Return the metrics of a table as one row, with 95 % confidence intervals if `intervals`.
+
+    Metrics of a user have no limits here: a bootstrap would call the function a thousand times.
+    """
     row: dict[str, float] = dict(task.metrics(table))
     if intervals:
-        for name, interval in engine.confidence_intervals(table, task).iterrows():
+        for name, interval in engine.confidence_intervals(table, task, resample_own=False).iterrows():
             row[f"{name}_low"], row[f"{name}_high"] = float(interval["lower"]), float(interval["upper"])
     return pd.DataFrame([row])
 
