@@ -117,7 +117,7 @@ def confidence_intervals(
 
 
 def _standard_score(numbers: pd.DataFrame, n_classes: int) -> Callable[[pd.DataFrame], Mapping[str, float]]:
-    """Return the metrics of neurocnn that need a bootstrap: the loss, and those of a regression."""
+    """Return the function of the built-in metrics that require a bootstrap: the loss, and those of a regression."""
     if not n_classes and {"true_label", "predicted_label"} <= set(numbers):
         return regression_metrics
     return _mean_loss if "loss" in numbers else lambda _: {}

@@ -260,7 +260,7 @@ class Experiment:
         images: pd.DataFrame,
         callbacks: Sequence[engine.Callback],
     ) -> FoldRun:
-        # The winners of a search have settings of their own.
+        # In a search each split has the settings of its winner.
         recipe: Recipe = self._recipes.get(split.index, self.recipe)  # type: ignore[attr-defined]
         train, validation = recipe.datasets(self.caps, split)
         key = key_columns(images.columns)

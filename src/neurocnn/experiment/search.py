@@ -1,4 +1,4 @@
-"""Search of settings: trials on a part of each training set, and the winner judged on the validation set."""
+"""Search of settings: trials within each training set, and evaluation of the best one on the validation set."""
 
 import dataclasses
 import json
@@ -53,30 +53,32 @@ def search(
 ) -> Results:
     """Search settings at random, separately for each split, without using its validation set.
 
-    The training set of a split is divided. Each trial is trained on one part and evaluated on the other. Then a network
-    is trained with the settings of the best trial on the complete training set, and evaluated on the validation set,
-    which no trial has seen. Each split may have another winner (Varma and Simon, BMC Bioinformatics 7:91, 2006).
+    The training set of a split is divided: each trial is trained on one part and evaluated on the other. Then a network
+    is trained with the settings of the best trial, the winner, on the complete training set, and evaluated on the
+    validation set, which no trial has seen. The winners of the splits may differ (Varma and Simon, BMC Bioinformatics
+    7:91, 2006).
 
     Parameters
     ----------
     experiment
         Experiment whose settings are searched.
     space
-        Values by name: a list, or a distribution with ``rvs(random_state=…)`` such as ``scipy.stats.loguniform(1e-5,
-        1e-2)``. A name is a field of `Trainer`, or ``architecture``, ``augmentation``, ``transfer_from`` or
-        ``transfer_selection``; any other name is an option of the architecture, such as ``dropout``.
+        Values of each setting, by name: a list, or a distribution with ``rvs(random_state=…)``, such as
+        ``scipy.stats.loguniform(1e-5, 1e-2)``. A name is a field of `Trainer`, or ``architecture``, ``augmentation``,
+        ``transfer_from`` or ``transfer_selection``; any other name is an option of the architecture, such as
+        ``dropout``.
     n_trials
         Number of trials per split. The values of trial k depend on `seed` and k only.
     folder
-        Folder of the search. It contains a result folder per trial, ``trial-<k>``, in which ``fold-<i>`` is the inner
-        division of split i, and ``best``, in which ``fold-<i>`` is the winner of split i (``winner.json``).
+        Folder of the search. It contains a result folder per trial, ``trial-<k>``, in which ``fold-<i>`` is the divided
+        training set of split i, and ``best``, in which ``fold-<i>`` is the winner of split i (``winner.json``).
     inner
         Fraction of the participants of each training set on which the trials are evaluated.
     by
-        Metric of the images by which trials are compared. With None, that of the task's last selection if images have
-        it, else the first one.
+        Metric at image level by which trials are compared. With None, the metric of the task's last selection, or the
+        first one if it is missing at image level.
     seed
-        Seed of the drawn values and of the inner divisions.
+        Seed of the drawn values and of the divisions of the training sets.
     splits
         Indices of the splits to search; all by default. Processes with different splits may share the folder.
     callbacks, verbose
@@ -85,7 +87,7 @@ def search(
     Returns
     -------
     Results
-        The folder ``best``.
+        Results of the folder ``best``.
 
     Raises
     ------
@@ -136,7 +138,7 @@ def search(
 
 
 def draw_values(space: Mapping[str, Any], seed: int, trial: int) -> dict[str, Any]:
-    """Return the values of a trial, which depend on the seed and its number only.
+    """Return the values of a trial, which depend only on the seed and the number of the trial.
 
     Examples
     --------
@@ -153,7 +155,7 @@ def draw_values(space: Mapping[str, Any], seed: int, trial: int) -> dict[str, An
 
 
 def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
-    """Return an experiment with other settings: fields of its trainer, fields of its own, or options."""
+    """Return the experiment with other values: fields of its trainer, its own fields, or options."""
     trainer = {name: value for name, value in values.items() if name in _TRAINER}
     fields = {name: value for name, value in values.items() if name in _FIELDS}
     options = {name: value for name, value in values.items() if name not in (*trainer, *fields)}
@@ -241,13 +243,13 @@ def _run_winner(
     callbacks: Sequence[engine.Callback],
     verbose: bool,
 ) -> None:
-    """Train the winner on the training set of a split, and record it."""
+    """Train the winner of a split on the complete training set, and record it."""
     record = Fold(folder, split).winner
     if is_file(record):
         before = json.loads(record.read_text(encoding="utf-8"))["trial"]
         if before != trial:
             raise SettingError(
-                f"{record}: trial={before}; expected {trial}, which is the best one now, with other trials or another "
+                f"{record}: trial={before}; expected {trial}, the best trial after a change of the trials or the "
                 "metric; use the same n_trials and by, or another folder"
             )
         return

@@ -1,4 +1,4 @@
-"""Memory of tensors: fast allocation of large ones, their formats, and whether their values can be accessed.
+"""Fast allocation of large tensors, memory formats, and checks of whether the values of tensors can be accessed.
 
 On a CPU, allocation takes most of the time of an unpooling: the system clears each new page of 4 KiB at its first
 access, and torch clears it again. numpy requests pages of 2 MiB (on Linux), and does not clear memory that the system
@@ -75,7 +75,7 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 
 def needs_plain_operations() -> bool:
-    """Return whether only torch's own operations work: for `torch.jit.trace`, and for forward-mode derivatives.
+    """Return whether only torch's operations can be used, as in `torch.jit.trace` and forward-mode derivatives.
 
     A function with a forward-mode derivative of its own is not accepted by torch.compile.
     """

@@ -89,7 +89,7 @@ class Fold:
 
     @property
     def winner(self) -> Path:
-        """Path of the trial that a search has chosen for this fold, with its architecture and options."""
+        """Path of the best trial of a search for this fold, with its settings."""
         return self.path / "winner.json"
 
     @property

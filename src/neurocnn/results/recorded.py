@@ -168,7 +168,7 @@ class RecordedExperiment:
             return recipe.read(path)
 
     def _fold_setting(self, split: int, name: str) -> Any:
-        """Return a setting of one fold: each may be the winner of a search with settings of its own."""
+        """Return a setting of one fold, which may be that of the winner of a search."""
         path = self.folder.fold(split).winner
         if not is_file(path):
             return self.setting(name)

@@ -129,7 +129,7 @@ def add_class_names(task: engine.Task, table: pd.DataFrame) -> pd.DataFrame:
 def metrics_row(task: engine.Task, table: pd.DataFrame, *, intervals: bool) -> pd.DataFrame:
     """Return the metrics of a table as one row, with 95 % confidence intervals if `intervals`.
 
-    Metrics of a user have no limits here: a bootstrap would call the function a thousand times.
+    Custom metrics have no intervals here, because a bootstrap would call their function a thousand times.
     """
     row: dict[str, float] = dict(task.metrics(table))
     if intervals:
