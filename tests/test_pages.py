@@ -207,6 +207,15 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["task"].classes == ("AD", "CN")  # type: ignore[attr-defined]
 
 
+def run_on_a_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `test_clusters.py` runs all of its scripts, each of which imports the first one.
+    study, *scripts = blocks(ROOT / "docs/how-to/run-on-a-cluster.md", "python")
+    assert all("\nfrom study import experiment\n" in script for script in scripts)
+    names: dict[str, object] = {}
+    exec(compile(study, "study.py", "exec"), names)
+    assert isinstance(names["experiment"], nc.Experiment)
+
+
 def train_on_a_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("docs/how-to/train-on-a-cpu.md")
     assert len(list(folder.rglob("deeplearning_prepare_data/image_based/t1_linear/*.pt"))) == 10
@@ -230,6 +239,7 @@ RUNS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
             prepare_images,
             read_labels_and_splits,
             read_the_results,
+            run_on_a_cluster,
             start_from_clinicadl,
             train_on_a_cpu,
             train_on_several_gpus,

@@ -1,0 +1,101 @@
+"""The scripts of the page on clusters write the folder of one process, with a worker killed in the middle too."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from pages import ROOT, blocks
+
+import neurocnn as nc
+
+PAGE = ROOT / "docs/how-to/run-on-a-cluster.md"
+SCRIPTS = {block.splitlines()[0].removeprefix("# "): block for block in blocks(PAGE, "python")}
+NEEDS = {"on_processes.py": "concurrent", "on_joblib.py": "joblib", "on_dask.py": "distributed"}
+NEEDS |= {"on_submitit.py": "submitit"}
+#: Appended to study.py: the process that first ends an epoch of split 1 is killed.
+KILL = """
+import functools, os, pathlib, signal
+
+def kill_once(state):
+    if state.epoch == 0 and not pathlib.Path("killed").exists():
+        pathlib.Path("killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Killed:
+    def __init__(self, experiment):
+        self.experiment = experiment
+
+    def run(self, folder, splits):
+        callbacks = [kill_once] if splits == [1] else []
+        return self.experiment.run(folder, splits=splits, callbacks=callbacks)
+
+experiment = Killed(experiment)
+"""
+
+
+def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'src'}"}
+    return subprocess.run(
+        [sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+    )
+
+
+def content(results: Path) -> dict[str, object]:
+    """The files of a result folder, without what may differ: times, logs of tensorboard, and environments."""
+    found: dict[str, object] = {}
+    for path in sorted(results.rglob("*")):
+        name = path.relative_to(results).as_posix()
+        if path.is_dir() or "tensorboard" in name or name.startswith("environment"):
+            continue
+        found[name] = path.read_bytes()
+        if path.name == "training.tsv":
+            table = nc.read_table(path, required=())
+            found[name] = table.drop(columns="time").to_csv()
+    return found
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cluster")
+    labels = nc.make_caps(folder / "caps", n_participants=20, shape=(16, 18, 16))
+    nc.write_table(labels, folder / "labels.tsv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(images: Path) -> dict[str, object]:
+    """The content of the folder that one process writes."""
+    (images / "study.py").write_text(SCRIPTS["study.py"], encoding="utf-8")
+    (images / "one.py").write_text("from study import experiment\nexperiment.run('one')\n", encoding="utf-8")
+    done = run("one.py", images)
+    assert done.returncode == 0, done.stderr
+    return content(images / "one")
+
+
+@pytest.mark.parametrize("script", NEEDS)
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_script_of_the_page_writes_the_folder_of_one_process(
+    script: str, kill: bool, images: Path, expected: dict[str, object], tmp_path: Path
+) -> None:
+    if find_spec(NEEDS[script]) is None:
+        pytest.skip(f"{NEEDS[script]} is not installed")
+    for name in ("caps", "labels.tsv"):
+        (tmp_path / name).symlink_to(images / name)
+    study = SCRIPTS["study.py"].replace('"caps"', repr(str(images / "caps")))
+    (tmp_path / "study.py").write_text(study + KILL * kill, encoding="utf-8")
+    (tmp_path / script).write_text(SCRIPTS[script], encoding="utf-8")
+    done = run(script, tmp_path)
+    if kill:
+        assert (tmp_path / "killed").exists()
+        # Dask runs the split of a killed worker again; the others end with an error.
+        assert (done.returncode == 0) == (script == "on_dask.py"), done.stderr
+        done = run(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = content(tmp_path / "results")
+    assert found.keys() == expected.keys()
+    assert len(expected) > 40
+    differing = [name for name in expected if found[name] != expected[name]]
+    assert differing == []
