@@ -235,4 +235,5 @@ def test_the_process_group_is_released_before_python_ends(tmp_path):
         "dist.destroy_process_group()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    # gloo of torch 2.10 writes a line before.
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["False"]), done.stderr
