@@ -106,13 +106,27 @@ class FakeMlflow(ModuleType):
         self.steps.append(step)
 
 
+class FakeWandb(ModuleType):
+    """The part of Weights & Biases that the page uses: runs by id, which keep the steps that they log."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.steps: dict[str, list[int]] = {}
+
+    def init(self, *, id: str, group: str, resume: str, reinit: str) -> SimpleNamespace:
+        steps = self.steps.setdefault(id, [])
+        return SimpleNamespace(log=lambda metrics, step: steps.append(step))
+
+
 def log_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = FakeMlflow()
+    wandb = FakeWandb()
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.delenv("RANK", raising=False)
-    caps, split = nc.Caps("caps"), nc.kfold(nc.read_table("labels.tsv"), 2, "diagnosis")[0]
+    caps, splits = nc.Caps("caps"), nc.kfold(nc.read_table("labels.tsv"), 2, "diagnosis")
     train, validation = (
-        nc.CapsDataset(caps, rows, label="diagnosis") for rows in (split.train, split.validation)
+        nc.CapsDataset(caps, rows, label="diagnosis") for rows in (splits[0].train, splits[0].validation)
     )
     cnn, task = nc.create_model("Conv3_FC1", train.input_shape), nc.classification()
     names = {"trainer": nc.Trainer(), "cnn": cnn, "task": task, "train": train, "validation": validation}
@@ -121,6 +135,14 @@ def log_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mlflow.begun == [None, "run-0"]
     assert mlflow.steps == nc.read_table("results/fold-0/training.tsv", required=())["iteration"].tolist()
     assert len(names["callbacks"]) == 1  # type: ignore[arg-type]
+    # Each split has a run of its own, whose steps increase.
+    experiment = nc.Experiment(caps, splits, nc.WholeImage(), task, "Conv3_FC1", nc.Trainer(epochs=2))
+    history = experiment.run("results/study", callbacks=[names["LogToWandb"]("study")]).history()  # type: ignore[operator]
+    expected = {
+        f"study-split-{split}-network-None": rows["iteration"].tolist()
+        for split, rows in history.groupby("split")
+    }
+    assert wandb.steps == expected
     monkeypatch.setenv("RANK", "1")
     mlflow.end_run()
     assert eval(blocks(ROOT / "docs/how-to/log-elsewhere.md", "python")[-1].partition("= ")[2], names) == []
@@ -178,7 +200,7 @@ def read_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         # With few people, no part may exceed the threshold.
         patch.setattr(logging.getLogger("neurocnn"), "disabled", True)
         names = run("docs/how-to/read-the-results.md")
-    assert len(names["answers"]) == len(test)  # type: ignore[arg-type]
+    assert len(names["ensemble"]) == len(test)  # type: ignore[arg-type]
     assert names["pairs"]["pair"].nunique() > 0  # type: ignore[index]
 
 

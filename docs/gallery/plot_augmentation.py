@@ -45,8 +45,8 @@ for epoch, panel in enumerate(panels):
     panel.set(title=f"Epoch {epoch}", xticks=[], yticks=[])
 
 # %%
-# Slices are images with three channels. TorchIO's transforms receive them with a depth of one voxel and the affine of
-# the volume, so that a flip from left to right is correct in each direction of the slices.
+# TorchIO's transforms receive slices with a depth of one voxel and the affine of the volume,
+# so that a flip from left to right is correct in each direction of the slices.
 slices = nc.Slice(direction=1, discarded_slices=20)
 flips = [None, torchio.RandomFlip("Left", flip_probability=1)]
 figure, panels = plt.subplots(1, 2, figsize=(5, 3), layout="constrained")

@@ -365,7 +365,10 @@ def test_an_augmentation_that_hides_its_generator_causes_a_warning(
     hidden = HiddenGenerator()
     for augmentation in (hidden, lambda part: hidden(part)):
         CapsDataset(caps, rows(), Patch(3, 3), augmentation=augmentation)
-        assert "two calls with one seed differ for sub-00 ses-M00; it uses a random generator" in caplog.text
+        assert (
+            "two calls with the same seed differ for sub-00 ses-M00; the augmentation uses a random generator"
+            in caplog.text
+        )
         caplog.clear()
     CapsDataset(caps, rows(), Patch(3, 3), augmentation=noise)
     CapsDataset(caps, rows(), Patch(3, 3), augmentation=lambda part: part * torch.nan)

@@ -72,7 +72,7 @@ def test_random_numbers_depend_on_the_key_and_the_global_states_are_kept():
             assert draws() != first
 
 
-def test_the_states_are_restored_after_an_error():
+def test_the_random_states_are_restored_after_an_error():
     before = random.getstate()
     with pytest.raises(ZeroDivisionError), seeded(0):
         _ = 1 / 0

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -24,6 +23,16 @@ class Slow(CapsDataset):
 
     def fill(self, index, out):
         time.sleep(0.01)
+        return super().fill(index, out)
+
+
+class Interrupted(CapsDataset):
+    """The process is interrupted while it waits for the first sample."""
+
+    def fill(self, index, out):
+        time.sleep(0.5)
+        interrupt()
+        time.sleep(0.5)
         return super().fill(index, out)
 
 
@@ -48,7 +57,7 @@ def main(folder: Path, ending: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(27, 2))
     if ending == "signal while a batch is awaited":
-        threading.Timer(1, interrupt).start()
+        data.__class__ = Interrupted
         predict(model, TASK, data, batch_size=4, n_workers=2, device="cpu")
     if ending == "abandoned":
         workers = Loading(2, pinned=False)

@@ -108,7 +108,7 @@ def test_outputs_of_another_shape_are_refused_before_training(module, found):
         create_model(lambda shape, n_outputs: module, (1, 9, 9))
 
 
-def test_any_outputs_are_accepted_if_their_number_is_none():
+def test_any_output_is_accepted_with_n_outputs_none():
     assert (
         create_model(CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3))), (1, 9, 9), n_outputs=None)
         is not None

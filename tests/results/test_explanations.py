@@ -229,7 +229,7 @@ def test_each_network_has_random_weights_in_one_more_layer():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_map_of_random_weights_is_compared_by_its_ranks(study, results, images):
+def test_the_map_of_a_randomized_network_is_compared_by_rank_correlation(study, results, images):
     found = results.explain_randomized(study.caps, images.head(1), "gradient", baseline=0, seed=5)
     names = [name for name, module in results.load_model(0).named_modules() if module._parameters]
     assert found.index.tolist() == names[::-1]

@@ -15,7 +15,7 @@ RATES = {"slow": 1e-5, "fast": 1e-2, "usual": 1e-3}
 
 @pytest.fixture(scope="module")
 def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("studies")
+    root = tmp_path_factory.mktemp("several") / "studies"
     for name, rate in RATES.items():
         trainer = dataclasses.replace(TRAINER, learning_rate=rate)
         options = {"dropout": 0.5} if name == "fast" else {}

@@ -282,7 +282,7 @@ def test_data_that_were_predicted_without_labels_get_metrics_once_there_are_labe
     labels = ["true_label", "true_class"]
     pd.testing.assert_frame_equal(again.drop(columns=labels), first.drop(columns=labels))
     other = test.assign(diagnosis=test["diagnosis"].map({"AD": "CN", "CN": "AD"}))
-    with pytest.raises(SettingError, match="other labels"):
+    with pytest.raises(SettingError, match="labels have changed"):
         results.predict(study.caps, other, name="later")
 
 

@@ -96,7 +96,7 @@ def test_a_waiting_process_gets_the_lock_when_the_holder_releases_it(tmp_path: P
             assert time.monotonic() - start > 0.1
 
 
-def test_the_package_is_imported_and_locks_where_fcntl_does_not_exist(tmp_path: Path):
+def test_import_and_locks_work_without_fcntl(tmp_path: Path):
     code = (
         "import sys; sys.modules['fcntl'] = None\n"
         "import neurocnn\n"

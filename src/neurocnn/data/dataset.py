@@ -165,12 +165,12 @@ class CapsDataset(Dataset[dict[str, Any]]):
             raise SettingError(
                 f"{self._sources[row].name}, part {self.part_ids[position]}: shape={tuple(image.shape)} "
                 f"after transform={self.transform!r}; expected {self.input_shape}, as for the first part; use a "
-                "transform that returns one size"
+                "transform that returns the same shape for all parts"
             )
 
     @property
     def fills(self) -> bool:
-        """Whether `fill` can be used, by several threads too: parts and transform are of this package and not random.
+        """Whether `fill` can be used, also by several threads: parts and transform are of this package and not random.
 
         Other transforms may draw random numbers from the global state, which threads share; those of TorchIO always do.
         """
@@ -262,9 +262,10 @@ class CapsDataset(Dataset[dict[str, Any]]):
         first, second = (self._item_image(0, 0, 0, True) for _ in range(2))
         if first.shape != second.shape or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
             LOGGER.warning(
-                "augmentation=%r: two calls with one seed differ for %s; it uses a random generator that cannot be "
-                "seeded, so that runs cannot be repeated; add a method set_random_state(seed=...), as MONAI's "
-                "transforms have, or use the global random numbers of torch, numpy or Python",
+                "augmentation=%r: two calls with the same seed differ for %s; the augmentation uses a random "
+                "generator that cannot be seeded, so that runs cannot be repeated; add a method "
+                "set_random_state(seed=...), as MONAI's transforms have, or use the global random numbers of torch, "
+                "numpy or Python",
                 self.augmentation, self._sources[0].name,
             )  # fmt: skip
 

@@ -156,7 +156,7 @@ class Images:
     def _open(self, source: Source) -> Tensor:
         grid = self.grid(source)
         with storage_errors(source.session_folder, f"read {source.name}"):
-            mapped = self.prepared(source)
+            mapped = self.prepared_tensor(source)
         voxels = mapped if mapped is not None else decode(source)
         # A mapped tensor with known bounds was checked before, and was only removed from the cache.
         if mapped is None or source not in self._bounds:
@@ -182,7 +182,7 @@ class Images:
         image = self._mapped.get(source)
         return image if image is not None else self._decoded.get(source)
 
-    def prepared(self, source: Source) -> Tensor | None:
+    def prepared_tensor(self, source: Source) -> Tensor | None:
         """Return the memory-mapped tensor of the complete image, in the file's order of axes; None if it is not usable.
 
         Raises
@@ -268,7 +268,7 @@ class Images:
                 f"{source.name}: orientation={self.orientation!r}, but there is only a prepared tensor, which "
                 "has no orientation; expected a NIfTI file, or orientation=None"
             )
-        image = self.prepared(source)
+        image = self.prepared_tensor(source)
         if image is None:
             raise ImageError(f"{source.name}: {source.tensor}: the prepared tensor was removed")
         first, second, third = image.shape[1:]

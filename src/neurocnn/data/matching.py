@@ -70,12 +70,7 @@ def balanced(
     if "pair" in sessions:
         raise TableError(f"{_WHERE}: the column 'pair' exists already; rename or remove it")
     person, people = key_columns(sessions, PARTICIPANT), baseline(sessions)
-    missing = people[people[[by, *columns]].isna().any(axis=1)]
-    if len(missing):
-        raise TableError(
-            f"{_WHERE}: a value of {', '.join([by, *columns])} is missing for {describe_rows(missing)}; "
-            "fill it or drop these rows"
-        )
+    _check_complete(people, [by, *columns])
     groups = sorted(people[by].unique().tolist(), key=str)
     if len(groups) != 2:
         raise TableError(
@@ -89,15 +84,21 @@ def balanced(
             f"{_WHERE}: tolerance={tolerance!r}: no pair of {groups[0]} and {groups[1]} matches in "
             f"{', '.join(columns)}; use a larger tolerance or fewer columns"
         )
-    numbered = pd.concat(
-        [
-            table[person].iloc[matched].assign(pair=range(len(pairs)))
-            for table, matched in zip((first, second), pairs.T, strict=True)
-        ]
-    )
+    numbers = range(len(pairs))
+    matched = zip((first, second), pairs.T, strict=True)
+    numbered = pd.concat([table[person].iloc[rows].assign(pair=numbers) for table, rows in matched])
     found = sessions.assign(_row=range(len(sessions))).merge(numbered, on=person).sort_values("_row")
     found.index = sessions.index[found.pop("_row")]
     return found
+
+
+def _check_complete(people: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = people[people[columns].isna().any(axis=1)]
+    if len(missing):
+        raise TableError(
+            f"{_WHERE}: a value of {', '.join(columns)} is missing for {describe_rows(missing)}; "
+            "fill it or drop these rows"
+        )
 
 
 def _limit(values: "pd.Series[Any]", name: str, tolerance: float | Mapping[str, float]) -> float | None:

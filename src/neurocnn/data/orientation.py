@@ -122,7 +122,7 @@ def check_orientation(orientation: str) -> str:
 
 
 def orientation_of(affine: Affine) -> str:
-    """Return the directions of a volume's axes, such as ``"RAS"``, by the nearest world axis of each."""
+    """Return the orientation of a volume, such as ``"RAS"``: the nearest world direction of each of its axes."""
     return "".join(_nibabel.aff2axcodes(affine))
 
 

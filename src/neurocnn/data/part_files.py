@@ -146,7 +146,7 @@ def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
     missing = [part_id for part_id in parts.ids(shape) if not _is_usable(images, source, parts, part_id)]
     if not missing:
         return
-    prepared = images.prepared(source)
+    prepared = images.prepared_tensor(source)
     image = prepared if prepared is not None else decode(source)
     images.finite(image, source)  # A file that cannot be used raises an error now instead of in the training.
     origin = nifti_stamp(source.nifti) if source.nifti is not None else ""

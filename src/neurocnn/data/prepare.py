@@ -87,7 +87,7 @@ def _prepare_image(images: Images, source: Source, parts: StorableParts | None) 
         write_parts(images, source, parts)
         return
     try:
-        if images.prepared(source) is not None:
+        if images.prepared_tensor(source) is not None:
             return
     except ImageError:
         if source.nifti is None:

@@ -64,7 +64,7 @@ def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
     """Return the voxels (1, D, H, W) and the grid of an image, without a check of NaN or of its cohort."""
     grid = images.own_grid(source)
     with storage_errors(source.session_folder, f"read {source.name}"):
-        prepared = images.prepared(source)
+        prepared = images.prepared_tensor(source)
     return grid.reorient(prepared if prepared is not None else decode(source)), grid
 
 

@@ -228,7 +228,9 @@ def _mask_region(name: str, path: Path) -> _Region:
         raise ImageError(f"the mask of region {name!r} ({path}) contains {value}; expected only 0 and 1")
     inside = mask.nonzero()
     if not len(inside):
-        raise ImageError(f"the mask of region {name!r} ({path}) is empty; expected some voxels of 1")
+        raise ImageError(
+            f"the mask of region {name!r} ({path}) is empty; expected at least one voxel of value 1"
+        )
     first, last = inside.amin(0).tolist(), (inside.amax(0) + 1).tolist()
     (a, b), (c, d), (e, f) = zip(first, last, strict=True)
     return _Region(name, ((a, b), (c, d), (e, f)), mask[a:b, c:d, e:f].clone(), header)

@@ -170,7 +170,11 @@ def task_output(task: Task, index: int) -> Output:
         if task.classes is None:
             found = task.prediction(found)
             if not isinstance(found, Tensor) or found.numel() != len(images):
-                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                shape = (
+                    f"of shape {tuple(found.shape)}"
+                    if isinstance(found, Tensor)
+                    else f"a {type(found).__name__}"
+                )
                 raise ModelError(
                     f"explain: the prediction for {len(images)} samples is {shape}; expected one value per sample"
                 )

@@ -206,7 +206,7 @@ def _codes(model: nn.Module, image: Tensor) -> Tensor:
     if encoder is None:
         if not isinstance(output, tuple | list) or len(output) < 2:
             raise ModelError(
-                f"{type(model).__name__} has no code; expected a method encode, or an output (code, reconstruction)"
+                f"{type(model).__name__}: no latent code; expected a method encode, or an output (code, reconstruction)"
             )
         output = output[0]
     codes: Tensor = output.flatten(1)

@@ -86,17 +86,7 @@ def confidence_intervals(
     values = score(numbers)
     people = table.groupby(key_columns(table.columns, PARTICIPANT), sort=True).ngroup().to_numpy()
     n_classes = _count_classes(metrics, numbers)
-    known = (
-        class_intervals(numbers, people, n_classes, NormalDist().inv_cdf((1 + level) / 2))
-        if n_classes
-        else {}
-    )
-    # A user's metric may have the name of a built-in one: only an equal value shows that it is the same metric.
-    found = {
-        name: known[name][1:]
-        for name, value in values.items()
-        if name in known and math.isclose(value, known[name][0], abs_tol=1e-12)
-    }
+    found = _analytic_limits(numbers, people, n_classes, values, level)
     if not check_flag("resample_own", resample_own, where=where):
         score = _standard_score(numbers, n_classes)
         standard = score(numbers)
@@ -114,6 +104,21 @@ def confidence_intervals(
         for name in values
     ]
     return pd.DataFrame(rows).set_index("metric")
+
+
+def _analytic_limits(
+    numbers: pd.DataFrame, people: np.ndarray, n_classes: int, values: Mapping[str, float], level: float
+) -> dict[str, tuple[float, float]]:
+    """Return the limits of the metrics of a classification that have a formula."""
+    if not n_classes:
+        return {}
+    known = class_intervals(numbers, people, n_classes, NormalDist().inv_cdf((1 + level) / 2))
+    # A user's metric may have the name of a built-in one: only an equal value shows that it is the same metric.
+    return {
+        name: known[name][1:]
+        for name, value in values.items()
+        if name in known and math.isclose(value, known[name][0], abs_tol=1e-12)
+    }
 
 
 def _standard_score(numbers: pd.DataFrame, n_classes: int) -> Callable[[pd.DataFrame], Mapping[str, float]]:

@@ -159,12 +159,12 @@ class _Made:
                 piece.cancel()
 
 
-class _Begun:
+class _ActivePass:
     """Pass whose batches are being loaded."""
 
-    def __init__(self, wanted: Pass) -> None:
-        self.wanted = wanted
-        self.keys = iter(wanted.batches)
+    def __init__(self, requested: Pass) -> None:
+        self.requested = requested
+        self.keys = iter(requested.batches)
         self.made: deque[_Made] = deque()
 
     def cancel(self) -> None:
@@ -187,7 +187,7 @@ class _Stream:
     def __init__(self, n_threads: int, pinned: bool) -> None:
         self.n_threads = n_threads
         self.buffers = Buffers(pinned)
-        self.begun: deque[_Begun] = deque()
+        self.begun: deque[_ActivePass] = deque()
         self.expected: deque[Pass] = deque()
         self.pool = _start_threads(n_threads) if n_threads else None
 
@@ -196,9 +196,9 @@ class _Stream:
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def batches(self, wanted: Pass) -> Iterator[Batch]:
+    def batches(self, requested: Pass) -> Iterator[Batch]:
         """Yield the batches of a pass, some of which may have been loaded in advance."""
-        current = self._take(wanted)
+        current = self._take(requested)
         try:
             while True:
                 if not current.made:
@@ -214,27 +214,27 @@ class _Stream:
         finally:
             current.cancel()
 
-    def _take(self, wanted: Pass) -> _Begun:
+    def _take(self, requested: Pass) -> _ActivePass:
         """Return the pass if it was started in advance; otherwise cancel all started passes and start it."""
-        if self.begun and self.begun[0].wanted.equals(wanted):
+        if self.begun and self.begun[0].requested.equals(requested):
             return self.begun.popleft()
         while self.begun:
             self.begun.pop().cancel()
-        if self.expected and self.expected[0].equals(wanted):
+        if self.expected and self.expected[0].equals(requested):
             self.expected.popleft()
-        return _Begun(wanted)
+        return _ActivePass(requested)
 
-    def _make_ahead(self, current: _Begun) -> None:
+    def _make_ahead(self, current: _ActivePass) -> None:
         """Submit samples until enough batches are loaded or in progress, of this pass and then of the expected ones."""
         last = self.begun[-1] if self.begun else current
         ready = [*current.made, *(made for begun in self.begun for made in begun.made)]
         while not ready or len(ready) < min(_MAX_AHEAD, _BYTES_AHEAD // ready[-1].image.nbytes):
             keys = next(last.keys, None)
             if keys is not None:
-                ready.append(self._hand_out(last.wanted.dataset, keys))
+                ready.append(self._hand_out(last.requested.dataset, keys))
                 last.made.append(ready[-1])
             elif self.expected and self.pool is not None:
-                last = _Begun(self.expected.popleft())
+                last = _ActivePass(self.expected.popleft())
                 self.begun.append(last)
             else:
                 break

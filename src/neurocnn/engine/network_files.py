@@ -169,7 +169,7 @@ class NetworkFiles:
         self.run.tables = {}
 
     def predictions(self) -> dict[str, dict[str, pd.DataFrame]]:
-        """Return the predictions of the best epochs that were written, by selection and set."""
+        """Return the saved predictions of the best epochs, by selection and set."""
         if self.folder is None:
             return {}
         epochs = self.run.best_epochs

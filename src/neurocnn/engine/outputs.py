@@ -53,7 +53,7 @@ def class_rows(output: object, target: Tensor | None) -> Columns:
             f"the network's output has shape {tuple(logits.shape)}; expected (samples, classes), also for a batch of "
             "one; remove .squeeze()"
         )
-    # On the CPU, because some devices do not support float64, in which the probabilities sum to 1.
+    # In float64 the probabilities sum to 1; on the CPU, because some devices do not support float64.
     probabilities = torch.softmax(logits.detach().cpu().double(), dim=1).numpy()
     columns: Columns = {
         "true_label": _missing_labels(len(probabilities)) if target is None else target.cpu().numpy(),

@@ -131,7 +131,7 @@ class Run:
             with translate_compiler_errors():
                 self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         if not empty:
-            # Names are made only for an error: they would take as long as the update of a small network.
+            # Sample names are made only for an error: making them takes as long as the update of a small network.
             self._window.append((losses.detach(), {name: batch[name] for name in PART if name in batch}))
 
     def update(self) -> float:

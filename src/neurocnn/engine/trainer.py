@@ -28,8 +28,8 @@ class Trainer(TrainingSettings):
     epochs
         Largest number of passes over the training set.
     batch_size
-        Samples per forward pass, over all ranks (images, if each part has its own network). A last batch of one sample
-        is joined with the batch before it.
+        Samples (or images, if each part has its own network) per forward pass, summed over all ranks. A last batch of
+        one sample is joined with the batch before it.
     learning_rate, weight_decay
         Settings of Adam, the default optimizer.
     accumulation_steps
@@ -37,10 +37,10 @@ class Trainer(TrainingSettings):
     evaluation_steps
         Updates between evaluations within an epoch; 0 to evaluate only at its end.
     evaluate_train
-        ``"epoch"`` to include the training set in each evaluation, ``"end"`` to evaluate only the validation set, which
-        is then required. With ``"end"`` the metrics of the training set are NaN in the history, and an `Experiment`
-        evaluates the training set with the best models only. A training set without a table of its participants and
-        labels is evaluated once, to check them.
+        ``"epoch"`` to include the training set in each evaluation, ``"end"`` to evaluate only the validation set during
+        training, which is then required. With ``"end"`` the metrics of the training set are NaN in the history, and an
+        `Experiment` evaluates the training set with the best models only. A training set without a table of its
+        participants and labels is evaluated once, to check them.
     patience, tolerance
         Early stopping: training stops if, during `patience` epochs, the loss at the end of an epoch was never smaller
         than best × (1 − tolerance). With ``patience=0`` it never stops early.

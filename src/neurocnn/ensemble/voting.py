@@ -97,8 +97,8 @@ def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per image, in the order of their first rows, with the columns of `soft_vote`; ``proba0, …`` are the
-        fractions of its parts that predict each class.
+        One row per image, in the order of the images' first rows in `predictions`, with the columns of `soft_vote`;
+        ``proba0, …`` are the fractions of the image's parts that predict each class.
 
     Raises
     ------

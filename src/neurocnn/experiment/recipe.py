@@ -149,7 +149,8 @@ class Recipe:
             return None
         if len(part_ids) < 2:
             raise SettingError(
-                f"{WHERE}: multi=True; expected several parts, but {self.parts} has {list(part_ids)}"
+                f"{WHERE}: multi=True: {self.parts} has the part_ids {list(part_ids)}; expected at least two; use "
+                "multi=False"
             )
         return choose("networks", networks, part_ids)
 

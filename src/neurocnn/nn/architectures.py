@@ -2,7 +2,7 @@
 
 A block consists of a convolution (kernel 3), batch norm, activation, and pooling that halves the feature map. The size
 of the first fully-connected layer is computed from the input, so any image size is accepted. Names, channels and the
-order of layers must not change, because published weights have them.
+order of layers must not change, because published weights depend on them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -69,7 +69,7 @@ class Decisions(ResultTables):
             parts = sorted(self.predictions("part")["part_id"].unique().tolist())
         elif threshold is not None or weights is not None:
             name, value = ("weights", weights) if threshold is None else ("selection_threshold", threshold)
-            expected = "None, because only several parts of a classification are weighted"
+            expected = "None: a vote needs a classification with several parts per image"
             raise argument_error(name, value, expected, where=f"{folder.root}: vote")
         chosen = check_vote_weights(weights, parts)
         with folder.hold() as lock:
@@ -107,8 +107,8 @@ class Decisions(ResultTables):
         Returns
         -------
         DataFrame
-            One row per split, and ``ensemble``: ``threshold``, at or above which the second class is predicted, and the
-            metrics of `dataset` with 95 % limits.
+            One row per split, and the row ``ensemble``. Columns: ``threshold`` (a probability at or above it predicts
+            the second class), and the metrics of `dataset` with 95 % limits.
 
         Raises
         ------

@@ -152,7 +152,7 @@ class Explainer:
         """Return the box of a part."""
         return cast(LocatedParts, self.dataset.parts).place(self.shape, part)
 
-    def classes(self) -> list[str | None]:
+    def image_classes(self) -> list[str | None]:
         """Return the class name of each image, or None without classes or labels."""
         names, n = self.experiment.task.classes, len(self.dataset.sessions)
         targets = image_targets(self.experiment.task, self.dataset) if self.dataset.label else None

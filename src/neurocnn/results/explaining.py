@@ -62,7 +62,7 @@ def list_maps(explainer: Explainer, votes: bool) -> pd.DataFrame:
     votes
         Whether the parts vote, so that there are maps of complete images.
     """
-    sessions, classes = explainer.dataset.sessions, explainer.classes()
+    sessions, classes = explainer.dataset.sessions, explainer.image_classes()
     names = list(dict.fromkeys(classes))
     who: list[dict[Any, Any]] = sessions[key_columns(sessions)].to_dict("records")
     owners = [{"class": name} for name in names]

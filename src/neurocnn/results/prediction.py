@@ -165,7 +165,8 @@ def _check_same(
         ]
         if changed:
             raise SettingError(
-                f"{path}: other labels (folder → now): {shorten_list(changed)}; choose another name"
+                f"{path}: labels have changed (folder → now): {shorten_list(changed)}; choose another name for the "
+                "data set"
             )
 
 

@@ -142,7 +142,7 @@ class RecordedExperiment:
 
     @property
     def evaluation(self) -> Evaluation:
-        """Settings of an evaluation, as in training. The device is chosen on this machine."""
+        """Recorded settings of the trainer that an evaluation uses; the device is chosen on this machine."""
         trainer = self.settings["trainer"]  # not `setting`, because the trainer may contain custom functions
         return {
             "batch_size": trainer["batch_size"],

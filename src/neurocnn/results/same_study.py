@@ -93,8 +93,8 @@ def check_same_images(fold: Fold, images: pd.DataFrame, datasets: Sequence[str])
     if len(changed):
         names = [describe_row(row) for row in changed[key].to_dict("records")]  # type: ignore[arg-type]
         raise SettingError(
-            f"{fold.images}: {len(names)} images have changed since they were used: {shorten_list(names)}; restore "
-            "them, or use another folder or name"
+            f"{fold.images}: {len(names)} images have changed since this split used them: {shorten_list(names)}; "
+            "restore them, or use another result folder or another name of the data set"
         )
 
 

@@ -55,9 +55,9 @@ def html_view(value: Any) -> str:
     return f"<h4>{type(value).__name__}</h4><table>{rows}</table>{''.join(people)}"
 
 
-def limit_length(text: str, most: int = _MAX_LENGTH) -> str:
-    """Return a text of at most `most` characters; a longer one ends with "…"."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def limit_length(text: str, maximum: int = _MAX_LENGTH) -> str:
+    """Return a text of at most `maximum` characters; a longer one ends with "…"."""
+    return text if len(text) <= maximum else f"{text[: maximum - 1]}…"
 
 
 def changed_settings(value: Any) -> dict[str, Any]:

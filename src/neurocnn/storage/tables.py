@@ -233,7 +233,8 @@ def _column(cells: list[str], name: str, where: Sequence[str]) -> pd.Series:
         overflows = cell not in (*MISSING, "inf", "-inf") and math.isinf(float(cell))
         if overflows or not cell.isascii():
             raise TableError(
-                f"{row}: {name}={cell!r}; expected a number in digits 0 to 9, at most 1.7e308; correct it"
+                f"{row}: {name}={cell!r}; expected a number of the digits 0 to 9 between −1.7e308 and 1.7e308; "
+                "correct it"
             )
     if len(filled) == len(cells) and all(_INTEGER.fullmatch(cell) for cell in cells):
         return pd.Series([int(cell) for cell in cells], dtype="int64")

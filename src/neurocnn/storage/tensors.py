@@ -165,7 +165,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
             tensors: dict[str, torch.Tensor] = load_file(path)
         except SafetensorError as error:
             raise CheckpointError(
-                f"{path}: {error}; expected a file of safetensors; restore it from a copy or write it again"
+                f"{path}: {error}; expected a safetensors file; restore it from a copy or write it again"
             ) from error
     return tensors
 
