@@ -3,8 +3,12 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -252,6 +256,39 @@ def test_a_lack_of_file_handles_is_reported():
             predict(model, TASK, data, batch_size=1, n_workers=2, device="cpu")
 
     assert in_child(predict_with_few) == 0
+
+
+SHORT_MEMORY = """
+import torch
+from toys import Toys
+from neurocnn.engine import Trainer, classification
+
+if __name__ == "__main__":
+    data = [Toys(8)[i] | {"image": torch.zeros(1, 40, 40, 40)} for i in range(8)]
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(40**3, 2))
+    Trainer(epochs=1, batch_size=4, n_workers=2, device="cpu").fit(
+        model, classification("diagnosis", ["CN", "AD"]), data
+    )
+"""
+
+
+@pytest.mark.parametrize("size", ["4k", "64k", "1m"])
+def test_a_lack_of_shared_memory_is_reported(tmp_path, size):
+    mount = f"mount --make-rprivate / && mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    command = ["unshare", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*command, mount], capture_output=True).returncode:
+        pytest.skip("mounting a small /dev/shm requires Linux and root")
+    (tmp_path / "short.py").write_text(SHORT_MEMORY, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    train = f"{mount} && exec {sys.executable} {tmp_path / 'short.py'}"
+    done = subprocess.run([*command, train], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert re.match(
+        r"neurocnn\.errors\.TrainingError: (no more file handles or shared memory|a worker .* shared memory)",
+        message,
+    ), message
+    assert "cannot be joined" not in message
 
 
 def history_of(n_workers):

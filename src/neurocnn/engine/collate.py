@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from neurocnn.engine.batch import Batch, Item, sample_name
+from neurocnn.engine.shortage import is_shortage
 from neurocnn.errors import SettingError
 from neurocnn.storage.identity import PART, describe_row, describe_rows
 
@@ -48,6 +49,8 @@ def collate(items: Sequence[Item], image: Tensor | None = None) -> Batch:
             for name, values in columns.items()
         }
     except (RuntimeError, TypeError) as error:
+        if is_shortage(error):
+            raise
         _check_shapes(columns)
         raise SettingError(
             f"the samples {describe_rows(items)} cannot be joined in a batch: {str(error).splitlines()[0]}; expected "

@@ -15,13 +15,12 @@ from torch.utils.data import DataLoader, get_worker_info
 from neurocnn.engine.batch import Batch, Dataset, Item, optional_part_ids, sessions_of
 from neurocnn.engine.collate import collate
 from neurocnn.engine.sampling import Index
+from neurocnn.engine.shortage import is_shortage, shortage_error
 from neurocnn.errors import NeurocnnError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import preserve_random_states, seed_all
 from neurocnn.storage.identity import describe_row
 
-#: Messages of the system and of torch if there are no more file handles or shared memory.
-_SHORTAGE = re.compile(r"Too many open files|ancdata|shared memory|/dev/shm|shm_open")
 #: Sets of samples that are in use by worker processes.
 _open_samples: "WeakSet[Samples]" = WeakSet()
 
@@ -49,7 +48,11 @@ class Samples(torch.utils.data.Dataset[Item]):
         self.part_ids = optional_part_ids(dataset) or [0]
         self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
         # Process id and index of each worker's current sample, to name it if the worker dies.
-        self.current = torch.full((n_workers, 2), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self.current = torch.full((n_workers, 2), -1, dtype=torch.int64)
+        try:
+            self.current.share_memory_()  # type: ignore[no-untyped-call]
+        except (RuntimeError, OSError) as error:
+            raise shortage_error(error) from error
         _open_samples.add(self)
 
     def __getitems__(self, keys: Sequence[Index]) -> list[Item]:
@@ -186,11 +189,8 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
         # torch re-raises an error of the dataset in a worker with this prefix.
         if (reported or lost) and not str(error).startswith("Caught "):
             raise TrainingError(_worker_death_message(str(error), ended)) from error
-        if _SHORTAGE.search(str(error)):
-            raise TrainingError(
-                f"no more file handles or shared memory: {str(error).strip().splitlines()[-1]}; use fewer workers "
-                "(n_workers) or a smaller batch_size, or raise the limit (ulimit -n, or the size of /dev/shm)"
-            ) from error
+        if is_shortage(error):
+            raise shortage_error(error) from error
         if isinstance(error, NeurocnnError) and str(error).startswith("Caught "):
             # Removes the worker's traceback, which torch adds before the message.
             raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].rstrip()) from error
