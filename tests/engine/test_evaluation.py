@@ -315,7 +315,7 @@ def test_codes_come_from_encode_or_from_the_first_of_the_outputs():
     expected = [data[i]["image"].flatten()[:3].tolist() for i in range(6)]
     assert np.allclose(table[["code0", "code1", "code2"]], expected)
     assert list(table)[:3] == ["participant_id", "session_id", "part_id"]
-    with pytest.raises(ModelError, match="no code"):
+    with pytest.raises(ModelError, match="no latent code"):
         encode(network(), data, device="cpu")
 
 

@@ -646,7 +646,7 @@ def test_an_augmentation_that_differs_with_the_same_seed_causes_a_warning(
 
     nc.CapsDataset(caps, rows(8), label="diagnosis", augmentation=hidden)
     assert "augmentation=" in caplog.text
-    assert "it uses a random generator that cannot be seeded" in caplog.text
+    assert "the augmentation uses a random generator that cannot be seeded" in caplog.text
 
 
 @covers("other number of threads")

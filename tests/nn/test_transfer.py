@@ -373,7 +373,7 @@ def test_safetensors_are_read_by_their_library(tmp_path):
     assert_same(dict(sorted(found.items())), dict(sorted(model.state_dict().items())))
     content = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "damaged.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match=r"damaged\.safetensors.*expected a file of safetensors"):
+    with pytest.raises(CheckpointError, match=r"damaged\.safetensors.*expected a safetensors file"):
         read_weights(tmp_path / "damaged.safetensors")
     with pytest.raises(NotFoundError, match="does not exist"):
         read_weights(tmp_path / "missing.safetensors")

@@ -1,16 +1,18 @@
 """Locks end with their process, and name their holder."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from neurocnn.errors import InUseError, StorageError
-from neurocnn.storage.locks import hold
+from neurocnn.storage.locks import hold, is_held
 
 
 def test_the_error_of_a_second_process_names_the_holder(tmp_path: Path):
@@ -94,6 +96,31 @@ def test_a_waiting_process_gets_the_lock_when_the_holder_releases_it(tmp_path: P
         start = time.monotonic()
         with hold(tmp_path / "lock", "it", wait=True):
             assert time.monotonic() - start > 0.1
+
+
+def test_a_question_about_a_lock_creates_nothing_while_its_folder_is_removed(tmp_path: Path):
+    folder = tmp_path / "state"
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            is_held(folder / "fold.lock")
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(200):
+            with hold(folder / "fold.lock", "split 0"):
+                assert is_held(folder / "fold.lock")
+            shutil.rmtree(folder)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert not folder.exists()
+    assert not is_held(folder / "fold.lock")
+    assert not folder.exists()
 
 
 def test_import_and_locks_work_without_fcntl(tmp_path: Path):

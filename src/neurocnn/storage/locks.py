@@ -18,6 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # on Windows, and in some builds of Python for small systems
+    fcntl = None  # type: ignore[assignment]
+
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from neurocnn.errors import InUseError
@@ -101,7 +106,7 @@ def _read_note(path: Path) -> str:
 
 
 def is_held(path: str | os.PathLike[str]) -> bool:
-    """Return whether a lock file is locked, by any process.
+    """Return whether a lock file is locked, by any process. A missing file is not created.
 
     Examples
     --------
@@ -111,8 +116,24 @@ def is_held(path: str | os.PathLike[str]) -> bool:
     >>> is_held(tmp / "fold.lock")
     False
     """
-    try:
-        with hold(path, "the lock"):
+    path = Path(path)
+    if fcntl is None:
+        with contextlib.suppress(InUseError):
+            if path.exists():
+                with hold(path, "the lock"):
+                    return False
             return False
-    except InUseError:
         return True
+    # Not `hold`: it would create the folder of a finished split again, which another process has removed meanwhile.
+    with storage_errors(path, "lock"), contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        stack.callback(os.close, descriptor)
+        try:
+            # A shared lock, so that two processes that ask at the same time do not see each other.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
