@@ -367,7 +367,7 @@ class TestCohorts:
         elif how == "link to subjects":
             other.mkdir()
             (other / "subjects").symlink_to(root / "subjects")
-        with pytest.raises(SettingError, match=r"'A' and 'B' are the same folder.*caps"):
+        with pytest.raises(SettingError, match=r"'A' and 'B' have the same folder.*caps"):
             Caps({"A": root, "B": other})
 
     def test_two_copies_of_a_folder_are_two_cohorts(self, tmp_path: Path):
@@ -381,7 +381,9 @@ def test_an_uncropped_file_suggests_the_uncropped_pipeline_and_a_caps_without_im
 ):
     path = write_session(tmp_path, "t1_linear", "space-MNI152NLin2009cSym_res-1x1x1_T1w.nii.gz")[0]
     caps = Caps(tmp_path)
-    with pytest.raises(NotFoundError, match=r"to use the first: preprocessing=T1Linear\(cropped=False\)"):
+    with pytest.raises(
+        NotFoundError, match=r"to use the first file: preprocessing=T1Linear\(cropped=False\)"
+    ):
         caps.path("sub-01", "ses-M000")
     assert caps.sessions().empty
     assert "none of 1 sessions has the t1-linear image" in caplog.text

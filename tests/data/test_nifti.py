@@ -152,7 +152,7 @@ def test_a_header_that_requires_more_than_the_memory_is_refused_before_allocatin
     path = write_nifti(tmp_path / "a.nii.gz", np.zeros((32, 32, 32), dtype=np.float32))
     monkeypatch.setattr(nifti, "available_memory", lambda: 100_000)
     monkeypatch.setattr(nifti, "_decompress", lambda *_: pytest.fail("inflated"))
-    with pytest.raises(ImageError, match="of which 100000 are available"):
+    with pytest.raises(ImageError, match="but only 100000 are available"):
         nifti.read_voxels(path, "x")
 
 

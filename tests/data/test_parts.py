@@ -73,7 +73,7 @@ def test_a_slice_is_the_naive_plane(
     image, parts = image_of(shape), Slice(direction, (begin, end), channels)
     expected = list(range(shape[direction]))[begin : shape[direction] - end]
     if begin + end >= shape[direction]:
-        with pytest.raises(SettingError, match="discard less"):
+        with pytest.raises(SettingError, match="discard fewer planes"):
             parts.ids(shape)
         return
     assert parts.ids(shape) == expected
@@ -269,7 +269,7 @@ def test_a_mask_that_is_empty_or_not_0_and_1_is_refused(tmp_path: Path, change, 
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path):
     root = small_caps(tmp_path / "caps", 1)
     path = write_nifti(tmp_path / "roi-a_mask.nii.gz", mask_of((7, 8, 7)))
-    with pytest.raises(ImageError, match=r"shape \(7, 8, 7\); expected that of the images, \(6, 8, 7\)"):
+    with pytest.raises(ImageError, match=r"shape \(7, 8, 7\); expected the shape of the images, \(6, 8, 7\)"):
         CapsDataset(Caps(root), rows(1), Roi.from_masks(path))
 
 

@@ -212,7 +212,7 @@ def test_an_average_omits_loss_and_text_and_includes_every_metric():
 @pytest.mark.faults
 def test_weights_that_are_all_zero_become_equal_with_a_warning():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 1): [0.2, 0.8]})
-    with pytest.warns(UserWarning, match="all weights are zero.*sub-1 ses-M00 part 0"):
+    with pytest.warns(UserWarning, match="all weights of an image are zero.*sub-1 ses-M00 part 0"):
         voted = soft_vote(table, {0: 0.0, 1: 0.0})
     pd.testing.assert_frame_equal(voted, soft_vote(table))
 
@@ -320,13 +320,13 @@ def test_a_missing_id_is_refused(column):
     with pytest.raises(TableError, match=f"the column '{column}' is missing"):
         soft_vote(table.drop(columns=column))
     table[column] = table[column].astype(object).where(table.index != 1, None)
-    with pytest.raises(TableError, match=r"row 1 lacks a value of one of"):
+    with pytest.raises(TableError, match=r"row 1 lacks a value in one of the columns"):
         soft_vote(table)
 
 
 def test_tables_without_the_columns_of_the_vote_are_refused():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]})
-    with pytest.raises(TableError, match=r"average values with `average`"):
+    with pytest.raises(TableError, match=r"use `average` for numbers"):
         soft_vote(table.drop(columns=["proba0", "proba1"]))
     with pytest.raises(TableError, match="found the columns proba1; expected proba0"):
         soft_vote(table.drop(columns="proba0"))

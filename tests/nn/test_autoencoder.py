@@ -405,7 +405,9 @@ def test_a_bottleneck_is_not_transferred_with_the_encoder():
 
 
 def test_a_bottleneck_needs_feature_maps():
-    with pytest.raises(ModelError, match=r"bottleneck=1, the encoder ends in Linear; expected feature maps"):
+    with pytest.raises(
+        ModelError, match=r"bottleneck=1, but the encoder ends in Linear; expected feature maps"
+    ):
         CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(9, 2)), bottleneck=1)
     with pytest.raises(ModelError, match="expected at least one"):
         CNN_Transformer(nn.Sequential(PadMaxPool2d(2)), output="linear")

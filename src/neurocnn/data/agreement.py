@@ -24,7 +24,7 @@ def common_shape(images: Images, sources: Sequence[Source]) -> tuple[int, int, i
     for source, grid in others:
         if grid.shape != expected.shape:
             found = {each.cohort: images.grid(each).shape for each in first.values()}
-            raise ImageError(f"the shapes of the cohorts' images differ: {found}; expected one shape")
+            raise ImageError(f"the shapes of the cohorts' images differ: {found}; expected equal shapes")
         if not grid.is_at(expected):
             message = expected.describe_difference(example.name, grid, source.name)
             images.warn_once(source.cohort, "cohort", message)
@@ -32,7 +32,7 @@ def common_shape(images: Images, sources: Sequence[Source]) -> tuple[int, int, i
 
 
 def compare_masks(parts: Roi, images: Images, source: Source) -> None:
-    """Log a warning if a mask and the images have different affines, so that the mask covers other structures."""
+    """Log a warning if a mask and the images have different affines, because the mask then covers other structures."""
     grid = images.grid(source)
     for name, header in parts.mask_headers().items():
         mask = Grid(header.shape, header.affine, is_oriented=header.is_oriented)

@@ -15,7 +15,7 @@ _COLUMNS = ["column", "value", "train", "validation", "difference"]
 
 
 def balance(train: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """Return the standardised mean differences of two sets: one row per column of numbers or value of another column.
+    """Return the standardised mean differences of two sets, one row per numeric column and per value of other columns.
 
     Only the first row of each participant is used. Text columns with more than 10 distinct values are omitted, and
     missing values are ignored.
@@ -30,8 +30,8 @@ def balance(train: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``column``; ``value``, None for numbers; ``train`` and ``validation``, the mean, or the proportion of
         participants with the value; ``difference``, train − validation in pooled standard deviations,
-        √((s₁² + s₂²) / 2), where s² = p (1 − p) for a proportion p. The difference of two constants is 0 if they are
-        equal and infinite otherwise; it is NaN without values.
+        √((s₁² + s₂²) / 2), where s² = p (1 − p) for a proportion p. If both sets are constant, the difference is 0 for
+        equal means and infinite for different means. Without values, it is NaN.
 
     References
     ----------

@@ -27,9 +27,9 @@ def read_bids(folder: str | os.PathLike[str]) -> pd.DataFrame:
     -------
     sessions
         One row per session, in the order of the files, with all columns of both kinds of table and the types of
-        `read_table`. If both kinds have a column, such as a diagnosis, the values for the sessions are used, because
-        those in ``participants.tsv`` often hold for the first session only. Participants without sessions are omitted,
-        and a log message lists them.
+        `read_table`. If both kinds of table contain a column, such as a diagnosis, the values of the sessions are used,
+        because values in ``participants.tsv`` often describe only the first session. Participants without sessions are
+        omitted, and a log message lists them.
 
     Raises
     ------
@@ -102,9 +102,9 @@ def _folders(parent: Path, prefix: str) -> list[str]:
 
 
 def _check_listed(folders: Iterable[str], ids: Iterable[str], path: Path) -> None:
-    # An error, because these images would have no labels, often because of different spellings (ses-M00, ses-M000).
+    # Without an error these images would have no labels, often because of different spellings (ses-M00, ses-M000).
     missing = sorted({*folders} - {*ids})
     if missing:
         raise TableError(
-            f"{path}: no rows for the folders {', '.join(missing)}; expected one row each; add them or correct the ids"
+            f"{path}: no rows for the folders {', '.join(missing)}; expected one row each; add rows or correct the ids"
         )

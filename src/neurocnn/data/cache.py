@@ -14,7 +14,7 @@ _locks: list[threading.RLock] = []
 
 
 def _renew_locks() -> None:
-    # A forked process has no other threads, but would inherit the locks that they held.
+    # A forked process would inherit the locks that other threads of its parent held, but not the threads.
     _locks[:] = [threading.RLock() for _ in range(_N_LOCKS + 1)]
 
 
@@ -50,7 +50,7 @@ class Cache:
         return len(self._images)
 
     def get(self, source: Source) -> Tensor | None:
-        """Return an image, or None if it is missing. It becomes the most recently used one."""
+        """Return an image, or None if missing. The image becomes the most recently used one."""
         with _locks[-1]:
             image = self._images.get(source)
             if image is not None:

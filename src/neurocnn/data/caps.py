@@ -1,4 +1,4 @@
-"""Caps: search for and reading of the images of one or several CAPS folders."""
+"""Caps: location and reading of the images of one or several CAPS folders."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -91,7 +91,7 @@ class Caps:
         return named_cohorts(self._folders)
 
     def sessions(self) -> pd.DataFrame:
-        """Return all sessions with an image, by `participant_id`, `session_id` and, if there are cohorts, `cohort`."""
+        """Return the ids of all sessions with an image: `participant_id`, `session_id` and, with cohorts, `cohort`."""
         rows: list[tuple[str, str, str | None]] = []
         missing: list[tuple[str, str, str | None]] = []
         for cohort, folder in self._folders.items():
@@ -162,7 +162,7 @@ class Caps:
     def fingerprints(self, sessions: pd.DataFrame) -> pd.DataFrame:
         """Return a table with the ids of each image and, as `fingerprint`, the checksum and size of its content.
 
-        Images are not decoded. A copy of an image has the same fingerprint, a changed or replaced image another one.
+        Images are not decoded. A copy of an image has the same fingerprint, a changed or replaced image has a new one.
 
         Raises
         ------
@@ -185,7 +185,7 @@ class Caps:
     def check(self, sessions: pd.DataFrame) -> pd.DataFrame:
         """Return one row of measures per image, ordered by decreasing difference from the cohort.
 
-        Each image is read once, and one image is in memory at a time, in addition to a copy of each that is
+        Each image is read once. One complete image at a time is in memory, together with a copy of each image that is
         downsampled to at most 32 voxels along each axis.
 
         Parameters
@@ -201,7 +201,7 @@ class Caps:
             that are not 0, divided by the mean of their absolute values; ``sharpness``, mean absolute difference of
             neighbours, divided by the standard deviation; ``correlation`` with the median of the downsampled images
             of the cohort; ``same_voxels_as``, name of an image with the same voxels; ``problem``, message of an image
-            that cannot be read; ``z``, largest robust z of these columns; ``column``, the column with this z.
+            that cannot be read; ``z``, largest robust z-score of the image in these columns; ``column``, its column.
 
         Raises
         ------
@@ -253,7 +253,7 @@ class Caps:
         Raises
         ------
         ImageError
-            If images cannot be prepared. The message lists all of them; the others are prepared.
+            If images cannot be prepared. The message lists all of them. All other images are prepared.
         StorageError
             If the disk is too small or the folder is read-only.
         """

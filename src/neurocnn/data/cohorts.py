@@ -1,4 +1,4 @@
-"""CAPS folders by cohort."""
+"""CAPS folder of each cohort."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ def cohort_folders(root: Root) -> dict[str | None, Path]:
     NotFoundError
         If a folder, or `subjects` in it, is missing.
     SettingError
-        If `root` is none of these, or two cohorts are the same folder.
+        If `root` has another type, or two cohorts have the same folder.
     TableError
         If the TSV cannot be used.
     """
@@ -56,7 +56,7 @@ def cohort_folders(root: Root) -> dict[str | None, Path]:
 
 
 def _check_distinct(folders: Mapping[str | None, Path]) -> None:
-    """Raise an error if two cohorts have the same folder: each participant would count as two people."""
+    """Raise an error if two cohorts have the same folder, because each participant would count as two people."""
     first: dict[tuple[int, int], str | None] = {}
     for cohort, folder in folders.items():
         # Device and inode number identify the folder, even if one path is a link or spelled differently.
@@ -65,8 +65,8 @@ def _check_distinct(folders: Mapping[str | None, Path]) -> None:
         if other != cohort:
             same = (folder / "subjects").resolve().parent
             raise SettingError(
-                f"Caps: the cohorts {other!r} and {cohort!r} are the same folder, {same}; expected a different folder "
-                "for each cohort; remove one of them"
+                f"Caps: the cohorts {other!r} and {cohort!r} have the same folder, {same}; expected a different folder "
+                "for each cohort; remove one of the cohorts"
             )
 
 
@@ -76,7 +76,7 @@ def cohort_paths(table: PathLike) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for cohort, given in zip(frame["cohort"], frame["path"], strict=True):
         if not isinstance(cohort, str) or not isinstance(given, str):
-            raise TableError(f"{table}: cohort={cohort!r}, path={given!r}; expected both in each row")
+            raise TableError(f"{table}: cohort={cohort!r}, path={given!r}; expected a text in both columns")
         if cohort in paths:
             raise TableError(f"{table}: cohort={cohort!r} occurs twice; expected one row per cohort")
         relative_to_table = Path(table).parent / given

@@ -30,12 +30,12 @@ _WHERE = "CapsDataset"
 
 
 class CapsDataset(Dataset[dict[str, Any]]):
-    """Dataset of the parts of the images of a `Caps`, image by image.
+    """Dataset of the parts of the images of a `Caps`, ordered by image, then by part.
 
     An item is a dict: `image` (C, …) float32, `label` as in the table (if a label is requested),
     `participant_id`, `session_id`, `part_id` and, if the CAPS has cohorts, `cohort`. The image is cut into
-    parts, then transformed, then augmented. An index is an integer, or a pair of epoch and integer: augmentation
-    depends only on the seed, the epoch and the identity of the part, not on the order of reading or the worker.
+    parts, then transformed, then augmented. An index is an integer or a pair (epoch, integer). Augmentation depends
+    only on the seed, the epoch and the identity of the part, not on the order of reading or the worker.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
     label
         Label column of `sessions`; None for items without a label.
     transform
-        Function from tensor to tensor, applied to each part: `MinMax`, `ZScore`, a composition; None for raw voxels.
+        Function from tensor to tensor, applied to each part, such as `MinMax` or a composition; None for raw voxels.
         Transforms of TorchIO and MONAI, also in a composition, get the affine of the part.
     augmentation
         Random function from tensor to tensor, applied in training only. A warning is logged if two calls with the same
@@ -89,7 +89,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         sessions: pd.DataFrame,
         parts: Parts | None = None,
         label: str | None = None,
-        transform: Transform | None = MinMax(),  # noqa: B008 (it is frozen)
+        transform: Transform | None = MinMax(),  # noqa: B008 (MinMax is frozen)
         augmentation: Transform | None = None,
         *,
         seed: int = 0,
@@ -107,7 +107,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if not len(sessions):
             raise TableError("CapsDataset: sessions has no rows; expected one row per image")
         if not caps.cohorts and label != COHORT:
-            # If the CAPS has no cohorts, such a column may be a study phase, which does not distinguish people.
+            # In a table for a CAPS without cohorts, `cohort` may be a study phase, which does not distinguish people.
             self.sessions = self.sessions.drop(columns=COHORT, errors="ignore")
         self._labels = read_labels(self.sessions, label)
         self._sources = caps.sources(self.sessions)
@@ -115,7 +115,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         self.part_ids: list[int] = self.parts.ids(shape)
         if not self.part_ids:
             raise SettingError(
-                f"CapsDataset: parts={self.parts!r}; an image of shape {shape} has none of them"
+                f"CapsDataset: parts={self.parts!r}; expected at least one part for an image of shape {shape}"
             )
         if isinstance(self.parts, Roi):
             compare_masks(self.parts, caps.images, self._sources[0])
@@ -142,7 +142,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         """Return the epoch, the row in `sessions` and the position in `part_ids` of an index."""
         epoch, number = index if isinstance(index, tuple) else (0, index)
         if not -len(self) <= number < len(self):
-            raise IndexError(f"item {number} of a dataset of {len(self)}")
+            raise IndexError(f"CapsDataset: index={number}; the dataset has {len(self)} items")
         row, position = divmod(number % len(self), len(self.part_ids))
         return epoch, row, position
 
@@ -170,15 +170,15 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     @property
     def fills(self) -> bool:
-        """Whether `fill` can be used, also by several threads: parts and transform are of this package and not random.
+        """Whether `fill` can be used, even by several threads: if parts and transform are not random and of neurocnn.
 
-        Other transforms may draw random numbers from the global state, which threads share; those of TorchIO always do.
+        Other transforms may use the global random state, which threads share; transforms of TorchIO always do.
         """
         own_items = type(self).__getitem__ is CapsDataset.__getitem__
         return own_items and self._is_plain(self.augmented) and type(self.parts) in OWN_PARTS
 
     def fill(self, index: tuple[int, int], out: Tensor) -> dict[str, Any]:
-        """Write the image of an item into `out`, of `input_shape`, and return the item, equal to ``self[index]``."""
+        """Write the image of an item into `out` (of shape `input_shape`); return the item, equal to ``self[index]``."""
         check_instance("index", index, tuple, "a pair (epoch, number)", where="CapsDataset.fill")
         if not isinstance(out, Tensor) or out.shape != self.input_shape:
             raise argument_error("out", out, f"a tensor {self.input_shape}", where="CapsDataset.fill")
@@ -189,19 +189,19 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return self._item(row, position, out)
 
     def _is_plain(self, augmented: bool) -> bool:
-        """Return whether an item needs no random numbers, because it only has a transform of this package."""
+        """Return whether items need no random numbers, because only a transform of this package is applied."""
         changed = self.augmentation is not None or bool(getattr(self.parts, "random_shift", 0))
         return (self.transform is None or type(self.transform) in (MinMax, ZScore)) and not (
             augmented and changed
         )
 
     def _part(self, row: int, position: int) -> tuple[Tensor, Bounds | None]:
-        """Return a part, which may share its memory with the image, and its bounds (smallest, largest) if known."""
+        """Return a part, which may share its memory with the image, and its smallest and largest value if known."""
         images, source, part_id = self.caps.images, self._sources[row], self.part_ids[position]
         while True:
             generation, kept = images.generation, self._bounds.get(row, position)
             part, found = read_part(images, source, self.parts, part_id, checked=kept is not None)
-            # Otherwise the file was replaced during the read, and the kept bounds belong to the previous file.
+            # If the generation differs, the file was replaced during the read, and the kept bounds are outdated.
             if images.generation == generation:
                 return part, kept or found
 
@@ -215,7 +215,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
             self._bounds.put(row, position, bounds)
             scale(part, bounds, out)
         else:
-            # The copy is contiguous, because sums depend on the order of the voxels in memory.
+            # The transform gets a contiguous copy, because sums depend on the order of the voxels in memory.
             found = apply("transform", self.transform, copy_voxels(part, out), source, part_id)
             if found is not out:
                 out.copy_(found)
@@ -247,7 +247,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return plain_tensor(part, images.cached(source))
 
     def _space(self, source: Source, part_id: int, shift: list[int], part: Tensor) -> Space | None:
-        """Return the position of a part, if a transform needs it and it is known."""
+        """Return the position of a part; None if no transform needs the position, or the affine is unknown."""
         transforms = [each for each in (self.transform, self.augmentation) if each is not None]
         if not isinstance(self.parts, LocatedParts) or not any(map(needs_affine, transforms)):
             return None
@@ -258,7 +258,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return part_space(grid.affine, box, tuple(part.shape), shift)
 
     def _check_augmentation(self) -> None:
-        """Log a warning if two calls with the same seed differ, due to a generator that `reseed` does not find."""
+        """Log a warning if two augmentations with the same seed differ, because `reseed` misses a random generator."""
         first, second = (self._item_image(0, 0, 0, True) for _ in range(2))
         if first.shape != second.shape or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
             LOGGER.warning(
@@ -288,13 +288,13 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return dataset
 
     def without_augmentation(self) -> Self:
-        """Return the dataset for evaluation: no augmentation, no random shift."""
+        """Return a copy of the dataset for evaluation, without augmentation and random shift."""
         dataset = copy.copy(self)
         dataset.augmented = False
         return dataset
 
     def with_seed(self, seed: int) -> Self:
-        """Return the dataset with another seed of the augmentation."""
+        """Return a copy of the dataset with a different seed of augmentation and random shift."""
         dataset = copy.copy(self)
         dataset.seed = check_integer("seed", seed, minimum=0, where="with_seed")
         return dataset

@@ -20,12 +20,13 @@ def decode(source: Source) -> Tensor:
 
 
 def holds_voxels(tensor: Tensor, path: Path, source: Source, read: Callable[[Source], Tensor]) -> bool:
-    """Return whether a prepared tensor is up to date; ``read(source)`` is called only if the files differ.
+    """Return whether a prepared tensor is up to date: whether it equals the voxels that ``read(source)`` returns.
 
-    A tensor is always up to date if the image has no NIfTI file.
+    They are read only if the record or the times of the files do not show it. A tensor without a NIfTI file is always
+    up to date.
     """
     if source.nifti is None or is_made_from(path, source.nifti):
         return True
-    # A tolerance, because other programs scale integers in float64 and round once more. NaN is checked elsewhere.
+    # The tolerance is needed because other programs scale integers in float64, which adds a rounding. NaN counts as 0.
     first, second = torch.nan_to_num(read(source)), torch.nan_to_num(tensor)
     return torch.allclose(first, second, rtol=1e-5, atol=1e-6 * float(first.abs().max()))

@@ -1,7 +1,7 @@
 """Fingerprints of images: short texts that change if the content of the image changes.
 
-A result folder contains them, so that a replaced image is recognised. They depend only on the content of a file, so a
-copied folder has the same fingerprints.
+A result folder contains fingerprints, so that a replaced image is recognised. They depend only on the content of an
+image, so that the images in a copied folder have the same fingerprints.
 """
 
 import os
@@ -22,9 +22,9 @@ _BLOCK = 1 << 20
 def fingerprint(source: Source) -> str:
     """Return the checksum and size of an image's content.
 
-    They refer to the decompressed file. A ``.nii.gz`` contains them at its end, so that nothing is decompressed; for a
-    ``.nii`` they are computed, once per process. For a prepared tensor without a NIfTI file they are those of its
-    voxels, which the ``.pt`` file contains.
+    Both numbers refer to the decompressed NIfTI file. A ``.nii.gz`` contains both at its end, so that nothing is
+    decompressed; for a ``.nii`` they are computed once per process. For a prepared tensor without a NIfTI file, they
+    refer to its voxels and are read from the ``.pt`` file.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def _file_checksum(path: Path) -> str:
 
 @lru_cache(maxsize=100_000)
 def _checksum_once(path: Path, stamp: tuple[int, ...]) -> str:
-    """Return the CRC-32 and the size of a file. `stamp` is in the cache's key, because the file may change."""
+    """Return the CRC-32 and the size of a file. `stamp` is part of the cache's key, because the file may change."""
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):

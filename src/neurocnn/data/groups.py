@@ -57,8 +57,8 @@ def assign_groups(
 ) -> Integers:
     """Return the number of each participant's set, which is the same for all participants of a group.
 
-    The groups are assigned one by one, the largest first, each to the set that makes the sets most similar: it has the
-    smallest increase of the sum of squares of the number of participants and the number in each class of the columns.
+    The groups are assigned one by one, the largest first, each to the set with which the sets are most similar:
+    the sum of squares of the sets' numbers of participants, in total and in each class of the columns, is minimal.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def assign_groups(
     )
     counts = np.zeros((len(names), features.shape[1]))
     np.add.at(counts, codes, features)
-    # Rare classes have the same weight as frequent ones.
+    # The division gives rare classes the same weight as frequent classes.
     counts /= np.maximum(features.sum(axis=0), 1)
     order = rng.permutation(len(names))
     order = order[np.argsort(-counts[order, 0], kind="stable")]

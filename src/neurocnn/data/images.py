@@ -38,7 +38,7 @@ class Images:
     orientation
         Orientation of the returned images, such as ``"RAS"``; None for the orientation of the file.
     nan_voxels
-        ``"error"`` or ``"zero"``.
+        Treatment of NaN and infinite voxels: ``"error"`` or ``"zero"``.
     cache_bytes
         Memory for decoded images, shared equally among the workers of a data loader.
     """
@@ -79,7 +79,7 @@ class Images:
         Raises
         ------
         ImageError
-            If the header is invalid, or the image differs from the others of its cohort.
+            If the header is invalid, or the image differs from the other images of its cohort.
         """
         if source not in self._grids:
             with storage_errors(source.session_folder, f"read {source.name}"):
@@ -146,7 +146,7 @@ class Images:
         Raises
         ------
         ImageError
-            If it is damaged, not finite, or differs from the others of its cohort.
+            If the image is damaged, has NaN or infinite voxels, or differs from the other images of its cohort.
         """
         if (cached := self.cached(source)) is not None:
             return cached
@@ -158,23 +158,23 @@ class Images:
         with storage_errors(source.session_folder, f"read {source.name}"):
             mapped = self.prepared_tensor(source)
         voxels = mapped if mapped is not None else decode(source)
-        # A mapped tensor with known bounds was checked before, and was only removed from the cache.
+        # A mapped tensor with known bounds was checked before it was evicted from the cache.
         if mapped is None or source not in self._bounds:
             voxels, bounds = self.finite(voxels, source)
             if bounds[0] == bounds[1] and source not in self._reported:
                 self._reported.add(source)
-                LOGGER.warning("%s: all voxels are %s; min-max returns zeros", source.name, bounds[0])
+                LOGGER.warning("%s: all voxels are %s; MinMax returns zeros", source.name, bounds[0])
             if voxels is mapped or self.nan_voxels == "error":
                 self._bounds[source] = bounds
         image = grid.reorient(voxels)
         if image is mapped and image.stride(-1) != 1 and self._decoded.has_room(image):
-            # Other programs write the first axis contiguous, which is read several times slower.
+            # In tensors of other programs the first axis is contiguous, which makes reading several times slower.
             image = copy_voxels(image)
         (self._mapped if image is mapped else self._decoded).put(source, image)
         return image
 
     def bounds(self, source: Source) -> tuple[float, float] | None:
-        """Return the smallest and largest voxel of an image, or None if it was not read yet."""
+        """Return the smallest and largest voxel of an image, or None if the image was not read yet."""
         return self._bounds.get(source)
 
     def cached(self, source: Source) -> Tensor | None:
@@ -183,7 +183,7 @@ class Images:
         return image if image is not None else self._decoded.get(source)
 
     def prepared_tensor(self, source: Source) -> Tensor | None:
-        """Return the memory-mapped tensor of the complete image, in the file's order of axes; None if it is not usable.
+        """Return the memory-mapped tensor of the complete image, in the file's order of axes; None if unusable.
 
         Raises
         ------
@@ -245,7 +245,7 @@ class Images:
     def finite(self, image: Tensor, source: Source) -> tuple[Tensor, tuple[float, float]]:
         """Return an image without NaN and infinite voxels, and its smallest and largest voxel.
 
-        According to `nan_voxels`, such voxels become zeros or are an error.
+        NaN and infinite voxels become zeros or raise an error, depending on `nan_voxels`.
         """
         low, high = bounds_of(image)
         if math.isfinite(low) and math.isfinite(high):

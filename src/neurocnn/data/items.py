@@ -63,5 +63,5 @@ def read_labels(sessions: pd.DataFrame, label: str | None) -> list[Any] | None:
     missing = sessions[sessions[label].isna()]
     if len(missing):
         rows = describe_rows(missing, most=len(missing))
-        raise TableError(f"sessions: {label!r} is missing in {len(missing)} rows: {rows}; fill or drop them")
+        raise TableError(f"sessions: {label!r} is missing in {len(missing)} rows: {rows}; fill or drop these")
     return list(sessions[label].tolist())

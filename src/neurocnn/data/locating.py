@@ -31,7 +31,7 @@ def locate_images(sessions: pd.DataFrame, folders: Folders, preprocessing: Prepr
     NotFoundError
         If images are missing. The message lists all of them.
     TableError
-        If the rows are not sessions of these cohorts.
+        If an id is invalid, or the cohort of a row is missing or unknown.
     """
     check_ids(sessions, "sessions")
     found: list[Source] = []

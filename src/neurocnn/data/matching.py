@@ -33,10 +33,11 @@ def balanced(
     by
         Column with two different values, the groups.
     on
-        Columns to match. Within a pair, text and numeric columns of only two values are equal; other numbers differ by
-        at most `tolerance`.
+        Columns to match. Within a pair, texts and the numbers of columns with only two values are equal; other numbers
+        differ by at most `tolerance`.
     tolerance
-        Largest difference within a pair, in the unit of the column (such as years), or one per column by its name.
+        Largest difference within a pair, in the unit of the column (such as years), or a mapping from columns to such
+        differences.
 
     Returns
     -------
@@ -74,7 +75,7 @@ def balanced(
     groups = sorted(people[by].unique().tolist(), key=str)
     if len(groups) != 2:
         raise TableError(
-            f"{_WHERE}: the values of {by} are {groups}; expected two groups; select rows of two"
+            f"{_WHERE}: the values of {by} are {groups}; expected two groups; select the rows of two"
         )
     limits = {name: _limit(people[name], name, tolerance) for name in columns}
     first, second = (people[people[by] == group] for group in groups)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Box = tuple[slice | EllipsisType, ...]
-# A tile has one cache line of the first axis, and as many voxels of the others as fit into the processor's cache.
+# A tile has one cache line of the first axis, and as many voxels of the other axes as fit into the processor's cache.
 _LINE, _TILE = 16, 2**15
 
 
@@ -19,14 +19,14 @@ def bounds_of(voxels: Tensor) -> tuple[float, float]:
     >>> bounds_of(torch.tensor([[1.0, 4.0], [2.0, 3.0]]).T)
     (1.0, 4.0)
     """
-    # torch needs no copy if the axes are in the order of the memory.
+    # The axes are permuted into the order of the memory, so that torch needs no copy.
     axes = sorted(range(voxels.dim()), key=voxels.stride, reverse=True)
     low, high = torch.aminmax(voxels.permute(axes))
     return low.item(), high.item()
 
 
 def tiles(voxels: Tensor) -> Iterator[Box]:
-    """Yield the boxes in which a tensor is copied, a single one if its last axis is contiguous or it is small."""
+    """Yield the boxes in which a tensor is copied: a single box if it is small or its last axis is contiguous."""
     if voxels.dim() < 3 or voxels.stride(-1) == 1 or voxels.numel() <= _TILE:
         yield (...,)
         return

@@ -1,8 +1,8 @@
 """Reading of a NIfTI file, with a check of every byte.
 
 nibabel returns wrong voxels without an error if a bit of a gzip file is flipped, and allocates the memory that a wrong
-header requires. Therefore the header is checked first, the decompressed size is limited to the header's, and the
-checksum of the gzip stream is compared before a voxel is used.
+header requires. Therefore the header is checked first, the decompressed size is limited to the size in the header, and
+the checksum of the gzip stream is compared before a voxel is used.
 """
 
 import io
@@ -50,7 +50,7 @@ class Header:
     n_bytes
         Size of the decompressed file.
     is_oriented
-        Whether the header has an orientation code. Without one, the affine contains only the size of the voxels.
+        Whether the header has an orientation code. Without a code, the affine contains only the size of the voxels.
     layout
         Arguments of nibabel's array proxy: shape, type, offset, slope and intercept.
     """
@@ -90,7 +90,9 @@ def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
     if _is_gzip(path):
         start = _decompress_start(start, path, name)
     elif start.startswith(_GZIP):
-        raise ImageError(f"{name}: {path} is gzip; expected NIfTI by its name; rename it to {path.name}.gz")
+        raise ImageError(
+            f"{name}: {path} is gzip; expected uncompressed NIfTI, as in the name; rename it to {path.name}.gz"
+        )
     return _parse_header(start, path, name, one_channel)
 
 
@@ -107,13 +109,13 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
     Returns
     -------
     image, header
-        Voxels (1, D, H, W) as float32, scaled by the header's slope and intercept, in the file's order; non-finite
-        voxels are not changed. And the header.
+        Voxels (1, D, H, W) as float32, scaled by the header's slope and intercept, in the file's order (non-finite
+        voxels are not changed), and the header.
 
     Raises
     ------
     ImageError
-        See `read_header`; also if the gzip checksum is wrong, or the size differs from the header's.
+        See `read_header`; also if the gzip checksum is wrong, or the size differs from the size in the header.
     """
     header = read_header(path, name, one_channel=one_channel)
     _check_size(header, path, name)
@@ -123,7 +125,7 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
         content = _decompress(content, header.n_bytes, path, name)
     if len(content) != header.n_bytes:
         raise ImageError(
-            f"{name}: {path}: {len(content)} bytes; expected {header.n_bytes} by its header; the file is truncated "
+            f"{name}: {path}: {len(content)} bytes; the header requires {header.n_bytes}; the file is truncated "
             f"or damaged; {_RESTORE}"
         )
     proxy: Any = nib.arrayproxy.ArrayProxy
@@ -142,7 +144,7 @@ def _decompress_start(start: bytes, path: Path, name: str) -> bytes:
     if not start.startswith(_GZIP):
         remedy = f"rename it to {path.name.removesuffix('.gz')} if it is not compressed, or {_RESTORE}"
         raise ImageError(
-            f"{name}: {path} is not gzip; found {start[:4]!r}; expected gzip by its name; {remedy}"
+            f"{name}: {path} is not gzip; found {start[:4]!r}; expected gzip, as in the name; {remedy}"
         )
     try:
         return zlib.decompressobj(wbits=31).decompress(start, _HEADER_BYTES)
@@ -172,7 +174,7 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
         n_members += 1
         if n_members > most_members:
             raise ImageError(
-                f"{name}: {path} has more than {most_members} gzip members; expected larger ones; {_RESTORE}"
+                f"{name}: {path} has more than {most_members} gzip members; expected larger members; {_RESTORE}"
             )
         while not stream.eof:
             if position >= len(content):
@@ -185,12 +187,12 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
                 pieces.append(stream.decompress(block, remaining + 1))
             except damage as error:
                 raise ImageError(
-                    f"{name}: {path} is damaged, its compressed content or checksum is wrong ({error}); {_RESTORE}"
+                    f"{name}: {path} is damaged: its compressed content or checksum is wrong ({error}); {_RESTORE}"
                 ) from None
             remaining -= len(pieces[-1])
             if remaining < 0:
                 raise ImageError(
-                    f"{name}: {path} is damaged, its content exceeds the {n_bytes} bytes that its header requires; "
+                    f"{name}: {path} is damaged: its content exceeds the {n_bytes} bytes that its header requires; "
                     f"{_RESTORE}"
                 )
             position += len(block) - len(stream.unused_data)
@@ -205,7 +207,7 @@ def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Hea
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
     kind: Any = nib.Nifti2Header if 540 in sizes and 348 not in sizes else nib.Nifti1Header
     if not sizes & {348, 540} or len(start) < kind.sizeof_hdr:
-        raise ImageError(f"{where} is not a NIfTI file, or truncated within its header; {_RESTORE}")
+        raise ImageError(f"{where} is not a NIfTI file, or is truncated within its header; {_RESTORE}")
     try:
         with np.errstate(all="ignore"):
             header = kind(start[: kind.sizeof_hdr], check=False)
@@ -246,6 +248,6 @@ def _check_size(header: Header, path: Path, name: str) -> None:
     needed, available = header.n_bytes + 8 * math.prod(header.shape), available_memory()
     if needed > available:
         raise ImageError(
-            f"{name}: {path}: reading {header.shape} voxels takes {needed} bytes of memory, of which {available} are "
+            f"{name}: {path}: reading {header.shape} voxels takes {needed} bytes of memory, but only {available} are "
             "available; use a machine with more memory"
         )

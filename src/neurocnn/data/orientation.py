@@ -38,7 +38,7 @@ class Grid:
     affine
         Affine (4, 4) from voxel to world in mm; None if unknown, as for a prepared tensor without a NIfTI file.
     is_oriented
-        Whether the directions of the axes are known. They are not if both orientation codes of a header are 0.
+        Whether the directions of the axes are known. They are unknown if both orientation codes of a header are 0.
     reorientation
         Change from the file's order of axes, as an orientation array (3, 2) of nibabel; None if unchanged.
     """
@@ -69,7 +69,7 @@ class Grid:
     def distance(self, other: "Grid") -> float:
         """Return the largest distance (mm) between a corner of this volume and the same voxel in `other`.
 
-        It is NaN if the position of one of them is unknown.
+        The distance is NaN if the position of either volume is unknown.
 
         Examples
         --------
@@ -90,7 +90,7 @@ class Grid:
         return not self.distance(other) > 0.1 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
 
     def describe_difference(self, name: str, other: "Grid", other_name: str) -> str:
-        """Return a message about an image `other` whose affine differs from this one."""
+        """Return a message about an image `other` whose affine differs from the affine of this grid."""
         affines = [np.round(grid.affine, 3).tolist() for grid in (other, self) if grid.affine is not None]
         return (
             f"{other_name}: its voxels are up to {self.distance(other):.1f} mm from those of {name}, which has the "
@@ -117,7 +117,9 @@ def check_orientation(orientation: str) -> str:
     if len(letters) != 3 or any(
         sum(letter in axis for letter in letters) != 1 for axis in ("LR", "PA", "IS")
     ):
-        raise argument_error("orientation", orientation, "three letters, one each of L/R, P/A and I/S: 'RAS'")
+        raise argument_error(
+            "orientation", orientation, "three letters, one each of L/R, P/A and I/S, as in 'RAS'"
+        )
     return orientation
 
 

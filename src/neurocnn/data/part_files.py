@@ -1,7 +1,7 @@
 """Parts of images: cut from the image, or read from prepared files of the parts.
 
-File names are those of ``clinicadl prepare-data``. A file of neurocnn records the voxels that it contains, because the
-name of a region does not determine them.
+File names are those of ``clinicadl prepare-data``. A file that neurocnn writes contains a record of the part's box and
+mask, because the name of a region does not determine its voxels.
 """
 
 import zlib
@@ -27,7 +27,7 @@ OWN_PARTS = (WholeImage, Patch, Slice, Roi)
 
 @runtime_checkable
 class StorableParts(LocatedParts, Protocol):
-    """Parts that can be stored in files, because each has a name in file names."""
+    """Parts that can be stored in files, because `descriptor` returns a name of each part for file names."""
 
     def descriptor(self, part_id: int) -> str:
         """Return the part's name in file names."""
@@ -39,21 +39,21 @@ def read_part(
 ) -> tuple[Tensor, tuple[float, float] | None]:
     """Return one part of an image.
 
-    The first existing one of these is read: the image in the cache, the prepared tensor of the complete image (only the
-    part's voxels), the prepared tensor of the part, the NIfTI file.
+    The part comes from the first of these sources that exists: the image in the cache, the prepared tensor of the
+    complete image (only the part's voxels are read), the prepared tensor of the part, the NIfTI file.
 
     Parameters
     ----------
     images, source, parts, part_id
         Part to read.
     checked
-        Whether the voxels of the part are known to be finite, because it was read before.
+        Whether the voxels of the part are known to be finite, because the part was read before.
 
     Returns
     -------
     part, bounds
-        The part, which may share its memory with the image and must not be written to, and its smallest and largest
-        value, or None if they are unknown.
+        The part, which may share its memory with the image and must not be written to; its smallest and largest value,
+        or None if the values are unknown.
     """
     with storage_errors(source.session_folder, f"read {source.name}"):
         if images.cached(source) is None and isinstance(parts, StorableParts) and not source.tensor.is_file():
@@ -63,7 +63,7 @@ def read_part(
                     return part, None
                 return images.finite(part, source)
     image = images.image(source)
-    # A subclass may override `extract`.
+    # `view` replaces `extract` only for the classes themselves, because a subclass may override `extract`.
     extract = parts.view if type(parts) in OWN_PARTS else parts.extract  # type: ignore[attr-defined]
     return extract(image, part_id), images.bounds(source) if type(parts) is WholeImage else None
 
@@ -90,7 +90,7 @@ def part_signature(parts: LocatedParts, shape: Shape, part_id: int) -> str:
 def open_part(images: Images, source: Source, parts: StorableParts, part_id: int) -> Tensor | None:
     """Return a part from its prepared file, or None if it is missing or outdated.
 
-    If images are reoriented, the result is None too, because the files have the order of axes of the NIfTI file.
+    If images are reoriented, None is returned too, because prepared parts have the NIfTI file's order of axes.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def open_part(images: Images, source: Source, parts: StorableParts, part_id: int
     path = part_path(source, parts, part_id)
 
     def is_current(part: Tensor) -> bool:
-        # An expanded scalar has the shape of an image without its memory.
+        # The shape is computed from an expanded scalar, which needs no memory for the voxels of an image.
         if part.shape != parts.extract(torch.zeros(1).expand(1, *grid.shape), part_id).shape:
             return False
         origin = read_origin(path)
@@ -131,7 +131,7 @@ def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> S
         try:
             reoriented = images.grid(source).reorientation is not None
         except NeurocnnError:
-            continue  # The error is raised after the other images are prepared.
+            continue  # This image raises its error after the other images are prepared.
         if reoriented:
             raise SettingError(
                 f"{source.name}: orientation={images.orientation!r}, but prepared parts have the file's "
@@ -148,7 +148,7 @@ def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
         return
     prepared = images.prepared_tensor(source)
     image = prepared if prepared is not None else decode(source)
-    images.finite(image, source)  # A file that cannot be used raises an error now instead of in the training.
+    images.finite(image, source)  # Invalid voxels raise an error now instead of during training.
     origin = nifti_stamp(source.nifti) if source.nifti is not None else ""
     for part_id in missing:
         write_prepared(

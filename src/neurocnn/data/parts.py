@@ -38,7 +38,7 @@ class Parts(Protocol):
 
 @runtime_checkable
 class LocatedParts(Parts, Protocol):
-    """Parts that are boxes of voxels: only these voxels are read, and values of parts can be drawn as a volume."""
+    """Parts that are boxes of voxels, so that only these voxels are read, and values of parts can form a volume."""
 
     def place(self, shape: Shape, part_id: int) -> Place:
         """Return the box of a part in a volume of `shape`, as a slice along each axis."""
@@ -168,9 +168,9 @@ class Slice:
     direction
         Axis perpendicular to the planes: 0, 1 or 2 for sagittal, coronal or axial slices.
     discarded_slices
-        Number of planes to omit at the beginning and at the end, or one number for both.
+        Numbers of planes to omit at the beginning and at the end of the axis, or one number for both ends.
     channels
-        Number of equal channels: 1, or 3 for networks of colour images.
+        Number of channels, which all contain the same values: 1, or 3 for networks that expect colour images.
 
     Examples
     --------
@@ -215,7 +215,7 @@ class Slice:
         if first + last >= n:
             expected = f"a sum below {n} for direction {self.direction} of shape {tuple(shape)}"
             raise argument_error(
-                "discarded_slices", (first, last), expected, where="Slice", remedy="discard less"
+                "discarded_slices", (first, last), expected, where="Slice", remedy="discard fewer planes"
             )
         return range(first, n - last)
 
@@ -233,7 +233,7 @@ class Slice:
         return plane.expand(self.channels, *plane.shape[1:])
 
     def extract(self, image: Tensor, part_id: int) -> Tensor:
-        """Return a copy of the slice (channels, H, W), where H and W are the two other axes."""
+        """Return a copy of the slice (channels, H, W), where H and W are the two axes of the plane."""
         return self.view(image, part_id).clone(memory_format=torch.contiguous_format)
 
     def descriptor(self, part_id: int) -> str:

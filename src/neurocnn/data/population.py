@@ -25,12 +25,12 @@ def population(
     ----------
     sessions
         One row per image or per participant. Participants with several rows count once, with their first session;
-        without `participant_id`, each row is a participant.
+        without the column `participant_id`, each row counts as a participant.
     by
         Column whose values become rows. Participants without a value are in the row ``n/a``.
     columns
-        Names of the columns of ``age``, ``sex``, ``education``, ``MMS`` and ``CDR``, by characteristic. By default,
-        these are the same names, or ``age_bl``, ``education_level`` and ``cdr_global``. Missing columns are omitted.
+        Column of each characteristic ``age``, ``sex``, ``education``, ``MMS`` and ``CDR``. By default, this is the
+        column of the same name, or ``age_bl``, ``education_level`` or ``cdr_global``. Missing columns are omitted.
 
     Returns
     -------
@@ -42,8 +42,8 @@ def population(
     Raises
     ------
     TableError
-        If a column is missing, a sex has another code, or a value of another column is not a number. The message
-        contains the row.
+        If a column is missing, a sex is not one of these four words, or a value of a numeric column is not a number.
+        The message contains the row.
 
     Examples
     --------
@@ -56,16 +56,16 @@ def population(
     check_table("sessions", sessions, where="population")
     if columns is not None and not isinstance(columns, Mapping):
         raise argument_error("columns", columns, "a mapping such as {'age': 'age_bl'}", where="population")
-    named = dict(columns or {})
-    for name in named:
+    requested = dict(columns or {})
+    for name in requested:
         if name not in _COLUMNS:
             raise TableError(
                 f"population: unknown characteristic {name!r}; {suggestion(str(name), _COLUMNS)}"
             )
-    check_columns(sessions, (check_text("by", by, where="population"), *named.values()), "population")
+    check_columns(sessions, (check_text("by", by, where="population"), *requested.values()), "population")
     known = [str(column) for column in sessions.columns]
     found = {name: column if column in known else name for name, column in _COLUMNS.items()}
-    used = {name: column for name, column in (found | named).items() if column in known}
+    used = {name: column for name, column in (found | requested).items() if column in known}
     people = _people(sessions)
     rows = {
         "n/a" if pd.isna(value) else value: _describe(group, used)

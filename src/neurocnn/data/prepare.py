@@ -40,12 +40,12 @@ def _without_leftovers(
     """Lock each CAPS until the block ends, and remove the temporary files of killed processes."""
     files: dict[Path, list[Path]] = {}
     for source in sources:
-        with suppress(NeurocnnError):  # The error is raised after the other images are prepared.
+        with suppress(NeurocnnError):  # This image raises its error after the other images are prepared.
             root = source.session_folder.parents[2]
             files.setdefault(root, []).extend(_files(images, source, parts))
     with ExitStack() as locks:
         for root in sorted(files):
-            # A read-only CAPS cannot be locked, which is not an error if all its tensors exist; else writing fails.
+            # A read-only CAPS cannot be locked, which is not an error if all tensors exist; otherwise writing fails.
             with suppress(StorageError):
                 lock = locks.enter_context(hold(root / _LOCK, f"the prepared tensors of {root}", wait=True))
                 remove_leftovers(lock, *files[root])
@@ -67,7 +67,7 @@ def _prepare(
             try:
                 future.result()
             except NeurocnnError as error:
-                # An error of writing ends the call, because the next image would fail too.
+                # An error while writing ends the call, because the next image would fail too.
                 if isinstance(error, StorageError) and error.filename != str(futures[future].nifti):
                     raise
                 failed.append(str(error))
@@ -95,7 +95,7 @@ def _prepare_image(images: Images, source: Source, parts: StorableParts | None) 
         LOGGER.warning("%s: the prepared tensor %s is damaged; writing it again", source.name, source.tensor)
     assert source.nifti is not None
     image = decode(source)
-    images.finite(image, source)  # A file that cannot be used raises an error now instead of in the training.
+    images.finite(image, source)  # Invalid voxels raise an error now instead of during training.
     write_prepared(image, source.tensor, Origin(nifti_stamp(source.nifti)))
 
 
@@ -108,7 +108,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
         try:
             sizes = [size for path, size in _files(images, source, parts).items() if not path.is_file()]
         except NeurocnnError:
-            continue  # The error is raised after the other images are prepared.
+            continue  # This image raises its error after the other images are prepared.
         device = source.session_folder.stat().st_dev
         folders.setdefault(device, source.session_folder)
         needed[device] = needed.get(device, 0) + sum(sizes)
@@ -120,7 +120,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
             len(sources), n_files, n_bytes / 1e9, free / 1e9,
         )  # fmt: skip
         if n_bytes > free:
-            message = f"preparing takes {n_bytes} bytes; expected at most the {free} free bytes of the disk; free some"
+            message = f"preparing takes {n_bytes} bytes; expected at most the {free} free bytes of the disk; free more"
             raise StorageError(ENOSPC, message, str(folders[device]))
 
 

@@ -1,8 +1,8 @@
 """File names of each Clinica pipeline.
 
-Two generations of Clinica write ``<participant>_<session>_T1w_space-…`` and ``<participant>_<session>_space-…``. Both
-are searched for. BIDS entities of the source file, such as ``_run-01`` or ``_acq-…``, may follow the session; the
-classes below do not contain them.
+Two generations of Clinica write ``<participant>_<session>_T1w_space-…`` and ``<participant>_<session>_space-…``; files
+with either name are found. BIDS entities of the source file, such as ``_run-01`` or ``_acq-…``, may follow the session;
+the endings in the classes below do not contain these entities.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Preprocessing(Protocol):
 
     @property
     def folder(self) -> str:
-        """Folder of the images, relative to a session's folder; an empty text to search all folders below it."""
+        """Folder of the images, relative to a session's folder. If empty, all of its subfolders are searched."""
         ...
 
     @property
@@ -233,17 +233,17 @@ _WITH_ARGUMENTS = {
 
 
 def as_preprocessing(preprocessing: str | Preprocessing) -> Preprocessing:
-    """Return a preprocessing; a name stands for its default settings.
+    """Return a preprocessing object; a name is replaced by the object with default settings.
 
     Parameters
     ----------
     preprocessing
-        A name such as ``"t1-linear"``, or a preprocessing, which is returned unchanged.
+        A name such as ``"t1-linear"``, or an object, which is returned unchanged.
 
     Raises
     ------
     SettingError
-        If no preprocessing has this name, or it has arguments without defaults.
+        If no preprocessing has this name, or the preprocessing has arguments without defaults.
 
     Examples
     --------

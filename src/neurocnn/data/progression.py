@@ -35,7 +35,7 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
     ------
     TableError
         If a column is missing, a `session_id` has no month, two sessions of a participant have the same month, or a
-        diagnosis is none of these.
+        diagnosis is not CN, MCI, AD or missing.
 
     Notes
     -----
@@ -90,7 +90,7 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
 
 
 def _stability(visits: Mapping[int, str], start: int, end: int) -> str:
-    """Return the kind of MCI at month `start`, from the diagnosis of each month; `end` is the horizon."""
+    """Return the kind of MCI at month `start`, from the diagnosis of each month; `end` is the last month."""
     until = [visits[month] for month in sorted(visits) if month <= end]
     within = {visits[month] for month in visits if start < month <= end}
     since_ad = until[until.index("AD") :] if "AD" in until else []

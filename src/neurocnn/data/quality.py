@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 _TEXTS = ("shape", "voxel_size", "orientation")
 _NUMBERS = ("minimum", "maximum", "nan", "zeros", "contrast", "sharpness", "correlation")
-_MOST_POOLED = 32  # voxels along an axis of the downsampled images: at most 128 KiB each
+_MAX_POOLED = 32  # voxels along each axis of a downsampled image, which takes at most 128 KiB
 
 
 def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -
 
 
 def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
-    """Return the voxels (1, D, H, W) and the grid of an image, without a check of NaN or of its cohort."""
+    """Return the voxels (1, D, H, W) and the grid of an image, without a check for NaN or of the cohort."""
     grid = images.own_grid(source)
     with storage_errors(source.session_folder, f"read {source.name}"):
         prepared = images.prepared_tensor(source)
@@ -81,7 +81,7 @@ def robust_z(values: NDArray[Any]) -> Floats:
     """Return the distance of each value from the median, in robust standard deviations; NaN for NaN.
 
     The deviation is 1.4826 times the median distance or, if more than half of the values are equal, 1.2533 times the
-    mean distance (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). It is 0 if all values are equal.
+    mean distance (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). Equal values have distances of 0.
 
     Examples
     --------
@@ -121,12 +121,12 @@ def _finite(voxels: Tensor) -> Tensor:
 
 
 def _downsample(voxels: Tensor, grid: Grid) -> Tensor:
-    first, second, third = (min(_MOST_POOLED, size) for size in grid.shape)
+    first, second, third = (min(_MAX_POOLED, size) for size in grid.shape)
     return adaptive_avg_pool3d(_finite(voxels), (first, second, third))
 
 
 def _compare(table: pd.DataFrame, pooled: Sequence[Tensor | None]) -> pd.DataFrame:
-    """Return the rows of a cohort with the correlations, and the largest robust z with the column that has it."""
+    """Return the rows of a cohort with the columns ``correlation``, ``z`` and ``column`` of `Caps.check`."""
     readable = [image for image in pooled if image is not None]
     if readable:
         # Images of other shapes are resampled to the most frequent shape for the comparison.

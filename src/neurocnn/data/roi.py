@@ -23,7 +23,7 @@ from neurocnn.errors.arguments import (
 
 Box = Sequence[Sequence[int]]
 
-# Voxel indices in the files' order: those of ClinicaDL for MNI152NLin2009cSym, of its tutorial for Ixi549Space.
+# Voxel indices in the files' order, from ClinicaDL (MNI152NLin2009cSym) and from its tutorial (Ixi549Space).
 _HIPPOCAMPI: dict[str, dict[str, Box]] = {
     "t1-linear": {
         "rightHippocampusBox": ((84, 134), (71, 121), (43, 93)),
@@ -111,7 +111,7 @@ class Roi:
     def from_masks(
         cls, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], random_shift: int = 0
     ) -> "Roi":
-        """Return regions from NIfTI masks. Their names are the ``roi-<name>`` in the file names.
+        """Return regions from NIfTI masks. The name of a region follows ``roi-`` in the name of the mask's file.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class Roi:
             name = found.group(1) if found else re.sub(r"[^A-Za-z0-9]", "", path.name.split(".")[0])
             if name in regions:
                 raise SettingError(
-                    f"{where}: two masks are called {name!r}: {regions[name]} and {path}; rename one"
+                    f"{where}: two masks are called {name!r}: {regions[name]} and {path}; rename a file"
                 )
             regions[name] = str(path)
         return cls(regions, random_shift)
@@ -144,14 +144,14 @@ class Roi:
         SettingError
             If a region, moved by up to `random_shift`, exceeds an image of `shape`.
         ImageError
-            If a mask has another shape.
+            If the shape of a mask is not `shape`.
         """
         shape = check_shape("shape", shape, where="Roi")
         for region in self._checked:
             if region.header is not None and region.header.shape != tuple(shape):
                 raise ImageError(
                     f"the mask of region {region.name!r} ({self.regions[region.name]}) has shape "
-                    f"{region.header.shape}; expected that of the images, {tuple(shape)}"
+                    f"{region.header.shape}; expected the shape of the images, {tuple(shape)}"
                 )
             shift = self.random_shift
             if any(a < shift or b + shift > n for (a, b), n in zip(region.box, shape, strict=True)):
@@ -189,7 +189,7 @@ class Roi:
         return self._region(part_id).mask
 
     def mask_headers(self) -> dict[str, Header]:
-        """Return the header of the mask of each region that has one, by name of the region."""
+        """Return the headers of the masks by name of the region, without regions that are boxes."""
         return {region.name: region.header for region in self._checked if region.header is not None}
 
     def descriptor(self, part_id: int) -> str:
@@ -237,7 +237,7 @@ def _mask_region(name: str, path: Path) -> _Region:
 
 
 def check_equal_sizes(parts: Roi, shape: tuple[int, int, int]) -> None:
-    """Raise a SettingError if the regions have different sizes and could not form a batch."""
+    """Raise a SettingError if the regions have different sizes, so that they cannot form a batch."""
     boxes = {name: parts.place(shape, part_id) for part_id, name in enumerate(parts.regions)}
     sizes = {name: tuple(axis.stop - axis.start for axis in box) for name, box in boxes.items()}
     if len(set(sizes.values())) > 1:

@@ -1,4 +1,4 @@
-"""Min-max scaling that reads and writes each voxel once, with smallest and largest values that are kept."""
+"""Min-max scaling that reads and writes each voxel once, because the smallest and largest value are known."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ class KeptBounds:
     Parameters
     ----------
     images
-        Reader of the images. If it detects that a file was replaced, all bounds are forgotten.
+        Reader of the images. If the reader detects that a file was replaced, all bounds are forgotten.
     n_images, n_parts
         Number of images, and number of parts per image.
 
@@ -54,13 +54,13 @@ class KeptBounds:
         return (low, high) if low != high else None
 
     def put(self, row: int, position: int, bounds: Bounds) -> None:
-        """Keep the bounds of a part."""
-        # A single assignment, so that other threads never read only one of the two new values.
+        """Store the bounds of a part."""
+        # A single assignment sets both values, so that other threads never read a new and an old one.
         self._values[row, position] = bounds
 
 
 def scale(part: Tensor, bounds: Bounds, out: Tensor) -> None:
-    """Write (part − min) / (max − min), or zeros for a constant part, into `out`, bit for bit as `MinMax` returns it.
+    """Write (part − min) / (max − min), or zeros for a constant part, into `out`; `MinMax` returns the same bits.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def scale(part: Tensor, bounds: Bounds, out: Tensor) -> None:
 
 
 def _blocks(part: Tensor, out: Tensor) -> Iterator[tuple[Floats, Floats]]:
-    """Divide two tensors of equal shape into blocks; blocks of a transposed part are first copied to `out`."""
+    """Yield blocks of two tensors of equal shape; blocks of a transposed part are first copied to `out`."""
     if part.is_contiguous() and out.is_contiguous():
         flat, target = part.numpy().reshape(-1), out.numpy().reshape(-1)
         for start in range(0, flat.size, _BLOCK):

@@ -1,4 +1,4 @@
-"""Locations of images in CAPS folders, found by ids, also if file names contain additional BIDS entities."""
+"""Locations of images in CAPS folders, found by ids, even if file names contain additional BIDS entities."""
 
 import os
 import re
@@ -46,7 +46,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Cohort, participant and session, for messages."""
+        """Text with the cohort, the participant and the session, for messages."""
         ids = {"cohort": self.cohort, "participant_id": self.participant_id, "session_id": self.session_id}
         return describe_row(ids)
 
@@ -92,8 +92,8 @@ def find_source(
         if preprocessing.name == "pet-linear":
             remedy += " or PetLinear(..., reconstruction=...)"
         raise ImageError(
-            f"{source.name}: {len(found)} files match: {', '.join(map(str, found))}; expected one; choose it with "
-            f"preprocessing={remedy}, or move the others"
+            f"{source.name}: {len(found)} files match: {', '.join(map(str, found))}; expected one; choose a file with "
+            f"preprocessing={remedy}, or move the other files"
         )
     return source
 
@@ -139,7 +139,7 @@ def missing_message(caps: Path, participant_id: str, session_id: str, preprocess
         if not found:
             return message
         remedy = f"preprocessing={_preprocessing_of(found[0].removeprefix(start), preprocessing)}"
-        return f"{message}; found {', '.join(found[:3])}; to use the first: {remedy}"
+        return f"{message}; found {', '.join(found[:3])}; to use the first file: {remedy}"
     if participant.is_dir():
         known = list_subfolders(participant, "ses-")
         return f"{session}: the session does not exist; {suggestion(session_id, known)}"
@@ -241,7 +241,7 @@ def _has_ends(name: str, start: str, ends: tuple[str, ...]) -> bool:
 
 
 def _list_niftis(session: Path, preprocessing: Preprocessing) -> list[Path]:
-    """Return the NIfTI files in the pipeline's folder, or anywhere in the session's folder if it has none."""
+    """Return the NIfTI files in the pipeline's folder, or below the session's folder if the pipeline has no folder."""
     if preprocessing.folder:
         folder = session / preprocessing.folder
         found = [folder / name for name in sorted(_list_names(folder))]
@@ -254,7 +254,7 @@ def _list_niftis(session: Path, preprocessing: Preprocessing) -> list[Path]:
 
 
 def _list_names(folder: Path) -> list[str]:
-    # A listing instead of `exists`: it is read once for all candidates, and is case-sensitive on every disk.
+    # The folder is listed once for all candidate names; unlike `exists`, this is case-sensitive on every disk.
     with storage_errors(folder, "read"), suppress(FileNotFoundError, NotADirectoryError):
         return os.listdir(folder)
     return []

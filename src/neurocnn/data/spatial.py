@@ -58,7 +58,7 @@ _space: ContextVar[Space | None] = ContextVar("space", default=None)
 
 
 def needs_affine(transform: Transform) -> bool:
-    """Return whether a transform, or a member of a composition, is one of TorchIO or MONAI."""
+    """Return whether a transform, or a member of a composition, is from TorchIO or MONAI."""
     return _library(transform) is not None or any(map(needs_affine, members(transform)))
 
 
@@ -90,7 +90,7 @@ def part_space(
 
 @contextmanager
 def located(space: Space | None) -> Iterator[None]:
-    """Set the position of the part for transforms that are called during the block."""
+    """Set the position of the part for transforms that are called within the ``with`` block."""
     token = _space.set(space)
     try:
         yield
@@ -99,7 +99,7 @@ def located(space: Space | None) -> Iterator[None]:
 
 
 def with_affine(transform: Transform) -> Transform:
-    """Return a transform in which members of TorchIO and MONAI are called with the affine of the part."""
+    """Return a transform whose members from TorchIO and MONAI are called with the affine of the part."""
     library = _library(transform)
     inner = members(transform)
     # Members of a composition of TorchIO or MONAI are not wrapped: their library passes its images to them.

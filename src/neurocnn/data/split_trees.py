@@ -1,7 +1,7 @@
 """Reading and writing split trees of both generations of ClinicaDL, and multi-cohort TSV files.
 
-ClinicaDL 0.2.1 writes a file for each diagnosis. 1.x writes one file for each set, and may store the diagnosis in
-the ``labels.tsv`` of a parent folder. Validation sets are always read from the baseline files.
+ClinicaDL 0.2.1 writes a file for each diagnosis. ClinicaDL 1.x writes one file for each set, and may store the
+diagnoses in the ``labels.tsv`` of a parent folder. Validation sets are always read from the baseline files.
 """
 
 import os
@@ -44,24 +44,24 @@ def read_splits(
     Parameters
     ----------
     path
-        Folder with a split tree of ClinicaDL 0.2.1 or 1.x, or a multi-cohort TSV with the columns `cohort`, `path`
-        (of the cohort's tree) and `diagnoses` (comma-separated).
+        Path of a folder with a split tree of ClinicaDL 0.2.1 or 1.x, or of a multi-cohort TSV with the columns
+        `cohort`, `path` (of the cohort's tree) and `diagnoses` (comma-separated).
     n_splits
         Number of splits, to select one of several trees. None if there is only one tree.
     diagnoses
         Diagnoses to keep; None for all.
     baseline
-        Whether training sets contain baseline sessions only. Validation sets always do.
+        Whether training sets contain only baseline sessions, as validation sets always do.
 
     Returns
     -------
     splits
-        Splits. The sets of a split share no participant, and none is empty.
+        Splits. No set is empty, and the two sets of a split have no common participants.
 
     Raises
     ------
     NotFoundError
-        If there is no such tree. The message contains the folders that were searched for.
+        If there is no split tree. The message contains the folders that were searched for.
     TableError
         If a table is invalid, there are several trees, or cohorts have different numbers of splits.
     LeakError
@@ -93,7 +93,7 @@ def read_splits(
 def _read_cohorts(
     table: Path, n_splits: int | None, diagnoses: Sequence[str] | None, baseline: bool
 ) -> list[Split]:
-    """Read the splits of several cohorts and join them split by split."""
+    """Read the splits of several cohorts and concatenate the sets of splits with the same index."""
     cohorts = read_table(table, required=())
     if not {"cohort", "path", "diagnoses"} <= set(cohorts.columns):
         raise TableError(
@@ -127,7 +127,7 @@ def _read_cohorts(
 
 
 def _find_tree(folder: Path, n_splits: int | None) -> _Tree:
-    """Return the only split tree in a folder or in its folders ``split[_k]``."""
+    """Return the only split tree in a folder or in its subfolders ``split[_k]``."""
     if not is_folder(folder):
         error, found = (TableError, "a file") if is_file(folder) else (NotFoundError, "no folder")
         raise error(f"{folder}: found {found}; expected the folder of a split tree")
@@ -144,14 +144,14 @@ def _find_tree(folder: Path, n_splits: int | None) -> _Tree:
         )
     if len(matching) > 1:
         raise TableError(
-            f"{folder}: several split trees: {', '.join(str(tree.folder) for tree in matching)}; expected one; "
-            "pass n_splits, or the path of one of them"
+            f"{folder}: several split trees: {', '.join(str(tree.folder) for tree in matching)}; expected one "
+            "split tree; pass n_splits, or the path of the tree to read"
         )
     return matching[0]
 
 
 def _trees(folder: Path) -> list[_Tree]:
-    """Return the split trees in a folder: the folder itself may be one, or its subfolders."""
+    """Return the split trees in a folder: the folder itself may be a tree, and so may its subfolders."""
     trees = []
     own = _split_folders(folder)
     if any(is_file(path / name) for _, path in own for name in ("train.tsv", "train_baseline.tsv")):
@@ -223,7 +223,7 @@ def _read_diagnoses(folder: Path, diagnoses: Sequence[str], baseline: bool) -> p
 
 
 def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline: bool) -> pd.DataFrame:
-    """Read train[_baseline].tsv or validation_baseline.tsv of a split of ClinicaDL 1.x, with its labels."""
+    """Read train[_baseline].tsv or validation_baseline.tsv of a split of ClinicaDL 1.x, and its diagnoses."""
     path = folder / f"{what}{'_baseline' if baseline else ''}.tsv"
     frame = read_table(path)
     if "diagnosis" not in frame.columns:
@@ -238,7 +238,7 @@ def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline
 
 
 def _with_labels(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Add the columns of the nearest labels.tsv in a parent folder to the rows."""
+    """Add the columns of labels.tsv, from the nearest parent folder that contains this file, to the rows."""
     for folder in list(path.resolve().parents)[: _LEVELS + 1]:
         if is_file(folder / "labels.tsv"):
             labels = read_table(folder / "labels.tsv")
@@ -258,15 +258,15 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     Parameters
     ----------
     splits
-        Splits numbered 0, 1, …. Several are written to ``<folder>/<n>_fold/split-<i>/`` (the path for ClinicaDL is
-        ``<folder>/<n>_fold``), a single one to ``<folder>/split/``.
+        Splits numbered 0, 1, …. A single split is written to ``<folder>/split/``, several splits are written to
+        ``<folder>/<n>_fold/split-<i>/`` (the path to pass to ClinicaDL is ``<folder>/<n>_fold``).
     folder
         Folder of the tree, created if missing.
 
     Raises
     ------
     SettingError
-        If splits are not numbered 0, 1, …, or the folder contains another tree, which is never overwritten.
+        If splits are not numbered 0, 1, …, or the folder contains a different tree, which is never overwritten.
     StorageError
         If a file cannot be written (full disk, read-only folder).
 
@@ -283,7 +283,7 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     folder = arguments.check_path("folder", folder, where="write_splits")
     indices = [split.index for split in splits]
     if indices != list(range(len(splits))) or not splits:
-        raise SettingError(f"write_splits: indices={indices}; expected 0, 1, … for all splits together")
+        raise SettingError(f"write_splits: indices={indices}; expected 0, 1, …; pass all splits in order")
     tree = folder / ("split" if len(splits) == 1 else f"{len(splits)}_fold")
     tables: dict[Path, pd.DataFrame] = {}
     for split in splits:
@@ -294,7 +294,7 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     texts = {path: format_table(frame, path) for path, frame in tables.items()}
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise SettingError(f"{path} exists and differs; choose another folder, or delete {tree}")
+            raise SettingError(f"{path} has different content; choose another folder, or delete {tree}")
     for path, text in texts.items():
         with write_whole(path, "w") as file:
             file.write(text)

@@ -24,7 +24,7 @@ class Split:
     index
         Number of the split. Its results are stored in ``fold-<index>``.
     train, validation
-        One row per image: `participant_id`, `session_id`, optionally `cohort`, and any other columns.
+        Tables with one row per image: `participant_id`, `session_id`, optionally `cohort`, and any other columns.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def kfold(
 ) -> list[Split]:
     """Return the splits of a cross-validation; in each repeat, a participant is in exactly one validation set.
 
-    Equal participant ids are never separated, not even those of different cohorts.
+    Sessions with the same participant id are never separated, even if they are from different cohorts.
 
     Parameters
     ----------
@@ -96,9 +96,9 @@ def kfold(
         Number of cross-validations with different random assignments. Their splits are numbered from 0 to
         ``n_splits * repeats - 1``; the first `n_splits` do not depend on `repeats`.
     groups
-        Column of groups, such as sites or families, which are never separated.
+        Column of groups, such as sites or families, whose participants are never separated.
     visits
-        Sessions of each participant in the validation sets: ``"baseline"``, the first one, ``"last"`` or ``"all"``.
+        Sessions of each participant in the validation sets: ``"baseline"`` (the first one), ``"last"`` or ``"all"``.
 
     Returns
     -------
@@ -115,8 +115,8 @@ def kfold(
     -----
     Participants are sorted by the columns and assigned to the sets in turn. In each class of the first column, and in
     each combination of classes of the first two, three, … columns, the sizes of the sets differ by at most one
-    participant, so that classes may be arbitrarily rare. Within classes participants are sorted by numbers, and any
-    `n_splits` neighbours are assigned to different sets at random.
+    participant, so that classes may be arbitrarily rare. Within classes, participants are sorted by numeric columns,
+    and any `n_splits` neighbours are assigned to different sets at random.
 
     Groups are assigned one by one, the largest first, each to the set that makes the sets most similar in the number
     of participants and in each class; numbers are divided into four classes of equal size.
@@ -134,20 +134,20 @@ def kfold(
     repeats = check_integer("repeats", repeats, minimum=1, where="kfold")
     people, columns = _people(sessions, "kfold"), stratified_columns(sessions, stratify)
     check_choice("visits", visits, VISITS, where="kfold")
-    named = None
+    names = None
     if groups is not None:
         group_names(sessions, groups, ["participant_id"], "kfold")
-        named = people[groups].astype(str)
-    n, what = (len(people), "participants") if named is None else (named.nunique(), f"groups ({groups})")
+        names = people[groups].astype(str)
+    n, what = (len(people), "participants") if names is None else (names.nunique(), f"groups ({groups})")
     if n < n_splits:
         raise TableError(f"kfold: n_splits={n_splits}; expected at most the number of {what}, {n}")
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="kfold"))
     splits = []
     for first in range(0, n_splits * repeats, n_splits):
-        if named is None:
+        if names is None:
             folds = _assign_people(people, columns, n_splits, rng)
         else:
-            folds = assign_groups(people, named, columns, n_splits, rng)
+            folds = assign_groups(people, names, columns, n_splits, rng)
         splits += [_split(sessions, people[folds == k], first + k, visits) for k in range(n_splits)]
     return splits
 
@@ -158,13 +158,13 @@ def _assign_people(
     """Return the number of each participant's validation set."""
     order = stratified_order(people, columns, n_splits, rng)
     folds = np.empty(len(people), dtype=np.int64)
-    # The sets are numbered at random, otherwise the first splits would always be the larger ones.
+    # The sets are numbered at random, because otherwise the first sets would always be the larger ones.
     folds[order] = rng.permutation(n_splits)[np.arange(len(people)) % n_splits]
     return folds
 
 
 def leave_one_group_out(sessions: pd.DataFrame, column: str, *, visits: str = "baseline") -> list[Split]:
-    """Return one split per group, such as a site or a cohort, with this group for validation and the others to train.
+    """Return one split per group, such as a site or a cohort, which is the validation set; the others are for training.
 
     Parameters
     ----------
@@ -190,11 +190,11 @@ def leave_one_group_out(sessions: pd.DataFrame, column: str, *, visits: str = "b
     check_ids(check_table("sessions", sessions, where=where), "sessions")
     check_choice("visits", visits, VISITS, where=where)
     # Participants of different cohorts are different people, even if their ids are equal.
-    named = group_names(sessions, column, person_columns(sessions), where)
-    groups = sorted(named.unique())
+    names = group_names(sessions, column, person_columns(sessions), where)
+    groups = sorted(names.unique())
     if len(groups) < 2:
         raise TableError(f"{where}: {column}={groups}; expected at least two groups")
-    return [_held_out(sessions, named == group, index, visits) for index, group in enumerate(groups)]
+    return [_held_out(sessions, names == group, index, visits) for index, group in enumerate(groups)]
 
 
 def holdout(
@@ -207,7 +207,7 @@ def holdout(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Separate a test set of participants from the remaining participants.
 
-    Equal participant ids are never separated, not even those of different cohorts.
+    Sessions with the same participant id are never separated, even if they are from different cohorts.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def holdout(
     Returns
     -------
     rest, held_out
-        All sessions of the remaining participants, and the visits of the test set.
+        All sessions of the remaining participants, and the chosen `visits` of the participants in the test set.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def _people(sessions: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def _split(sessions: pd.DataFrame, held_out: pd.DataFrame, index: int, visits: str) -> Split:
-    """Return the split with the participants of `held_out` for validation and all other participants to train."""
+    """Return the split with the participants of `held_out` for validation and all other participants for training."""
     return _held_out(sessions, sessions["participant_id"].isin(held_out["participant_id"]), index, visits)
 
 

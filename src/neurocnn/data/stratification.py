@@ -14,9 +14,9 @@ from neurocnn.errors.arguments import check_each, check_list, check_text
 from neurocnn.storage.identity import check_columns, describe_rows
 from neurocnn.storage.tables import is_number
 
-# A column with more distinct values is continuous; the CDR has fewer.
+# A numeric column with more distinct values than this is continuous; the CDR has fewer, so its values are classes.
 _MAX_CLASSES = 6
-# A text column with at least this fraction of numbers is a numeric column with invalid cells.
+# A text column with at least this fraction of numbers is treated as a numeric column with invalid cells.
 _MIN_NUMERIC = 0.8
 
 Integers = NDArray[np.int64]
@@ -43,8 +43,8 @@ def stratified_columns(sessions: pd.DataFrame, stratify: str | Sequence[str]) ->
     >>> frame = pd.DataFrame({"participant_id": ["sub-1", "sub-2", "sub-3", "sub-4", "sub-5"], "age": [*"1234", "90+"]})
     >>> stratified_columns(frame, "age")
     Traceback (most recent call last):
-    neurocnn.errors.TableError: stratify: age='90+' in row 4 (sub-5); expected a number as in 4 of 5 rows; correct it, \
-leave it empty if it is missing, or convert the column with astype("category") if its values are classes
+    neurocnn.errors.TableError: stratify: age='90+' in row 4 (sub-5); expected a number as in 4 of 5 rows; correct the \
+cell, leave it empty if the value is missing, or convert the column with astype("category") if its values are classes
     """
     expected = "a column name or a list of them"
     columns = [stratify] if isinstance(stratify, str) else check_list("stratify", stratify, expected)
@@ -71,8 +71,8 @@ def _check_numbers(sessions: pd.DataFrame, name: str) -> None:
         who = describe_rows(sessions.iloc[[row]])
         raise TableError(
             f"stratify: {name}={cell!r} in row {row} ({who}); expected a number as in "
-            f"{len(cells) - len(invalid)} of {len(cells)} rows; correct it, leave it empty if it is missing, or "
-            'convert the column with astype("category") if its values are classes'
+            f"{len(cells) - len(invalid)} of {len(cells)} rows; correct the cell, leave it empty if the value is "
+            'missing, or convert the column with astype("category") if its values are classes'
         )
 
 
@@ -106,7 +106,7 @@ def stratified_order(
     columns
         Columns by which to sort, most important first; see `stratified_columns`.
     block
-        Number of neighbours that are shuffled.
+        Number of neighbours that are shuffled together.
     rng
         Generator of the random numbers.
     """
@@ -121,7 +121,7 @@ def stratified_order(
 
 
 def indicators(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
-    """Return one indicator column per class, 1 in its rows; numbers are divided into four classes of equal size.
+    """Return one column per class, with 1 in the rows of the class and 0 elsewhere; numbers form four equal classes.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def indicators(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
 
 
 def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
-    """Sort `rows` by the categorical columns, in place, and yield a view of the rows of each combination."""
+    """Sort `rows` by the categorical columns, in place, and yield a view of the rows of each combination of classes."""
     if not classes:
         yield rows
         return
@@ -160,13 +160,13 @@ def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
 def _order_by_numbers(
     rows: Integers, values: list[Integers], block: int, rng: np.random.Generator
 ) -> Integers:
-    """Sort rows by the first column, each run of them by the second one, and so on; then shuffle within blocks."""
+    """Sort rows by the first column, each run of sorted rows by the second column, and so on; shuffle each block."""
     if not values:
         return rows
     if len(rows) <= block:
         return rng.permutation(rows)
     rows = rows[np.argsort(values[0][rows], kind="stable")]
-    # Length of the runs: a power of the number of blocks, so that all columns are balanced equally well.
+    # A run contains a power of the number of blocks, so that all columns are balanced equally well.
     run = block * max(1, round((len(rows) / block) ** (1 - 1 / len(values))))
     runs = [rows[i : i + run] for i in range(0, len(rows), run)]
     if len(values) == 1:
@@ -175,13 +175,13 @@ def _order_by_numbers(
 
 
 def _codes(column: pd.Series) -> Integers:
-    """Return integers in the order of the values; missing values come first."""
+    """Return the rank of each value, from 1, as an integer; equal values have equal ranks, missing values have 0."""
     values = column if pd.api.types.is_numeric_dtype(column) else column.astype(str).where(column.notna())
     return np.asarray(values.rank(method="dense").fillna(0), dtype=np.int64)
 
 
 def _is_continuous(column: pd.Series, block: int) -> bool:
-    """Return whether a column is continuous; otherwise it contains classes, even if encoded as numbers (CDR, sex)."""
+    """Return whether the values of a column are continuous, unlike classes that are encoded as numbers (CDR, sex)."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
     n_values = column.nunique()

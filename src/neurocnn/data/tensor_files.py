@@ -2,7 +2,7 @@
 
 Names and content are those of ``clinicadl prepare-data``: a plain float32 tensor of the voxels in the file's order. A
 file of neurocnn contains an additional record, which torch ignores: the NIfTI file and the voxels from which it was
-created. It shows whether the image has changed since then.
+created. The record shows whether the image has changed since then.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _MAX_RECORD_BYTES = 4096
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a prepared tensor.
+    """Origin of a prepared tensor: its NIfTI file and its voxels.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Origin:
 def nifti_stamp(nifti: Path) -> str:
     """Return a short text that changes if a NIfTI file changes. At most the last bytes of the file are read.
 
-    It contains the checksum and the length at the end of a gzip file, or the modification time of an uncompressed file.
+    The text contains the checksum and length at the end of a gzip file, or the time of an uncompressed file.
     """
     status = nifti.stat()
     if not nifti.name.endswith(".gz"):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from neurocnn.errors.arguments import argument_error, check_instance
 
-#: A transform or augmentation: any callable that takes a part (C, …) and returns one, such as those of torchvision,
-#: MONAI and TorchIO.
+#: A transform or augmentation: any callable that takes a part (C, …) and returns a part, such as transforms of
+#: torchvision, MONAI and TorchIO.
 Transform = Callable[[Tensor], Tensor]
 
 

@@ -1,4 +1,4 @@
-"""Selection of the first session (visit) of each participant, the last one, or all."""
+"""Selection of the first, the last or all sessions (visits) of each participant."""
 
 import re
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from neurocnn.errors import TableError
 from neurocnn.errors.arguments import check_choice, check_table
 from neurocnn.storage.identity import check_ids, person_columns
 
-#: Which visits of each participant a set contains.
+#: Choices of the visits of each participant that a set contains.
 VISITS = ("baseline", "last", "all")
 
 
@@ -24,7 +24,8 @@ def baseline(sessions: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     TableError
-        If the sessions of a participant cannot be ordered, because one has no number, or two have the same number.
+        If the sessions of a participant cannot be ordered, because a session has no number, or two sessions have the
+        same number.
 
     Examples
     --------
@@ -62,8 +63,8 @@ def _one_visit(sessions: pd.DataFrame, choose: Callable[..., tuple[int, int]]) -
         other = seen.setdefault((person, month), session)
         if other != session:
             raise TableError(
-                f"sessions {other} and {session} of {person} cannot be ordered; expected a different number in each, "
-                "as in ses-M00"
+                f"sessions {other} and {session} of {person} cannot be ordered; expected a different number in each "
+                "id, as in ses-M00"
             )
         found[person] = choose(found.get(person, (month, row)), (month, row))
     _check_numbered(seen)
@@ -71,12 +72,13 @@ def _one_visit(sessions: pd.DataFrame, choose: Callable[..., tuple[int, int]]) -
 
 
 def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
-    """Raise an error if a participant has several sessions, one of which has no number."""
+    """Raise an error if a participant has several sessions and a session without a number."""
     several = {person for person, month in seen if month >= 0}
     for (person, month), session in seen.items():
         if month < 0 and person in several:
             raise TableError(
-                f"sessions of {person} cannot be ordered: {session} has no number; expected one, as in ses-M00"
+                f"sessions of {person} cannot be ordered: {session} has no number; expected a number in each id, as in "
+                "ses-M00"
             )
 
 

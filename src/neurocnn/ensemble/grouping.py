@@ -34,7 +34,7 @@ class PartsOfImages:
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: list[str]) -> "PartsOfImages":
-        """Return the rows ordered by image (in order of first appearance) and part; check ids, labels, `columns`."""
+        """Return checked rows ordered by image (in order of first appearance) and part; `columns` must exist."""
         keys = key_columns(check_table(WHERE, table).columns, (*REQUIRED, COHORT))
         _check_ids(table, [*keys, "part_id"], columns)
         first_seen = table.groupby(keys, sort=False).ngroup().to_numpy()
@@ -56,7 +56,7 @@ class PartsOfImages:
         several = labels.nunique() > 1
         if several.any():
             found = labels.unique()[several].iloc[0].tolist()
-            why = f"an image has two true labels ({found} for the first)"
+            why = f"an image has two true labels ({found} for the first such image)"
             self.refuse(several.to_numpy()[self.image], why)
         return labels.first()
 
@@ -74,7 +74,7 @@ class PartsOfImages:
         return cast(npt.NDArray[np.float64], np.add.reduceat(values, self.starts, axis=0))
 
     def refuse(self, wrong: npt.NDArray[np.bool_], why: str) -> None:
-        """Raise a TableError with the reason `why` that names the rows where `wrong` is True, if there are any."""
+        """Raise a TableError with the reason `why` and the rows where `wrong` is True, if there are such rows."""
         lines = np.flatnonzero(wrong.reshape(len(self.rows), -1).any(axis=1))
         if len(lines):
             rows = describe_rows(self.rows.iloc[lines])
@@ -93,7 +93,9 @@ def _check_ids(table: pd.DataFrame, ids: list[str], columns: list[str]) -> None:
     check_predictions(table, [*REQUIRED, *ids, *columns])
     missing = table[ids].isna().any(axis=1).to_numpy()
     if missing.any():
-        raise TableError(f"{WHERE}: row {int(np.argmax(missing))} lacks a value of one of {', '.join(ids)}")
+        raise TableError(
+            f"{WHERE}: row {int(np.argmax(missing))} lacks a value in one of the columns {', '.join(ids)}"
+        )
     kind = table["part_id"].dtype
     if not pd.api.types.is_integer_dtype(kind):
         raise TableError(f"{WHERE}: the column 'part_id' has the dtype {kind}; expected integers")

@@ -26,7 +26,7 @@ _ROUNDING = 1e-12
 def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.DataFrame:
     """Return the weighted mean of the parts' probabilities: p_c = Σ_i w_i p_i,c / Σ_i w_i.
 
-    The sums run over the existing parts of an image: if one is missing, the weights of the others are scaled up. The
+    The sums run over the existing parts of an image: if a part is missing, the weights of the others are scaled up. The
     class with the largest probability is predicted; in a tie, the first one.
 
     Parameters
@@ -40,8 +40,8 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     Returns
     -------
     DataFrame
-        One row per image, in the order of their first rows: the same columns without ``part_id`` and with
-        ``predicted_label``. A missing true label stays missing.
+        One row per image, in the order of the images' first rows in `predictions`, with the same columns except
+        ``part_id``, and with ``predicted_label``. A missing true label stays missing.
 
     Warns
     -----
@@ -54,7 +54,7 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
         If a column or id is missing, a part of an image occurs twice, an image has two true labels, a probability
         is not a number from 0 to 1, or no part of an image has a weight.
     SettingError
-        If the weights are not labelled by part id, or one is negative or not a number.
+        If the weights are not labelled by part id, or a weight is negative or not a number.
 
     References
     ----------
@@ -73,7 +73,7 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     columns = _probability_columns(predictions)
     if not columns:
         raise TableError(
-            f"{WHERE}: the columns proba0, proba1, … are missing; expected probabilities; average values with `average`"
+            f"{WHERE}: the columns proba0, proba1, … are missing; expected probabilities; use `average` for numbers"
         )
     parts = PartsOfImages.of(predictions, columns)
     probabilities = parts.numbers(columns)
@@ -131,7 +131,7 @@ def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def average(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean of each number over the parts of an image: the vote for regressions and reconstructions.
+    """Return the mean of each numeric column over the parts of each image, the vote of regressions and reconstructions.
 
     Parameters
     ----------
@@ -142,7 +142,8 @@ def average(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per image, in the order of their first rows, with the same columns without ``part_id``.
+        One row per image, in the order of the images' first rows in `predictions`, with the same columns except
+        ``part_id``.
 
     Raises
     ------
@@ -167,7 +168,7 @@ def average(predictions: pd.DataFrame) -> pd.DataFrame:
     omitted = {*PART, "true_label", "loss"}
     columns = [str(name) for name in predictions.select_dtypes("number").columns if name not in omitted]
     if not columns:
-        raise TableError(f"{WHERE}: no numeric column to average; expected one such as predicted_label")
+        raise TableError(f"{WHERE}: no numeric column to average; expected a column such as predicted_label")
     parts = PartsOfImages.of(predictions, columns)
     means = parts.total(parts.numbers(columns)) / parts.total(np.ones((len(parts.rows), 1)))
     return parts.images.assign(**dict(zip(columns, means.T, strict=True)))
@@ -192,16 +193,18 @@ def _row_weights(parts: PartsOfImages, weights: Weights | None) -> npt.NDArray[n
     row_weights = series.reindex(parts.rows["part_id"]).to_numpy(float)
     unknown = np.isnan(row_weights)
     if unknown.any():
-        nothing = parts.total(~unknown[:, None] * 1.0)[:, 0] == 0
+        unweighted = parts.total(~unknown[:, None] * 1.0)[:, 0] == 0
         known = list(series.index)
-        parts.refuse(nothing[parts.image], f"no part of an image has a weight (weights exist for {known})")
+        parts.refuse(unweighted[parts.image], f"no part of an image has a weight (weights exist for {known})")
         omitted = sorted(parts.rows.loc[unknown, "part_id"].unique().tolist())
         warnings.warn(f"parts without a weight are omitted from the vote: {omitted}", stacklevel=3)
     row_weights = np.where(unknown, 0.0, row_weights)
     zero = (parts.total(row_weights[:, None])[:, 0] == 0)[parts.image]
     if zero.any():
         rows = describe_rows(parts.rows[zero])
-        warnings.warn(f"all weights are zero, so all parts get the same weight: {rows}", stacklevel=3)
+        warnings.warn(
+            f"all weights of an image are zero, so its parts get equal weights: {rows}", stacklevel=3
+        )
         row_weights = np.where(zero & ~unknown, 1.0, row_weights)
     return row_weights
 

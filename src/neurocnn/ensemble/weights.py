@@ -1,6 +1,6 @@
 """Weight of each part of an image in a vote.
 
-Patches in the corners of an image show background and skull, and predict worse than those within the brain. A part's
+Patches in the corners of an image show background and skull, and predict worse than patches within the brain. A part's
 weight comes from its accuracy on the validation set of the same split and selection, never from the set to predict.
 """
 
@@ -70,8 +70,8 @@ def part_weights(
         Predictions for the parts of the validation images of the same split and selection, see
         `part_balanced_accuracy`.
     selection_threshold
-        Lower limit of a part's balanced accuracy (exclusive): parts at or below it get weight 0. With None, all parts
-        are kept.
+        Lower limit of a part's balanced accuracy: parts that do not exceed this limit get weight 0. With None, all
+        parts are kept.
 
     Returns
     -------
@@ -132,10 +132,10 @@ def check_weights(weights: Weights) -> "pd.Series[Any]":
     Raises
     ------
     SettingError
-        If the weights are empty or not labelled by part id, a part has two, or one is negative, infinite or missing.
+        If the weights are empty or not labelled by part id, a part has two weights, or a weight is not finite or < 0.
     """
     if not isinstance(weights, pd.Series | Mapping):
-        expected = "a Series indexed by part_id or a dict {part_id: weight}, such as part_weights returns"
+        expected = "a Series indexed by part_id or a dict {part_id: weight}, as from part_weights"
         raise argument_error("weights", weights, expected, where="soft_vote")
     if not len(weights):
         raise argument_error(
@@ -145,6 +145,6 @@ def check_weights(weights: Weights) -> "pd.Series[Any]":
     for key, weight in weights.items():
         part = check_integer("weights: part_id", key, where="soft_vote")
         if part in found:
-            raise SettingError(f"soft_vote: weights: part {part} has two weights; expected one per part")
+            raise SettingError(f"soft_vote: weights: part {part} has two weights; expected one weight")
         found[part] = check_number(f"weights[{part}]", weight, minimum=0, where="soft_vote")
     return pd.Series(found, dtype=float)

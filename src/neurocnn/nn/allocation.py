@@ -75,13 +75,13 @@ def is_eager_cpu(x: Tensor) -> bool:
 
 
 def needs_plain_operations() -> bool:
-    """Return whether only torch's operations can be used, as in `torch.jit.trace` and forward-mode derivatives.
+    """Return whether only torch's own operations work, as in `torch.jit.trace` and forward-mode derivatives.
 
-    A function with a forward-mode derivative of its own is not accepted by torch.compile.
+    The functions of this package have no forward-mode derivative, because torch.compile refuses those with one.
     """
     if torch.compiler.is_compiling():
         return False
-    # A tensor does not show that it is a dual one if another transform of torch.func wraps it.
+    # The level is read, because a dual tensor is not recognisable if another transform of torch.func wraps it.
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     return tracing or getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
 

@@ -1,4 +1,4 @@
-"""The built-in networks, provided by the same hook as those of other packages.
+"""The built-in networks, provided by the same hook as networks of other packages.
 
 A block consists of a convolution (kernel 3), batch norm, activation, and pooling that halves the feature map. The size
 of the first fully-connected layer is computed from the input, so any image size is accepted. Names, channels and the
@@ -46,10 +46,10 @@ def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
     """Return the network for patches and regions: 15-25-50-50 channels without padding, 50 and 40 hidden values."""
     channels = (15, 25, 50, 50)
     # For n output voxels a block without padding needs 2n + 1: the convolution removes 2, and pooling pads to 2n.
-    least = 2 ** (len(channels) + 1) - 1
-    if min(input_shape[1:]) < least:
+    minimum = 2 ** (len(channels) + 1) - 1
+    if min(input_shape[1:]) < minimum:
         raise ModelError(
-            f"Conv4_FC3: images of {tuple(input_shape[1:])} voxels; expected at least {least} voxels on each axis; "
+            f"Conv4_FC3: images of {tuple(input_shape[1:])} voxels; expected at least {minimum} voxels on each axis; "
             "use larger parts, or a network with padding, such as Conv5_FC3"
         )
     convolutions = _blocks(input_shape, channels, padding=0)

@@ -1,7 +1,7 @@
 """An autoencoder derived from a CNN: its convolutions, and a decoder that mirrors them.
 
-The encoder records the sizes that its layers round, and the decoder restores them, so that the reconstruction has
-exactly the size of the input.
+Layers with a stride round the sizes of their outputs down. The encoder records the sizes of their inputs and the
+decoder restores these sizes, so that the reconstruction has exactly the size of the input.
 """
 
 import math
@@ -50,8 +50,8 @@ class CNN_Transformer(nn.Module):
         any size that the CNN accepts.
     output
         ``"mirror"`` for all layers, with inverse slopes of LeakyReLUs (except 0), as in ClinicaDL; ``"linear"`` for a
-        decoder that ends in the last transposed convolution; ``"sigmoid"`` for a batch norm and a sigmoid after it,
-        for images in [0, 1]. With the last two, LeakyReLUs keep their slope.
+        decoder that ends in the last transposed convolution; ``"sigmoid"`` for a batch norm and a sigmoid after this
+        convolution, for images in [0, 1]. With ``"linear"`` and ``"sigmoid"``, LeakyReLUs keep their slope.
     bottleneck
         Number of channels to which a convolution with kernel size 1 reduces the feature maps of the encoder; a
         transposed convolution expands them again before the decoder. With None, the code is the encoder's feature
@@ -60,7 +60,7 @@ class CNN_Transformer(nn.Module):
     Raises
     ------
     SettingError
-        If an argument has another value.
+        If an argument cannot be used.
     ModelError
         If the network is not a sequence, does not end in feature maps that a bottleneck can reduce, or a layer has no
         transposed version (padding modes other than zeros, skip connections, average pooling, …). The message contains
@@ -91,14 +91,14 @@ class CNN_Transformer(nn.Module):
         super().__init__()
         self.output = check_choice("output", output, OUTPUTS, where="CNN_Transformer")
         check_instance("cnn", cnn, nn.Module, "a torch.nn.Module", where="CNN_Transformer")
-        has_parts = isinstance(getattr(cnn, "convolutions", None), nn.Module)
-        convolutions: Any = cnn.convolutions if has_parts else cnn
+        is_cnn = isinstance(getattr(cnn, "convolutions", None), nn.Module)
+        convolutions: Any = cnn.convolutions if is_cnn else cnn
         if not is_sequence(convolutions):
             raise ModelError(
                 f"CNN_Transformer: found {type(convolutions).__name__} in {type(cnn).__name__}"
-                f"{'.convolutions' if has_parts else ', which has no `convolutions`'}; expected a Sequential"
+                f"{'.convolutions' if is_cnn else ', which has no `convolutions`'}; expected a Sequential"
             )
-        steps = mirror(convolutions, "convolutions" if has_parts else "", output)
+        steps = mirror(convolutions, "convolutions" if is_cnn else "", output)
         _warn_of_magnification(layer for layer, _ in steps)
         self.bottleneck, self.expansion = _bottleneck(convolutions, bottleneck)
         self.encoder = copy_network(convolutions, "CNN_Transformer")
@@ -119,7 +119,7 @@ class CNN_Transformer(nn.Module):
     def start_at(self, intensity: float) -> None:
         """Make the first reconstructions nearly constant images of this intensity, from which training is faster.
 
-        Without effect for ``output="mirror"``.
+        This has no effect for ``output="mirror"``.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ def _warn_of_magnification(decoder: Iterable[nn.Module]) -> None:
 
 
 def _bottleneck(convolutions: nn.Module, n_channels: int | None) -> tuple[nn.Module, nn.Module]:
-    """Return the convolutions that reduce and expand the channels of the feature maps; identities for None."""
+    """Return the convolutions that reduce and expand the channels; identities if `n_channels` is None."""
     if n_channels is None:
         return nn.Identity(), nn.Identity()
     check_integer("bottleneck", n_channels, minimum=1, where="CNN_Transformer")
@@ -178,8 +178,8 @@ def _bottleneck(convolutions: nn.Module, n_channels: int | None) -> tuple[nn.Mod
         last = layer if isinstance(layer, Convolution | nn.Linear | FlattenOrUnflatten) else last
     if not isinstance(last, Convolution):
         raise ModelError(
-            f"CNN_Transformer: bottleneck={n_channels}, the encoder ends in {type(last).__name__}; expected feature "
-            "maps of a convolution; use bottleneck=None"
+            f"CNN_Transformer: bottleneck={n_channels}, but the encoder ends in {type(last).__name__}; expected "
+            "feature maps of a convolution; use bottleneck=None"
         )
     is_2d = isinstance(last, nn.Conv2d)
     reduce: Any = nn.Conv2d if is_2d else nn.Conv3d
@@ -191,7 +191,7 @@ def _bottleneck(convolutions: nn.Module, n_channels: int | None) -> tuple[nn.Mod
 
 
 def _encode_layer(layer: nn.Module, x: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
-    """Apply a layer of the encoder; return its output, and the indices and sizes that its reverse needs."""
+    """Apply a layer of the encoder; return its output, and the indices and sizes that the decoder needs."""
     if isinstance(layer, PadPool):
         out, indices, padding = pad_max_pool(x, layer.kernel_size, layer.stride, return_indices=True)
         return out, (indices, padding)
@@ -217,8 +217,8 @@ def _decode_layer(layer: nn.Module, x: Tensor, trace: tuple[Any, ...]) -> Tensor
 def _restore_size(layer: Any, x: Tensor, size: Sequence[int]) -> Tensor:
     """Apply a transposed convolution whose output must have the spatial shape `size`."""
     windows = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
-    least = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in windows]
-    out: Tensor = layer(x, output_size=[max(a, b) for a, b in zip(least, size, strict=True)])
+    minimum = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in windows]
+    out: Tensor = layer(x, output_size=[max(a, b) for a, b in zip(minimum, size, strict=True)])
     for axis, n in enumerate(size, 2):  # With padding "same", an even kernel returns one voxel too many.
         out = out if out.shape[axis] == n else out.narrow(axis, 0, n)
     return out

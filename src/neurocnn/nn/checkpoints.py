@@ -16,7 +16,7 @@ from neurocnn.storage.tensors import load_tensors, read_safetensors
 from neurocnn.storage.weights import check_state_dict
 
 FilePath = str | os.PathLike[str]
-# Names of architectures in checkpoints of ClinicaDL 1.x; those of neurocnn contain the class, such as CNN.
+# Names of architectures in checkpoints of ClinicaDL 1.x; neurocnn's checkpoints contain the class, such as CNN.
 V1_CLASSIFIERS = {"Conv4_FC3", "Conv5_FC3", "resnet18", "Stride_Conv5_FC3"}
 V02_PREFIXES = {"features.": "convolutions.", "classifier.": "fc."}
 V1_PREFIXES = {"fc.fc_out.": "fc.3."}
@@ -31,13 +31,13 @@ TORCHVISION_PREFIXES = {
 
 
 def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint of neurocnn or ClinicaDL, with neurocnn's parameter names, or in another file.
+    """Return the weights in a checkpoint file, in which the parameter names of ClinicaDL are replaced by neurocnn's.
 
     Parameters
     ----------
     path
-        ``model_best.pth.tar``; another file with a state dict, possibly under the key ``model`` or ``state_dict``; or a
-        ``.safetensors`` file, which requires the package safetensors.
+        Path of ``model_best.pth.tar``, of another file with a state dict, possibly under the key ``model`` or
+        ``state_dict``, or of a ``.safetensors`` file, which requires the package safetensors.
     output_order
         Permutation of the outputs: output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x
         sorts its labels, so that AD is output 0 and CN output 1: ``output_order=(1, 0)`` returns them in the order of
@@ -127,7 +127,7 @@ def _reorder_outputs(state: dict[str, Tensor], order: list[int], path: object) -
     if sizes != {len(order)} or sorted(order) != list(range(len(order))):
         found = f"{min(sizes)} outputs" if sizes else "no outputs (parameters fc.…)"
         raise ModelError(
-            f"{path}: output_order={tuple(order)}, the file has {found}; expected each output once"
+            f"{path}: output_order={tuple(order)}, but the file has {found}; expected each output once"
         )
     return {name: value[order] if name in names else value for name, value in state.items()}
 
@@ -139,7 +139,7 @@ def _position(name: str) -> list[tuple[int, str]]:
 
 
 def _numpy_scalars() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    # ClinicaDL 0.2 stored its losses as numpy scalars; numpy 1 and 2 give their module different names.
+    # ClinicaDL 0.2 stored its losses as numpy scalars; the module of `scalar` has different names in numpy 1 and 2.
     scalar: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
     old, new = "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"
     return [(scalar, old), (scalar, new), np.dtype, np.dtypes.Float64DType]

@@ -1,8 +1,8 @@
 """The decoder of an autoencoder: the layers of its encoder, transposed and in reverse order.
 
 The decoder reverses the encoder unit by unit. A unit is a convolution (or a fully-connected layer) and the layers up
-to the next one. Its reverse consists of the unpoolings, the transposed convolution, and copies of the remaining layers
-in the encoder's order, with norms resized.
+to the next convolution or fully-connected layer. The reverse of a unit consists of the unpoolings, the transposed
+convolution, and copies of the remaining layers in the encoder's order, with norms resized.
 """
 
 import math
@@ -29,7 +29,7 @@ Step = tuple[nn.Module, int | None]
 
 
 class Reshape(nn.Module):
-    """Reverse of Flatten and Unflatten."""
+    """Layer that reverses Flatten and Unflatten."""
 
     def forward(self, x: Any, shape: Any) -> Any:
         """Return `x` (B, …) as (B, \\*shape[1:])."""
@@ -90,7 +90,7 @@ def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[
 
 
 def _replace_end(decoder: list[Step], is_sigmoid: bool) -> list[Step]:
-    """Return the steps without the norms and activations after the last transposed layer, or with a sigmoid instead."""
+    """Return the steps without the norms and activations after the last transposed layer, or with a sigmoid as end."""
     mains = [i for i, (layer, _) in enumerate(decoder) if isinstance(layer, Transposed | nn.Linear)]
     if not mains:
         raise ModelError(
@@ -103,7 +103,7 @@ def _replace_end(decoder: list[Step], is_sigmoid: bool) -> list[Step]:
         n = last.out_features if isinstance(last, nn.Linear) else last.out_channels
         norm = norms.get(type(last), nn.BatchNorm3d)(n, **_placement(last))
         end = [(norm, None), (nn.Sigmoid(), None)]
-    # Unpoolings and reshapes, which have a source, are needed for the size.
+    # Unpoolings and reshapes, the steps with a source, are kept, because they restore the size.
     sized = [step for step in decoder[mains[-1] + 1 :] if step[1] is not None]
     return [*decoder[: mains[-1] + 1], *end, *sized]
 
@@ -162,9 +162,8 @@ def _reversed_unit(unit: list[Layer], before: Shape, inverts: bool) -> Iterator[
             reshape = index
         elif not isinstance(layer, PadPool | MaxPool):
             yield _resize(path, layer, after, before, inverts), None
-    if (
-        reshape is not None
-    ):  # The reshape comes last, because the layers after a Flatten have the flattened size.
+    # The reshape comes last, because the layers after a Flatten have the flattened size.
+    if reshape is not None:
         yield Reshape(), reshape
 
 

@@ -44,11 +44,11 @@ def copy_network(module: nn.Module, where: str = "", memo: dict[int, Any] | None
             ]
             if computed:
                 reason = (
-                    f"{path or 'it'} ({type(layer).__name__}) keeps the computed tensor {computed[0]!r}; expected only "
-                    "parameters and buffers; use torch.nn.utils.parametrizations instead of the old weight_norm"
+                    f"{path or 'the network'} ({type(layer).__name__}) keeps the computed tensor {computed[0]!r}; "
+                    "expected only parameters and buffers; use torch.nn.utils.parametrizations, not the old weight_norm"
                 )
             elif isinstance(layer, nn.modules.lazy.LazyModuleMixin):
-                reason = f"{path or 'it'} is an uninitialised lazy layer; call the network with a batch first"
+                reason = f"{path or 'the network'} is an uninitialised lazy layer; call the network with a batch first"
         raise ModelError(
             f"{where or type(module).__name__}: the network cannot be copied: {reason}"
         ) from error
@@ -119,7 +119,7 @@ def layer_shapes(
 
 
 def _copy(module: nn.Module, device: str) -> nn.Module:
-    # deepcopy takes these tensors from its memo instead of copying the originals on their device.
+    # deepcopy takes these tensors from its memo instead of copying the original ones on their device.
     memo: dict[int, Any] = {
         id(p): nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad and p.is_floating_point())
         for p in module.parameters()

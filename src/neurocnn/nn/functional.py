@@ -1,7 +1,7 @@
 """Max pooling that keeps the border voxels of axes that the stride does not divide, and its unpooling, as functions.
 
 The result equals that of zero-padding in front of each axis up to a multiple of the stride, followed by torch's max
-pooling. The indices equal those of the padded map, so they work with any unpooling. The computation differs, because
+pooling. The indices refer to the padded map, so they work with any unpooling. The computation differs, because
 padding copies the complete feature map although only the first pooling window of each padded axis contains padding.
 Instead, the map is pooled with torch's implicit padding (−inf, the identity of max), and those first windows are
 clamped to ≥ 0 afterwards, unless indices are requested. If the pooling windows do not overlap, the gradient of the
@@ -46,7 +46,7 @@ def pad_max_pool(
     kernel, stride
         One positive integer per axis.
     return_indices
-        Whether to return the positions of the maxima too.
+        Whether to return the positions of the maxima.
 
     Returns
     -------
@@ -224,16 +224,16 @@ def _clamp_padded(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
     for axis, pad in enumerate(pads, 2):
         if pad:
             first = out.narrow(axis, 0, 1)
-            pad_won.append(first <= 0)  # In a tie the padding is the maximum, too.
+            pad_won.append(first <= 0)  # In a tie, the padding is the maximum.
             first.masked_fill_(pad_won[-1], 0)
     return pad_won
 
 
 class _Scatter(torch.autograd.Function):
-    """Zeros with `values` at `indices`. Its backward pass reads the gradients at these indices.
+    """Function that returns zeros with `values` at `indices`. Its backward pass reads the gradients at these indices.
 
     `first`, `second` and `third` are masks of the first windows of each axis, True if the maximum is in the padding:
-    these values are dropped. Separate arguments, because torch 2.10 does not compile a variable number of them.
+    these values are dropped. Each mask is an argument, because torch 2.10 does not compile lists of masks.
     """
 
     @staticmethod

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-#: Smallest number of voxels of a map that is pooled by the kernels. None disables them, until they are measured.
+#: Smallest number of voxels of a map that is pooled by the kernels. None disables the kernels, because their speed on a
+#: GPU has not been measured.
 TRITON_VOXELS: int | None = None
 
 
@@ -13,10 +14,8 @@ def pools_by_kernels(x: Tensor) -> bool:
 
 def halve_by_kernels(x: Tensor, return_indices: bool) -> tuple[Tensor, Tensor | None]:
     """Return the maximum of each window of two voxels per axis, and its position in the flattened padded map."""
-    from neurocnn.nn.triton_pooling import (
-        halve_with_codes,
-        padded_indices,
-    )  # triton comes with torch for CUDA only
+    # The import is here, because triton comes only with torch for CUDA.
+    from neurocnn.nn.triton_pooling import halve_with_codes, padded_indices
 
     out, codes = halve_with_codes(x)
     return out, padded_indices(codes, x.shape[2:]) if return_indices else None

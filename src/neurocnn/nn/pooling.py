@@ -1,4 +1,4 @@
-"""Layers of max pooling that keep the border voxels of odd axes, and of its unpooling."""
+"""Max-pooling layers that keep the border voxels of odd axes, and layers that reverse this pooling."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ Sizes = int | Sequence[int]
 
 
 class _Windows(nn.Module):
-    """Base class of layers with pooling windows: kernel size and stride, one integer per axis."""
+    """Base class of layers with pooling windows, whose kernel size and stride are one integer per axis."""
 
     n_axes: int
 
@@ -34,7 +34,7 @@ class _Windows(nn.Module):
             found = tuple(f_maps.shape) if isinstance(f_maps, Tensor) else type(f_maps).__name__
             axes = "(B, C, H, W)" if self.n_axes == 2 else "(B, C, D, H, W)"
             raise ModelError(
-                f"{type(self).__name__}: feature maps of shape {found}; expected {axes}; use the layer for their axes"
+                f"{type(self).__name__}: feature maps of shape {found}; expected {axes}; use the layer for this shape"
             )
 
     def extra_repr(self) -> str:
@@ -61,7 +61,7 @@ class _PadMaxPool(_Windows):
         self.return_pad = check_flag("return_pad", return_pad, where=type(self).__name__)
 
     def forward(self, f_maps: Tensor) -> Any:
-        """Return the maxima (B, C, …) of `f_maps` (B, C, …) and, if chosen, their indices and the pad."""
+        """Return the maxima (B, C, …) of `f_maps` (B, C, …) and, if chosen, their indices and the padding."""
         self._check_axes(f_maps)
         out, indices, padding = pad_max_pool(f_maps, self.kernel_size, self.stride, self.return_indices)
         if self.return_indices:
@@ -79,7 +79,7 @@ class PadMaxPool2d(_PadMaxPool):
     return_indices
         Whether to return the positions of the maxima in the flattened padded map, for `CropMaxUnpool2d`.
     return_pad
-        Whether to return the pad ``(W, 0, H, 0)``.
+        Whether to return the padding ``(W, 0, H, 0)``, in voxels per side.
 
     Raises
     ------
@@ -89,8 +89,8 @@ class PadMaxPool2d(_PadMaxPool):
     Notes
     -----
     Works with torch.compile, torch.export (any batch size, fixed image size), torch.func.grad, vmap, autocast,
-    channels_last and on the meta device. In deterministic mode on CUDA its backward pass is slower: torch's max
-    pooling has no deterministic one, and the deterministic scatter or gather used instead is slow.
+    channels_last and on the meta device. In deterministic mode on CUDA the backward pass is slower: torch's max
+    pooling has no deterministic backward pass, and is replaced by a deterministic scatter or gather, which is slow.
     torch.jit.trace, the graph of TensorBoard and forward-mode derivatives (torch.func.jvp, hessian) use torch's padding
     and max pooling, with the same result; forward-mode derivatives do not work in torch.compile.
 
@@ -114,7 +114,7 @@ class PadMaxPool3d(_PadMaxPool):
     return_indices
         Whether to return the positions of the maxima in the flattened padded map, for `CropMaxUnpool3d`.
     return_pad
-        Whether to return the pad ``(W, 0, H, 0, D, 0)``.
+        Whether to return the padding ``(W, 0, H, 0, D, 0)``, in voxels per side.
 
     Raises
     ------
@@ -163,8 +163,8 @@ class CropMaxUnpool2d(_CropMaxUnpool):
 
     Notes
     -----
-    Unlike `torch.nn.MaxUnpool2d` it supports any kernel and stride, and deterministic mode. `forward` takes the
-    ``indices`` and the ``padding`` of the pooling; without the padding nothing is cropped.
+    Unlike `torch.nn.MaxUnpool2d`, this layer supports any kernel and stride, and deterministic mode. `forward` takes
+    the ``indices`` and the ``padding`` of the pooling; without ``padding``, nothing is cropped.
 
     Examples
     --------

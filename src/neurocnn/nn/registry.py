@@ -123,10 +123,8 @@ def _check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
 def _check_options(build: Builder, options: Mapping[str, Any], title: str) -> None:
     try:
         parameters = list(inspect.signature(build).parameters.values())
-    except (
-        TypeError,
-        ValueError,
-    ):  # Functions of extension modules may have no signature. Then the call shows whether the arguments fit.
+    except (TypeError, ValueError):
+        # Functions of extension modules may have no signature. Then the call shows whether the arguments fit.
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
@@ -169,7 +167,7 @@ def _initialize(model: nn.Module, shape: tuple[int, ...]) -> None:
 def describe(
     architecture: ArchitectureLike, input_size: str = "1@128x128", n_outputs: int | None = 2, **options: Any
 ) -> str:
-    """Return a table of a network's layers, the sizes of their feature maps, and their parameters.
+    """Return a table of a network's layers, with the size of their outputs and their number of parameters.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""ResNet-18 and its ImageNet weights. If the weights cannot be read, an error is raised; nothing replaces them."""
+"""ResNet-18 and its ImageNet weights. If the weights cannot be read, an error is raised; they are never replaced."""
 
 import hashlib
 import re
@@ -23,8 +23,8 @@ def resnet18(
 ) -> CNN:
     """Return ResNet-18 for slices, with its 1000 outputs followed by dropout and one more layer.
 
-    ClinicaDL trains it on slices of 224×224 pixels in [0, 1]; with torchvision's ``Compose`` and ``Resize``, that is
-    ``transform=Compose([MinMax(), Resize((224, 224))])``. Other sizes work too.
+    ClinicaDL trains this network on slices of 224×224 pixels in [0, 1]; with torchvision's ``Compose`` and ``Resize``,
+    that is ``transform=Compose([MinMax(), Resize((224, 224))])``. Other sizes work too.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _torchvision_resnet18() -> Any:
 
 
 def _load(model: nn.Module, weights: FilePath) -> None:
-    """Load pretrained weights. The last layer keeps its initial weights if the file has none for it."""
+    """Load pretrained weights. The last layer keeps its initial weights if the file has no weights for it."""
     if all(parameter.is_meta for parameter in model.parameters()):
         return  # Parameters on the meta device have no values; only their shapes are of interest.
     state = from_torchvision(read_weights(_imagenet_file() if weights == "imagenet" else weights))
@@ -101,7 +101,7 @@ def _imagenet_file() -> Path:
         except Exception as error:
             raise NotFoundError(
                 f"{path}: the file of ImageNet's weights is missing and the download failed "
-                f"({type(error).__name__}: {error}); download {url} on another machine and copy it there, "
+                f"({type(error).__name__}: {error}); download {url} on another machine and copy it to this path, "
                 "or use weights=None to train from scratch"
             ) from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()

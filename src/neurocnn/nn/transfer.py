@@ -17,8 +17,8 @@ UNINITIALIZED = "an uninitialised lazy layer"
 def transfer_weights(source: nn.Module | Mapping[str, Tensor], target: nn.Module) -> None:
     """Copy the weights of `source` into `target`, in place, including the running statistics of batch norms.
 
-    Between an autoencoder and a CNN, the encoder and the convolutions are copied. Between networks of the same
-    architecture, everything is copied.
+    Between an autoencoder and a CNN, only the weights of the encoder, which are those of the CNN's convolutions, are
+    copied. Between networks of the same architecture, all weights are copied.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def transfer_weights(source: nn.Module | Mapping[str, Tensor], target: nn.Module
 
 
 def unwrap_names(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict without the wrappers' prefixes of its names."""
+    """Return a state dict whose names have no prefixes of wrappers."""
     return {WRAPPERS.sub("", str(name)): value for name, value in state.items()}
 
 

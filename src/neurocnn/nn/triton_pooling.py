@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, no-any-return, untyped-decorator, import-untyped"
 """Max pooling of pairs of voxels by Triton kernels, for feature maps on a GPU.
 
-The result equals that of padding with zeros in front and torch's max pooling, bit for bit: of equal maxima the first in
-row order counts, of several NaN the last. The forward pass reads the map once and keeps one byte per window, the
-position of its maximum. The backward pass reads the gradient and these bytes once and writes each voxel once, without
-atomic additions, so it is deterministic.
+The result equals that of padding with zeros in front and torch's max pooling, bit for bit. The position of a maximum is
+that of the first of several equal values in row order, but of the last of several NaN. The forward pass reads the map
+once and keeps one byte per window, the position of the maximum. The backward pass reads the gradient and these bytes
+once and writes each voxel once, without atomic additions, so it is deterministic.
 
 This module needs triton, which comes with torch for CUDA. Triton's interpreter runs the kernels on the CPU if
 ``TRITON_INTERPRET=1`` is set before triton is imported.
@@ -77,13 +77,13 @@ def _pool(
     window = (program.to(tl.int64) if WIDE else program) * BLOCK + tl.arange(0, BLOCK)
     inside = window < n_windows
     first, d, h, w = _first_voxel(window, C, D, H, W, LAST, DEEP)
-    # The first voxel, or the padding in its place, is the maximum until another exceeds it, even if it is −inf.
+    # The first voxel, or the padding in its place, is the maximum until a larger value occurs, even if it is −inf.
     valid = inside & (d >= 0) & (h >= 0) & (w >= 0)
     best = tl.load(x_ptr + first, mask=valid, other=0.0)
     if not DOUBLE:
         best = best.to(tl.float32)  # exact; half precision cannot be compared directly
     code = tl.zeros([BLOCK], tl.int32)
-    # Names of constants cannot be assigned again in a loop that the compiler unrolls.
+    # The loop has no names for the offsets, because constants cannot be reassigned in a loop that is unrolled.
     for k in tl.static_range(1, 8 if DEEP else 4):
         valid = inside & (d + k // 4 >= 0) & (h + (k // 2) % 2 >= 0) & (w + k % 2 >= 0)
         value = tl.load(x_ptr + first + ((k // 4 * H + (k // 2) % 2) * W + k % 2) * S, mask=valid, other=0.0)
@@ -135,7 +135,7 @@ def _unpool(
 
 
 def _launch(kernel: Any, tensors: Sequence[Tensor], size: Sequence[int], last: bool, **flags: bool) -> None:
-    """Run a kernel over the windows of a map of shape `size`, (B, C, …). `tensors` are passed as its pointers."""
+    """Run a kernel over the windows of a map of shape `size`, (B, C, …). `tensors` are its pointer arguments."""
     windows = tensors[1]
     if not windows.numel():
         return
@@ -238,7 +238,7 @@ class _Halve(torch.autograd.Function):
 
 
 class _Unhalve(torch.autograd.Function):
-    """`unhalve`, and its derivatives."""
+    """`unhalve` with derivatives of any order."""
 
     @staticmethod
     def forward(values: Tensor, codes: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,7 +1,7 @@
 """Surfaces of a person's head as signed distances, which are negative inside.
 
-Coordinates are MNI's in mm: x to the right, y to the front, z up. All functions take axes in the order of a
-NIfTI file's bytes, slowest first: z, y, x. The formulas for ellipsoids and smooth unions come from ray casting
+Coordinates are those of MNI space, in mm: x to the right, y to the front, z up. All functions take axes in the order
+of a NIfTI file's bytes, slowest first: z, y, x. The formulas for ellipsoids and smooth unions come from ray casting
 (I. Quilez, "distance functions"), and are accurate to first order near the surface.
 """
 
@@ -19,13 +19,13 @@ TISSUES = ("soft", "scalp", "skull", "csf", "grey", "white", "nucleus", "hippoca
 """Tissues of a head: ``soft`` is muscle and skin of face and neck, ``grey`` the cortex."""
 
 FOLD_WIDTH = 5.0
-"""Distance (mm) over which the field of folds changes by 1, near its zeros."""
+"""Distance (mm) over which the field of folds changes by 1, near the zeros of the field."""
 
 Point = tuple[float, float, float]
 Box = tuple[Point, Point]
 Line = Sequence[tuple[float, float, float, float]]
 
-# Centre lines of structures of the right side: points x, y, z with the radius there.
+# Each centre line of a structure of the right side consists of points (x, y, z) and the radius at each point.
 _HIPPOCAMPUS: Line = (
     (22.0, -11.0, -18.5, 6.3),
     (26.5, -17.0, -18.0, 5.7),
@@ -79,7 +79,7 @@ class Structure:
 
 
 def structures(person: Person) -> list[Structure]:
-    """Return the structures inside the brain, in drawing order: later ones cover earlier ones."""
+    """Return the structures inside the brain, in drawing order: later structures cover earlier ones."""
     amygdala, hippocampus = ((8, -10, -34), (38, 18, -4)), ((10, -49, -32), (44, 0, 9))
     return [
         Structure("white", ((-22, -62, -90), (22, 4, 8)), 4.0, partial(_brainstem, person)),
@@ -100,13 +100,13 @@ def _mirrored(box: Box) -> Box:
 def head(person: Person, axes: Sequence[Floats]) -> Floats:
     """Return the five smooth fields that determine each voxel's layer, (5, len(z), len(y), len(x)).
 
-    The fields are: depth below the brain's surface; a distance that is added to the distance from the nearest sulcus,
-    which limits the depth of sulci; the field of folds; depth below the inside of the skull; depth below the skin.
+    The fields are: depth below the brain's surface; a distance to add to the distance from the nearest sulcus, which
+    limits the depth of sulci; the field of folds; depth below the inner surface of the skull; depth below the skin.
     """
     x, y, z = _warped(person, axes)
     depth = -np.minimum(_cerebrum(x, y, z), _cerebellum(x, y, z))
     hull = _hull(x, y, z)
-    # The large fissures are sulci too: near them the folds are replaced by the distance to the fissure.
+    # Large fissures are sulci too: near a fissure, the distance to the fissure replaces the field of folds.
     core = _ellipsoid(np.abs(x), y, z, (0, -8, 2), (30, 46, 27))
     middle = _step(-np.abs(x), -14, -7) * _step(core, 0, 5) * _step(_below_tentorium(x, y, z), -2, 3)
     lateral = z + 2.0 - 0.35 * (y + 10.0)
@@ -116,7 +116,7 @@ def head(person: Person, axes: Sequence[Floats]) -> Floats:
     folds = folds * (1 - middle) + x / FOLD_WIDTH * middle
     folds = folds * (1 - sylvian) + lateral / FOLD_WIDTH * sylvian
     ends = np.maximum(depth - 18.0 - 45.0 * np.maximum(middle, 0.5 * sylvian), 0)
-    # White matter surrounds the hippocampi, so the sulci of the temporal lobe must end before them.
+    # White matter surrounds the hippocampi, so the sulci of the temporal lobe must end before the hippocampi.
     ends += 12 * _step(-_ellipsoid(np.abs(x), y, z, (26, -22, -13), (9, 19, 10)), -7, 0)
     vault = hull - person.skull - person.scalp
     skin = np.minimum(vault, _union(vault, _face(x, y, z), 10.0))
@@ -144,7 +144,7 @@ def _grid(axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
 
 
 def _warped(person: Person, axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
-    """Return the position of each node in the template."""
+    """Return the position in the template that corresponds to each node of the axes."""
     (x, y, z), (a, b, c), moved = _grid(axes), person.scale, person.warp(axes)
     return x / np.float32(a) + moved[0], y / np.float32(b) + moved[1], z / np.float32(c) + moved[2]
 
@@ -255,7 +255,7 @@ def _amygdala(person: Person, sign: int, axes: Sequence[Floats]) -> Floats:
 
 
 def _hippocampus(side: Side, sign: int, axes: Sequence[Floats]) -> Floats:
-    """Return the distance to a hippocampus. It is not warped, so its volume is the template's times `side.volume`."""
+    """Return the distance to a hippocampus, which is not warped: its volume is `side.volume` times the template's."""
     centre: NDArray[np.float64] = np.mean([point[:3] for point in _HIPPOCAMPUS], axis=0)
     size = side.volume ** (1 / 3)
     x, y, z = _grid(axes)

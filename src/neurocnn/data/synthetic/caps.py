@@ -40,17 +40,17 @@ SESSION = "ses-M000"
 _WHERE = "make_caps"
 _SETTINGS = "synthetic.json"
 _LOCK = ".make_caps.lock"
-_FORMAT = 1  # version of the images: a change of the code that changes the images must increase it
+_FORMAT = 1  # version of the images, to be increased with each change of the code that changes the images
 _LEVELS = 128  # integer steps per unit; a power of two, so that probabilities remain within [0, 1]
 _GZIP_LEVEL = 1  # noise hardly compresses: level 6 makes files 3 % smaller and takes 5 times longer
-_MOST_WORKERS = 8  # more threads would wait for each other
-_LOSS_SPREAD = 0.6  # spread of the individual losses around the mean, relative to it
-_SMALLEST = 8  # lowest allowed number of voxels along an axis
+_MAX_WORKERS = 8  # more threads would wait for each other
+_LOSS_SPREAD = 0.6  # largest deviation of individual losses, as a fraction of the mean loss
+_MIN_VOXELS = 8  # lowest allowed number of voxels along an axis
 
 
 @dataclass(frozen=True)
 class _Space:
-    """Grid of a pipeline's images: number of voxels, their size and the position of the first (mm).
+    """Grid of a pipeline's images: number of voxels, voxel size and position of the first voxel (mm).
 
     `individuality` is the fraction of a person's individual form that remains after registration.
     """
@@ -101,24 +101,24 @@ def make_caps(
     Parameters
     ----------
     folder
-        Path of the CAPS root, created if missing. With the same settings, existing files are kept and only missing ones
-        are created.
+        Path of the CAPS root, created if missing. If it contains a CAPS of the same settings, only missing files are
+        created.
     n_participants
-        Number of participants, each with one session. Of each pair, one participant (chosen at random) has AD.
+        Number of participants, each with one session. In each pair, a randomly chosen participant has AD.
     preprocessing
         ``"t1-linear"`` (169×208×179 voxels of 1 mm), ``"t1-volume"`` (121×145×121 of 1.5 mm, probabilities of
         grey matter), ``"flair-linear"`` or ``"t1-extensive"``.
     shape
-        Number of voxels along x, y, z, from 8 to the pipeline's number. With fewer voxels each is larger, so that the
-        field of view does not change; the affine accounts for it.
+        Number of voxels along x, y, z, from 8 to the pipeline's number. Fewer voxels are larger, so that the field of
+        view does not change; the affine contains the size of the voxels.
     atrophy
-        Mean fraction of hippocampal volume lost in AD, in [0, 0.8]. Individual losses are within 60 % of it, and
-        ventricles grow with the loss. With 0 the images do not depend on the diagnosis.
+        Mean fraction of hippocampal volume lost in AD, in [0, 0.8]. Individual losses differ by at most 60 %
+        from this mean, and ventricles grow with the loss. With 0 the images do not depend on the diagnosis.
     seed
         Seed of all random numbers. The same seed gives the same bytes, and participant i does not depend on
         `n_participants`.
     n_workers
-        Number of threads; by default one per core, up to 8. The result does not depend on it.
+        Number of threads; by default one per core, up to 8. The result does not depend on this number.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def make_caps(
     >>> sorted(entry.name for entry in (tmp / "caps").iterdir())
     ['.make_caps.lock', 'labels.tsv', 'subjects', 'synthetic.json']
     """
-    n_workers = min(os.cpu_count() or 1, _MOST_WORKERS) if n_workers is None else n_workers
+    n_workers = min(os.cpu_count() or 1, _MAX_WORKERS) if n_workers is None else n_workers
     n_participants = arguments.check_integer("n_participants", n_participants, minimum=1, where=_WHERE)
     seed = arguments.check_integer("seed", seed, minimum=0, where=_WHERE)
     n_workers = arguments.check_integer("n_workers", n_workers, minimum=1, where=_WHERE)
@@ -155,7 +155,7 @@ def make_caps(
     indices = range(n_participants)
     images = [folder / image_path(_participant(i), preprocessing) for i in indices]
     labels = folder / "labels.tsv"
-    # Checked before the lock is created: nothing is written into a foreign folder, or a complete one (maybe read-only).
+    # This check precedes the lock file: nothing is written into other folders, or a complete CAPS (maybe read-only).
     if _has_settings(folder, settings) and labels.exists() and all(image.exists() for image in images):
         return read_table(labels)
 
@@ -198,9 +198,9 @@ def _check_size(shape: Sequence[int] | None, full: tuple[int, int, int]) -> tupl
     if shape is None:
         return full
     sizes = arguments.check_shape("shape", shape, where=_WHERE)
-    if not all(_SMALLEST <= n <= most for n, most in zip(sizes, full, strict=True)):
+    if not all(_MIN_VOXELS <= n <= maximum for n, maximum in zip(sizes, full, strict=True)):
         raise arguments.argument_error(
-            "shape", shape, f"three integers from {_SMALLEST} to {full}", where=_WHERE
+            "shape", shape, f"three integers from {_MIN_VOXELS} to {full}", where=_WHERE
         )
     return sizes[0], sizes[1], sizes[2]
 
@@ -252,7 +252,7 @@ def _person(seed: int, index: int, atrophy: float, individuality: float) -> Pers
 
 
 def _labels(seed: int, index: int) -> dict[str, Any]:
-    """Return a row of ``labels.tsv``. Means and deviations are similar to those of cohorts such as ADNI."""
+    """Return a row of ``labels.tsv``. Means and standard deviations resemble cohorts such as ADNI."""
     random = np.random.default_rng([seed, index, 4])
     sex = "F" if random.random() < 0.55 else "M"
     older, worse = random.standard_normal(2)
@@ -284,7 +284,7 @@ def _grid(space: _Space, size: tuple[int, int, int]) -> tuple[list[Floats], NDAr
 def _nifti(
     person: Person, space: _Space, contrast: Contrast, size: tuple[int, int, int], random: np.random.Generator
 ) -> bytes:
-    """Return the bytes of the compressed file, without a time or file name, so that they are reproducible."""
+    """Return a compressed NIfTI file without a time or file name in its header, so that the bytes are reproducible."""
     axes, affine = _grid(space, size)
     voxels = scan(person, axes, contrast, _LEVELS, random)
     kind: Any = nib.Nifti1Header

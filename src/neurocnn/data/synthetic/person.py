@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 LOWEST, HIGHEST = (-100.0, -140.0, -90.0), (100.0, 110.0, 120.0)
-"""Corners of the box (x, y, z) in which random fields are defined. It contains every image."""
+"""Corners of the box (x, y, z) in which random fields are defined. The box contains every image."""
 
 VENTRICLE_GROWTH = 2.0
 """Relative growth of the ventricles' volume, divided by the lost fraction of the hippocampal volume."""
@@ -29,7 +29,7 @@ class Lattice:
     Parameters
     ----------
     coefficients
-        Coefficients (n, Z, Y, X); the first ones are `spacing` outside the box.
+        Coefficients (n, Z, Y, X). Along each axis, the first coefficient is `spacing` outside the box.
     spacing
         Distance between coefficients.
     """
@@ -43,7 +43,7 @@ class Lattice:
             _spline_basis(axis, low, count, self.spacing)
             for axis, low, count in zip(axes, LOWEST[::-1], self.coefficients.shape[1:], strict=True)
         )
-        # With einsum's own loops, because the order of BLAS's sums may depend on the number of threads.
+        # The sums use einsum's own loops, because the order of BLAS's sums may depend on the number of threads.
         values = np.einsum("xi,nzyi->nzyx", x, self.coefficients)
         values = np.einsum("yi,nzix->nzyx", y, values)
         values = np.einsum("zi,niyx->nzyx", z, values)
@@ -76,7 +76,7 @@ class Side:
     Parameters
     ----------
     volume, ventricle
-        Volumes relative to the template's.
+        Volumes of hippocampus and ventricle, relative to the template.
     shift
         Shift of the hippocampus along x, y, z.
     tilt
@@ -98,17 +98,17 @@ class Person:
     right, left
         Hippocampi and ventricles.
     scale
-        Size of the head along x, y, z, relative to the template's.
+        Size of the head along x, y, z, relative to the template.
     skull, scalp, cortex
         Thicknesses in mm.
     amygdala
-        Radius relative to the template's.
+        Radius of the amygdalae, relative to the template.
     warp
         Smooth displacement along x, y and z.
     folds
         Field whose zeros are the sulci.
     receive
-        Slopes and curvatures of the scanner's receive field (its logarithm, per 100 mm) along z, y, x.
+        Slopes and curvatures of the logarithm of the scanner's receive field, per 100 mm, along z, y, x.
     """
 
     right: Side
@@ -140,8 +140,8 @@ class Person:
 def draw_person(random: np.random.Generator, individuality: float = 1.0) -> Person:
     """Return a healthy person.
 
-    Hippocampal volumes vary by about 10 % between persons and 3 % between sides, ventricles by 25 %: the order of
-    magnitude in older people after correction for head size.
+    Hippocampal volumes vary by about 10 % between persons and 3 % between sides, ventricular volumes by 25 %. Volumes
+    of older people, corrected for head size, vary to a similar degree.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from neurocnn.data.synthetic.anatomy import FOLD_WIDTH, Box, head, structures
 from neurocnn.data.synthetic.person import HIGHEST, LOWEST, Floats, Person
 
 _HEAD_SPACING = 3.5
-_SHARPEST = 1.2  # smallest width over which edges are blended, in mm
+_MIN_WIDTH = 1.2  # smallest width over which edges are blended, in mm
 _STEP, _REACH = 0.1, 40.0  # resolution and largest depth of the table of layers, in mm
 _FLUID = 3.0  # depth (mm) of the brain's surface below the inside of the skull, for the choice of layers
 
@@ -74,7 +74,7 @@ def scan(
             plane *= field[1]
             plane *= field[0][index]
             plane += noise
-            # Magnitude of a complex signal (Rice noise); the imaginary noise is replaced by its mean power.
+            # The image is the magnitude of a complex signal (Rice noise), with the mean power as its imaginary noise.
             plane *= plane
             plane += np.float32(contrast.noise**2)
             np.sqrt(plane, out=plane)
@@ -87,7 +87,7 @@ def scan(
 def _receive_field(
     person: Person, axes: Sequence[Floats], random: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Return the receive field as factors along z and factors in a plane, whose product it is, with a random gain."""
+    """Return the receive field with a random gain, as a factor per z and a factor per (y, x), to be multiplied."""
     gain = np.float32(np.exp(0.08 * random.standard_normal()))
     z, y, x = (
         np.exp(slope * t + curvature * (t * t - 0.5)).astype(np.float32)
@@ -99,7 +99,7 @@ def _receive_field(
 
 
 def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) -> Iterator[Floats]:
-    """Yield the planes of a person along z, without noise.
+    """Yield the planes of a person's image along z, without noise.
 
     Parameters
     ----------
@@ -108,11 +108,11 @@ def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) 
     axes
         Positions (mm) of the voxels' centres along z, y and x.
     values
-        Value of each tissue. A single tissue of value 1 yields its fraction of each voxel, because edges are
-        blended over about one voxel.
+        Value of each tissue. If only one tissue has the value 1, the planes contain its fraction in each voxel,
+        because edges are blended over about one voxel.
     """
     voxel = float(np.mean([abs(axis[-1] - axis[0]) / (len(axis) - 1) for axis in axes]))
-    width = np.float32(max(voxel, _SHARPEST))
+    width = np.float32(max(voxel, _MIN_WIDTH))
     table = _layers(person, values, float(width))
     base = _Sampled(lambda coarse: head(person, coarse), axes, _HEAD_SPACING, (LOWEST, HIGHEST))
     inner = [
