@@ -14,7 +14,7 @@ def table(n: int, seed: int, **columns) -> pd.DataFrame:
     return pd.DataFrame({"participant_id": names, "session_id": "ses-M00", **columns})
 
 
-def test_differences_are_those_of_the_formulas():
+def test_differences_equal_the_formulas():
     rng = np.random.default_rng(0)
     ages = [rng.normal(70, 8, 40), rng.normal(75, 4, 15)]
     sexes = [["F"] * 10 + ["M"] * 30, ["F"] * 9 + ["M"] * 6]

@@ -1,4 +1,4 @@
-"""The table of sessions of a BIDS folder has every row and column of its files, or names the one that is wrong."""
+"""The table of sessions of a BIDS folder has all rows and columns of its files; errors name an invalid file."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from neurocnn.errors import NotFoundError, TableError
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
-    """Write files, with spaces between cells as tabs."""
+    """Write text files, in which spaces become tabs, and return the folder."""
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text.replace(" ", "\t"), encoding="utf-8")
@@ -26,7 +26,7 @@ FILES = {
 }
 
 
-def test_rows_are_sessions_and_columns_those_of_both_kinds_of_table(tmp_path, caplog):
+def test_the_table_has_a_row_per_session_and_the_columns_of_both_kinds_of_table(tmp_path, caplog):
     table = read_bids(write(tmp_path, FILES))
     assert list(table.columns) == [
         "participant_id",
@@ -41,7 +41,7 @@ def test_rows_are_sessions_and_columns_those_of_both_kinds_of_table(tmp_path, ca
     assert table.iloc[:, :4].values.tolist()[0] == ["sub-02", "ses-M000", "MCI", 27.0]
     assert table["diagnosis"].tolist() == ["MCI", "AD", "CN"]
     assert table["age"].tolist() == [71, 71, 65]
-    # A column has one type over all files: 007 makes 12 a text too.
+    # A column has the same type in all files: 007 is a text, so that 12 is a text too.
     assert table["site"].tolist() == ["007", "007", "12"]
     assert math.isnan(table["MMS"][1])
     assert math.isnan(table["cdr"][0])
@@ -49,7 +49,7 @@ def test_rows_are_sessions_and_columns_those_of_both_kinds_of_table(tmp_path, ca
     assert "1 participants without sessions are omitted: sub-03" in caplog.text
 
 
-def test_sessions_without_a_table_are_the_folders(tmp_path):
+def test_without_a_sessions_table_the_folders_are_the_sessions(tmp_path):
     files = {"participants.tsv": "participant_id age\nsub-01 60\n"}
     files |= {f"sub-01/{session}/anat/x.nii.gz": "" for session in ("ses-M012", "ses-M000")}
     assert read_bids(write(tmp_path, files)).values.tolist() == [

@@ -1,4 +1,4 @@
-"""A CAPS folder is read right, or it is said exactly what is wrong with it."""
+"""A CAPS folder is read correctly, or an error names the fault."""
 
 import logging
 import pickle
@@ -19,7 +19,7 @@ from neurocnn.storage import write_table
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The NIfTI files that are decoded, in order."""
+    """Return a list to which the paths of decoded NIfTI files are appended."""
     paths: list[Path] = []
     read = nifti_module.read_voxels
 
@@ -41,7 +41,7 @@ def test_volumes_are_float32_with_a_channel_in_the_order_of_the_file(tmp_path: P
         assert np.array_equal(caps.affine(f"sub-{i:02}", "ses-M00"), AFFINE)
 
 
-def test_a_read_image_is_a_copy(tmp_path: Path):
+def test_read_returns_a_copy(tmp_path: Path):
     caps = Caps(small_caps(tmp_path))
     caps.read("sub-00", "ses-M00").zero_()
     caps.affine("sub-00", "ses-M00")[:] = 0
@@ -49,7 +49,7 @@ def test_a_read_image_is_a_copy(tmp_path: Path):
     assert np.array_equal(caps.affine("sub-00", "ses-M00"), AFFINE)
 
 
-def test_sessions_are_those_that_have_the_image(tmp_path: Path):
+def test_only_sessions_with_the_image_are_listed(tmp_path: Path):
     root = small_caps(tmp_path, 2)
     write_t1(root, "sub-00", voxels_of(0), session="ses-M12")
     (root / "subjects" / "sub-07" / "ses-M00").mkdir(parents=True)
@@ -73,7 +73,7 @@ def test_a_missing_root_or_subjects_folder_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "near"), [("sub-1", "sub-01"), ("sub-001", "sub-01"), ("SUB-01", None), ("sub-9", None)]
 )
-def test_a_missing_participant_is_named_with_a_similar_one_that_is_never_used(
+def test_a_missing_participant_is_reported_with_a_similar_id_that_is_never_used(
     tmp_path: Path, given: str, near: str | None
 ):
     caps = Caps(small_caps(tmp_path))
@@ -104,7 +104,7 @@ def test_an_image_of_another_shape_than_the_cohort_is_refused(tmp_path: Path):
         dataset[2]
 
 
-def test_cohorts_of_different_shapes_do_not_make_a_dataset(tmp_path: Path):
+def test_cohorts_of_different_shapes_are_refused_in_a_dataset(tmp_path: Path):
     caps = Caps({"A": small_caps(tmp_path / "a", 1), "B": small_caps(tmp_path / "b", 1, (5, 5, 5))})
     with pytest.raises(ImageError, match="shapes of the cohorts' images differ"):
         CapsDataset(caps, caps.sessions())
@@ -233,7 +233,7 @@ def test_the_cache_does_not_exceed_its_size(tmp_path: Path, opened: list[Path]):
     for i in (0, 1, 0, 1, 2, 1, 2, 0):
         caps.read(f"sub-{i:02}", "ses-M00")
         assert caps.images._decoded.n_held_bytes <= caps.cache_bytes
-    assert len(opened) == 4  # 0, 1, then 2 pushes 0 out, then 0 again
+    assert len(opened) == 4  # images 0, 1 and 2, which evicts image 0, and image 0 again
     none = Caps(tmp_path, cache_bytes=0)
     assert torch.equal(none.read("sub-00", "ses-M00"), caps.read("sub-00", "ses-M00"))
     assert len(none.images._decoded) == 0
@@ -246,14 +246,14 @@ def test_a_copy_in_another_process_starts_with_empty_caches(tmp_path: Path):
     assert len(caps.images._decoded) == 1
     assert len(copy.images._decoded) == 0
     assert torch.equal(copy.read("sub-00", "ses-M00"), caps.read("sub-00", "ses-M00"))
-    # It knows what the first image was like, so that an odd one is refused there too.
+    # The copy contains the grid of the first image, so that it also refuses images with another grid.
     write_t1(tmp_path, "sub-01", voxels_of(1, (5, 8, 7)))
     with pytest.raises(ImageError, match="unlike the rest"):
         copy.read("sub-01", "ses-M00")
 
 
 @pytest.mark.faults
-def test_errors_name_the_image_and_survive_pickling(tmp_path: Path):
+def test_errors_name_the_image_and_can_be_pickled(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     path = Caps(root).path("sub-00", "ses-M00")
     path.write_bytes(path.read_bytes()[:-20])
@@ -265,7 +265,9 @@ def test_errors_name_the_image_and_survive_pickling(tmp_path: Path):
     assert str(path) in str(again)
 
 
-def test_no_folder_is_searched_for_a_computed_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_image_with_the_expected_name_is_found_without_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     caps = Caps(small_caps(tmp_path))
     monkeypatch.setattr("os.walk", lambda *_: pytest.fail("searched"))
     monkeypatch.setattr(Path, "glob", lambda *_: pytest.fail("searched"))
@@ -274,7 +276,7 @@ def test_no_folder_is_searched_for_a_computed_name(tmp_path: Path, monkeypatch: 
 
 
 def test_a_prepared_tensor_without_a_nifti_file_counts_as_an_image(tmp_path: Path):
-    """As in the lab, whose data come as tensors alone."""
+    """The data of the lab contain only prepared tensors."""
     stem = "sub-1_ses-M00_T1w_segm-graymatter_space-Ixi549Space_modulated-off_probability"
     folder = tmp_path / "subjects/sub-1/ses-M00/deeplearning_prepare_data/image_based/custom"
     folder.mkdir(parents=True)

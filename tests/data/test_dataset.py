@@ -19,12 +19,12 @@ ROI = Roi({"a": ((1, 4), (2, 5), (1, 4)), "b": ((2, 5), (3, 6), (3, 6))}, random
 
 
 def noise(part: Tensor) -> Tensor:
-    """Draw from all three global generators."""
+    """Return the part with random numbers from all three global generators added."""
     return part + random.random() + np.random.random() + torch.rand(part.shape)
 
 
 class Epochs(Sampler):
-    """Pairs of epoch and index, as in training; the epoch changes between iterations."""
+    """Sampler of pairs (epoch, index), as in training; the epoch changes between iterations."""
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -43,7 +43,7 @@ def caps(tmp_path: Path) -> Caps:
 
 
 @pytest.mark.parametrize("parts", [WholeImage(), Patch(3, 2), Slice(1, 2, 3), Roi(ROI.regions)], ids=repr)
-def test_items_are_ordered_by_image_then_part(caps: Caps, parts: Parts):
+def test_items_are_ordered_by_image_and_then_by_part(caps: Caps, parts: Parts):
     dataset = CapsDataset(caps, rows(), parts, label="diagnosis")
     ids = parts.ids((6, 8, 7))
     assert dataset.part_ids == ids
@@ -122,7 +122,7 @@ def test_an_item_shares_no_memory_with_the_image(caps: Caps):
 
 
 class Corners:
-    """Parts of a user: no place, no descriptor, and views of the image."""
+    """Parts of a user, without the methods place and descriptor, which share the memory of the image."""
 
     name = "corner"
 
@@ -143,7 +143,7 @@ def test_any_object_with_ids_and_extract_can_be_used_as_parts(caps: Caps, prepar
     assert torch.equal(dataset[1]["image"][0], torch.from_numpy(voxels_of(0))[-2:, -2:, -2:])
 
 
-def test_only_part_is_the_same_items_of_one_part(caps: Caps):
+def test_only_part_returns_the_items_of_one_part(caps: Caps):
     dataset = CapsDataset(caps, rows(), Patch(3, 2), label="diagnosis", augmentation=noise, seed=4)
     one = dataset.only_part(5)
     assert one.part_ids == [5]
@@ -157,7 +157,7 @@ def test_only_part_is_the_same_items_of_one_part(caps: Caps):
         dataset.only_part(99)
 
 
-def test_regions_of_different_sizes_need_one_dataset_each(caps: Caps):
+def test_regions_of_different_sizes_are_refused_in_the_same_dataset(caps: Caps):
     roi = Roi({"a": ((1, 4), (2, 5), (1, 4)), "b": ((1, 5), (2, 5), (1, 4))})
     with pytest.raises(SettingError, match="different shapes"):
         CapsDataset(caps, rows(), roi)
@@ -170,12 +170,12 @@ def test_augmentation_depends_on_seed_epoch_participant_and_part(caps: Caps):
     drawn = lambda d, i: d[i]["image"] - d.without_augmentation()[i]["image"]  # noqa: E731
     first = drawn(dataset, (1, 4))
     assert torch.equal(drawn(dataset, (1, 4)), first)
-    assert not torch.equal(drawn(dataset, (2, 4)), first)  # epoch
-    assert not torch.equal(drawn(dataset, (1, 5)), first)  # part
-    assert not torch.equal(drawn(dataset, (1, 4 + 8)), first)  # participant
-    assert not torch.equal(drawn(dataset.with_seed(1), (1, 4)), first)  # seed
-    assert torch.equal(drawn(dataset, (0, 4)), drawn(dataset, 4))  # a plain index is epoch 0
-    # The order of the table, and who else is in it, do not matter.
+    assert not torch.equal(drawn(dataset, (2, 4)), first)  # another epoch
+    assert not torch.equal(drawn(dataset, (1, 5)), first)  # another part
+    assert not torch.equal(drawn(dataset, (1, 4 + 8)), first)  # another participant
+    assert not torch.equal(drawn(dataset.with_seed(1), (1, 4)), first)  # another seed
+    assert torch.equal(drawn(dataset, (0, 4)), drawn(dataset, 4))  # a plain index means epoch 0
+    # Other participants in the table do not matter.
     other = CapsDataset(caps, rows()[:1], Patch(3, 3), transform=None, augmentation=noise)
     assert torch.equal(drawn(other, (1, 4)), first)
 
@@ -218,7 +218,7 @@ def test_a_random_shift_is_uniform_and_absent_in_evaluation(caps: Caps):
         (found,) = [shift for shift, expected in places.items() if torch.equal(part, expected)]
         counts[found] += 1
     assert min(counts.values()) > 0
-    # Chi-square over 27 places with 20 expected each: 26 degrees of freedom, far below 1 in 10,000 at 64.
+    # The chi-square statistic of 27 positions has 26 degrees of freedom; P(χ² > 64) is below 1 in 10,000.
     assert sum((n - 20) ** 2 / 20 for n in counts.values()) < 64
     still = dataset.without_augmentation()
     assert all(torch.equal(still[epoch, 0]["image"], places[0, 0, 0]) for epoch in range(5))
@@ -242,11 +242,11 @@ def test_0_1_and_2_workers_give_the_same_tensors(caps: Caps, prepare: Parts | No
         found.append(torch.cat(images))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
-    assert not torch.equal(found[0][:6], found[0][6:])  # another epoch, another draw
+    assert not torch.equal(found[0][:6], found[0][6:])  # the epochs have different random numbers
 
 
 def test_evaluation_within_an_epoch_with_persistent_workers_is_not_augmented(caps: Caps):
-    """A flag on a shared dataset would reach the workers too late; a second dataset does not."""
+    """Evaluation needs a second dataset, because a changed flag would not reach persistent workers in time."""
     train = CapsDataset(caps, rows(), ROI, transform=None, augmentation=noise)
     evaluation = train.without_augmentation()
     loaders = [DataLoader(d, 2, num_workers=2, persistent_workers=True) for d in (train, evaluation)]
@@ -271,7 +271,7 @@ def test_a_dataset_can_be_sent_to_a_spawned_worker(caps: Caps):
 
 
 class HeldBytes(CapsDataset):
-    """Items are the number of bytes in the worker's cache."""
+    """Dataset whose items are the number of bytes in the worker's cache."""
 
     def __getitem__(self, index):
         super().__getitem__(index)
@@ -401,7 +401,7 @@ def test_an_error_in_a_transform_names_the_image_and_the_part(caps: Caps):
 
 
 @pytest.mark.faults
-def test_a_transform_that_returns_different_sizes_is_refused_by_image(caps: Caps):
+def test_a_transform_that_returns_different_sizes_is_refused_with_the_image(caps: Caps):
     def crops(part: Tensor) -> Tensor:
         return part[
             :, : 3 if part.min() < -1e9 or torch.equal(part[0], torch.from_numpy(voxels_of(1))) else 4

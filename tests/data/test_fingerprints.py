@@ -1,4 +1,4 @@
-"""A fingerprint depends on the content of an image alone."""
+"""A fingerprint depends only on the content of an image."""
 
 import gzip
 import os
@@ -19,7 +19,7 @@ def fingerprints(root: Path) -> list[str]:
 
 
 def unzip(root: Path) -> Path:
-    """Replace the first image by an uncompressed one."""
+    """Replace the file of the first image by an uncompressed file."""
     path = Caps(root).path("sub-00", "ses-M00")
     plain = path.with_suffix("")
     plain.write_bytes(gzip.decompress(path.read_bytes()))
@@ -34,7 +34,7 @@ def tensors_alone(root: Path) -> Path:
     return Caps(root).path("sub-00", "ses-M00")
 
 
-def test_a_row_per_session_with_its_ids(tmp_path: Path):
+def test_the_table_has_one_row_per_session_with_its_ids(tmp_path: Path):
     caps = Caps({name: small_caps(tmp_path / name, 2) for name in ("A", "B")})
     table = caps.fingerprints(caps.sessions())
     assert table.columns.tolist() == ["cohort", "participant_id", "session_id", "fingerprint"]
@@ -44,7 +44,7 @@ def test_a_row_per_session_with_its_ids(tmp_path: Path):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("make", [lambda root: None, unzip, tensors_alone], ids=["gz", "nii", "tensor"])
-def test_a_copy_is_the_same_image_and_a_replaced_one_is_not(tmp_path: Path, make):
+def test_a_copy_has_the_same_fingerprint_and_a_replaced_image_has_another_fingerprint(tmp_path: Path, make):
     root = small_caps(tmp_path / "one", 1)
     make(root)
     found = fingerprints(root)

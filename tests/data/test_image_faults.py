@@ -1,4 +1,4 @@
-"""Images as they are found: other names, broken links, other spaces, foreign and crafted files."""
+"""Images with other names or spaces, broken links, and files of other programs are read or refused with a reason."""
 
 import gzip
 import os
@@ -28,7 +28,7 @@ IXI_AFFINE = np.array([[-1.5, 0, 0, 90], [0, 1.5, 0, -126], [0, 0, 1.5, -72], [0
 
 
 def write_session(root: Path, folder: str, *names: str) -> list[Path]:
-    """Write images of one session by the remainders of their names."""
+    """Write images of one session, given the ends of their file names, and return their paths."""
     session = root / "subjects" / "sub-01" / "ses-M000" / folder
     return [write_nifti(session / f"sub-01_ses-M000_{name}", voxels_of(i)) for i, name in enumerate(names)]
 
@@ -49,7 +49,7 @@ class TestNames:
             (FDG, f"task-rest_acq-18FFDG_{MNI}_suvr-pons_pet.nii"),
         ],
     )
-    def test_bids_entities_of_the_source_file_are_kept(
+    def test_images_with_bids_entities_of_the_source_file_are_found(
         self, tmp_path: Path, preprocessing: Preprocessing, name: str
     ):
         (path,) = write_session(tmp_path, preprocessing.folder, name)
@@ -71,7 +71,7 @@ class TestNames:
             (T1Linear(cropped=False), f"run-01_{MNI}_T1w.nii.gz"),
         ],
     )
-    def test_another_image_is_not_used_but_suggested_as_custom(
+    def test_a_similar_image_is_not_used_but_suggested_with_custom(
         self, tmp_path: Path, preprocessing: Preprocessing, name: str
     ):
         write_session(tmp_path, preprocessing.folder, name)
@@ -83,12 +83,14 @@ class TestNames:
         suffix = str(caught.value).split("Custom('")[1].split("')")[0]
         assert len(Caps(tmp_path, Custom(suffix)).sessions()) == 1
 
-    def test_the_computed_name_precedes_names_with_entities_and_gz_precedes_nii(self, tmp_path: Path):
+    def test_the_expected_name_is_preferred_to_names_with_entities_and_gz_is_preferred_to_nii(
+        self, tmp_path: Path
+    ):
         names = (f"{MNI}_T1w.nii.gz", f"run-01_{MNI}_T1w.nii.gz", f"{MNI}_T1w.nii")
         computed, *_ = write_session(tmp_path, "t1_linear", *names)
         assert Caps(tmp_path).path("sub-01", "ses-M000") == computed
 
-    def test_two_runs_are_both_named_with_the_way_to_choose(self, tmp_path: Path):
+    def test_two_matching_runs_are_refused_with_both_names_and_a_remedy(self, tmp_path: Path):
         paths = write_session(tmp_path, "t1_linear", *(f"run-0{i}_{MNI}_T1w.nii.gz" for i in (1, 2)))
         with pytest.raises(ImageError, match="2 files match") as caught:
             Caps(tmp_path).path("sub-01", "ses-M000")
@@ -96,7 +98,7 @@ class TestNames:
         suffix = str(caught.value).split("Custom('")[1].split("')")[0]
         assert Caps(tmp_path, Custom(suffix)).path("sub-01", "ses-M000") == paths[0]
 
-    def test_the_reconstruction_of_pet_can_be_named(self, tmp_path: Path):
+    def test_the_reconstruction_of_pet_can_be_chosen(self, tmp_path: Path):
         names = [f"trc-18FFDG_rec-{rec}_{MNI}_suvr-pons_pet.nii.gz" for rec in ("coregiso", "uniform")]
         paths = write_session(tmp_path, "pet_linear", *names)
         with pytest.raises(ImageError, match=r"2 files match.*reconstruction="):
@@ -135,13 +137,13 @@ class TestUnreadableFiles:
 
     @pytest.fixture
     def public(self) -> Iterator[Path]:
-        """A folder that other users can enter: those of pytest are private, and it keeps them so."""
+        """Return a folder that other users can enter, unlike the folders of pytest."""
         with tempfile.TemporaryDirectory() as folder:
             Path(folder).chmod(0o755)
             yield Path(folder)
 
     def test_a_file_or_folder_without_permission_is_named(self, public: Path):
-        """In a child that gave up root, for whom every file is readable."""
+        """Read in a child process without the rights of root, because root can read every file."""
         root = small_caps(public / "caps")
         path = Caps(root).path("sub-01", "ses-M00")
         path.chmod(0)
@@ -183,7 +185,7 @@ class TestUnreadableFiles:
 
 
 def moved(voxel: float = 2.0, origin: float = 0.0, angle: float = 0.0) -> np.ndarray:
-    """AFFINE with other voxels, another origin, rotated."""
+    """Return AFFINE with another voxel size, another origin and a rotation."""
     affine = AFFINE.copy()
     affine[:3, :3] = nib.eulerangles.euler2mat(angle, 0, 0) @ AFFINE[:3, :3] * voxel / 2
     affine[0, 3] += origin
@@ -214,9 +216,7 @@ class TestOtherSpace:
         far = max(np.linalg.norm(place(affine, c) - place(AFFINE, c)) for c in corners)
         assert f"up to {far:.1f} mm" in warnings[0]
 
-    def test_rounding_in_the_header_is_not_another_position(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ):
+    def test_rounding_in_the_header_causes_no_warning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
         root = small_caps(tmp_path, 1)
         write_t1(root, "sub-01", voxels_of(1), affine=moved(origin=0.01, angle=1e-4))
         CapsDataset(Caps(root), rows(2))
@@ -275,7 +275,9 @@ class TestGzip:
         begun = time.perf_counter()
         with pytest.raises(ImageError, match=r"sub-00.*more than \d+ gzip members"):
             Caps(root).read("sub-00", "ses-M00")
-        assert time.perf_counter() - begun < 5  # a copy of the remainder per member would take hours
+        assert (
+            time.perf_counter() - begun < 5
+        )  # copying the remainder of the file for each member would take hours
 
     @pytest.mark.parametrize("size", [512, 4096, 5000, 100_000])
     def test_gzip_files_of_parallel_compressors_are_read(self, tmp_path: Path, size: int):
@@ -297,7 +299,7 @@ def tensor_alone(root: Path, stem: str, image: object, kind: str = "t1_linear") 
 
 class TestPreparedTensors:
     def test_the_tensors_of_the_lab_have_the_affine_of_their_pipeline(self, tmp_path: Path):
-        """The lab's data set: tensors of t1-volume without NIfTI files."""
+        """The data of the lab are tensors of t1-volume without NIfTI files."""
         stem = "T1w_segm-graymatter_space-Ixi549Space_modulated-off_probability"
         tensor_alone(tmp_path, stem, torch.zeros(1, 121, 145, 121), "custom")
         caps = Caps(tmp_path, "t1-volume")
@@ -311,7 +313,7 @@ class TestPreparedTensors:
         with pytest.raises(ImageError, match="no affine"):
             caps.affine("sub-01", "ses-M00")
 
-    def test_a_nifti_that_was_replaced_by_an_older_one_is_compared_by_its_voxels(
+    def test_voxels_are_compared_after_an_older_file_replaced_a_nifti(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ):
         root = small_caps(tmp_path / "caps", 1)
@@ -339,7 +341,9 @@ class TestPreparedTensors:
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
-    def test_wrong_content_is_refused_by_its_kind(self, tmp_path: Path, content: object, found: str):
+    def test_a_file_with_other_content_is_refused_with_its_type(
+        self, tmp_path: Path, content: object, found: str
+    ):
         path = tensor_alone(tmp_path, f"{MNI}_T1w", content)
         with pytest.raises(ImageError, match=found) as caught:
             Caps(tmp_path).read("sub-01", "ses-M00")
@@ -351,14 +355,14 @@ class TestPreparedTensors:
     ):
         root = small_caps(tmp_path)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: type("usage", (), {"free": 100})())
-        with pytest.raises(StorageError, match=r"preparing takes \d+ bytes.*100 free bytes.*subjects"):
+        with pytest.raises(StorageError, match=r"preparing takes \d+ bytes.*only 100 bytes.*subjects"):
             Caps(root).prepare(parts=Patch(3, 3))
         assert not list(root.rglob("*.pt"))
 
 
 class TestCohorts:
     @pytest.mark.parametrize("how", ["same path", "other spelling", "link", "link to subjects"])
-    def test_one_folder_under_two_names_is_refused(self, tmp_path: Path, how: str):
+    def test_two_cohorts_with_the_same_folder_are_refused(self, tmp_path: Path, how: str):
         root = small_caps(tmp_path / "caps")
         other = {"same path": root, "other spelling": tmp_path / "x" / ".." / "caps"}.get(how, tmp_path / "b")
         (tmp_path / "x").mkdir()

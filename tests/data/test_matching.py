@@ -1,4 +1,4 @@
-"""Pairs of participants: as many as possible, alike in sex and age."""
+"""Participants are matched in as many pairs as possible, with equal sex and similar age."""
 
 from itertools import permutations
 
@@ -24,7 +24,7 @@ def sessions_of(n: int, seed: int, n_patients: int) -> pd.DataFrame:
 
 
 def best_by_trial(sessions: pd.DataFrame, tolerance: float) -> tuple[int, float]:
-    """The largest number of pairs, and the smallest sum of age differences with it, over all assignments."""
+    """Return the largest number of pairs, and the smallest sum of age differences for it, by trying all assignments."""
     patients, controls = (sessions[sessions["diagnosis"] == name] for name in ("AD", "CN"))
     best = (0, 0.0)
     for chosen in permutations(range(len(controls)), len(patients)):
@@ -49,7 +49,7 @@ def test_pairs_are_as_many_and_as_close_as_possible(seed: int):
     assert (found.groupby("pair").size() == 2).all()
 
 
-def test_all_sessions_of_a_pair_are_kept_and_the_first_one_counts():
+def test_all_sessions_of_a_pair_are_kept_and_the_values_of_the_first_session_are_matched():
     sessions = pd.DataFrame(
         {
             "participant_id": ["sub-1", "sub-1", "sub-2", "sub-3"],

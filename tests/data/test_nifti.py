@@ -1,4 +1,4 @@
-"""Damaged, foreign and impossible NIfTI files are refused; right ones are read as nibabel reads them."""
+"""Damaged and invalid NIfTI files are refused; valid files are read with the same result as by nibabel."""
 
 import gzip
 import importlib
@@ -19,7 +19,7 @@ from neurocnn.storage.memory import available_memory
 
 @pytest.fixture(params=["isal", "zlib"])
 def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """Both ways to inflate: with isal where it is installed, and without."""
+    """Run a test with zlib and, if it is installed, with isal."""
     if request.param == "isal":
         pytest.importorskip("isal")
     else:
@@ -30,7 +30,7 @@ def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
 
 
 def header_bytes(shape: tuple[int, ...] = (4, 5, 6), **fields: object) -> bytearray:
-    """The bytes of an uncompressed NIfTI of zeros, with fields of its header set."""
+    """Return the bytes of an uncompressed NIfTI file of zeros, with the given fields in its header."""
     image = nib.Nifti1Image(np.zeros(shape, dtype=np.float32), AFFINE)
     content = bytearray(image.to_bytes())
     header = nib.Nifti1Header(bytes(content[:348]), check=False)
@@ -56,7 +56,7 @@ def test_voxels_equal_those_of_nibabel(tmp_path: Path, dtype: str, scale: tuple[
     image = nib.Nifti1Image(stored, AFFINE, dtype=stored.dtype)
     image.header.set_slope_inter(*scale)
     image.header.set_data_dtype(stored.dtype)
-    # nibabel divides by the slope when it saves; what counts is what it reads again.
+    # nibabel rounds the voxels when it saves them, so that the reference is what it reads again.
     nib.save(image, tmp_path / name)
     expected = nib.load(tmp_path / name).get_fdata(dtype=np.float32)
     voxels, header = nifti.read_voxels(tmp_path / name, "an image")
@@ -123,7 +123,7 @@ def test_a_file_truncated_in_the_gzip_trailer_is_refused(tmp_path: Path, inflate
 
 @pytest.mark.faults
 def test_any_flipped_bit_is_detected(tmp_path: Path, inflater: None):
-    """Stored blocks let a flipped bit through inflation, so that only the checksum can notice it."""
+    """In stored (uncompressed) blocks, only the checksum can detect a flipped bit."""
     raw = nib.Nifti1Image(voxels_of(0, (4, 4, 4)), AFFINE).to_bytes()
     for level in (0, 6):
         content = gzip.compress(raw, compresslevel=level, mtime=0)
@@ -182,7 +182,7 @@ def test_a_gzip_bomb_is_decompressed_only_up_to_the_size_in_its_header(tmp_path:
     ],
 )
 @pytest.mark.faults
-def test_a_negative_zero_or_other_than_3d_shape_is_refused(tmp_path: Path, dim: list[int]):
+def test_a_shape_that_is_not_3d_or_not_positive_is_refused(tmp_path: Path, dim: list[int]):
     with pytest.raises(ImageError, match="expected three positive numbers"):
         nifti.read_voxels(gz(tmp_path / "a.nii.gz", header_bytes(dim=dim)), "x")
 
@@ -209,8 +209,8 @@ def test_a_header_with_fewer_voxels_than_the_file_is_refused(tmp_path: Path):
 
 
 @pytest.mark.faults
-def test_every_damaged_header_is_a_clear_error_or_harmless(tmp_path: Path):
-    """Each byte of a header set to extreme values: an ImageError, or voxels; nothing else comes out."""
+def test_every_damaged_header_raises_an_image_error_or_is_harmless(tmp_path: Path):
+    """Each byte of a header is set to extreme values: reading returns voxels or raises an ImageError."""
     content = header_bytes()
     for byte in range(348):
         for value in (0, 255):
@@ -231,8 +231,8 @@ def test_reading_a_header_reads_no_more_than_the_first_bytes(tmp_path: Path):
     assert nifti.read_header(path, "x").shape == (40, 40, 40)
 
 
-def test_the_checksum_in_the_trailer_is_that_of_the_content():
-    """What `prepared.fingerprint` relies on."""
+def test_the_checksum_in_the_gzip_trailer_is_that_of_the_content():
+    """The fingerprint of an image requires this."""
     content = bytes(header_bytes())
     assert struct.unpack("<II", gzip.compress(content)[-8:]) == (zlib.crc32(content), len(content))
     assert importlib.util.find_spec("zlib") is not None

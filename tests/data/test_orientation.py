@@ -1,4 +1,4 @@
-"""Turned volumes show the same world: each voxel keeps its place in millimetres."""
+"""Reorientation keeps the position of each voxel in mm."""
 
 import itertools
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_prepared_tensors_are_reoriented_too(tmp_path: Path):
     without = [Caps(tmp_path, orientation=o).read("sub-1", "ses-M00") for o in ("RAS", "LAS", "ASR")]
     Caps(tmp_path, orientation="RAS").prepare()
     stored = torch.load(next(tmp_path.rglob("*.pt")), weights_only=True)
-    assert torch.equal(stored, Caps(tmp_path).read("sub-1", "ses-M00"))  # in the file's order
+    assert torch.equal(stored, Caps(tmp_path).read("sub-1", "ses-M00"))  # with the file's order of axes
     for o, image in zip(("RAS", "LAS", "ASR"), without, strict=True):
         assert torch.equal(Caps(tmp_path, orientation=o).read("sub-1", "ses-M00"), image)
 

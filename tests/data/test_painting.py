@@ -1,4 +1,4 @@
-"""Results of parts come back to where the parts were."""
+"""Values of parts are written to the positions of the parts."""
 
 import nibabel as nib
 import numpy as np
@@ -29,7 +29,7 @@ def test_a_voxel_has_the_mean_of_the_parts_that_cover_it(parts):
             assert np.isnan(volume[voxel])
 
 
-def test_a_part_saved_with_its_affine_is_where_it_was_cut():
+def test_a_part_saved_with_its_affine_has_its_position_in_the_image():
     affine = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, -0.2, 0.1) * 1.5, [5, -6, 7])
     place = Patch(3, 2).place((7, 8, 9), 13)
     moved = part_affine(affine, place)

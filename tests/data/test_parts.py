@@ -1,4 +1,4 @@
-"""Parts equal those of naive loops, and `place` is where they were cut."""
+"""Parts equal those of naive loops, and `place` returns their boxes."""
 
 import itertools
 from pathlib import Path
@@ -22,7 +22,7 @@ def image_of(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.arange(float(np.prod(shape))).reshape(1, *shape)
 
 
-def test_the_reference_has_36_patches_and_129_168_139_slices():
+def test_a_t1_linear_image_has_36_patches_and_129_168_or_139_slices():
     assert Patch(50, 50).ids(CROPPED) == list(range(36))
     assert Patch(50, 50).grid(CROPPED) == (3, 4, 3)
     for direction, n in enumerate((129, 168, 139)):
@@ -43,7 +43,7 @@ def naive_patches(image: torch.Tensor, size: int, stride: int) -> list[torch.Ten
 
 
 @given(shapes, st.integers(1, 5), st.integers(1, 5))
-def test_a_patch_is_the_naive_crop(shape: tuple[int, int, int], size: int, stride: int):
+def test_a_patch_equals_the_naive_crop(shape: tuple[int, int, int], size: int, stride: int):
     image, parts = image_of(shape), Patch(size, stride)
     expected = naive_patches(image, size, stride)
     if not expected:
@@ -67,7 +67,7 @@ def test_patches_have_the_order_of_unfold(shape: tuple[int, int, int], size: int
 
 
 @given(shapes, st.integers(0, 2), st.integers(0, 4), st.integers(0, 4), st.sampled_from([1, 3]))
-def test_a_slice_is_the_naive_plane(
+def test_a_slice_equals_the_naive_plane(
     shape: tuple[int, int, int], direction: int, begin: int, end: int, channels: int
 ):
     image, parts = image_of(shape), Slice(direction, (begin, end), channels)
@@ -151,7 +151,7 @@ def test_an_invalid_slice_setting_is_refused(settings: dict[str, object], messag
         Slice(**settings)
 
 
-def test_the_two_hippocampi_of_t1_linear_are_those_of_the_reference():
+def test_the_two_hippocampi_of_t1_linear_have_the_boxes_of_clinicadl():
     roi = Roi.hippocampi("t1-linear")
     assert roi.ids(CROPPED) == [0, 1]
     assert boxes_of(roi, CROPPED) == [
@@ -164,7 +164,7 @@ def test_the_two_hippocampi_of_t1_linear_are_those_of_the_reference():
     assert roi.descriptor(1).startswith("roi-left")
 
 
-def test_the_two_hippocampi_of_t1_volume_are_those_of_the_lab():
+def test_the_two_hippocampi_of_t1_volume_have_the_boxes_of_the_lab():
     roi = Roi.hippocampi("t1-volume", random_shift=2)
     image = image_of(VOLUME)
     assert torch.equal(roi.extract(image, 0), image[:, 65:95, 50:90, 27:57])
@@ -177,7 +177,7 @@ def test_the_two_hippocampi_of_t1_volume_are_those_of_the_lab():
 def test_a_region_outside_the_image_is_refused_with_box_and_shape():
     with pytest.raises(SettingError, match=r"'a'.*\(\(0, 3\), \(0, 3\), \(0, 9\)\).*\(5, 6, 7\)"):
         Roi({"a": ((0, 3), (0, 3), (0, 9))}).ids((5, 6, 7))
-    # As far as the shift can move it.
+    # The largest shift reaches the border of the image.
     Roi({"a": ((2, 3), (2, 4), (2, 5))}, random_shift=2).ids((5, 6, 7))
     for box in (((1, 3), (2, 4), (2, 5)), ((2, 4), (2, 4), (2, 5))):
         with pytest.raises(SettingError, match="shifted by up to 2 voxels"):
@@ -204,13 +204,13 @@ def test_an_invalid_region_is_refused(regions: object):
 
 
 @pytest.mark.parametrize("shift", [-1, 1.5, True])
-def test_a_shift_must_be_a_number_of_voxels(shift: object):
+def test_a_shift_must_be_a_non_negative_integer(shift: object):
     with pytest.raises(SettingError, match="random_shift"):
         Roi.hippocampi(random_shift=shift)
 
 
 def mask_of(shape: tuple[int, ...] = (6, 8, 7)) -> np.ndarray:
-    """A ball, which differs from its bounding box."""
+    """Return the mask of a ball, which differs from its bounding box."""
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
     return (((grid - np.reshape((2, 4, 3), (3, 1, 1, 1))) ** 2).sum(0) <= 4).astype(np.uint8)
 
@@ -285,7 +285,7 @@ def test_a_mask_of_another_orientation_causes_a_warning(tmp_path: Path, caplog: 
     assert "the mask of region 'b'" in caplog.text
 
 
-def test_two_masks_with_one_name_are_refused(tmp_path: Path):
+def test_two_masks_with_the_same_name_are_refused(tmp_path: Path):
     paths = [write_nifti(tmp_path / folder / "roi-a_mask.nii.gz", mask_of()) for folder in "xy"]
     with pytest.raises(SettingError, match="two masks are called 'a'"):
         Roi.from_masks(paths)
@@ -329,7 +329,7 @@ def test_places_cover_each_voxel_the_expected_number_of_times():
     ids=["set", "dict", "number", "None", "list of None", "list with a number"],
 )
 def test_masks_must_be_an_ordered_list_of_paths(masks: object):
-    """The order of a set of names differs between two processes, and with it the ids of the regions."""
+    """The order of a set of names, and with it the ids of the regions, differs between processes."""
     with pytest.raises(SettingError, match="paths="):
         Roi.from_masks(masks)
 

@@ -1,4 +1,4 @@
-"""The population table equals the lab's."""
+"""The population table equals that of the lab."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from neurocnn.errors import NeurocnnError, TableError
 
 
 def oasis(n: int = 40, seed: int = 0) -> pd.DataFrame:
-    """A table with the lab's columns, with missing values in the same columns."""
+    """Return a table with the columns of the lab's table, and with missing values in the same columns."""
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
@@ -30,7 +30,7 @@ def oasis(n: int = 40, seed: int = 0) -> pd.DataFrame:
 
 
 def naive(values: list[float]) -> str:
-    """Mean and standard deviation by the definition, dividing by N."""
+    """Return mean and standard deviation (dividing by N) as text, by their definition."""
     known = [v for v in values if v == v]
     mean = sum(known) / len(known)
     return f"{mean:.1f} ± {(sum((v - mean) ** 2 for v in known) / len(known)) ** 0.5:.1f}"
@@ -127,7 +127,7 @@ def test_a_text_among_numbers_is_refused_by_row(column: str):
 
 @pytest.mark.faults
 def test_participants_count_once_with_their_first_session():
-    """24 participants in 44 visits, whose diagnosis and MMS change later."""
+    """24 participants have 44 visits, and their diagnosis and MMS change after the first visit."""
     first = oasis(24)
     later = first[:20].assign(session_id="ses-M12", diagnosis="AD", MMS=0.0)
     visits = pd.concat([later, first], ignore_index=True)

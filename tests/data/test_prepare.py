@@ -1,4 +1,4 @@
-"""Prepared tensors: where ClinicaDL keeps them, used only while they hold what the image holds."""
+"""Prepared tensors have the paths of ClinicaDL, and are used only while their voxels equal those of the image."""
 
 import gzip
 import io
@@ -123,7 +123,7 @@ def test_parts_have_the_names_and_the_content_of_clinicadl(tmp_path: Path, parts
     ],
     ids=repr,
 )
-def test_each_preprocessing_has_its_folder_of_tensors(
+def test_prepared_tensors_are_in_the_folder_of_their_preprocessing(
     tmp_path: Path, kind: object, folder: str, file: str, expected: str
 ):
     session = tmp_path / "subjects/sub-1/ses-M00"
@@ -131,7 +131,7 @@ def test_each_preprocessing_has_its_folder_of_tensors(
     Caps(tmp_path, kind).prepare()
     path = session / "deeplearning_prepare_data/image_based" / expected / f"sub-1_ses-M00{file}.pt"
     assert torch.equal(torch.load(path, weights_only=True)[0], torch.from_numpy(voxels_of(1)))
-    # Without the NIfTI it is found again.
+    # Without the NIfTI file, the prepared tensor is found.
     shutil.rmtree(session / folder)
     assert Caps(tmp_path, kind).path("sub-1", "ses-M00") == path
 
@@ -152,14 +152,14 @@ def test_items_do_not_depend_on_what_was_prepared(
     no_decoding(monkeypatch)
     dataset = CapsDataset(Caps(root), rows(), parts)
     assert all(torch.equal(dataset[i]["image"], expected[i]) for i in range(len(plain)))
-    # Parts are copies: writing to one changes neither the disk nor the next.
+    # Items are copies: writing to an item changes neither the file nor the next item.
     raw = CapsDataset(Caps(root), rows(), parts, transform=None)
     before = raw[0]["image"].clone()
     raw[0]["image"].zero_()
     assert torch.equal(raw[0]["image"], before)
 
 
-def test_memory_mapping_reads_only_what_is_used(tmp_path: Path):
+def test_a_prepared_tensor_is_mapped_into_memory(tmp_path: Path):
     """The tensor's storage is a map of the file, not a copy of its bytes."""
     root = small_caps(tmp_path, 1)
     caps = Caps(root)
@@ -242,9 +242,7 @@ def test_the_disk_space_of_parts_is_checked_first(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("parts", [WholeImage(), Patch(5, 5)], ids=repr)
 @pytest.mark.parametrize("cut", [20, 10_000])
-def test_one_damaged_image_does_not_keep_the_others_from_being_prepared(
-    tmp_path: Path, cut: int, parts: Parts
-):
+def test_other_images_are_prepared_despite_a_damaged_image(tmp_path: Path, cut: int, parts: Parts):
     root = small_caps(tmp_path)
     path = Caps(root).path("sub-00", "ses-M00")
     path.write_bytes(path.read_bytes()[:-cut])
@@ -263,7 +261,7 @@ def newer(path: Path, than: Path, seconds: float = 5) -> None:
 def test_an_outdated_tensor_is_detected_and_the_nifti_is_read(
     tmp_path: Path, age: str, caplog: pytest.LogCaptureFixture
 ):
-    """Whatever the times of the files say: copies keep the time of their original."""
+    """The times of the files do not matter, because copies keep the time of their original."""
     root = small_caps(tmp_path, 1)
     Caps(root).prepare()
     path = write_t1(root, "sub-00", voxels_of(9))
@@ -295,7 +293,7 @@ def test_a_nifti_that_was_only_compressed_again_is_not_decoded(
 
 
 def foreign(root: Path, image: torch.Tensor, participant: str = "sub-00") -> Path:
-    """A tensor as ClinicaDL writes it."""
+    """Write a tensor as ClinicaDL does, and return its path."""
     path = tensor_path(root, participant)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(image.clone(), path)
@@ -452,7 +450,7 @@ def test_an_outdated_part_is_detected(tmp_path: Path):
     assert torch.equal(item["image"], Patch(5, 3).extract(torch.from_numpy(voxels_of(9))[None], 0))
 
 
-def test_a_region_of_the_same_name_and_another_box_is_detected(tmp_path: Path):
+def test_a_prepared_region_of_the_same_name_with_another_box_is_not_used(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     first, second = Roi({"a": BOX}), Roi({"a": ((2, 5), (2, 6), (0, 3))})
     Caps(root).prepare(parts=first)
@@ -469,7 +467,7 @@ def test_preparing_parts_of_images_in_another_orientation_is_refused(tmp_path: P
     root = small_caps(tmp_path, 1)
     with pytest.raises(SettingError, match="have the file's orientation"):
         Caps(root, orientation="RAS").prepare(parts=Patch(3, 3))
-    # Extracted in the file's order, they are not mistaken for parts of the turned image.
+    # Parts that were prepared in the file's order are not used for the reoriented image.
     plain = CapsDataset(Caps(root, orientation="RAS"), rows(1), Patch(3, 3), transform=None)[0]["image"]
     Caps(root).prepare(parts=Patch(3, 3))
     again = CapsDataset(Caps(root, orientation="RAS"), rows(1), Patch(3, 3), transform=None)[0]["image"]
@@ -521,7 +519,7 @@ def test_uncropped_and_cropped_images_do_not_share_a_tensor(tmp_path: Path):
 
 
 def test_images_are_prepared_in_parallel_with_a_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    both = threading.Barrier(2, timeout=20)  # passed only by two that work at once
+    both = threading.Barrier(2, timeout=20)  # passed only if two threads decode at once
     decode = images_module.decode
     monkeypatch.setattr(prepare_module, "decode", lambda source: both.wait() is None or decode(source))
     bars = []
@@ -536,12 +534,12 @@ def test_images_are_prepared_in_parallel_with_a_progress_bar(tmp_path: Path, mon
     assert bars == [{"total": 4, "desc": "prepare", "disable": None}]
 
 
-def test_n_workers_must_be_a_number(tmp_path: Path):
+def test_a_negative_n_workers_is_refused(tmp_path: Path):
     with pytest.raises(SettingError, match="n_workers"):
         Caps(small_caps(tmp_path, 1)).prepare(n_workers=-1)
 
 
-def test_the_voxels_to_compare_equal_those_of_nibabel(tmp_path: Path):
+def test_prepared_voxels_equal_those_of_nibabel(tmp_path: Path):
     root = small_caps(tmp_path, 1)
     Caps(root).prepare()
     expected = nib.load(Caps(root).path("sub-00", "ses-M00")).get_fdata(dtype=np.float32)
@@ -550,7 +548,7 @@ def test_the_voxels_to_compare_equal_those_of_nibabel(tmp_path: Path):
 
 
 @pytest.mark.parametrize("parts", [WholeImage(), Slice(2, discarded_slices=2)], ids=["image", "slice"])
-def test_a_prepare_that_completes_a_killed_one_leaves_no_temporary_files(tmp_path: Path, parts):
+def test_no_temporary_files_remain_after_a_killed_prepare_was_completed(tmp_path: Path, parts):
     caps = Caps(small_caps(tmp_path))
     caps.prepare(rows(), parts=parts)
     complete = sorted(tmp_path.rglob("*"))

@@ -1,4 +1,4 @@
-"""Names of files are those of Clinica, of both generations."""
+"""Images are found by the file names of both generations of Clinica."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from neurocnn.data import (
 from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
 from neurocnn.errors import ImageError, NotFoundError, SettingError
 
-# Folder and file after `<sub>_<ses>[_T1w]`, as the table of Clinica's outputs has them.
+# Folder, and file name after `<sub>_<ses>[_T1w]`, from the table of Clinica's outputs.
 TABLE = {
     T1Linear(): ("t1_linear", "_space-MNI152NLin2009cSym_desc-Crop_res-1x1x1_T1w.nii.gz"),
     T1Linear(cropped=False): ("t1_linear", "_space-MNI152NLin2009cSym_res-1x1x1_T1w.nii.gz"),
@@ -45,14 +45,14 @@ TABLE = {
 @pytest.mark.parametrize("generation", ["", "_T1w"])
 @pytest.mark.parametrize("session", ["ses-M00", "ses-M000"])
 @pytest.mark.parametrize("kind", TABLE, ids=repr)
-def test_every_preprocessing_of_both_generations_is_found(
+def test_images_of_every_pipeline_and_both_generations_are_found(
     tmp_path: Path, kind: Preprocessing, session: str, generation: str
 ):
     folder, end = TABLE[kind]
     voxels = voxels_of(1)
     place = tmp_path / "subjects" / "sub-1" / session / folder
     path = write_nifti(place / f"sub-1_{session}{generation}{end}", voxels)
-    # Others of the same session must not be taken for it.
+    # Other images of the same session must not be returned instead.
     write_nifti(place / f"sub-1_{session}_space-other.nii.gz", voxels + 1)
     caps = Caps(tmp_path, kind)
     assert caps.path("sub-1", session) == path

@@ -16,7 +16,7 @@ def visits(diagnoses: dict[int, object], **columns: object) -> pd.DataFrame:
 
 
 def naive(diagnoses: dict[int, object], start: int, months: int) -> str:
-    """Walk through the months one by one: what has happened by the end, and what is known there."""
+    """Return the label of a session by a walk through all later months."""
     had_ad = progressed = False
     for month in range(start + months + 1):
         known = diagnoses.get(month)

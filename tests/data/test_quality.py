@@ -1,4 +1,4 @@
-"""The check of a cohort puts spoilt images first; the match finds what a table or a CAPS lacks."""
+"""`Caps.check` lists spoilt images first; `Caps.match` finds sessions that a table or a CAPS lacks."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_ten_spoilt_images_of_200_are_among_the_first_15(tmp_path: Path) -> None
     assert (np.diff(found["z"]) <= 0).all()
 
 
-def test_the_measures_are_those_of_their_formulas(tmp_path: Path) -> None:
+def test_the_measures_equal_their_formulas(tmp_path: Path) -> None:
     small_caps(tmp_path, n=5)
     voxels = voxels_of(2)
     voxels[0, 0, :3] = np.nan
@@ -60,7 +60,7 @@ def test_the_measures_are_those_of_their_formulas(tmp_path: Path) -> None:
         assert found.loc[name, "correlation"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_other_grids_copies_and_damaged_files_are_rows_with_their_reason(tmp_path: Path) -> None:
+def test_other_grids_copies_and_damaged_files_are_listed_with_the_reason(tmp_path: Path) -> None:
     small_caps(tmp_path, n=20)
     write_t1(tmp_path, "sub-01", voxels_of(1, (6, 8, 9)))
     write_t1(tmp_path, "sub-03", voxels_of(3), affine=AFFINE * [[-1], [1], [1], [1]])
@@ -91,7 +91,7 @@ def test_images_are_compared_within_their_cohort(cohort_study) -> None:
         assert own["participant_id"].tolist() == alone["participant_id"].tolist()
 
 
-def test_missing_images_are_all_named(tmp_path: Path) -> None:
+def test_all_missing_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"(?s)2 of 5 images.*sub-03.*sub-04"):
         nc.Caps(small_caps(tmp_path, n=3)).check(rows(5))
 

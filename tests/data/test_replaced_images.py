@@ -1,4 +1,4 @@
-"""An image that was replaced is read again, and copies, phases and similar ids do not hide who is who."""
+"""A replaced image is read again, and copies, study phases and similar ids do not hide a shared participant."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ def tiny(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
 @pytest.mark.faults
 @pytest.mark.parametrize("prepared", [False, True])
 def test_a_data_set_created_after_an_image_was_replaced_has_its_voxels(tmp_path: Path, prepared: bool):
-    """The modification time is that of the first file, as after `cp -p` or `rsync -t`."""
+    """The replaced file keeps the modification time of the first file, as after `cp -p` or `rsync -t`."""
     caps = nc.Caps(small_caps(tmp_path))
     if prepared:
         caps.prepare()
@@ -51,7 +51,7 @@ def test_a_replaced_nii_of_the_same_size_and_time_has_another_fingerprint(tmp_pa
 
 
 @pytest.mark.faults
-def test_a_phase_of_a_study_does_not_divide_a_person(tmp_path: Path):
+def test_a_participant_in_two_study_phases_is_one_person(tmp_path: Path):
     caps = nc.Caps(small_caps(tmp_path, 4))
     train, validation = (
         nc.CapsDataset(caps, rows(4).assign(cohort=phase), label="diagnosis")
@@ -72,7 +72,7 @@ def test_an_experiment_ignores_a_phase_that_the_images_lack(tmp_path: Path):
 
 
 @pytest.mark.faults
-def test_a_table_of_sessions_that_is_not_that_of_the_items_does_not_hide_people(tmp_path: Path):
+def test_a_leak_is_found_even_if_the_sessions_table_differs_from_the_items(tmp_path: Path):
     caps = nc.Caps(small_caps(tmp_path, 8))
 
     class Wrapper(list[object]):

@@ -1,4 +1,4 @@
-"""Transforms of TorchIO and MONAI get the affine of the part: the same result as on the file itself."""
+"""Transforms of TorchIO and MONAI get the affine of the part, so that results equal those for the part as a file."""
 
 import pickle
 import sys
@@ -17,7 +17,7 @@ from neurocnn.data import Caps, CapsDataset, MinMax, Patch, Roi, Slice, WholeIma
 from neurocnn.data.spatial import Space, part_space, with_affine
 
 SHAPE = (9, 12, 10)
-# Axes point to P, S and L with voxels of 3, 2 and 1.5 mm: nothing is as in an identity.
+# The axes point to P, S and L, with voxels of 3, 2 and 1.5 mm, so that no axis is as in an identity matrix.
 PSL = np.array([[0, 0, -1.5, 7], [-3.0, 0, 0, 11], [0, 2.0, 0, -5], [0, 0, 0, 1]])
 PARTS = [
     WholeImage(),
@@ -36,7 +36,7 @@ def caps(tmp_path: Path) -> Caps:
 
 
 def file_of(caps: Caps, parts: Any, part_id: int, folder: Path) -> Path:
-    """Cut a part out of the NIfTI file with nibabel, which moves the origin."""
+    """Cut a part out of the NIfTI image with nibabel, which moves the origin."""
     image = nib.load(caps.path("sub-00", "ses-M00"))
     cut = image.slicer[parts.place(SHAPE, part_id)]
     path = folder / f"part-{part_id}.nii"
@@ -52,7 +52,7 @@ def item(caps: Caps, parts: Any, transform: Any, part_id: int) -> Tensor:
 
 
 class Chain:
-    """A user's composition."""
+    """Composition of transforms, as written by a user."""
 
     def __init__(self, *transforms: Any) -> None:
         self.transforms = transforms
@@ -64,7 +64,7 @@ class Chain:
 
 
 class Square:
-    """A transform of the values."""
+    """Transform that squares the values."""
 
     def __call__(self, part: Tensor) -> Tensor:
         return part * part
@@ -168,7 +168,7 @@ def test_a_random_transform_of_torchio_repeats_with_workers_and_in_evaluation(ca
 
 
 class Volume:
-    """Stands for TorchIO's ScalarImage."""
+    """Replacement of TorchIO's ScalarImage."""
 
     def __init__(self, tensor: Tensor, affine: np.ndarray) -> None:
         self.data, self.affine = tensor, np.asarray(affine)
@@ -187,7 +187,7 @@ def flip_to_right(image: Any) -> Any:
 
 @pytest.fixture
 def flip(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A transform of a stand-in for TorchIO, which works where TorchIO is not installed."""
+    """Return a transform of a replacement of TorchIO, which works without TorchIO."""
     library = types.ModuleType("torchio")
     library.ScalarImage = Volume
     monkeypatch.setitem(sys.modules, "torchio", library)
@@ -199,7 +199,7 @@ def flip(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("parts", PARTS, ids=repr)
 def test_the_image_that_a_transform_gets_has_the_affine_of_the_part(caps: Caps, parts: Any, flip: Any):
-    """The third axis runs to the left: the flip reverses it once, and the second time it is right already."""
+    """The third axis points to the left: the first flip reverses it, and the second flip need not."""
     for part_id in (parts.ids(SHAPE)[0], parts.ids(SHAPE)[-1]):
         raw = item(caps, parts, None, part_id)
         once = item(caps, parts, flip, part_id)

@@ -18,7 +18,7 @@ DIAGNOSES = ("AD", "CN", "pMCI", "sMCI")
 
 
 def people(prefix: str, n: int = 4) -> pd.DataFrame:
-    """Participants with two sessions each, of all diagnoses in turn."""
+    """Return a table of participants with two sessions each and all diagnoses in turn."""
     frame = pd.DataFrame(
         [
             (f"sub-{prefix}{i:03}", session, DIAGNOSES[i % 4], 70.5 + i)
@@ -41,7 +41,7 @@ def same(
 
 
 def check(splits: list[Split], n: int = 2) -> None:
-    """Split i trains on ti and validates on the baselines of vi."""
+    """Check that split i has the training participants ti and validates on the baselines of vi."""
     assert [split.index for split in splits] == list(range(n))
     for i, split in enumerate(splits):
         same(split.train, people(f"t{i}"))
@@ -68,7 +68,7 @@ def test_a_single_split_of_clinicadl_0_2_1_is_read_next_to_its_folds(tmp_path: P
     write_old(tmp_path / "train", people("t0"))
     write_old(tmp_path / "validation", people("v0"))
     check(read_splits(tmp_path), 1)
-    # As in the lab's folder: folds of the training set lie in it.
+    # The lab's folder of a single split also contains folds of its training set.
     for i in range(2):
         write_old(tmp_path / "train_splits-2" / f"split-{i}", people(f"t{i}"))
         write_old(tmp_path / "validation_splits-2" / f"split-{i}", people(f"v{i}"))
@@ -105,7 +105,7 @@ def test_several_trees_are_refused(tmp_path: Path):
     check(read_splits(tmp_path / "split_1"), 1)
 
 
-def test_training_on_baseline_sessions_only(tmp_path: Path):
+def test_training_sets_can_contain_only_baseline_sessions(tmp_path: Path):
     write_new(tmp_path / "split", people("t0"), people("v0"))
     same(read_splits(tmp_path, baseline=True)[0].train, first(people("t0")))
     write_old(tmp_path / "old" / "train", people("t0"))
@@ -171,7 +171,7 @@ def test_a_leak_in_a_tree_is_refused(tmp_path: Path):
         read_splits(tmp_path)
 
 
-def test_a_tsv_instead_of_a_folder_and_the_reverse_are_refused(tmp_path: Path):
+def test_a_tsv_instead_of_a_folder_and_a_folder_instead_of_a_tsv_are_refused(tmp_path: Path):
     write_table(people("t0"), tmp_path / "train.tsv")
     with pytest.raises(TableError, match="expected the folder of a split tree, or a multi-cohort TSV"):
         read_splits(tmp_path / "train.tsv")
@@ -183,7 +183,7 @@ def test_a_tsv_instead_of_a_folder_and_the_reverse_are_refused(tmp_path: Path):
 
 
 def cohorts(tmp_path: Path, diagnoses: tuple[str, str] = ("AD,CN", "AD, pMCI")) -> Path:
-    """Two cohorts, one of each generation, with the same participants' ids."""
+    """Write two cohorts, one per generation of ClinicaDL, with the same participant ids."""
     for i in range(2):
         write_old(tmp_path / "a" / "train_splits-2" / f"split-{i}", people(f"t{i}"))
         write_old(tmp_path / "a" / "validation_splits-2" / f"split-{i}", people(f"v{i}"))
@@ -264,7 +264,7 @@ def test_written_files_are_those_that_clinicadl_opens(tmp_path: Path):
 def test_an_existing_tree_is_never_overwritten(tmp_path: Path):
     splits = kfold(people("x", 12), 3, seed=1)
     write_splits(splits, tmp_path)
-    write_splits(splits, tmp_path)  # the same again
+    write_splits(splits, tmp_path)  # equal splits may be written again
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
     with pytest.raises(SettingError, match="has different content"):
         write_splits(kfold(people("x", 12), 3, seed=2), tmp_path)

@@ -15,7 +15,7 @@ from neurocnn.errors import LeakError, NeurocnnError, SettingError, TableError
 
 
 def people(n: int, seed: int = 0, sessions: int = 1) -> pd.DataFrame:
-    """Participants with a diagnosis, sex, age and MMS, and sessions every 6 months."""
+    """Return a table of participants with diagnosis, sex, age and MMS, and sessions every 6 months."""
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame(
         {
@@ -222,7 +222,7 @@ Rows = list[tuple[str, str, str, float]]
 
 
 def random_rows(draw: random.Random) -> Rows:
-    """Participants with some sessions each, and sometimes a duplicate row."""
+    """Return participants with one to three sessions each, and sometimes a duplicate row."""
     rows = [
         (f"sub-{person}", f"ses-M{6 * visit:02}", draw.choice(["AD", "CN"]), draw.gauss(70, 9))
         for person in draw.sample(range(30), draw.randint(1, 11))
@@ -238,8 +238,8 @@ def double(rows: Rows) -> bool:
     return len({row[:2] for row in rows}) < len(rows)
 
 
-def test_of_10_000_random_tables_no_leak_is_accepted_and_no_clean_one_refused():
-    """Each table is divided at random into two sets. A set intersection tests for leaks."""
+def test_10_000_random_splits_are_accepted_only_if_they_are_valid():
+    """Each table is divided at random into two sets. The intersection of their participants tests for leaks."""
     draw = random.Random(0)
     outcomes: Counter[str] = Counter()
     for _ in range(10_000):
@@ -263,7 +263,7 @@ def test_of_10_000_random_tables_no_leak_is_accepted_and_no_clean_one_refused():
     assert min(outcomes.values()) > 500
 
 
-def test_kfold_of_random_tables_is_clean_or_correctly_refused():
+def test_kfold_of_random_tables_has_no_leak_or_is_correctly_refused():
     draw = random.Random(1)
     for _ in range(300):
         rows = random_rows(draw)
@@ -281,7 +281,7 @@ def test_kfold_of_random_tables_is_clean_or_correctly_refused():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("cell", ["NA", "-", "90+", "70,5", "unknown", "<55"])
-def test_a_number_column_with_one_cell_of_text_is_refused_by_cell(cell: str):
+def test_a_numeric_column_with_a_text_cell_is_refused_with_the_cell(cell: str):
     frame = people(10).astype({"age": object})
     frame.loc[3, "age"] = cell
     texts = frame.assign(age=[str(age) for age in frame["age"]])
@@ -301,7 +301,7 @@ def test_a_column_of_decimal_commas_is_refused():
         kfold(frame.assign(age=[f"{age:.1f}".replace(".", ",") for age in frame["age"]]), 2, "age")
 
 
-def test_texts_that_are_mostly_not_numbers_and_categories_are_classes():
+def test_texts_and_categories_that_include_numbers_are_classes():
     frame = people(10)
     assert len(kfold(frame.assign(site=["1", "2", "A", "B", "C"] * 2), 2, "site")) == 2
     assert len(kfold(frame.assign(site=["001", "002", "003", "004", "A"] * 2), 2, "site")) == 2
@@ -323,7 +323,7 @@ def test_a_column_of_objects_that_are_numbers_is_stratified_as_numbers():
 @pytest.mark.faults
 @pytest.mark.parametrize("cohorts", [["ADNI1", "ADNI2"], ["A", None], [None, "B"]])
 def test_equal_ids_are_kept_together_in_all_cohorts(cohorts: list[str | None]):
-    """A study phase as cohort makes one person two; with an empty cell, the column cannot be compared at all."""
+    """A study phase as cohort would make two people of one, and an empty cell cannot be compared."""
     frame = people(9, sessions=2)
     frame["cohort"] = [cohorts[session == "ses-M06"] for session in frame["session_id"]]
     for split in kfold(frame, 3, ["diagnosis", "age"]):
@@ -391,7 +391,7 @@ def test_a_seed_must_be_given(seed: object):
             split()
 
 
-def test_splits_of_repeats_are_numbered_on_and_the_first_repeat_is_always_the_same():
+def test_repeats_are_numbered_consecutively_and_the_first_repeat_never_changes():
     frame = people(30)
     splits = kfold(frame, 3, ["diagnosis", "age"], seed=5, repeats=4)
     assert [split.index for split in splits] == list(range(12))
@@ -471,7 +471,7 @@ def test_leave_one_group_out_validates_on_each_group_once():
         assert len(split.train) == (frame["site"] != site).sum()
 
 
-def test_a_cohort_can_be_left_out_even_if_its_ids_are_those_of_another():
+def test_a_cohort_can_be_left_out_even_if_another_cohort_has_the_same_ids():
     frame = pd.concat([people(4).assign(cohort=name) for name in ("ADNI", "AIBL")])
     splits = leave_one_group_out(frame, "cohort")
     assert [set(split.validation["cohort"]) for split in splits] == [{"ADNI"}, {"AIBL"}]
@@ -481,7 +481,7 @@ def test_a_cohort_can_be_left_out_even_if_its_ids_are_those_of_another():
     ("visits", "expected"),
     [("baseline", {"ses-M00"}), ("last", {"ses-M12"}), ("all", {"ses-M00", "ses-M06", "ses-M12"})],
 )
-def test_visits_are_those_of_the_validation_and_test_sets(visits: str, expected: set[str]):
+def test_visits_selects_the_sessions_of_the_validation_and_test_sets(visits: str, expected: set[str]):
     frame = people(12, sessions=3).sample(frac=1, random_state=0)
     _, test = holdout(frame, 0.25, visits=visits)
     for found in (test, *(split.validation for split in kfold(frame, 3, visits=visits))):

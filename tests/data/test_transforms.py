@@ -1,4 +1,4 @@
-"""Normalisation follows its formula, and random numbers depend on their key only."""
+"""Normalisation follows its formula, and random numbers depend only on their key."""
 
 import random
 
@@ -17,7 +17,7 @@ parts = arrays(np.float32, array_shapes(min_dims=3, max_dims=4, max_side=4), ele
 
 
 @given(parts)
-def test_min_max_is_the_formula_in_float64(part: np.ndarray):
+def test_min_max_equals_the_formula_in_float64(part: np.ndarray):
     before = part.copy()
     found = MinMax()(torch.from_numpy(part)).numpy()
     exact = part.astype(np.float64)
@@ -30,7 +30,7 @@ def test_min_max_is_the_formula_in_float64(part: np.ndarray):
 
 
 @given(parts)
-def test_z_score_is_the_formula_in_float64(part: np.ndarray):
+def test_z_score_equals_the_formula_in_float64(part: np.ndarray):
     found = ZScore()(torch.from_numpy(part)).numpy()
     exact = part.astype(np.float64)
     if exact.max() == exact.min():
@@ -80,7 +80,7 @@ def test_the_random_states_are_restored_after_an_error():
 
 
 class OwnGenerator:
-    """A transform with its own generator, like those of MONAI."""
+    """Transform with its own random generator, like transforms of MONAI."""
 
     def __init__(self) -> None:
         self.R = np.random.RandomState()

@@ -15,7 +15,7 @@ IMAGE = ["participant_id", "session_id", "cohort"]
 
 
 def table_of(rows: dict[tuple[str, str, int], list[float]], **columns: object) -> pd.DataFrame:
-    """Predictions from {(participant, session, part): probabilities}."""
+    """Return a table of predictions from {(participant, session, part): probabilities}."""
     keys = pd.DataFrame(list(rows), columns=["participant_id", "session_id", "part_id"])
     probabilities = np.array(list(rows.values()), dtype=float)
     keys["predicted_label"] = probabilities.argmax(axis=1)
@@ -24,7 +24,7 @@ def table_of(rows: dict[tuple[str, str, int], list[float]], **columns: object) -
 
 @st.composite
 def predictions(draw: st.DrawFn) -> pd.DataFrame:
-    """Some parts of some images of one or two cohorts in any order; probabilities in 64ths tie often."""
+    """Draw predictions for parts of images of one or two cohorts, in any order, with many equal probabilities."""
     n_classes = draw(st.integers(2, 4))
     rows = []
     cohorts = draw(st.sampled_from([["A"], ["A", "B"]]))
@@ -48,7 +48,7 @@ def keys_of(table: pd.DataFrame) -> list[str]:
 
 
 def naive_soft_vote(table: pd.DataFrame, weights: pd.Series) -> dict[tuple[str, ...], list[float]]:
-    """Float64 sums of each image's own rows, in the order in which images are first seen."""
+    """Return the weighted means of the rows of each image by a loop, in the order of the images' first rows."""
     n_classes = sum(column.startswith("proba") for column in table)
     sums: dict[tuple[str, ...], list[float]] = {}
     totals: dict[tuple[str, ...], float] = {}
@@ -72,14 +72,14 @@ def test_a_soft_vote_is_the_weighted_mean_over_the_parts_that_an_image_has(table
 
 
 @given(predictions())
-def test_without_weights_a_soft_vote_is_the_plain_mean(table):
+def test_a_soft_vote_without_weights_is_the_unweighted_mean(table):
     classes = [column for column in table if column.startswith("proba")]
     means = table.groupby(keys_of(table), sort=False)[classes].mean().reset_index()
     pd.testing.assert_frame_equal(soft_vote(table)[means.columns], means, rtol=0, atol=1e-13)
 
 
 @given(st.data(), predictions(), weights_of_six)
-def test_the_order_of_rows_changes_no_bit_of_a_vote(data, table, weights):
+def test_a_vote_does_not_depend_on_the_order_of_rows(data, table, weights):
     shuffled = table.iloc[data.draw(st.permutations(range(len(table))))]
     for vote in (lambda t: soft_vote(t, weights), hard_vote):
         first, second = (vote(t).sort_values(keys_of(t), ignore_index=True) for t in (table, shuffled))
@@ -94,14 +94,14 @@ def test_the_scale_of_weights_does_not_matter(table, weights, scale):
 
 
 @given(predictions(), weights_of_six)
-def test_weights_join_by_part_id_and_not_by_position(table, weights):
+def test_weights_are_matched_by_part_id_instead_of_position(table, weights):
     backwards = weights.iloc[::-1]
     pd.testing.assert_frame_equal(soft_vote(table, weights), soft_vote(table, backwards), check_exact=True)
     pd.testing.assert_frame_equal(soft_vote(table, weights), soft_vote(table, weights.to_dict()))
 
 
 @given(predictions(), weights_of_six, st.integers(0, 5))
-def test_a_part_of_weight_zero_votes_like_a_missing_part(table, weights, part_id):
+def test_a_part_of_weight_zero_has_the_same_effect_as_a_missing_part(table, weights, part_id):
     weights[part_id] = 0
     without = table[table["part_id"] != part_id]
     keys = keys_of(table)
@@ -112,7 +112,7 @@ def test_a_part_of_weight_zero_votes_like_a_missing_part(table, weights, part_id
 
 
 @given(predictions())
-def test_a_hard_vote_counts_and_ties_go_to_the_lower_class(table):
+def test_a_hard_vote_counts_parts_and_the_lower_class_wins_a_tie(table):
     voted = hard_vote(table).set_index(keys_of(table))
     for key, rows in table.groupby(keys_of(table)):
         counts = [
@@ -124,7 +124,7 @@ def test_a_hard_vote_counts_and_ties_go_to_the_lower_class(table):
 
 
 @given(predictions(), st.randoms(use_true_random=False))
-def test_an_average_is_the_mean_of_each_image_s_values(table, random):
+def test_an_average_is_the_mean_of_the_values_of_an_image(table, random):
     values = table.drop(columns=[c for c in table if c.startswith("proba")])
     values["predicted_label"] = [random.uniform(50, 90) for _ in range(len(values))]
     averaged = average(values).set_index(keys_of(table))
@@ -138,21 +138,21 @@ def test_an_average_is_the_mean_of_each_image_s_values(table, random):
     ("parts", "winner"),
     [
         ([[0.5, 0.5]], 0),
-        # The exact means are equal; float64 sums of tenths are not.
+        # The exact means are equal, but float64 sums of tenths are not.
         ([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], 0),
         ([[0.2, 0.4, 0.4]], 1),
         ([[0.1, 0.3, 0.6], [0.1, 0.6, 0.3]], 1),
         ([[0.49, 0.51]], 1),
     ],
 )
-def test_ties_of_a_soft_vote_go_to_the_lower_class(parts, winner):
+def test_the_lower_class_wins_a_tie_of_a_soft_vote(parts, winner):
     table = table_of({("sub-1", "ses-M00", j): p for j, p in enumerate(parts)})
     assert soft_vote(table)["predicted_label"].tolist() == [winner]
     mirrored = table_of({("sub-1", "ses-M00", j): p for j, p in enumerate(parts[::-1])})
     assert soft_vote(mirrored)["predicted_label"].tolist() == [winner]
 
 
-def test_the_lab_s_two_hippocampi_have_equal_weights():
+def test_both_hippocampi_have_equal_weights_by_default():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 1): [0.2, 0.8]}, true_label=0)
     assert soft_vote(table).to_dict("records") == [
         {
@@ -166,7 +166,7 @@ def test_the_lab_s_two_hippocampi_have_equal_weights():
     ]
 
 
-def test_the_columns_are_those_of_the_documents_and_labels_keep_their_type():
+def test_a_vote_has_the_documented_columns_and_integer_labels():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]}, true_label=0, cohort="A", loss=0.3)
     expected = [*IMAGE, "true_label", "predicted_label", "proba0", "proba1"]
     for voted in (soft_vote(table), hard_vote(table)):
@@ -175,7 +175,7 @@ def test_the_columns_are_those_of_the_documents_and_labels_keep_their_type():
     assert list(average(table.drop(columns=["proba0", "proba1"])).columns) == expected[:-2]
 
 
-def test_ten_classes_and_more_stay_in_their_order():
+def test_twelve_classes_are_in_numeric_order():
     probabilities = np.full(12, 0.05)
     probabilities[10] = 0.45
     voted = soft_vote(table_of({("sub-1", "ses-M00", 0): probabilities.tolist()}))
@@ -184,7 +184,7 @@ def test_ten_classes_and_more_stay_in_their_order():
 
 
 @pytest.mark.parametrize("labels", [None, [np.nan] * 2, [pd.NA] * 2, pd.array([None, None], "Int64")])
-def test_images_without_labels_vote_too(labels):
+def test_images_without_labels_are_accepted(labels):
     table = table_of({("sub-1", "ses-M00", j): [0.2, 0.8] for j in (0, 1)})
     if labels is not None:
         table["true_label"] = labels
@@ -194,7 +194,7 @@ def test_images_without_labels_vote_too(labels):
         assert labels is None or voted["true_label"].isna().all()
 
 
-def test_one_participant_of_two_cohorts_is_two_images():
+def test_the_same_participant_id_in_two_cohorts_is_two_images():
     rows = {("sub-1", "ses-M00", 0): [0.2, 0.8]}
     both = pd.concat([table_of(rows, cohort="A"), table_of({key: [0.6, 0.4] for key in rows}, cohort="B")])
     assert soft_vote(both)[["cohort", "predicted_label"]].values.tolist() == [["A", 1], ["B", 0]]
@@ -210,7 +210,7 @@ def test_an_average_omits_loss_and_text_and_includes_every_metric():
 
 
 @pytest.mark.faults
-def test_weights_that_are_all_zero_become_equal_with_a_warning():
+def test_equal_weights_replace_weights_of_zero_with_a_warning():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 1): [0.2, 0.8]})
     with pytest.warns(UserWarning, match="all weights of an image are zero.*sub-1 ses-M00 part 0"):
         voted = soft_vote(table, {0: 0.0, 1: 0.0})
@@ -218,7 +218,7 @@ def test_weights_that_are_all_zero_become_equal_with_a_warning():
 
 
 @pytest.mark.faults
-def test_an_image_with_parts_of_weight_zero_only_is_named_and_the_others_vote_as_before():
+def test_a_warning_names_an_image_whose_parts_all_have_weight_zero_and_other_votes_are_unchanged():
     table = table_of(
         {
             ("sub-1", "ses-M00", 0): [0.9, 0.1],
@@ -226,13 +226,13 @@ def test_an_image_with_parts_of_weight_zero_only_is_named_and_the_others_vote_as
             ("sub-2", "ses-M00", 0): [0.7, 0.3],
         }
     )
-    with pytest.warns(UserWarning, match="get the same weight: sub-2 ses-M00 part 0$"):
+    with pytest.warns(UserWarning, match="get equal weights: sub-2 ses-M00 part 0$"):
         voted = soft_vote(table, {0: 0.0, 1: 1.0})
     assert voted["proba0"].tolist() == [0.2, 0.7]
 
 
 @pytest.mark.faults
-def test_a_part_without_a_weight_is_omitted_and_named():
+def test_a_part_without_a_weight_is_omitted_with_a_warning():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-1", "ses-M00", 5): [0.2, 0.8]})
     with pytest.warns(UserWarning, match=r"without a weight are omitted from the vote: \[5\]"):
         voted = soft_vote(table, {0: 0.25})
@@ -240,7 +240,7 @@ def test_a_part_without_a_weight_is_omitted_and_named():
 
 
 @pytest.mark.faults
-def test_an_image_without_any_weighted_part_is_refused_by_name():
+def test_an_image_without_any_weighted_part_is_refused_with_its_name():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M06", 5): [0.2, 0.8]})
     with pytest.raises(TableError, match=r"no part of an image has a weight .*\[0\]\): sub-2 ses-M06 part 5"):
         soft_vote(table, {0: 1.0})
@@ -307,7 +307,7 @@ def test_a_repeated_part_is_refused():
         soft_vote(pd.concat([table, table]))
 
 
-def test_of_many_wrong_rows_five_are_named_and_the_others_counted():
+def test_a_message_names_five_invalid_rows_and_counts_the_others():
     table = table_of({("sub-1", "ses-M00", j): [np.nan, 0.1] for j in range(7)})
     with pytest.raises(TableError, match="part 4 and 2 more"):
         soft_vote(table)
@@ -324,7 +324,7 @@ def test_a_missing_id_is_refused(column):
         soft_vote(table)
 
 
-def test_tables_without_the_columns_of_the_vote_are_refused():
+def test_tables_without_the_required_columns_are_refused():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1]})
     with pytest.raises(TableError, match=r"use `average` for numbers"):
         soft_vote(table.drop(columns=["proba0", "proba1"]))
@@ -353,7 +353,7 @@ def test_a_vote_changes_neither_table_nor_weights():
 
 
 def test_ten_thousand_images_of_36_parts_vote_in_under_two_seconds():
-    # About 0.3 s on one slow core: the limit is wide for busy machines, a loop over rows takes minutes.
+    # This takes about 0.3 s on a slow core. The limit allows for busy machines; a loop over rows would take minutes.
     n_images, n_parts = 10_000, 36
     rng = np.random.default_rng(0)
     probability = rng.random(n_images * n_parts)

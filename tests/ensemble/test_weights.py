@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score
 from neurocnn.ensemble import part_balanced_accuracy, part_weights
 from neurocnn.errors import NeurocnnError, SettingError, TableError
 
-# A column of the 2 x 2 truth and prediction of each part: accuracies 1, 3/4 and 1/2 by hand.
+# Three parts whose balanced accuracies, computed by hand, are 1, 3/4 and 1/2.
 THREE_PARTS = pd.DataFrame(
     {
         "participant_id": ["sub-01", "sub-02", "sub-03"] * 3,
@@ -32,11 +32,11 @@ def labelled_parts(draw: st.DrawFn) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["part_id", "true_label", "predicted_label"])
 
 
-# sklearn's own warning is about classes that are predicted and never true: they do not count there either.
+# scikit-learn warns of classes that are predicted but never true, and ignores these classes too.
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @given(labelled_parts())
-def test_a_part_s_balanced_accuracy_is_that_of_scikit_learn(predictions):
+def test_the_balanced_accuracy_of_a_part_equals_that_of_scikit_learn(predictions):
     ours = part_balanced_accuracy(predictions)
     assert list(ours.index) == sorted(predictions["part_id"].unique())
     for part_id, rows in predictions.groupby("part_id"):
@@ -61,7 +61,7 @@ def test_weights_are_accuracies_scaled_to_sum_to_one():
     assert weights.sum() == pytest.approx(1, abs=1e-15)
 
 
-def test_a_threshold_keeps_only_parts_that_are_strictly_better():
+def test_only_parts_above_the_threshold_have_a_weight():
     weights = part_weights(THREE_PARTS, selection_threshold=0.5)
     assert weights.to_dict() == pytest.approx({2: 0.75 / 1.75, 4: 0, 7: 1 / 1.75})
 
@@ -89,7 +89,7 @@ def test_parts_that_are_always_wrong_get_equal_weights_with_a_warning():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
-def test_accuracies_without_labels_are_refused_with_the_part_s_name(missing):
+def test_rows_without_labels_are_refused_with_their_part_ids(missing):
     labels = THREE_PARTS["true_label"].astype(object).where(THREE_PARTS.index != 4, missing)
     with pytest.raises(TableError, match=r"1 of 9 rows lack a label or part_id \(parts \[2\]\)"):
         part_weights(THREE_PARTS.assign(true_label=labels))
@@ -104,7 +104,7 @@ def test_a_missing_column_and_an_empty_table_are_refused():
         part_weights(THREE_PARTS.iloc[:0])
 
 
-def test_errors_survive_pickling():
+def test_errors_can_be_pickled():
     with pytest.raises(NeurocnnError) as caught:
         part_weights(THREE_PARTS, selection_threshold=1)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -1,4 +1,4 @@
-"""The built-in networks have the parameters of the published ones, and take any input that makes sense."""
+"""The built-in networks have the parameters of the published networks, and accept any possible input."""
 
 import hashlib
 import sys
@@ -27,7 +27,7 @@ def n_parameters(model, trained_only=False):
         ("Conv3_FC1", (1, 30, 40, 30), 22_786),
     ],
 )
-def test_parameter_counts_are_those_of_the_documents(name, shape, expected):
+def test_parameter_counts_are_as_documented(name, shape, expected):
     with torch.device("meta"):
         assert n_parameters(create_model(name, shape)) == expected
 
@@ -41,7 +41,7 @@ def test_resnet18_fine_tunes_8908730_of_11691514_parameters():
         assert n_parameters(create_model("resnet18", (3, 64, 64), weights=None), True) == 11_691_514
 
 
-def test_conv4_fc3_v1_is_the_five_blocks_of_conv5_fc3_and_the_classifier_of_conv4_fc3():
+def test_conv4_fc3_v1_has_the_convolutions_of_conv5_fc3_and_the_hidden_layers_of_conv4_fc3():
     v1, v5 = (create_model(name, (2, 40, 40), n_outputs=3) for name in ("Conv4_FC3_v1", "Conv5_FC3"))
     assert repr(v1.convolutions) == repr(v5.convolutions)
     sizes = [(m.in_features, m.out_features) for m in v1.fc if isinstance(m, nn.Linear)]
@@ -50,7 +50,7 @@ def test_conv4_fc3_v1_is_the_five_blocks_of_conv5_fc3_and_the_classifier_of_conv
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
 @pytest.mark.parametrize("shape", [(3, 40, 33), (2, 31, 34, 32)])
-def test_any_size_channels_and_outputs_in_2d_and_3d(name, shape):
+def test_networks_accept_any_size_and_any_number_of_channels_and_outputs(name, shape):
     model = create_model(name, shape, n_outputs=5).eval()
     assert model(torch.zeros(2, *shape)).shape == (2, 5)
 
@@ -65,14 +65,14 @@ def test_any_size_channels_and_outputs_in_2d_and_3d(name, shape):
         ("resnet18", 0, 1),
     ],
 )
-def test_dropout_is_an_option_with_the_documents_default(name, default, n):
+def test_dropout_is_an_option_with_the_documented_default(name, default, n):
     for options, expected in (({}, default), ({"dropout": 0.25}, 0.25)):
         with torch.device("meta"):
             model = create_model(name, (3, 32, 32), **options)
         assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [expected] * n
 
 
-def test_conv4_fc3_names_the_minimum_size():
+def test_conv4_fc3_refuses_smaller_images_with_the_minimum_size():
     assert create_model("Conv4_FC3", (1, 31, 31))(torch.zeros(1, 1, 31, 31).repeat(2, 1, 1, 1)).shape == (
         2,
         2,
@@ -103,7 +103,7 @@ def test_imagenets_weights_need_three_channels():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Torchvision's cache folder, its file's name with the digest of a ResNet-18 of ours, and no network."""
+    """Replace torchvision's cache folder and digest by those of a new ResNet-18, and make downloads impossible."""
     torchvision = pytest.importorskip("torchvision")
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     torch.manual_seed(7)
@@ -111,7 +111,7 @@ def cache(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "made.pth")
     digest = hashlib.sha256((tmp_path / "made.pth").read_bytes()).hexdigest()[:8]
     weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
-    # nobody listens there: a download fails at once
+    # No server listens at this address, so that a download fails at once.
     monkeypatch.setattr(weights, "url", f"http://127.0.0.1:9/models/resnet18-{digest}.pth")
     path = tmp_path / "checkpoints" / f"resnet18-{digest}.pth"
     path.parent.mkdir()
@@ -144,7 +144,7 @@ def test_resnet18_reads_weights_from_a_path(cache):
 
 
 @pytest.mark.faults
-def test_missing_imagenet_weights_are_an_error_that_names_the_path_for_the_file(cache):
+def test_missing_imagenet_weights_raise_an_error_with_the_path_of_the_file(cache):
     path, _, _ = cache
     with pytest.raises(NotFoundError) as error:
         create_model("resnet18", (3, 64, 64))

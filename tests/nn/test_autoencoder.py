@@ -1,4 +1,4 @@
-"""An autoencoder is the CNN's convolutions and the same layers backwards, for any sequence of layers."""
+"""An autoencoder consists of the CNN's convolutions and their reverse layers, for any sequence of layers."""
 
 import copy
 
@@ -44,7 +44,7 @@ def test_the_decoder_equals_the_published_one_in_2d_and_3d(n):
     assert autoencoder.decoder[6].num_features == 1
 
 
-def test_forward_equals_the_labs_loop_over_pools_and_unpools():
+def test_forward_equals_the_explicit_loop_of_the_lab():
     torch.manual_seed(0)
     autoencoder = CNN_Transformer(nn.Sequential(*block(3, 1, 4, padding=1), *block(3, 4, 6))).eval()
     images = torch.randn(2, 1, 13, 10, 9)
@@ -121,7 +121,7 @@ def test_unflatten_is_reversed_too():
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)])
-def test_a_plain_max_pooling_is_unpooled_not_copied(pool):
+def test_a_max_pooling_of_torch_is_reversed_by_an_unpooling(pool):
     torch.manual_seed(0)
     autoencoder = CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 1), pool)).eval()
     assert names(autoencoder.decoder) == ["MaxUnpool2d", "ConvTranspose2d"]
@@ -148,14 +148,14 @@ def test_strides_dilations_groups_and_bias_are_kept():
         assert (transposed.in_channels, transposed.out_channels) == (layer.out_channels, layer.in_channels)
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark about speed
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch warns that this is slow
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(7, 12))
-def test_a_convolution_with_same_padding_is_reversed_to_its_input_size(kernel, dilation, size):
+def test_the_reverse_of_a_convolution_with_same_padding_restores_the_input_size(kernel, dilation, size):
     convolution = nn.Conv2d(1, 2, kernel, dilation=dilation, padding="same")
     images = torch.rand(1, 1, size, size + 1)
     autoencoder = CNN_Transformer(nn.Sequential(convolution))
     found = autoencoder(images)[1]
-    # the transposed convolution is the convolution's derivative: independent of how it is padded
+    # The reference is the derivative of the convolution, which needs no size or padding of the output.
     maps = convolution(images.requires_grad_())
     weight = autoencoder.decoder[0].weight.detach()
     (expected,) = torch.autograd.grad(
@@ -167,7 +167,7 @@ def test_a_convolution_with_same_padding_is_reversed_to_its_input_size(kernel, d
 
 @st.composite
 def architectures(draw):
-    """Sequential networks in 2-D and 3-D with all kinds of layers in any order, and a size that they take."""
+    """Draw a sequential network in 2-D or 3-D with layers of all kinds in any order, and a shape of images."""
     n = draw(st.sampled_from([2, 3]))
     convolution, norm, instance, pad_pool, max_pool, dropout = (
         (nn.Conv2d, nn.BatchNorm2d, nn.InstanceNorm2d, PadMaxPool2d, nn.MaxPool2d, nn.Dropout2d)
@@ -217,7 +217,7 @@ def test_the_reconstruction_has_the_size_of_the_input_for_any_layers(case):
     try:
         expected = copy.deepcopy(cnn).eval()(images).flatten(1)
     except (RuntimeError, ValueError):
-        return  # the network itself takes no images of that size
+        return  # the network itself does not accept images of this size
     autoencoder = CNN_Transformer(cnn).eval()
     code, reconstruction = autoencoder(images)
     assert reconstruction.shape == images.shape
@@ -284,7 +284,7 @@ def test_a_custom_layer_that_keeps_the_size_is_copied():
     assert decoder[1].factor.item() == 3
 
 
-def test_pools_of_the_encoder_may_have_their_flags_set():
+def test_pooling_layers_that_return_indices_and_padding_are_accepted_in_the_encoder():
     cnn = nn.Sequential(nn.Conv2d(1, 2, 3), PadMaxPool2d(2, return_indices=True, return_pad=True))
     autoencoder = CNN_Transformer(cnn)
     assert autoencoder.encode(torch.rand(2, 1, 7, 7)).shape == (2, 2 * 3 * 3)
@@ -303,7 +303,7 @@ def test_autoencoders_work_on_the_meta_device_under_export_and_in_double_precisi
 
 
 def labs_autoencoder():
-    """The autoencoder of the lab as its document writes it."""
+    """Return the encoder and decoder of the lab, written as in its instructions."""
     encoder, decoder = nn.ModuleList(), nn.ModuleList([nn.ConvTranspose3d(1, 32, 1)])
     for before, after in ((1, 8), (8, 16), (16, 32)):
         encoder += [nn.Conv3d(before, after, 3, padding=1), nn.BatchNorm3d(after), nn.LeakyReLU()]
@@ -320,7 +320,7 @@ def labs_autoencoder():
     return encoder, decoder
 
 
-def test_the_labs_autoencoder_is_one_call():
+def test_a_single_call_creates_the_autoencoder_of_the_lab():
     torch.manual_seed(0)
     encoder, decoder = labs_autoencoder()
     autoencoder = CNN_Transformer(create_model("Conv3_FC1", (1, 30, 40, 30)), output="sigmoid", bottleneck=1)
@@ -360,7 +360,7 @@ def test_a_linear_output_ends_in_the_transposed_convolution_and_keeps_slopes():
     assert reconstruction.max() < 1
 
 
-@pytest.mark.filterwarnings("ignore:CNN_Transformer")  # slopes above 1 are among the cases
+@pytest.mark.filterwarnings("ignore:CNN_Transformer")  # some cases have slopes above 1
 @settings(max_examples=30)
 @given(architectures(), st.sampled_from(["linear", "sigmoid"]), st.sampled_from([None, 1, 3]))
 def test_any_output_and_bottleneck_give_reconstructions_of_the_size_of_the_input(case, output, bottleneck):
@@ -369,7 +369,7 @@ def test_any_output_and_bottleneck_give_reconstructions_of_the_size_of_the_input
     try:
         maps = copy.deepcopy(cnn).eval()(images)
     except (RuntimeError, ValueError):
-        return  # the network itself takes no images of that size
+        return  # the network itself does not accept images of this size
     autoencoder = CNN_Transformer(cnn, output=output, bottleneck=bottleneck).eval()
     code, reconstruction = autoencoder(images)
     assert reconstruction.shape == images.shape
@@ -378,7 +378,7 @@ def test_any_output_and_bottleneck_give_reconstructions_of_the_size_of_the_input
     assert code.shape == autoencoder.encode(images).shape
 
 
-def test_fully_connected_encoders_end_linear_or_sigmoid_too():
+def test_fully_connected_encoders_accept_the_outputs_linear_and_sigmoid():
     cnn = nn.Sequential(nn.Flatten(), nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 4))
     for output, end in (
         ("linear", ["Linear", "Reshape"]),
@@ -418,14 +418,14 @@ def test_a_bottleneck_needs_feature_maps():
         CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3)), output="linaer")
 
 
-def test_a_mirror_that_magnifies_values_causes_a_warning():
+def test_an_inverse_slope_that_magnifies_values_causes_a_warning():
     with pytest.warns(UserWarning, match=r"output='mirror' multiplies negative values by 100 in 3 LeakyReLU"):
         CNN_Transformer(create_model("Conv3_FC1", (1, 16, 16, 16)))
 
 
 @pytest.mark.parametrize("output", ["linear", "sigmoid"])
 @pytest.mark.parametrize("intensity", [0.0, 0.4, 1.0])
-def test_a_decoder_starts_at_an_intensity(output, intensity):
+def test_start_at_makes_the_first_reconstructions_nearly_constant(output, intensity):
     torch.manual_seed(0)
     autoencoder = CNN_Transformer(create_model("Conv5_FC3", (1, 12, 12, 12)), output=output)
     autoencoder.start_at(intensity)
@@ -434,7 +434,7 @@ def test_a_decoder_starts_at_an_intensity(output, intensity):
     assert reconstruction.std() < 0.1
 
 
-def test_a_mirror_does_not_start_at_an_intensity():
+def test_start_at_has_no_effect_with_the_output_mirror():
     autoencoder = CNN_Transformer(nn.Sequential(nn.Conv2d(1, 2, 3)))
     before = autoencoder.decoder[0].weight.clone()
     autoencoder.start_at(0.4)

@@ -1,4 +1,4 @@
-"""Networks of this package can be exported, traced and differentiated forward."""
+"""Networks of this package can be exported, traced and differentiated in forward mode."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import nn
 import neurocnn as nc
 
 NETWORKS = [("Conv3_FC1", (1, 18, 20, 17)), ("Conv4_FC3", (1, 50, 50, 50)), ("Conv4_FC3", (1, 64, 70))]
-#: torch.jit, which torch's forward-mode derivatives use too, is deprecated, and warns of sizes that become constants.
+#: torch.jit, which forward-mode derivatives use too, warns that it is deprecated and that sizes become constants.
 JIT = pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
 
 
@@ -28,7 +28,7 @@ def test_an_exported_network_returns_the_same_outputs(name: str, shape: tuple[in
 
 
 @pytest.mark.parametrize(("name", "shape"), NETWORKS)
-@pytest.mark.filterwarnings("ignore")  # of the exporter, about itself
+@pytest.mark.filterwarnings("ignore")  # warnings of the exporter about its own code
 def test_onnx_runtime_returns_the_same_outputs(name: str, shape: tuple[int, ...], tmp_path: Path):
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason=f"{package} is not installed")
@@ -62,7 +62,7 @@ def test_tensorboard_draws_the_graph_of_a_network(tmp_path: Path):
 
 @pytest.mark.parametrize(("name", "shape"), NETWORKS[::2])
 @JIT
-def test_a_forward_derivative_is_a_difference_quotient(name: str, shape: tuple[int, ...]):
+def test_a_forward_mode_derivative_equals_a_difference_quotient(name: str, shape: tuple[int, ...]):
     torch.manual_seed(0)
     model = networks(name, shape)[0].double()
     images, direction = torch.rand(2, *shape).double(), torch.randn(2, *shape).double()
@@ -73,10 +73,10 @@ def test_a_forward_derivative_is_a_difference_quotient(name: str, shape: tuple[i
 
 
 @JIT
-def test_the_hessian_of_a_pooling_is_that_of_its_maxima():
+def test_the_hessian_of_a_pooling_equals_that_of_its_maxima():
     pool, volume = nc.PadMaxPool3d(2), torch.rand(1, 1, 3, 3, 3).double()
     hessian = torch.func.hessian(lambda v: (pool(v) ** 3).sum())(volume).reshape(27, 27)
-    # Each of the 8 windows has its own maximum m, and d²(m³) = 6 m at its place.
+    # Each of the 8 windows has its own maximum m, and d²(m³) = 6 m at the position of m.
     padded = nn.functional.pad(volume, (1, 0) * 3)
     maxima = nn.functional.max_pool3d(padded, 2)
     expected = torch.zeros(27).double()
@@ -86,7 +86,7 @@ def test_the_hessian_of_a_pooling_is_that_of_its_maxima():
 
 
 @JIT
-def test_an_unpooling_is_differentiated_forward():
+def test_an_unpooling_has_a_forward_mode_derivative():
     pool = nc.PadMaxPool2d(2, return_indices=True, return_pad=True)
     image, unpool = torch.rand(1, 2, 5, 6), nc.CropMaxUnpool2d(2)
     maxima, indices, padding = pool(image)

@@ -1,4 +1,4 @@
-"""PadMaxPool is zero-padding and torch's pooling; CropMaxUnpool is its unpooling and a crop."""
+"""PadMaxPool equals zero-padding and torch's pooling; CropMaxUnpool equals torch's unpooling and a crop."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ def per_axis(value, n):
 
 
 def padded(x, stride):
-    """Zeros in front of each axis up to a multiple of the stride, and the pad as F.pad takes it."""
+    """Return `x` with zeros in front of each axis up to a multiple of the stride, and the padding for F.pad."""
     n = x.dim() - 2
     missing = [
         (step - size % step) % step for size, step in zip(x.shape[2:], per_axis(stride, n), strict=True)
@@ -43,7 +43,7 @@ def plain_pool(x, kernel, stride):
 
 
 def values(shape, kind, seed):
-    """Few whole numbers, so that ties abound; below zero, above, or both."""
+    """Return random integers from a small range, so that ties are frequent: positive, negative or mixed."""
     generator = torch.Generator().manual_seed(seed)
     low, high = {"positive": (0, 3), "negative": (-3, 1), "mixed": (-2, 3)}[kind]
     return torch.randint(low, high, shape, generator=generator).double()
@@ -59,15 +59,15 @@ def poolings(draw):
     a_number_or_a_tuple = st.one_of(numbers, st.tuples(*[numbers] * n))
     kernel, stride = draw(a_number_or_a_tuple), draw(a_number_or_a_tuple)
     if draw(st.booleans()):
-        stride = kernel  # what networks use, and where padding is not copied
-    least = per_axis(kernel, n)
-    size = [draw(st.integers(k, k + 5)) for k in least]
+        stride = kernel  # the case of networks, in which the padding is not copied
+    minimum = per_axis(kernel, n)
+    size = [draw(st.integers(k, k + 5)) for k in minimum]
     shape = (draw(st.integers(1, 2)), draw(st.integers(1, 2)), *size)
     return values(shape, draw(kinds), draw(st.integers(0, 99))), kernel, stride
 
 
 @given(poolings())
-def test_pooling_equals_padding_then_pooling_in_maxima_indices_and_pad(case):
+def test_maxima_indices_and_padding_equal_those_of_padding_then_pooling(case):
     x, kernel, stride = case
     pool = POOLS[x.dim() - 2](kernel, stride)
     out, indices, pad = plain_pool(x, kernel, stride)
@@ -95,14 +95,14 @@ def test_gradients_equal_those_of_padding_then_pooling_including_ties(case, seed
 @given(poolings())
 def test_pooling_passes_gradcheck(case):
     x, kernel, stride = case
-    # all values apart from each other and from the pad's zero, or the maximum has no derivative
+    # All values differ from each other and from the zero of the padding, so that each maximum has a derivative.
     order = torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0)).double()
     x = (order - x.numel() // 2 + 0.5).view_as(x).requires_grad_()
     assert torch.autograd.gradcheck(POOLS[x.dim() - 2](kernel, stride), x, eps=1e-3)
 
 
 def naive_unpool(maxima, indices, size):
-    """Loop over all values in row order; the last one to arrive at a voxel stays."""
+    """Unpool by a loop over all values in row order; the last value for a voxel is kept."""
     out = torch.zeros(*maxima.shape[:2], math.prod(size), dtype=maxima.dtype)
     for b, c in itertools.product(range(maxima.shape[0]), range(maxima.shape[1])):
         for value, index in zip(maxima[b, c].flatten(), indices[b, c].flatten(), strict=True):
@@ -111,7 +111,7 @@ def naive_unpool(maxima, indices, size):
 
 
 @given(poolings(), st.integers(0, 99))
-def test_unpooling_restores_each_value_and_crops_the_pad(case, seed):
+def test_unpooling_restores_each_value_and_crops_the_padding(case, seed):
     x, kernel, stride = case
     maxima, indices, pad = plain_pool(x, kernel, stride)
     other = values(maxima.shape, "mixed", seed).requires_grad_()
@@ -127,13 +127,13 @@ def test_unpooling_restores_each_value_and_crops_the_pad(case, seed):
 @given(poolings())
 def test_unpooling_passes_gradcheck(case):
     x, kernel, _ = case
-    out, indices, pad = plain_pool(x, kernel, kernel)  # disjoint windows: else a value may be overwritten
+    out, indices, pad = plain_pool(x, kernel, kernel)  # windows are disjoint, so that no value is overwritten
     unpool = UNPOOLS[x.dim() - 2](kernel)
     assert torch.autograd.gradcheck(lambda maxima: unpool(maxima, indices, pad), out.requires_grad_())
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_unpooling_equals_torchs_where_kernel_and_stride_are_equal(n):
+def test_unpooling_equals_that_of_torch_if_kernel_and_stride_are_equal(n):
     x = values((2, 3, 5, 6, 7)[: n + 2], "mixed", 0)
     maxima, indices, pad = plain_pool(x, 2, 2)
     expected = (nn.MaxUnpool2d if n == 2 else nn.MaxUnpool3d)(2, 2)(maxima, indices)
@@ -141,7 +141,7 @@ def test_unpooling_equals_torchs_where_kernel_and_stride_are_equal(n):
     assert torch.equal(UNPOOLS[n](2, 2)(maxima, indices, pad), expected[..., *crop])
 
 
-def test_a_pad_equal_to_the_maximum_gets_the_gradient_and_drops_the_value():
+def test_padding_that_equals_the_maximum_gets_the_gradient_and_unpooling_drops_the_value():
     x = torch.tensor([0.0, -1.0, 5.0], requires_grad=True).view(1, 1, 1, 3)
     leaf = x.detach().clone().requires_grad_()
     pool = PadMaxPool2d((1, 2), return_indices=True, return_pad=True)
@@ -155,7 +155,7 @@ def test_a_pad_equal_to_the_maximum_gets_the_gradient_and_drops_the_value():
 
 @pytest.mark.parametrize("differentiated", [False, True])
 @pytest.mark.parametrize("place", [0, 1, 4])
-def test_a_nan_is_never_lost(place, differentiated):
+def test_the_maximum_of_a_window_with_nan_is_nan(place, differentiated):
     x = torch.zeros(1, 1, 5, 4, 3)
     x[0, 0, place, 1, 0] = math.nan
     x.requires_grad_(differentiated)
@@ -164,19 +164,19 @@ def test_a_nan_is_never_lost(place, differentiated):
     assert expected.isnan().any()
 
 
-def test_the_next_layer_may_work_in_place():
+def test_the_next_layer_may_change_the_maxima_in_place():
     x = values((1, 2, 5, 6, 7), "mixed", 0).requires_grad_()
     expected = torch.autograd.grad(F.relu(plain_pool(x, 2, 2)[0]).sum(), x)[0]
     found = torch.autograd.grad(F.relu(PadMaxPool3d(2)(x), inplace=True).sum(), x)[0]
     assert torch.equal(found, expected)
 
 
-def test_kernel_3_stride_2_size_6_gives_2():
-    # The documents' code decides, not their formula, which says 3.
+def test_a_kernel_of_3_and_a_stride_of_2_reduce_6_voxels_to_2():
+    # The documented code gives 2, although the documented formula gives 3.
     assert PadMaxPool2d(3, 2)(torch.zeros(1, 1, 6, 6)).shape == (1, 1, 2, 2)
 
 
-def test_flags_choose_what_is_returned():
+def test_flags_determine_the_returned_values():
     x = torch.rand(1, 1, 3, 4, 5)
     pad = (1, 0, 0, 0, 1, 0)
     assert isinstance(PadMaxPool3d(2, 2)(x), torch.Tensor)
@@ -191,7 +191,7 @@ def test_flags_choose_what_is_returned():
 
 
 class LabAutoencoder(nn.Module):
-    """Written as a student of the lab writes it: pools called with their flags, unpools with what they gave."""
+    """Autoencoder written as in the lab: unpooling layers get the indices and padding of pooling layers."""
 
     def __init__(self):
         super().__init__()
@@ -248,7 +248,7 @@ LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @given(poolings(), st.integers(0, 99))
-def test_the_operations_for_other_devices_give_equal_results(layout, case, seed):
+def test_the_operations_for_other_devices_return_the_same_results(layout, case, seed):
     x, kernel, stride = case
     n = x.dim() - 2
     x = x.contiguous(memory_format=LAST[n]) if layout == "channels last" else x
@@ -291,7 +291,7 @@ class TestEverywhere:
         x = values(MAPS[n], "mixed", 1).float()
         return x, RoundTrip(n)(x)
 
-    def test_pooling_in_deterministic_mode(self, n):
+    def test_deterministic_mode_returns_the_same_values(self, n):
         x, expected = self.expected(n)
         torch.use_deterministic_algorithms(True)
         x.requires_grad_()
@@ -300,7 +300,7 @@ class TestEverywhere:
         sum(o.sum() for o in out).backward()
         assert x.grad is not None
 
-    def test_under_compile(self, n):
+    def test_compiled_layers_return_the_same_values(self, n):
         x, expected = self.expected(n)
         compiled = torch.compile(RoundTrip(n), backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), expected, rtol=0, atol=0)
@@ -310,7 +310,7 @@ class TestEverywhere:
     @pytest.mark.on_demand
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++")
     def test_compiled_pooling_equals_eager_pooling(self, n):
-        torch.compiler.reset()  # what other tests compiled counts against a limit
+        torch.compiler.reset()  # compilations of other tests count towards torch's limit
         x, expected = self.expected(n)
         gradients = [values(out.shape, "mixed", 4).float() for out in expected]
         compiled = torch.compile(RoundTrip(n), fullgraph=True)
@@ -323,12 +323,12 @@ class TestEverywhere:
             (eager,) = torch.autograd.grad(RoundTrip(n)(leaf), leaf, gradients)
             assert torch.equal(found, eager)
 
-    def test_exported(self, n):
+    def test_exported_layers_return_the_same_values(self, n):
         x, expected = self.expected(n)
         program = torch.export.export(RoundTrip(n), (x,))
         torch.testing.assert_close(program.module()(x), expected, rtol=0, atol=0)
 
-    def test_channels_last(self, n):
+    def test_the_channels_last_format_is_kept_with_the_same_values(self, n):
         x, expected = self.expected(n)
         leaf = x.to(memory_format=LAST[n], copy=True).requires_grad_()
         for maps in (leaf.detach(), leaf):
@@ -345,20 +345,20 @@ class TestEverywhere:
         assert kept  # the indices
         assert not any(x.is_floating_point() for x in kept)
 
-    def test_under_autocast(self, n):
+    def test_autocast_returns_the_same_values(self, n):
         x, expected = self.expected(n)
         with torch.autocast("cpu", torch.bfloat16):
-            out = RoundTrip(n)(x.bfloat16())  # small whole numbers: exact in bfloat16
+            out = RoundTrip(n)(x.bfloat16())  # small integers are exact in bfloat16
         torch.testing.assert_close(tuple(o.float() for o in out), expected, rtol=0, atol=0)
 
-    def test_under_vmap(self, n):
+    def test_vmap_returns_the_same_values(self, n):
         x, expected = self.expected(n)
         for inner in (x, x.clone().requires_grad_()):
             out = torch.vmap(RoundTrip(n))(inner[None].expand(3, *x.shape))
             torch.testing.assert_close(out[0][1], expected[0], rtol=0, atol=0)
             torch.testing.assert_close(out[1][2], expected[1], rtol=0, atol=0)
 
-    def test_gradients_by_all_functions_of_torch_are_equal(self, n):
+    def test_all_functions_of_torch_return_the_same_gradients(self, n):
         x = values(MAPS[n], "mixed", 2).float()
         pool, gradient = POOLS[n](2), values(plain_pool(x, 2, 2)[0].shape, "mixed", 3).float()
         leaf = x.clone().requires_grad_()
@@ -383,7 +383,7 @@ class TestEverywhere:
         assert torch.equal(found.float(), expected)
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
-    def test_gradients_through_vmap_and_many_at_a_time(self, n, layout):
+    def test_gradients_through_vmap_and_batched_gradients_equal_a_loop(self, n, layout):
         x = values(MAPS[n], "mixed", 2)
         x = x.contiguous(memory_format=LAST[n]) if layout == "channels last" else x
         pool, leaf = POOLS[n](2), x.clone().requires_grad_()
@@ -402,7 +402,7 @@ class TestEverywhere:
         assert torch.equal(torch.autograd.grad(objective(leaves), leaves)[0], torch.stack(expected))
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
-    def test_many_gradients_of_unpooling_at_a_time(self, n, layout):
+    def test_batched_gradients_of_unpooling_equal_a_loop(self, n, layout):
         x = values(MAPS[n], "mixed", 2)
         x = x.contiguous(memory_format=LAST[n]) if layout == "channels last" else x
         maxima, indices, pad = POOLS[n](2, return_indices=True, return_pad=True)(x)
@@ -414,7 +414,7 @@ class TestEverywhere:
         assert torch.equal(found, torch.stack(expected))
         assert not torch.equal(expected[0], expected[1])
 
-    def test_with_another_default_device(self, n):
+    def test_the_default_device_does_not_affect_the_values(self, n):
         x, expected = self.expected(n)
         with torch.device("meta"):
             out = RoundTrip(n)(x)
@@ -424,12 +424,12 @@ class TestEverywhere:
         maxima, indices, pad = POOLS[n](2, return_indices=True, return_pad=True)(torch.rand(2, 3, *[2] * n))
         assert UNPOOLS[n](2)(maxima, indices, pad).is_contiguous()
 
-    def test_second_derivatives(self, n):
+    def test_second_derivatives_pass_gradgradcheck(self, n):
         order = torch.randperm(math.prod(MAPS[n]), generator=torch.Generator().manual_seed(0)).double()
         x = (order - len(order) // 2 + 0.5).view(MAPS[n]).requires_grad_()
         assert torch.autograd.gradgradcheck(lambda maps: POOLS[n](2)(maps) ** 2, x[:1, :1], eps=1e-3)
 
-    def test_on_the_meta_device(self, n):
+    def test_shapes_on_the_meta_device_are_the_same(self, n):
         x, expected = self.expected(n)
         out = RoundTrip(n).to("meta")(x.to("meta"))
         assert [o.shape for o in out] == [o.shape for o in expected]
@@ -443,7 +443,7 @@ def test_an_invalid_kernel_or_stride_is_refused(value):
         CropMaxUnpool2d(2, value)
 
 
-def test_maps_of_another_dimension_are_refused():
+def test_maps_with_another_number_of_axes_are_refused():
     with pytest.raises(ModelError, match=r"feature maps of shape \(2, 3, 4, 5\); expected \(B, C, D, H, W\)"):
         PadMaxPool3d(2)(torch.zeros(2, 3, 4, 5))
 
@@ -469,7 +469,7 @@ def run_triton_cases(interpreted):
 
 
 def test_the_triton_kernels_equal_padding_then_pooling_in_the_interpreter():
-    """A process of its own, because the interpreter is chosen before triton is imported."""
+    """Run the cases in another process, because the interpreter must be chosen before triton is imported."""
     pytest.importorskip("triton")
     run_triton_cases(interpreted=True)
 

@@ -1,4 +1,4 @@
-"""A name, a builder or a module becomes a network that was checked before it is trained."""
+"""create_model returns a checked network from a name, a builder or a module."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from neurocnn.nn import CNN_Transformer, create_model, describe, list_models, tr
 
 
 def small(input_shape, n_outputs, *, width=4):
-    """A builder as a user writes it."""
+    """Return a small network, as a user's builder does."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(input_shape[0] * 4, n_outputs))
 
 
@@ -24,7 +24,7 @@ def test_every_name_is_listed_with_package_and_version():
     )
 
 
-def test_a_builder_can_replace_a_name():
+def test_a_builder_is_accepted_instead_of_a_name():
     assert create_model(small, (3, 9, 9), n_outputs=4, width=2)(torch.zeros(1, 3, 9, 9)).shape == (1, 4)
     assert create_model(lambda shape, n: small(shape, n), (3, 9, 9)) is not None
 
@@ -56,13 +56,13 @@ def test_the_check_changes_no_running_statistics():
 
 
 @pytest.mark.faults
-def test_an_unknown_name_is_refused_with_a_similar_one():
+def test_an_unknown_name_is_refused_with_a_similar_name():
     with pytest.raises(ModelError, match=r"'Conv4_FC'.*did you mean.*'Conv4_FC3'"):
         create_model("Conv4_FC", (1, 50, 50))
 
 
 @pytest.mark.faults
-def test_an_unknown_option_is_refused_with_the_accepted_ones():
+def test_an_unknown_option_is_refused_with_the_accepted_options():
     with pytest.raises(ModelError, match=r"unknown option 'droput'; expected dropout"):
         create_model("Conv4_FC3", (1, 50, 50), droput=0.5)
     with pytest.raises(ModelError, match=r"unknown option 'depth'; expected width"):
@@ -129,7 +129,7 @@ def test_lazy_layers_have_their_parameters_before_training():
     assert model.training
 
 
-def test_a_network_that_needs_values_is_checked_too():
+def test_a_network_that_branches_on_values_is_checked_too():
     class Branching(nn.Module):
         def forward(self, x):
             return x.flatten(1)[:, : 2 if x.sum().item() == 0 else 3]
@@ -150,7 +150,7 @@ def test_describe_shows_layers_maps_and_parameters():
     assert ["convolutions.16", "Conv3d", "128@11x13x12", "221312"] in cells  # 64·128·27 + 128
     assert ["fc.2", "Linear", "1300", "41934100"] in cells  # 32256·1300 + 1300
     assert "42293972" in lines[-1]
-    assert "'resnet18' on 3@64x64" in describe("resnet18", "3@64x64")  # and no file of weights is needed
+    assert "'resnet18' on 3@64x64" in describe("resnet18", "3@64x64")  # no file of weights is needed
 
 
 def test_describe_accepts_the_arguments_of_create_model():
@@ -160,14 +160,14 @@ def test_describe_accepts_the_arguments_of_create_model():
 
 
 @pytest.mark.parametrize("size", ["169x208x179", "1@169", "1@169x208x179x3", "x@1x1", ""])
-def test_an_input_size_that_is_not_written_as_documented_is_refused(size):
+def test_an_input_size_in_another_format_is_refused(size):
     with pytest.raises(NeurocnnError, match="expected C@HxW or C@DxHxW"):
         describe("Conv5_FC3", size)
 
 
 def with_old_weight_norm(shape=(1, 9, 9), n_outputs=2):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates it
+        warnings.simplefilter("ignore", FutureWarning)  # torch warns that weight_norm is deprecated
         convolution = nn.utils.weight_norm(nn.Conv2d(shape[0], 2, 3))
     return nn.Sequential(convolution, nn.Flatten(), nn.Linear(2 * 49, n_outputs))
 
@@ -199,7 +199,7 @@ def test_a_network_that_cannot_be_copied_is_refused_with_the_layer():
         create_model(network, (1, 9, 9))
 
 
-def test_a_network_with_torchs_new_weight_norm_is_copied():
+def test_a_network_with_the_new_weight_norm_of_torch_is_copied():
     convolution = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 3))
     model = create_model(nn.Sequential(convolution, nn.Flatten(), nn.Linear(98, 2)), (1, 9, 9))
     images = torch.rand(2, 1, 9, 9)
@@ -208,7 +208,7 @@ def test_a_network_with_torchs_new_weight_norm_is_copied():
 
 
 @pytest.mark.faults
-def test_lazy_layers_are_described_and_refused_where_their_size_is_needed():
+def test_lazy_layers_are_described_but_refused_if_their_size_is_needed():
     lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
     assert "4@7x7" in describe(lazy, "1@9x9")
     for first, second in ((nn.LazyLinear(2), nn.Linear(3, 2)), (nn.LazyLinear(2), nn.LazyLinear(2))):

@@ -1,4 +1,4 @@
-"""Weights go from network to network whole or not at all, and come out of old checkpoints as they were."""
+"""Weights are copied completely or not at all, and are read unchanged from old checkpoints."""
 
 import pickle
 import sys
@@ -17,7 +17,7 @@ SHAPE = (1, 20, 18)
 
 
 def filled(model, seed):
-    """The model with weights and running statistics that no default would give."""
+    """Return the model, filled with weights and running statistics that differ from all defaults."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -67,19 +67,19 @@ def test_the_number_of_outputs_does_not_matter_between_autoencoder_and_cnn():
 
 
 @pytest.mark.parametrize("make", [cnn, lambda seed: filled(CNN_Transformer(cnn()), seed)])
-def test_networks_of_the_same_kind_exchange_everything(make):
+def test_all_weights_are_copied_between_networks_of_the_same_architecture(make):
     source, target = make(1), make(2)
     transfer_weights(source, target)
     assert_same(copied(target), copied(source))
 
 
-def test_any_two_equal_modules_exchange_everything_and_a_state_dict_is_a_source():
+def test_any_module_or_its_state_dict_is_accepted_as_source():
     source, target = filled(nn.Linear(3, 2), 1), nn.Linear(3, 2)
     transfer_weights(source.state_dict(), target)
     assert_same(copied(target), copied(source))
 
 
-def test_compiled_and_distributed_wrappers_do_not_matter():
+def test_weights_are_copied_between_wrapped_and_plain_networks():
     source, target = cnn(1), cnn(2)
     transfer_weights({f"module.{n}": t for n, t in source.state_dict().items()}, torch.compile(target))
     assert_same(copied(target), copied(source))
@@ -120,12 +120,12 @@ def test_another_architecture_is_refused_and_nothing_is_copied():
     assert_same(copied(target), before)
 
 
-def test_outputs_of_another_number_are_refused_between_cnns():
+def test_another_number_of_outputs_is_refused_between_cnns():
     with pytest.raises(ModelError, match=r"fc\.6\.bias \(source \(3,\), target \(2,\)\)"):
         transfer_weights(cnn(1, n_outputs=3), cnn(2))
 
 
-# ClinicaDL's networks, put together here from the documents' table, under their old names.
+# Networks of ClinicaDL, built from the documented table, with the old parameter names.
 
 
 def old_names(sequential, prefix):
@@ -159,18 +159,18 @@ def test_a_checkpoint_of_clinicadl_0_2_gives_identical_outputs(tmp_path):
     state = {**old_names(features, "features."), **old_names(classifier, "classifier.")}
     losses = {"valid_loss": np.float64(0.5), "valid_acc": np.float64(0.75)}
     torch.save({"model": state, "epoch": 3, **losses}, tmp_path / "model_best.pth.tar")
-    model = create_model("Conv4_FC3", (1, 46, 46)).eval()  # 46 voxels: 44, 20, 9+1 padded, … as below
+    model = create_model("Conv4_FC3", (1, 46, 46)).eval()  # 46 voxels become 44, 22, 20, 10, …
     transfer_weights(read_weights(tmp_path / "model_best.pth.tar"), model)
     images = torch.randn(2, 1, 46, 46)
     x = images
     for layer in features:
-        if isinstance(layer, nn.Sequential):  # the pad in front, as the documents' code computes it
+        if isinstance(layer, nn.Sequential):  # padding in front, computed as in the documented code
             layer[0].padding = (x.shape[3] % 2, 0, x.shape[2] % 2, 0)
         x = layer(x)
     assert torch.equal(model(images), classifier(x))
 
 
-def test_torchs_old_format_without_zip_is_read(tmp_path):
+def test_the_old_format_of_torch_without_zip_is_read(tmp_path):
     state = {"features.0.weight": torch.rand(2, 1, 3, 3)}
     path = tmp_path / "model_best.pth.tar"
     torch.save({"model": state, "epoch": 0, "valid_loss": 0.1}, path, _use_new_zipfile_serialization=False)
@@ -181,7 +181,7 @@ def test_a_resnet18_of_clinicadl_0_2_has_torchvisions_names_and_fc_out(tmp_path)
     torchvision = pytest.importorskip("torchvision")
     old = filled(torchvision.models.resnet18(), 1).eval()
     out = filled(nn.Linear(1000, 2), 2)
-    for module in old.modules():  # values that do not explode through 18 layers
+    for module in old.modules():  # these values do not become too large in 18 layers
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.weight.data.mul_(0.02)
     state = {**old.state_dict(), **old_names(out, "fc_out.")}
@@ -228,7 +228,7 @@ def test_an_order_that_is_not_a_permutation_is_refused(tmp_path, order):
         read_weights(tmp_path / "model.pth.tar", output_order=order)
 
 
-def test_resnet18_of_clinicadl_1_ends_in_fc_out(tmp_path):
+def test_a_resnet18_of_clinicadl_1_with_the_layer_fc_out_is_read(tmp_path):
     state = {"fc.1.weight": torch.zeros(1000, 512), "fc.fc_out.weight": torch.ones(2, 1000)}
     torch.save({"model": state, "epoch": 5, "name": "resnet18"}, tmp_path / "model.pth.tar")
     weights = read_weights(tmp_path / "model.pth.tar", output_order=(0, 1))
@@ -244,8 +244,8 @@ def test_an_autoencoder_of_clinicadl_1_is_read_unchanged(tmp_path):
     assert_same(copied(target), copied(source))
 
 
-def test_neurocnns_own_checkpoint_keeps_its_names(tmp_path):
-    # a user's module may well call its parts as ClinicaDL 0.2 did
+def test_parameter_names_in_a_checkpoint_of_neurocnn_are_not_changed(tmp_path):
+    # A user's module may have the parameter names of ClinicaDL 0.2.
     state = {"features.0.weight": torch.rand(2), "fc.weight": torch.rand(2), "conv1.bias": torch.rand(1)}
     save_tensors({"model": state, "epoch": 3, "name": "Net", "neurocnn": "0.1.0"}, tmp_path / "a.pth.tar")
     save_tensors({"model": state, "epoch": 3, "name": "Net"}, tmp_path / "b.pth.tar")
@@ -322,7 +322,7 @@ WRONG = {
 
 
 @pytest.mark.faults
-@pytest.mark.filterwarnings("ignore:Validating sparse")  # torch's remark about speed
+@pytest.mark.filterwarnings("ignore:Validating sparse")  # torch warns that this is slow
 @pytest.mark.parametrize("case", WRONG)
 def test_a_well_formed_file_with_other_content_is_refused_with_its_path(tmp_path, case):
     content, message = WRONG[case]
@@ -340,7 +340,7 @@ def test_an_invalid_network_name_in_a_file_does_not_matter(tmp_path, name):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("last", ["fc.2.bias", "fc.num_batches_tracked", f"fc.{'9' * 5000}.bias"])
-def test_the_last_layer_is_found_for_any_names(tmp_path, last):
+def test_output_order_finds_the_last_layer_for_any_parameter_names(tmp_path, last):
     state = {"fc.0.bias": torch.tensor([1.0, 2.0]), last: torch.tensor(3)}
     torch.save(state, tmp_path / "model.pth.tar")
     assert read_weights(tmp_path / "model.pth.tar", output_order=(1, 0))["fc.0.bias"].tolist() == [2.0, 1.0]
@@ -364,7 +364,7 @@ def test_weights_under_the_key_state_dict_are_read(tmp_path):
     assert_same(read_weights(tmp_path / "last.ckpt"), model.state_dict())
 
 
-def test_safetensors_are_read_by_their_library(tmp_path):
+def test_safetensors_files_are_read(tmp_path):
     library = pytest.importorskip("safetensors.torch")
     model = create_model("Conv3_FC1", (1, 16, 18, 16))
     library.save_file(model.state_dict(), tmp_path / "model.safetensors")
@@ -379,7 +379,7 @@ def test_safetensors_are_read_by_their_library(tmp_path):
         read_weights(tmp_path / "missing.safetensors")
 
 
-def test_a_file_of_safetensors_without_the_library_is_an_error_that_names_it(tmp_path, monkeypatch):
+def test_a_safetensors_file_without_the_library_raises_an_error_with_its_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(MissingExtraError, match="pip install safetensors"):

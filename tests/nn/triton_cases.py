@@ -1,6 +1,6 @@
 """The Triton pooling equals padding and torch's pooling, bit for bit: on a GPU, or in Triton's interpreter.
 
-`test_pooling.py` runs this file in a process of its own, because the interpreter must be chosen before triton is
+`test_pooling.py` runs this file in a separate process, because the interpreter must be chosen before triton is
 imported.
 """
 
@@ -101,7 +101,7 @@ def test_a_compiled_network_equals_the_eager_one():
     assert torch.allclose(torch.compile(lambda x: ours(network(x)))(x), ours(network(x)), atol=1e-5)
 
 
-def test_layers_pool_by_the_kernels_if_they_are_switched_on(monkeypatch):
+def test_layers_use_the_kernels_if_the_kernels_are_enabled(monkeypatch):
     monkeypatch.setattr(functional, "pools_by_kernels", lambda x: True)
     x = maps((2, 3, 5, 4, 7), torch.float32, "ties", False)
     for wanted in (False, True):

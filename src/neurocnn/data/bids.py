@@ -102,7 +102,7 @@ def _folders(parent: Path, prefix: str) -> list[str]:
 
 
 def _check_listed(folders: Iterable[str], ids: Iterable[str], path: Path) -> None:
-    # Without an error these images would have no labels, often because of different spellings (ses-M00, ses-M000).
+    # Without this error, images would have no labels, often because of different spellings (ses-M00, ses-M000).
     missing = sorted({*folders} - {*ids})
     if missing:
         raise TableError(

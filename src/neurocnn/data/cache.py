@@ -14,7 +14,7 @@ _locks: list[threading.RLock] = []
 
 
 def _renew_locks() -> None:
-    # A forked process would inherit the locks that other threads of its parent held, but not the threads.
+    # A forked process inherits locks that are held, but not the threads that would release them.
     _locks[:] = [threading.RLock() for _ in range(_N_LOCKS + 1)]
 
 

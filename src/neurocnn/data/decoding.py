@@ -22,8 +22,8 @@ def decode(source: Source) -> Tensor:
 def holds_voxels(tensor: Tensor, path: Path, source: Source, read: Callable[[Source], Tensor]) -> bool:
     """Return whether a prepared tensor is up to date: whether it equals the voxels that ``read(source)`` returns.
 
-    They are read only if the record or the times of the files do not show it. A tensor without a NIfTI file is always
-    up to date.
+    The voxels are read only if the record in the tensor's file, or the times of both files, cannot show this. A tensor
+    without a NIfTI file is always up to date.
     """
     if source.nifti is None or is_made_from(path, source.nifti):
         return True

@@ -57,8 +57,8 @@ def assign_groups(
 ) -> Integers:
     """Return the number of each participant's set, which is the same for all participants of a group.
 
-    The groups are assigned one by one, the largest first, each to the set with which the sets are most similar:
-    the sum of squares of the sets' numbers of participants, in total and in each class of the columns, is minimal.
+    The groups are assigned one by one, the largest first, each to the set that makes the sets most similar: the
+    sum of squares of the sets' numbers of participants, in total and in each class of the columns, is then minimal.
 
     Parameters
     ----------

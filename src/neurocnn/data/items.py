@@ -63,5 +63,7 @@ def read_labels(sessions: pd.DataFrame, label: str | None) -> list[Any] | None:
     missing = sessions[sessions[label].isna()]
     if len(missing):
         rows = describe_rows(missing, most=len(missing))
-        raise TableError(f"sessions: {label!r} is missing in {len(missing)} rows: {rows}; fill or drop these")
+        raise TableError(
+            f"sessions: {label!r} is missing in {len(missing)} rows: {rows}; fill in the labels or drop the rows"
+        )
     return list(sessions[label].tolist())

@@ -75,7 +75,7 @@ def balanced(
     groups = sorted(people[by].unique().tolist(), key=str)
     if len(groups) != 2:
         raise TableError(
-            f"{_WHERE}: the values of {by} are {groups}; expected two groups; select the rows of two"
+            f"{_WHERE}: the values of {by} are {groups}; expected two groups; select the rows of two groups"
         )
     limits = {name: _limit(people[name], name, tolerance) for name in columns}
     first, second = (people[people[by] == group] for group in groups)

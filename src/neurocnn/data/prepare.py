@@ -120,7 +120,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
             len(sources), n_files, n_bytes / 1e9, free / 1e9,
         )  # fmt: skip
         if n_bytes > free:
-            message = f"preparing takes {n_bytes} bytes; expected at most the {free} free bytes of the disk; free more"
+            message = f"preparing takes {n_bytes} bytes, but only {free} bytes of the disk are free; free disk space"
             raise StorageError(ENOSPC, message, str(folders[device]))
 
 

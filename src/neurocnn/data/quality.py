@@ -61,7 +61,7 @@ def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -
 
 
 def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
-    """Return the voxels (1, D, H, W) and the grid of an image, without a check for NaN or of the cohort."""
+    """Return the voxels (1, D, H, W) and the grid of an image, even if it has NaN or differs from its cohort."""
     grid = images.own_grid(source)
     with storage_errors(source.session_folder, f"read {source.name}"):
         prepared = images.prepared_tensor(source)
@@ -81,7 +81,8 @@ def robust_z(values: NDArray[Any]) -> Floats:
     """Return the distance of each value from the median, in robust standard deviations; NaN for NaN.
 
     The deviation is 1.4826 times the median distance or, if more than half of the values are equal, 1.2533 times the
-    mean distance (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). Equal values have distances of 0.
+    mean distance (Iglewicz and Hoaglin, How to detect and handle outliers, 1993). All
+    distances are 0 if all values are equal.
 
     Examples
     --------

@@ -131,7 +131,7 @@ class Roi:
             name = found.group(1) if found else re.sub(r"[^A-Za-z0-9]", "", path.name.split(".")[0])
             if name in regions:
                 raise SettingError(
-                    f"{where}: two masks are called {name!r}: {regions[name]} and {path}; rename a file"
+                    f"{where}: two masks are called {name!r}: {regions[name]} and {path}; rename one of the files"
                 )
             regions[name] = str(path)
         return cls(regions, random_shift)

@@ -45,7 +45,7 @@ def test_drawn_hippocampi_have_the_known_volume(loss):
         assert drawn[axes[0] < 0].sum() == pytest.approx(left, rel=0.04)
 
 
-def test_a_loss_is_the_fraction_of_the_volume():
+def test_a_loss_is_the_lost_fraction_of_the_volume():
     person = draw_person(np.random.default_rng(1))
     before, after = hippocampal_volumes(person), hippocampal_volumes(person.atrophied(0.3))
     np.testing.assert_allclose(np.array(after) / before, 0.7)
@@ -64,7 +64,7 @@ def test_hippocampi_are_inside_the_built_in_regions(space):
         voxels = (points - offset) / diagonal
         inside = [np.all((voxels >= low) & (voxels <= np.array(high) - 1), axis=1) for low, high in regions]
         assert np.all(inside[0] | inside[1])
-        # One in each, not both in one.
+        # Each region contains one hippocampus.
         assert min(inside[0].sum(), inside[1].sum()) > 0.35 * len(points)
 
 
@@ -115,7 +115,7 @@ def test_noise_has_the_requested_deviation_and_air_has_none():
     pure = np.stack(list(planes(person, axes, white.values)))
     one, other = (scan(person, axes, white, 1000, np.random.default_rng(seed)) / 1000 for seed in (0, 1))
     inside = pure > 0.49
-    # Each image has its own gain; what is left of their difference is noise, twice.
+    # Each image has its own gain; without it, the difference of the images is the noise of both.
     gain = (one[inside] * other[inside]).sum() / (other[inside] ** 2).sum()
     noise = (one - gain * other)[inside].std() / np.sqrt(1 + gain**2)
     assert noise == pytest.approx(0.04, rel=0.05)

@@ -17,7 +17,7 @@ from neurocnn.data.synthetic import caps as synthetic
 from neurocnn.errors import SettingError
 
 TINY = (24, 28, 24)
-SMALL = (34, 40, 34)  # 5.4 mm: some twenty voxels to a hippocampus
+SMALL = (34, 40, 34)  # voxels of 5.4 mm, about twenty per hippocampus
 
 T1_LINEAR = "t1_linear/{}_ses-M000_T1w_space-MNI152NLin2009cSym_desc-Crop_res-1x1x1_T1w.nii.gz"
 T1_VOLUME = (
@@ -35,14 +35,14 @@ def image(folder, participant_id, name=T1_VOLUME):
 
 
 def cut(volume, low, high):
-    """The voxels of an image between two points in mm."""
+    """Return the voxels of an image between two points in mm."""
     corners = nib.affines.apply_affine(np.linalg.inv(volume.affine), [low, high])
     first, last = np.sort(np.rint(corners).astype(int), axis=0)
     return volume.get_fdata()[tuple(slice(a, b + 1) for a, b in zip(first, last, strict=True))]
 
 
 def hippocampal_measure(volume):
-    """Voxels that are mostly grey, between two boxes drawn around MNI's hippocampi."""
+    """Return the volume of grey matter (mm³) in two boxes around the hippocampi of MNI space."""
     return sum(
         (cut(volume, (x - 9, -40, -26), (x + 9, -6, 0)) > 0.5).sum() * abs(np.linalg.det(volume.affine))
         for x in (26, -26)
@@ -51,7 +51,7 @@ def hippocampal_measure(volume):
 
 @pytest.fixture(scope="module")
 def cohorts(tmp_path_factory):
-    """200 participants with the default atrophy and the same 200 without any: labels and folder of each."""
+    """Return the labels and folder of 200 participants with the default atrophy, and of the same without atrophy."""
     made = {}
     for name, atrophy in (("atrophied", synthetic.DEFAULT_ATROPHY), ("healthy", 0.0)):
         folder = tmp_path_factory.mktemp(name) / "caps"
@@ -60,7 +60,7 @@ def cohorts(tmp_path_factory):
 
 
 def groups(cohort, measure):
-    """The measure of the images of AD, and of CN."""
+    """Return the measure of the images with AD, and of the images with CN."""
     labels, folder = cohort
     values = np.array([measure(image(folder, name)) for name in labels["participant_id"]])
     return values[labels["diagnosis"] == "AD"], values[labels["diagnosis"] == "CN"]
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_bytes_with_other_numbers_of_participants_a
     assert rows == (tmp_path / "many" / "labels.tsv").read_text().splitlines()[:4]
 
 
-def test_another_seed_is_another_cohort(tmp_path):
+def test_another_seed_creates_other_participants(tmp_path):
     for seed in (0, 1):
         make_caps(tmp_path / str(seed), 3, shape=TINY, seed=seed)
     zero, one = files(tmp_path / "0"), files(tmp_path / "1")
@@ -99,7 +99,9 @@ def test_another_seed_is_another_cohort(tmp_path):
         ),
     ],
 )
-def test_a_full_image_has_the_name_and_header_of_clinicas(tmp_path, preprocessing, name, shape, affine):
+def test_a_full_image_has_the_name_and_header_of_an_image_of_clinica(
+    tmp_path, preprocessing, name, shape, affine
+):
     make_caps(tmp_path / "caps", 1, preprocessing)
     loaded = image(tmp_path / "caps", "sub-0001", name)
     assert loaded.shape == shape
@@ -167,7 +169,7 @@ def test_labels_are_those_of_a_plausible_cohort(cohorts):
     assert by.loc["AD", ("MMS", "std")] == pytest.approx(3, abs=1)
 
 
-def test_diagnoses_do_not_follow_the_order_of_participants(cohorts):
+def test_diagnoses_do_not_depend_on_the_order_of_participants(cohorts):
     labels, _ = cohorts["atrophied"]
     first, second = labels["diagnosis"][::2].to_numpy(), labels["diagnosis"][1::2].to_numpy()
     assert (first != second).all()
@@ -177,7 +179,7 @@ def test_diagnoses_do_not_follow_the_order_of_participants(cohorts):
 def test_hippocampi_are_smaller_in_ad_by_the_atrophy(cohorts):
     ad, cn = groups(cohorts["atrophied"], hippocampal_measure)
     assert ttest_ind(cn, ad, alternative="greater").pvalue < 1e-10
-    # What the box holds besides hippocampus is the same for both.
+    # Other tissue in the boxes is the same for AD and CN.
     _, all_healthy = groups(cohorts["healthy"], hippocampal_measure)
     lost = cn.mean() - ad.mean()
     assert cn.mean() == pytest.approx(all_healthy.mean())
@@ -195,7 +197,7 @@ def test_without_atrophy_no_measure_differs(cohorts):
     boxes = [((-60, -80, -40), (60, 40, 60)), ((-60, -100, 20), (60, 60, 70)), ((5, -50, -30), (50, 5, 10))]
     measures = [hippocampal_measure, *(lambda volume, box=box: cut(volume, *box).mean() for box in boxes)]
     smallest = min(ttest_ind(*groups(cohorts["healthy"], measure)).pvalue for measure in measures)
-    assert smallest > 0.05 / len(measures)  # as Bonferroni has it for several tests
+    assert smallest > 0.05 / len(measures)  # Bonferroni's correction for several tests
 
 
 def test_without_atrophy_images_do_not_depend_on_the_diagnosis(tmp_path, monkeypatch):
@@ -218,7 +220,7 @@ def test_ventricles_are_larger_in_ad(tmp_path):
     labels = make_caps(tmp_path / "caps", 60, "t1-linear", shape=SMALL)
     fluid = np.array(
         [
-            # Fluid is the darkest there, deep in the white matter.
+            # In this box, deep in the white matter, fluid is the darkest tissue.
             (cut(image(tmp_path / "caps", who, T1_LINEAR), (-26, -46, 2), (26, 34, 26)) < 0.45).sum()
             for who in labels["participant_id"]
         ]
@@ -329,7 +331,7 @@ def test_the_settings_are_stored_next_to_the_labels(tmp_path):
 
 
 @pytest.mark.faults
-def test_leftovers_of_a_killed_run_are_gone_after_the_run_that_completes_the_folder(tmp_path: Path):
+def test_temporary_files_of_a_killed_run_are_removed_by_the_next_run(tmp_path: Path):
     folder = tmp_path / "caps"
     settings = {"n_participants": 2, "shape": (12, 14, 12)}
     expected = make_caps(tmp_path / "other", **settings)
