@@ -266,7 +266,7 @@ class Caps:
         )
 
     def check_cohorts(self, names: Iterable[str]) -> None:
-        """Check that the labels' cohorts, `names`, are those of the CAPS.
+        """Check that the cohorts of the labels, `names`, equal those of the CAPS.
 
         Raises
         ------
@@ -285,7 +285,7 @@ class Caps:
         StorageError, ImageError
             If files cannot be read, or are empty. The message lists all of them.
         TableError
-            If the rows are not sessions of these cohorts.
+            If an id is invalid, or the cohort of a row is missing or unknown.
         """
         found = self._locate(sessions)
         self.images.check_files(found)

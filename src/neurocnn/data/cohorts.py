@@ -86,7 +86,7 @@ def cohort_paths(table: PathLike) -> dict[str, Path]:
 
 
 def check_same_cohorts(names: Iterable[str], cohorts: Iterable[str]) -> None:
-    """Check that the cohorts of the labels, `names`, are those of the CAPS; see `Caps.check_cohorts`."""
+    """Check that the cohorts of the labels, `names`, equal those of the CAPS; see `Caps.check_cohorts`."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise argument_error("names", names, "cohort names", where="Caps.check_cohorts")
     labels, caps = set(map(str, names)), set(cohorts)

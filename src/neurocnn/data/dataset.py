@@ -234,7 +234,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         with seeded(self.seed, epoch, *identity) as seed:
             shift = [0, 0, 0]
             if shifted is None:
-                # A transform may write to its input.
+                # The part is copied, because a transform may write to its input.
                 part = copy_voxels(self._part(row, position)[0])
             else:
                 shift = torch.randint(-shifted.random_shift, shifted.random_shift + 1, (3,)).tolist()

@@ -1,7 +1,7 @@
 """Reader of the images of a CAPS, which decodes and checks each image once, and keeps it in a cache.
 
 Prepared tensors are mapped into memory; decoded or reoriented images are kept in a cache of limited size. Returned
-images are shared and must not be written to. If several threads read an image, one of them opens and checks it. A copy
+images are shared and must not be written to. If several threads read an image, one thread opens and checks it. A copy
 of the reader in another process (a worker of a data loader) starts with empty caches.
 """
 
@@ -31,7 +31,7 @@ _MAPPED_FILES = 4096  # far below the kernel's limit of memory maps per process
 
 
 class Images:
-    """Reader of images, which compares each image with the first one of its cohort.
+    """Reader of images, which compares each image with the first image of its cohort.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Images:
         self.orientation = orientation
         self.nan_voxels = nan_voxels
         self.cache_bytes = cache_bytes
-        # Grid and name of the first image of each cohort, with which the others are compared.
+        # Grid and name of the first image of each cohort, with which its other images are compared.
         self.first: dict[str | None, tuple[Grid, str]] = {}
         self.warned: set[tuple[str | None, str]] = set()
         self.generation = 0
@@ -110,7 +110,7 @@ class Images:
         Raises
         ------
         NotFoundError, StorageError, ImageError
-            If files cannot be read. The message lists all of them; the type of the error is that of the first one.
+            If files cannot be read. The message lists all of them; the type of the error is that of the first problem.
         """
         problems: list[NeurocnnError] = []
         for source in sources:
@@ -141,7 +141,7 @@ class Images:
             self._stamps[source] = stamp
 
     def image(self, source: Source) -> Tensor:
-        """Return the image (1, D, H, W), float32, reoriented and finite. It is shared: do not write to it.
+        """Return the image (1, D, H, W), float32, reoriented and finite. The image is shared: do not write to it.
 
         Raises
         ------

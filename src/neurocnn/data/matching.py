@@ -1,4 +1,4 @@
-"""Matched pairs of participants: one from each of two groups, with similar age, sex or other columns."""
+"""Matched pairs of participants from two groups, with similar age, sex or other columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

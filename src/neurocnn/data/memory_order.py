@@ -26,7 +26,7 @@ def bounds_of(voxels: Tensor) -> tuple[float, float]:
 
 
 def tiles(voxels: Tensor) -> Iterator[Box]:
-    """Yield the boxes in which a tensor is copied: a single box if it is small or its last axis is contiguous."""
+    """Yield the boxes in which a tensor is copied: a single box if the tensor is small or its last axis contiguous."""
     if voxels.dim() < 3 or voxels.stride(-1) == 1 or voxels.numel() <= _TILE:
         yield (...,)
         return

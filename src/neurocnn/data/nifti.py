@@ -25,7 +25,7 @@ from neurocnn.errors import ImageError, NotFoundError
 from neurocnn.storage.files import storage_errors
 from neurocnn.storage.memory import available_memory
 
-# Highest compression ratio of DEFLATE: a header that requires a higher one is wrong.
+# Highest compression ratio of DEFLATE: a header that requires a higher ratio is wrong.
 _BEST_RATIO = 1032
 _HEADER_BYTES = 4096
 _GZIP = b"\x1f\x8b"
@@ -72,7 +72,7 @@ def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
     name
         Name of the image, for messages.
     one_channel
-        Whether to allow a fourth axis of length 1, as masks have.
+        Whether to allow a fourth axis of length 1, which masks may have.
 
     Raises
     ------
@@ -238,7 +238,7 @@ def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Hea
 
 
 def _check_size(header: Header, path: Path, name: str) -> None:
-    """Check that the file is large enough for the voxels in its header, and that they fit into memory."""
+    """Check that the file is large enough for the voxels in its header, and that these voxels fit into memory."""
     size = path.stat().st_size
     if header.n_bytes > (size * _BEST_RATIO if _is_gzip(path) else size):
         raise ImageError(

@@ -98,7 +98,7 @@ class Grid:
         )
 
     def reorient(self, image: Tensor) -> Tensor:
-        """Return an image (1, D, H, W) with its axes reordered from the file's order to this grid's."""
+        """Return an image (1, D, H, W) with its axes reordered from the file's order to the order of this grid."""
         if self.reorientation is None:
             return image
         voxels = _nibabel.apply_orientation(image[0].numpy(), self.reorientation)

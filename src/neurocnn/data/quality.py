@@ -61,7 +61,7 @@ def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -
 
 
 def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
-    """Return the voxels (1, D, H, W) and the grid of an image, even if it has NaN or differs from its cohort."""
+    """Return the voxels (1, D, H, W) and the grid of an image, even if the image has NaN or differs from its cohort."""
     grid = images.own_grid(source)
     with storage_errors(source.session_folder, f"read {source.name}"):
         prepared = images.prepared_tensor(source)
@@ -100,7 +100,7 @@ def _measure(voxels: Tensor, grid: Grid) -> dict[str, Any]:
     image = _finite(voxels)
     head, spread = image[image != 0], float(image.std(correction=0))
     level = float(head.abs().mean()) if len(head) else 0.0
-    # Noise makes the differences of neighbours large, and a filter makes them small.
+    # Noise increases the differences of neighbouring voxels, and smoothing reduces these differences.
     steps = [float(image.diff(dim=axis).abs_().mean()) for axis in (1, 2, 3) if image.shape[axis] > 1]
     sizes = [] if grid.affine is None else np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
     return {

@@ -38,7 +38,7 @@ _HIPPOCAMPI: dict[str, dict[str, Box]] = {
 
 @dataclass(frozen=True)
 class _Region:
-    """Checked region: its box and, if it was read from a mask, the mask's voxels within the box."""
+    """Checked region: the box and, for a region from a mask, the voxels of the mask within the box."""
 
     name: str
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -90,7 +90,7 @@ class Roi:
 
     @classmethod
     def hippocampi(cls, preprocessing: str = "t1-linear", random_shift: int = 0) -> "Roi":
-        """Return the regions of the two hippocampi; the id 0 is the right one, 1 the left one.
+        """Return the regions of the two hippocampi; id 0 is the right hippocampus, id 1 the left hippocampus.
 
         Parameters
         ----------

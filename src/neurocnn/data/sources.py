@@ -56,7 +56,7 @@ class Source:
         return self.tensor_of("image", self.stem)
 
     def tensor_of(self, parts: str, stem: str) -> Path:
-        """Return the path of a prepared tensor for one kind of parts, which need not exist."""
+        """Return the path of a prepared tensor, which need not exist, for one kind of parts."""
         return self.session_folder / PREPARED / f"{parts}_based" / self.prepared_folder / f"{stem}.pt"
 
 
@@ -165,13 +165,13 @@ def list_subfolders(folder: Path, prefix: str) -> list[str]:
 
 
 def _without_zeros(name: str) -> str:
-    """Return an id without the leading zeros of its number, to find ids that are similar to a missing one."""
+    """Return an id without the leading zeros of its number, to find ids that are similar to a missing id."""
     letters = name.rstrip("0123456789")
     return letters.lower() + name[len(letters) :].lstrip("0")
 
 
 def _similar_files(session: Path, preprocessing: Preprocessing) -> list[str]:
-    """Return the names of NIfTI files in the folder of a missing image, the most similar ones first."""
+    """Return the names of NIfTI files in the folder of a missing image, the most similar names first."""
     names = [path.name for path in _list_niftis(session, preprocessing)]
     similarity = {
         name: max(SequenceMatcher(None, name, end).ratio() for end in preprocessing.endings) for name in names

@@ -83,5 +83,5 @@ def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
 
 
 def persons(frame: pd.DataFrame) -> list[str]:
-    """Return the participant of each row as text, with the cohort if every row has one."""
+    """Return the participant of each row as text, with the cohort if every row has a cohort."""
     return ["/".join(row) for row in frame[person_columns(frame)].itertuples(index=False, name=None)]

@@ -27,14 +27,14 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     """Return the weighted mean of the parts' probabilities: p_c = Σ_i w_i p_i,c / Σ_i w_i.
 
     The sums run over the existing parts of an image: if a part is missing, the weights of the others are scaled up. The
-    class with the largest probability is predicted; in a tie, the first one.
+    class with the largest probability is predicted; in a tie, the class with the lowest index.
 
     Parameters
     ----------
     predictions
         One row per part: ``participant_id, session_id, [cohort,] part_id, [true_label,] proba0, proba1, …``
     weights
-        Series indexed by part id, or dict, with weights on any scale, as `part_weights` returns it for the validation
+        Series indexed by part id, or dict, with weights on any scale, as `part_weights` returns for the validation
         set of the same split and selection. With None, all parts have the same weight.
 
     Returns
@@ -46,7 +46,7 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     Warns
     -----
     UserWarning
-        If a part has no weight (it is omitted), or all parts of an image have weight zero (equal weights are used).
+        If a part has no weight (the part is omitted), or all parts of an image have weight zero (equal weights are used).
 
     Raises
     ------
@@ -86,7 +86,7 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
 
 
 def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the class that most parts predict; in a tie, the first one.
+    """Return the class that most parts predict; in a tie, the class with the lowest index.
 
     Parameters
     ----------

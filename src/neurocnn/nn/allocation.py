@@ -77,7 +77,7 @@ def is_eager_cpu(x: Tensor) -> bool:
 def needs_plain_operations() -> bool:
     """Return whether only torch's own operations work, as in `torch.jit.trace` and forward-mode derivatives.
 
-    The functions of this package have no forward-mode derivative, because torch.compile refuses those with one.
+    This package defines no forward-mode derivatives, because torch.compile refuses functions that have them.
     """
     if torch.compiler.is_compiling():
         return False

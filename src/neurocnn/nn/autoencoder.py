@@ -1,7 +1,7 @@
 """An autoencoder derived from a CNN: its convolutions, and a decoder that mirrors them.
 
-Layers with a stride round the sizes of their outputs down. The encoder records the sizes of their inputs and the
-decoder restores these sizes, so that the reconstruction has exactly the size of the input.
+Layers with a stride round the size of feature maps. The encoder records the sizes before rounding and the decoder
+restores these sizes, so that the reconstruction has exactly the size of the input.
 """
 
 import math
@@ -69,7 +69,7 @@ class CNN_Transformer(nn.Module):
     Warns
     -----
     UserWarning
-        If the inverse slope of a LeakyReLU magnifies values in the decoder, so that it hardly learns.
+        If the inverse slope of a LeakyReLU magnifies values in the decoder, which therefore hardly learns.
 
     Examples
     --------
@@ -91,14 +91,14 @@ class CNN_Transformer(nn.Module):
         super().__init__()
         self.output = check_choice("output", output, OUTPUTS, where="CNN_Transformer")
         check_instance("cnn", cnn, nn.Module, "a torch.nn.Module", where="CNN_Transformer")
-        is_cnn = isinstance(getattr(cnn, "convolutions", None), nn.Module)
-        convolutions: Any = cnn.convolutions if is_cnn else cnn
+        has_convolutions = isinstance(getattr(cnn, "convolutions", None), nn.Module)
+        convolutions: Any = cnn.convolutions if has_convolutions else cnn
         if not is_sequence(convolutions):
             raise ModelError(
                 f"CNN_Transformer: found {type(convolutions).__name__} in {type(cnn).__name__}"
-                f"{'.convolutions' if is_cnn else ', which has no `convolutions`'}; expected a Sequential"
+                f"{'.convolutions' if has_convolutions else ', which has no `convolutions`'}; expected a Sequential"
             )
-        steps = mirror(convolutions, "convolutions" if is_cnn else "", output)
+        steps = mirror(convolutions, "convolutions" if has_convolutions else "", output)
         _warn_of_magnification(layer for layer, _ in steps)
         self.bottleneck, self.expansion = _bottleneck(convolutions, bottleneck)
         self.encoder = copy_network(convolutions, "CNN_Transformer")

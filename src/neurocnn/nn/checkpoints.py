@@ -40,7 +40,7 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
         ``state_dict``, or of a ``.safetensors`` file, which requires the package safetensors.
     output_order
         Permutation of the outputs: output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x
-        sorts its labels, so that AD is output 0 and CN output 1: ``output_order=(1, 0)`` returns them in the order of
+        sorts its labels, so that AD is output 0 and CN output 1: ``output_order=(1, 0)`` sorts them in the order of
         ``classes=["CN", "AD"]``, and (0, 1) keeps their order, for ``classes=["AD", "CN"]``.
 
     Raises

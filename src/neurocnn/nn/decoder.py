@@ -90,7 +90,7 @@ def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[
 
 
 def _replace_end(decoder: list[Step], is_sigmoid: bool) -> list[Step]:
-    """Return the steps without the norms and activations after the last transposed layer, or with a sigmoid as end."""
+    """Return the steps without norms and activations after the last transposed layer; add a sigmoid if `is_sigmoid`."""
     mains = [i for i, (layer, _) in enumerate(decoder) if isinstance(layer, Transposed | nn.Linear)]
     if not mains:
         raise ModelError(

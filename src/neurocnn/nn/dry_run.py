@@ -59,7 +59,7 @@ def dry_run(module: nn.Module, input_shape: Sequence[int], batch: int = 2) -> An
 
     The copy runs on torch's meta device, where tensors have shapes but no values, in evaluation mode: no memory is
     allocated, no random number drawn, and `module` is unchanged. Only a network that needs values (for example
-    because it branches on them) runs on the CPU.
+    because it branches on values) runs on the CPU.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def layer_shapes(
 
 
 def _copy(module: nn.Module, device: str) -> nn.Module:
-    # deepcopy takes these tensors from its memo instead of copying the original ones on their device.
+    # deepcopy takes these tensors from its memo instead of copying the network's tensors on their device.
     memo: dict[int, Any] = {
         id(p): nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad and p.is_floating_point())
         for p in module.parameters()

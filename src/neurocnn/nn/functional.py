@@ -7,7 +7,7 @@ Instead, the map is pooled with torch's implicit padding (−inf, the identity o
 clamped to ≥ 0 afterwards, unless indices are requested. If the pooling windows do not overlap, the gradient of the
 pooling is an unpooling, so that neither the map nor its maxima are kept for the backward pass.
 
-Ties: the padding precedes the voxels of its window. If it equals their maximum, the gradient goes to the padding.
+Ties: the padding precedes the voxels of its window. If it equals the maximum, the gradient goes to the padding.
 """
 
 import math
@@ -277,7 +277,7 @@ class _Scatter(torch.autograd.Function):
 
 
 def _by_axis(pads: Sequence[int], pad_won: Sequence[Tensor]) -> list[Mask]:
-    """Return the masks of `_clamp_padded` as a list of one per axis; None for an axis without padding."""
+    """Return the masks of `_clamp_padded` as a list with one mask per axis; None for an axis without padding."""
     masks = iter(pad_won)
     return [next(masks, None) if pad else None for pad in (*pads, 0)[:3]]
 

@@ -47,7 +47,7 @@ def create_model(
         A name of `list_models`, a function ``build(input_shape, n_outputs, **options) -> nn.Module``, or a
         module, which is copied.
     input_shape
-        (C, H, W) or (C, D, H, W) of one image, in voxels.
+        Shape (C, H, W) or (C, D, H, W) of one image, in voxels.
     n_outputs
         Number of outputs per image. None accepts any number, for a network from which only an autoencoder is derived.
     **options

@@ -1,4 +1,4 @@
-"""ResNet-18 and its ImageNet weights. If the weights cannot be read, an error is raised; they are never replaced."""
+"""ResNet-18 and its ImageNet weights. Unreadable weights raise an error and are never replaced by random weights."""
 
 import hashlib
 import re
@@ -21,10 +21,10 @@ def resnet18(
     dropout: float = 0.0,
     weights: FilePath | None = "imagenet",
 ) -> CNN:
-    """Return ResNet-18 for slices, with its 1000 outputs followed by dropout and one more layer.
+    """Return ResNet-18 for slices, with its 1000 outputs followed by dropout and another fully-connected layer.
 
     ClinicaDL trains this network on slices of 224×224 pixels in [0, 1]; with torchvision's ``Compose`` and ``Resize``,
-    that is ``transform=Compose([MinMax(), Resize((224, 224))])``. Other sizes work too.
+    that is ``transform=Compose([MinMax(), Resize((224, 224))])``. Other sizes are allowed.
 
     Parameters
     ----------

@@ -149,7 +149,7 @@ def draw_person(random: np.random.Generator, individuality: float = 1.0) -> Pers
         Generator of the individual parameters.
     individuality
         Fraction of a person's individual position, form and folding that remains: 1 after a linear registration, less
-        after a nonlinear one. Volumes and thicknesses do not depend on it.
+        after a nonlinear registration. Volumes and thicknesses do not depend on this fraction.
     """
     common = _bounded(random, 0.10)
     volumes = [float(np.exp(common + _bounded(random, 0.03))) for _ in range(2)]
