@@ -6,20 +6,20 @@ Images          Caps, and the names of its pipelines: T1Linear, T1Extensive, T1V
                 Custom; make_caps writes a synthetic CAPS
 Participants    read_bids, read_table, write_table, progression, population, balanced, holdout, kfold,
                 leave_one_group_out, Split, read_splits, write_splits
-Parts           WholeImage, Patch, Slice, Roi; the voxels of each: MinMax, ZScore; as a dataset: CapsDataset
-Task            classification, regression, reconstruction; any other: Task
+Parts           WholeImage, Patch, Slice, Roi; scaling of their voxels: MinMax, ZScore; dataset of parts: CapsDataset
+Task            classification, regression, reconstruction; for other tasks: Task
 Network         create_model, list_models, describe, CNN; pooling: PadMaxPool2d, PadMaxPool3d, CropMaxUnpool2d,
                 CropMaxUnpool3d; autoencoder: CNN_Transformer; weights: transfer_weights, read_weights;
-                own architectures in a package: hookimpl
+                architectures of your own package: hookimpl
 Training        Trainer, whose `fit` returns a Training and passes a TrainingState to callbacks
-Study           Experiment, which trains splits × networks into one result folder; search, of its settings
-Results         Results, which reads that folder; compare, of two folders; leaderboard, of several; by hand:
-                predict, encode
+Study           Experiment, which trains networks on all splits and writes a result folder; search, which finds settings
+Results         Results, which reads a result folder; compare, which compares two folders; leaderboard, which ranks
+                several folders; without a folder: predict, encode
 Votes           part_weights, soft_vote, hard_vote, average
 Pictures        plotting, a module that needs the extra ``plot``
 Errors          NeurocnnError, the base of all; SettingError (arguments), TableError, ImageError, ModelError
                 (networks, plugins), CheckpointError (files of tensors), NotFoundError, StorageError (disks),
-                LeakError (a participant in two sets), TrainingError, InUseError (another process works there),
+                LeakError (a participant in two sets), TrainingError, InUseError (another process uses the folder),
                 MissingExtraError (an optional package)
 
 ``help(neurocnn.Caps)`` and so on show shapes, units, errors and an example.

@@ -1,9 +1,9 @@
 """Architectures from other packages.
 
-The only extension point is the hook below. A package names a module in the entry-point group ``neurocnn``; the module
-has a function with the name of the hook, marked with `hookimpl`. The built-in networks use the same hook. Installing a
-package never changes a training: a name that two packages provide is refused, not overridden, and a broken package
-affects only those who request its networks.
+The only extension point is the hook `neurocnn_architectures`. A package names a module in the entry-point group
+``neurocnn``; the module has a function with the name of the hook, marked with `hookimpl`. The built-in networks use the
+same hook. Installing a package never changes a training: a name that two packages provide is refused, not overridden,
+and a broken package affects only those who request its networks.
 """
 
 import inspect
@@ -74,7 +74,7 @@ def neurocnn_architectures() -> Mapping[str, Builder]:  # type: ignore[empty-bod
 
 @dataclass(frozen=True)
 class Architecture:
-    """A builder, with the name and version of the package that provides it (`origin`)."""
+    """Builder of a network, and its origin: the name and version of the package that provides it."""
 
     name: str
     origin: str
@@ -94,7 +94,7 @@ class Architectures:
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(_Specification)
         self._found: dict[str, list[Architecture]] = {}
-        self.broken: dict[str, str] = {}  # traceback by origin
+        self.broken: dict[str, str] = {}  # Traceback of each failed package, by origin.
         self._add(f"neurocnn {metadata.version('neurocnn')}", lambda: builtin)
         for origin, load in sorted(_installed_plugins(), key=lambda plugin: plugin[0]):
             self._add(origin, load)
@@ -119,15 +119,15 @@ class Architectures:
 
     def _call_hook(self, origin: str, plugin: object) -> list[Architecture]:
         name = self._manager.register(plugin)
-        self._manager.check_pending()  # pluggy raises an error for a hook of another name
+        self._manager.check_pending()  # pluggy raises an error for a hook with an unknown name.
         hooks = self._manager.hook.neurocnn_architectures.get_hookimpls()
         own = [hook.function for hook in hooks if hook.plugin_name == name]
         if not own:
             raise ModelError("expected a function neurocnn_architectures marked with @neurocnn.hookimpl")
-        return _check(origin, own[0]())
+        return _check_builders(origin, own[0]())
 
     def names(self) -> dict[str, str]:
-        """Return the package (origin) of each architecture by name, or all packages if several provide the name."""
+        """Return the origin of each architecture by name; several packages are joined by "and"."""
         return {
             name: " and ".join(one.origin for one in found) for name, found in sorted(self._found.items())
         }
@@ -138,7 +138,7 @@ class Architectures:
         Raises
         ------
         ModelError
-            If no package provides it, or several do.
+            If no package provides the architecture, or several packages do.
         """
         found = self._found.get(name, [])
         if len(found) == 1:
@@ -146,7 +146,7 @@ class Architectures:
         if found:
             raise ModelError(
                 f"architecture {name!r}: provided by {' and by '.join(one.origin for one in found)}; expected one "
-                "package; uninstall the others, or pass a builder instead of the name"
+                "package; uninstall the other packages, or pass a builder instead of the name"
             )
         broken = "".join(f"\nPlugin {origin} failed:\n{trace}" for origin, trace in self.broken.items())
         raise ModelError(f"architecture {name!r}: unknown; {suggestion(name, self._found)}{broken}")
@@ -155,8 +155,8 @@ class Architectures:
 def output_tensor(output: object) -> Tensor | None:
     """Return the tensor of a network's output: the output itself, or the last tensor of a tuple or list.
 
-    Autoencoders return the code before the reconstruction. Entries that are not tensors, such as a list of hidden
-    states, are ignored. If there is no tensor, the result is None.
+    The output of an autoencoder is a tuple (code, reconstruction). Entries that are not tensors, such as a list of
+    hidden states, are ignored. If there is no tensor, the result is None.
 
     Examples
     --------
@@ -175,10 +175,10 @@ class _Specification:
 
 
 def _installed_plugins() -> list[tuple[str, Callable[[], object]]]:
-    """Return the origin and the loader of each plugin; a loader raises if its package's metadata cannot be read."""
+    """Return the origin and the loader of each plugin. If its metadata cannot be read, the loader raises the error."""
     try:
         return [(_origin(entry), entry.load) for entry in metadata.entry_points(group=GROUP)]
-    except Exception:  # Errors are caught per package below.
+    except Exception:  # The loop below catches the errors of each package separately.
         plugins: list[tuple[str, Callable[[], object]]] = []
         for distribution in metadata.distributions():
             try:
@@ -202,7 +202,7 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def _check(origin: str, returned: object) -> list[Architecture]:
+def _check_builders(origin: str, returned: object) -> list[Architecture]:
     where = f"neurocnn_architectures() of {origin}"
     if not isinstance(returned, Mapping):
         raise ModelError(

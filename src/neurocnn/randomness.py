@@ -22,14 +22,14 @@ _LOCK = threading.RLock()
 
 @contextlib.contextmanager
 def exclusive(what: str) -> Iterator[None]:
-    """Run a block while no other thread of this process runs such a block, because random states are global.
+    """Keep the other threads of this process from running such a block meanwhile, because random states are global.
 
     Blocks of the same thread may be nested.
 
     Parameters
     ----------
     what
-        Name of the caller, for the log entry if it must wait.
+        Name of the caller, for the log entry if the caller must wait.
     """
     if not _LOCK.acquire(blocking=False):
         LOGGER.info("%s waits for another thread that trains or predicts in this process", what)
@@ -41,7 +41,7 @@ def exclusive(what: str) -> Iterator[None]:
 
 
 def _replace_lock() -> None:
-    # A forked process has no other threads, but would inherit the lock that one of them held.
+    # A fork copies only the calling thread, so a lock that another thread holds would never be released in the child.
     global _LOCK
     _LOCK = threading.RLock()
 
@@ -54,7 +54,7 @@ if hasattr(os, "register_at_fork"):
 def preserve_random_states() -> Iterator[None]:
     """Restore Python's, numpy's and torch's CPU random states after the block.
 
-    GPU generators are not touched: data are prepared on the CPU, often in worker processes.
+    GPU generators are not changed, because data are prepared on the CPU.
     """
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
@@ -85,7 +85,7 @@ def seeded(*key: str | int | None) -> Iterator[int]:
     Yields
     ------
     seed
-        A number derived from the key, for other generators.
+        Number derived from the key, as a seed for other generators.
 
     Notes
     -----
@@ -101,14 +101,14 @@ def seeded(*key: str | int | None) -> Iterator[int]:
 
 
 def reseed(transform: Callable[..., object], seed: int) -> None:
-    """Seed the transforms that have their own generator (MONAI's `set_random_state`).
+    """Seed a transform with its own generator (MONAI's `set_random_state`), or each such member of a composition.
 
     Parameters
     ----------
     transform
         A callable, or a composition that stores its members in `transforms`.
     seed
-        Each member of a composition gets a different seed, derived from this one.
+        Seed of a transform. Each member of a composition gets a different seed, derived from this seed.
     """
     if hasattr(transform, "set_random_state"):
         transform.set_random_state(seed=seed)
@@ -131,7 +131,7 @@ class RandomState:
     seed
         Seed of the initial state.
     device
-        Device of the network. The CPU's state is always included, a GPU's if this is a GPU.
+        Device of the network. The CPU's random state is always included, a GPU's only if `device` is a GPU.
 
     Examples
     --------
@@ -172,7 +172,7 @@ class RandomState:
                 self._accelerator.set_rng_state(outer_device)
 
     def state(self) -> dict[str, Any]:
-        """Return the random states, as `restore` expects them."""
+        """Return the random states in the format that `restore` reads."""
         return {"cpu": self.cpu, "device": self.device}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -185,7 +185,9 @@ class RandomState:
         """
         cpu = state.get("cpu")
         if not isinstance(cpu, Tensor) or (cpu.dtype, cpu.shape) != (self.cpu.dtype, self.cpu.shape):
-            raise CheckpointError("the random state: expected the bytes of torch's CPU generator")
+            raise CheckpointError(
+                "the random state is not a state of torch's CPU generator; expected a state of this version of torch"
+            )
         self.cpu = cpu
         saved = state.get("device")
         if self.device is not None and isinstance(saved, Tensor) and saved.shape == self.device.shape:

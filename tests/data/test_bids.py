@@ -78,7 +78,7 @@ BROKEN = {
     "participant twice": (
         {"participants.tsv": "participant_id\nsub-01\nsub-02\nsub-01\n"},
         TableError,
-        "line 2 and line 4 are both sub-01; expected one row each",
+        "line 2 and line 4 are both sub-01; expected different ids",
     ),
     "folder without row": (
         {**FILES, "sub-04/ses-M000/x": ""},

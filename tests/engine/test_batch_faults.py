@@ -231,9 +231,7 @@ def test_parts_of_different_sizes_in_a_batch_are_named(n_workers):
     items = [data[i] for i in range(3)] + [data[3] | {"image": torch.zeros(1, 6, 6, 5)}]
     # Samples of a training come in any order.
     shapes = r"\(1, 6, 6, [65]\)"
-    message = (
-        rf"image: sub-0\d ses-M00 part 0 has shape {shapes} and sub-0\d .* has shape {shapes}; expected one"
-    )
+    message = rf"image: sub-0\d ses-M00 part 0 has shape {shapes} and sub-0\d .* has shape {shapes}; expected the same"
     with pytest.raises(SettingError, match=message):
         predict(network(), TASK, items, batch_size=4, n_workers=n_workers, device="cpu")
     with pytest.raises(SettingError, match=message):

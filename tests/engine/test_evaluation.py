@@ -71,7 +71,9 @@ def test_labels_may_be_missing_in_complete_batches_only():
     data.labels[3:6] = [None] * 3
     table = evaluate(network(), TASK, data, batch_size=3, device="cpu")
     assert table.true_label.isna().tolist() == table.loss.isna().tolist() == [3 <= i < 6 for i in range(9)]
-    with pytest.raises(TableError, match=r"3 labels cannot be used: sub-03 ses-M00 part 0 has none, sub-04"):
+    with pytest.raises(
+        TableError, match=r"3 labels cannot be used: sub-03 ses-M00 part 0 has no label, sub-04"
+    ):
         predict(network(), TASK, data, batch_size=9, device="cpu")
 
 

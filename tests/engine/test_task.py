@@ -40,9 +40,9 @@ def test_several_labels_may_be_one_class():
     ("labels", "message"),
     [
         (["CN", "BV"], "sub-1 ses-M00 part 0 has 'BV'.*one of CN, AD"),
-        (["CN", None], "sub-1 ses-M00 part 0 has none"),
-        (["CN", float("nan")], "has none"),
-        (["CN", ""], "has none"),
+        (["CN", None], "sub-1 ses-M00 part 0 has no label"),
+        (["CN", float("nan")], "has no label"),
+        (["CN", ""], "has no label"),
         (["BV"] * 9, "9 labels.*and 4 more"),
     ],
 )

@@ -386,7 +386,7 @@ def test_another_number_of_threads_is_logged_on_resume(tmp_path, caplog):
     assert "threads" not in caplog.text
     torch.set_num_threads(2)
     Trainer(**{**SETTINGS, "epochs": 3}).fit(network(), TASK, Toys(8), folder=tmp_path)
-    assert "with 2 threads of torch, the state was written with 1" in caplog.text
+    assert "with 2 threads of torch, but the state was written with 1" in caplog.text
     assert load_tensors(newest(tmp_path))["settings"]["n_threads"] == 2
 
 

@@ -81,7 +81,7 @@ def test_a_malformed_id_is_refused_with_its_row(value: object):
 def test_two_rows_of_one_part_are_both_named():
     frame = pd.DataFrame({"participant_id": "sub-1", "session_id": "ses-1", "part_id": [0, 1, 0]})
     with pytest.raises(
-        TableError, match="t: row 0 and row 2 are both sub-1 ses-1 part 0; expected one row each"
+        TableError, match="t: row 0 and row 2 are both sub-1 ses-1 part 0; expected different ids"
     ):
         check_ids(frame, "t")
     check_ids(frame.iloc[:2], "t")

@@ -16,7 +16,7 @@ from neurocnn.errors import MissingExtraError, ModelError
 from neurocnn.errors.arguments import check_choice, check_integer
 
 METHODS = ("gradient", "integrated_gradients", "grad_cam", "occlusion")
-#: ``output(model, images)`` returns the number of each sample that is explained, shape (B,).
+#: Function ``output(model, images)`` that returns the number to explain for each sample, shape (B,).
 Output = Callable[[nn.Module, Tensor], Tensor]
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -77,7 +77,7 @@ class Attribution:
         model
             Network, which is used in evaluation mode. The gradients of its weights are not changed.
         output
-            Function of the number that is explained.
+            Function that returns the number to explain for each sample, see `Output`.
         images, baselines
             Shape (B, C, H, W) or (B, C, D, H, W), on the device of the model. Integrated gradients start from the
             baselines, and occlusion replaces boxes of the images with those of the baselines.
@@ -97,9 +97,9 @@ class Attribution:
             if self.method == "gradient":
                 found = captum.Saliency(forward).attribute(images, abs=False)
             elif self.method == "integrated_gradients":
-                # Captum computes at least one point of every image in a pass.
-                most = max(self.batch_size, len(images))
-                settings = {"n_steps": self.steps, "internal_batch_size": most}
+                # Captum evaluates at least one point of every image in each pass.
+                maximum = max(self.batch_size, len(images))
+                settings = {"n_steps": self.steps, "internal_batch_size": maximum}
                 found = captum.IntegratedGradients(forward).attribute(images, baselines, **settings)
             elif self.method == "grad_cam":
                 layer = captum.LayerGradCam(forward, last_convolution(model))
@@ -152,10 +152,10 @@ def last_convolution(model: nn.Module) -> nn.Module:
 
 
 def task_output(task: Task, index: int) -> Output:
-    """Return the function of the number that is explained for a task.
+    """Return a function that computes the number to explain for a task, see `Output`.
 
-    In a classification it is the log-odds, log (p / (1 − p)), of the class with this index; for two classes this is the
-    difference of the outputs. In a regression it is the predicted value, in the unit of the label.
+    For a classification the number is the log-odds, log (p / (1 − p)), of class `index`; for two classes these are the
+    difference of the outputs. For a regression the number is the predicted value, in the unit of the label.
 
     Examples
     --------
@@ -189,8 +189,8 @@ def task_output(task: Task, index: int) -> Output:
 def randomized_networks(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
     """Yield a network with random weights in the last layer, then in the last two layers, and so on.
 
-    The layers are the modules with weights of their own. Their weights are initialised again (``reset_parameters``), or
-    permuted if the layer has no such method.
+    The layers are the modules that have parameters themselves. Their weights are initialised again
+    (``reset_parameters``), or permuted if the layer has no such method.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def randomized_networks(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, 
     Yields
     ------
     tuple
-        Name of the first layer with random weights, and the network, which is the same object each time.
+        Name of the layer that was changed last, and the network, which is the same object each time.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Batches: protocols of datasets, and selection of the rows of a batch."""
+"""Protocols of datasets, the format of batches, and selection of rows of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -9,17 +9,18 @@ from torch import Tensor
 from neurocnn.errors import SettingError, TableError
 from neurocnn.storage.identity import PART, describe_row
 
-#: One sample: ``image`` (C, …), ``participant_id``, ``session_id``, ``part_id``, optionally ``label``, ``cohort``.
+#: One sample: a mapping with ``image`` (C, …), ``participant_id``, ``session_id``, ``part_id``, and optionally
+#: ``label`` and ``cohort``.
 Item = Mapping[str, Any]
-#: Samples under the same names: ``image`` (B, C, …), ``part_id`` (B,), the other entries as lists; ``label`` is a list
-#: of B plain values (numbers, text, None, lists of numbers), as the table contains them.
+#: Samples joined under the names of `Item`: ``image`` (B, C, …), ``part_id`` (B,), the other entries as lists;
+#: ``label`` is a list of B plain values (numbers, text, None, lists of numbers), as the table contains them.
 Batch = dict[str, Any]
-#: Part of a network; None for one network for all parts.
+#: The part_id of the part that a network is trained on; None for a single network for all parts.
 Network = int | None
 
 
 class Dataset(Protocol):
-    """Dataset for training and evaluation, which has a length, and items that are dicts (`Item`).
+    """Dataset for training and evaluation. It has a length, and its items are dicts (`Item`).
 
     Any map-style dataset of torch with such items, or list of items, can be used. A dataset may also have the members
     of `DatasetExtras`.
@@ -46,8 +47,8 @@ class DatasetExtras(Protocol):
         Parts of each image. Samples are ordered image by image: sample ``i`` is part ``i % len(part_ids)`` of image
         ``i // len(part_ids)``. Required for one network per part.
     takes_epoch
-        Whether an index may be a pair (epoch, number). Such a dataset seeds its own augmentation; for other datasets
-        the global random states are seeded before each sample.
+        Whether an index may be a pair (epoch, sample number). Such a dataset seeds its own augmentation; for other
+        datasets the global random states are seeded before each sample.
     """
 
     sessions: pd.DataFrame
@@ -90,7 +91,7 @@ EXTRAS = ("sessions", "part_ids", "takes_epoch", "with_seed", "without_augmentat
 
 
 def sessions_of(dataset: object) -> pd.DataFrame | None:
-    """Return the table of a dataset's images; None if it has none."""
+    """Return the table of a dataset's images; None if the dataset has no table."""
     sessions = getattr(dataset, "sessions", None)
     return sessions if isinstance(sessions, pd.DataFrame) else None
 
@@ -118,7 +119,7 @@ def part_ids_of(dataset: object) -> list[int]:
     Raises
     ------
     SettingError
-        If the dataset has no part ids, so that its rows cannot be assigned to one network per part.
+        If the dataset has no part ids, without which its samples cannot be assigned to one network per part.
     """
     parts = optional_part_ids(dataset)
     if parts is None:
@@ -145,7 +146,7 @@ def label_list(batch: Mapping[str, Any], label: str) -> list[Any]:
     Raises
     ------
     TableError
-        If the batch has none.
+        If the batch has no labels.
     """
     if "label" not in batch:
         raise TableError(
@@ -157,7 +158,7 @@ def label_list(batch: Mapping[str, Any], label: str) -> list[Any]:
 
 
 def sample_name(batch: Mapping[str, Any], row: int) -> str:
-    """Return the name of a sample of a batch: its participant, session and part, as far as they are known.
+    """Return the name of a sample of a batch: its participant, session and part, if they are known.
 
     Examples
     --------

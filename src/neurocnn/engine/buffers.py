@@ -1,4 +1,4 @@
-"""Reusable memory of batches, because allocating it takes longer than scaling the voxels that are written to it."""
+"""Reusable memory of batches: to allocate memory takes longer than to scale the voxels that are written to it."""
 
 import sys
 
@@ -10,12 +10,12 @@ Floats = npt.NDArray[np.float32]
 
 
 class Buffers:
-    """Memory of batches, which is reused when nothing refers to it.
+    """Arrays for batches; an array is reused when nothing else refers to it.
 
     Parameters
     ----------
     pinned
-        Whether the memory is pinned.
+        Whether the arrays are in pinned memory, from which a GPU copies faster.
 
     Examples
     --------
@@ -30,17 +30,17 @@ class Buffers:
     def __init__(self, pinned: bool) -> None:
         self.pinned = pinned
         self.arrays: list[Floats] = []
-        # Event of the last copy from each buffer to the GPU.
+        # Event of the last copy of each array to the GPU, by the id of the array.
         self.copies: dict[int, torch.cuda.Event] = {}
 
     def get(self, n: int, shape: tuple[int, ...]) -> Floats:
-        """Return an array of shape (m, *shape), with m ≥ n."""
+        """Return an unused array of shape (m, *shape), with m ≥ n."""
         free = [k for k in range(len(self.arrays)) if self._is_free(k)]
         for k in free:
             if self.arrays[k].shape[1:] == shape and len(self.arrays[k]) >= n:
                 return self.arrays[k]
         if free:
-            # The free buffer is too small, or has samples of another shape.
+            # All unused arrays are too small or have samples of another shape.
             self.copies.pop(id(self.arrays.pop(free[0])), None)
         largest = max([n, *(len(array) for array in self.arrays if array.shape[1:] == shape)])
         # torch aligns memory for all kernels, so that results do not depend on the buffer.
@@ -52,7 +52,7 @@ class Buffers:
         return _references(self.arrays, k) == _UNUSED and (copied is None or copied.query())  # type: ignore[no-untyped-call]
 
     def mark_copied(self, array: Floats) -> None:
-        """Record that a copy of this buffer to the GPU was started."""
+        """Record that a copy of this array to the GPU was started."""
         if self.pinned:
             self.copies[id(array)] = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.copies[id(array)].record()
@@ -62,5 +62,5 @@ def _references(arrays: list[Floats], k: int) -> int:
     return sys.getrefcount(arrays[k])
 
 
-# Reference count of an array that only its list refers to, which depends on the version of Python.
+# Reference count of an unused array, to which only the list refers. It depends on the version of Python.
 _UNUSED = _references([np.empty(0, np.float32)], 0)

@@ -1,8 +1,8 @@
 """Checkpoint files of a training: the states from which it resumes, and the best weights.
 
 A training state has two files with checksums, which are written alternately. If a process is killed while it writes
-one, or one is damaged, the other one can be read. A best model is written after the state of the same epoch: if a
-process is killed between the two, the best model is restored from the weights in the state.
+a file, or a file is damaged, the other file can be read. A best model is written after the state of the same epoch: if
+a process is killed between these two writes, the best model is restored from the weights in the state.
 """
 
 import warnings
@@ -17,9 +17,9 @@ from neurocnn.storage.tensors import check_finite_weights, load_tensors, save_te
 
 State = dict[str, Any]
 _NUMBER = (int, float)
-#: Upper limit of numbers in a state: larger ones have no exact float, and no training reaches them.
+#: Upper limit of numbers in a state: larger integers are not exact as floats, and no training reaches them.
 _LARGEST = 2**53
-#: Required entries of a state and their types; later versions may add others.
+#: Required entries of a state and their types; later versions may add entries.
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "serial": int,
     "epoch": int,
@@ -83,7 +83,7 @@ class StateFiles:
         if newest is None:
             if damaged:
                 raise CheckpointError(
-                    f"no training state can be read ({'; '.join(map(str, damaged))}); restore one from a copy, or "
+                    f"no training state can be read ({'; '.join(map(str, damaged))}); restore a file from a copy, or "
                     "train in another folder"
                 )
             return None
@@ -94,7 +94,7 @@ class StateFiles:
         return newest
 
     def write(self, state: State) -> None:
-        """Write a state, which replaces the older one of the two files."""
+        """Write a state to the file that contains the older state."""
         serial = self.serial + 1
         save_tensors(state | {"serial": serial}, self.paths[serial % 2])
         self.serial = serial
@@ -142,7 +142,7 @@ def check_state(content: Any, path: Path) -> State:
     # Each epoch ends with an evaluation, so the state is at most one epoch after the last row.
     if not last["epoch"] <= content["epoch"] <= last["epoch"] + 1:
         raise _content_error(
-            path, "epoch", content["epoch"], f"the epoch of the last row, {last['epoch']}, or the next one"
+            path, "epoch", content["epoch"], f"the epoch of the last row, {last['epoch']}, or the next epoch"
         )
     if not max(last["iteration"], content["updates"]) <= content["iteration"]:
         raise _content_error(
@@ -234,7 +234,7 @@ def read_best_weights(path: Path, parameters: Collection[str] | None = None) -> 
 
 
 def read_best_epoch(path: Path) -> int | None:
-    """Return the epoch in the file of a best model, or None if it is missing, damaged or not a best model."""
+    """Return the epoch in the file of a best model, or None if the file is missing, damaged or not a best model."""
     try:
         content = load_tensors(path)
         check_tensors(path, "model", content["model"])

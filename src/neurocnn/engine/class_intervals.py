@@ -1,4 +1,4 @@
-"""Confidence intervals of classification metrics by formulas; see `confidence_intervals`."""
+"""Confidence intervals of classification metrics, computed with formulas; see `confidence_intervals`."""
 
 import math
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
     present = [recall for k, recall in enumerate(recalls) if (true == k).any()]
     found = {"accuracy": _proportion(right, people, z), "balanced_accuracy": _mean(present)}
     if n_classes > 2:
-        # No specificity or NPV: those of one class against the rest share samples, so they are not independent.
+        # Specificity and NPV are omitted: their values for the classes share samples, so they are not independent.
         return found | {"sensitivity": _mean(recalls), "ppv": _mean(precisions)}
     found |= {
         "sensitivity": recalls[1],
@@ -85,7 +85,7 @@ def wilson(share: float, size: float, z: float) -> tuple[float, float]:
 def effective_size(hit: Array, people: Array) -> float:
     """Return the effective sample size of clustered rows: the number of rows divided by the design effect.
 
-    It is at most the number of rows, and at least the value for rows that are equal within each person.
+    It is at most the number of rows, and at least the effective size of rows that are equal within each person.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def effective_size(hit: Array, people: Array) -> float:
 
 
 def _mean(parts: Sequence[Interval]) -> Interval:
-    """Return the mean of independent metrics, with limits by MOVER."""
+    """Return the mean of independent metrics, with limits by MOVER (method of variance estimates recovery)."""
     values, lower, upper = np.array(parts).T
     value = float(values.mean())
     below = math.sqrt(float(np.square(values - lower).sum())) / len(parts)

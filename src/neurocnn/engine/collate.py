@@ -18,7 +18,7 @@ _REQUIRED = ("image", "participant_id", "session_id", "part_id")
 def collate(items: Sequence[Item], image: Tensor | None = None) -> Batch:
     """Return samples as a batch, as torch's `default_collate` does, but with the labels as a list of plain values.
 
-    `image` contains the images of the samples if they are in one tensor already.
+    `image` is the tensor of all images, if they are already in one tensor.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def collate(items: Sequence[Item], image: Tensor | None = None) -> Batch:
         columns = {name: [item[name] for item in items] for name in first} if same else {}
     except (KeyError, TypeError, IndexError):
         columns = {}
-    columns = columns or _align(items)
+    columns = columns or _align_columns(items)
     given = {} if image is None else {"image": image}
     try:
         batch = {
@@ -54,7 +54,7 @@ def collate(items: Sequence[Item], image: Tensor | None = None) -> Batch:
         _check_shapes(columns)
         raise SettingError(
             f"the samples {describe_rows(items)} cannot be joined in a batch: {str(error).splitlines()[0]}; expected "
-            "tensors, arrays, numbers or text of one kind in each entry"
+            "tensors, arrays, numbers or text, of the same type in all samples"
         ) from error
     return batch
 
@@ -67,12 +67,12 @@ def _check_shapes(columns: Mapping[str, list[Any]]) -> None:
             other = next(row for row, shape in enumerate(shapes) if shape != shapes[0])
             found = [f"{sample_name(columns, row)} has shape {shapes[row]}" for row in (0, other)]
             raise SettingError(
-                f"{name}: {' and '.join(found)}; expected one shape in all samples of a batch; pad or crop in the "
+                f"{name}: {' and '.join(found)}; expected the same shape in all samples of a batch; pad or crop in the "
                 "transform"
             )
 
 
-def _align(items: Sequence[Any]) -> dict[str, list[Any]]:
+def _align_columns(items: Sequence[Any]) -> dict[str, list[Any]]:
     """Return the columns of samples with different entries; a missing label is None."""
     names: dict[str, None] = {}
     for item in items:
@@ -84,8 +84,8 @@ def _align(items: Sequence[Any]) -> dict[str, list[Any]]:
         if missing:
             who = describe_row({name: item[name] for name in PART[1:3]})
             raise SettingError(
-                f"the sample {who} has no {', '.join(missing)}, unlike others of its batch; provide it in all samples "
-                "of the dataset or in none"
+                f"the sample {who} has no {', '.join(missing)}, unlike other samples of its batch; provide it in all "
+                "samples of the dataset or in none"
             )
     return {name: [item.get(name) for item in items] for name in names}
 
@@ -110,12 +110,12 @@ def _collate_part_ids(values: list[Any]) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         found = None
     if not isinstance(found, Tensor) or found.dim() != 1:
-        raise SettingError(f"the dataset's samples: part_id is one of {values}; expected integers")
+        raise SettingError(f"the dataset's samples: part_id={values}; expected one integer per sample")
     return found
 
 
 def _plain_label(value: Any) -> Any:
-    # Images as labels stay arrays: as lists they would take many times their memory.
+    # Labels that are images stay arrays: as lists they would take many times the memory.
     if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim < 2:
         return value.tolist()
     return value

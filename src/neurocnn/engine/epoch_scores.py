@@ -22,12 +22,12 @@ def scores(
     computation: Computation,
     on_batch: Callable[[], None],
 ) -> dict[Network, dict[str, float]]:
-    """Return the metrics of these networks by name (``train_loss``), and keep their tables in `Run.tables`.
+    """Return the metrics of each network by name (``train_loss``), and store its tables in `Run.tables`.
 
     Parameters
     ----------
     runs
-        Networks.
+        Networks in training.
     sets
         Training set, and validation set if there is one.
     task, computation
@@ -52,7 +52,7 @@ def scores(
 
 
 def _has_checked_sessions(task: Task, dataset: Dataset) -> bool:
-    """Return whether the table of a set contains participants and classes, which `inputs.check_sets` has checked."""
+    """Return whether a set has a table of participants and classes, which `inputs.check_sets` has then checked."""
     sessions = sessions_of(dataset)
     if sessions is None or "participant_id" not in sessions:
         return False
@@ -60,7 +60,7 @@ def _has_checked_sessions(task: Task, dataset: Dataset) -> bool:
 
 
 def _network_scores(run: Run, sets: Mapping[str, Dataset]) -> dict[str, float]:
-    """Return the metrics of a network from its tables by set; all are NaN if an output is not finite."""
+    """Return the metrics of a network from its tables by set; all metrics are NaN if an output is not finite."""
     task, tables, scored = run.task, run.tables, scored_sets(run.trainer)
     wrong: dict[str, pd.DataFrame] = {name: pop_non_finite(table) for name, table in tables.items()}
     for name, rows in wrong.items():

@@ -19,7 +19,7 @@ def updates_per_epoch(trainer: TrainingSettings, dataset: Dataset, parts: Sequen
 
 
 class TrainingBatches:
-    """Loader of a training set, whose order changes with each epoch.
+    """Batches of a training set, in a different order in each epoch.
 
     Attributes
     ----------
@@ -65,8 +65,8 @@ class TrainingBatches:
         plan = Plan(n_units, trainer.batch_size, trainer.accumulation_steps, start, join_last)
         if start > plan.n_updates:
             raise CheckpointError(
-                f"the training state: updates={start}; expected at most {plan.n_updates} per epoch; restore "
-                "it from a copy, or train in another folder"
+                f"the training state: updates={start}; expected at most {plan.n_updates} per epoch; "
+                "restore the state from a copy, or train in another folder"
             )
         if trainer.evaluation_steps == 0:
             self._expect_next(epoch, parts, join_last)
@@ -81,7 +81,7 @@ class TrainingBatches:
         batches.positions = network_batches(self._seeded, parts, trainer.batch_size).positions
 
     def _expect_next(self, epoch: int, parts: Sequence[Network], join_last: bool) -> None:
-        """Announce the passes that follow this one, so that the workers read their batches in advance."""
+        """Announce the passes over the sets that follow this epoch, so that their batches are read in advance."""
         scored = scored_sets(self._trainer)
         passes: list[tuple[Dataset, Iterable[Sequence[Index]]]] = [
             evaluation_pass(dataset, parts, self._computation)

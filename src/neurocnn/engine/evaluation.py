@@ -39,7 +39,7 @@ def predict(
     Parameters
     ----------
     model
-        Network, or networks by part_id, each of which is applied to its part.
+        Network, or a dict of networks by part_id, each of which is applied to its part.
     task
         Task that the model was trained for.
     dataset
@@ -106,7 +106,7 @@ def encode(
     device: str = "auto",
     precision: str = "float32",
 ) -> pd.DataFrame:
-    """Return a table with the codes of an autoencoder, one row per part.
+    """Return a table with the latent codes of an autoencoder, one row per part.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def encode(
     Raises
     ------
     ModelError
-        If the network has no code.
+        If the network returns no latent code.
 
     Examples
     --------

@@ -45,7 +45,7 @@ def translate_errors(
     except NeurocnnError:
         raise
     except (RuntimeError, MemoryError) as error:
-        if _is_memory(error):
+        if _is_out_of_memory(error):
             raise TrainingError(_memory_message(device, batch_size, accumulation_steps)) from error
         if "deterministic" in str(error) and torch.are_deterministic_algorithms_enabled():
             raise TrainingError(
@@ -80,7 +80,7 @@ def translate_network_errors(model: nn.Module, batch: Batch) -> Iterator[None]:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
         line = _first_line(error)
-        if _is_memory(error) or _NOT_OF_THE_NETWORK.search(str(error)):
+        if _is_out_of_memory(error) or _NOT_OF_THE_NETWORK.search(str(error)):
             raise
         raise ModelError(_network_message(model, batch, line)) from error
 
@@ -113,7 +113,7 @@ def _network_message(model: nn.Module, batch: Batch, line: str) -> str:
             f"{found}; expected more than one value per channel for batch normalisation; use batch_size ≥ 2 (and at "
             "least 2 training samples), larger parts, or a network without batch normalisation"
         )
-    return f"{found}; expected a network for this shape; create it with input_shape={shape[1:]}"
+    return f"{found}; expected a network that accepts this shape; create it with input_shape={shape[1:]}"
 
 
 def check_initialized(model: nn.Module) -> None:
@@ -140,7 +140,7 @@ def check_initialized(model: nn.Module) -> None:
         )
 
 
-def _is_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     texts = ("can't allocate memory", "out of memory", "not enough memory")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         text in str(error) for text in texts
@@ -173,7 +173,7 @@ def largest_divisor(number: int) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak memory usage of the GPU, or for other devices of this process, in bytes."""
+    """Return the peak memory use in bytes: of the GPU, or for other devices, of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

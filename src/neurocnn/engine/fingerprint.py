@@ -7,8 +7,8 @@ one of the rules
 - ``"grow"``: may become larger;
 - ``"until scored"``: may change until a split has its final tables.
 
-A field without a rule must not change. ``field(metadata={"before": value})`` is the value of the field for folders that
-were written before the field existed; by default, it is the field's default.
+A field without a rule must not change. In ``field(metadata={"before": value})``, ``value`` is the value of the field
+for folders that were written before the field existed; without ``before``, it is the field's default.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ Change = tuple[Any, Any]
 
 
 def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
-    """Return the rules of the fields of a dataclass that have one, by name of the field after `prefix`.
+    """Return the rule of each field of a dataclass that has a rule, by the field's name after `prefix`.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def describe_changes(changes: Mapping[str, Change]) -> str:
 
 
 def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folder: Path) -> None:
-    """Check that a training state was written with the current settings, as far as the rules require it.
+    """Check that the settings of a training state differ from the current settings only as the rules allow.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folde
     if changes:
         raise SettingError(
             f"{folder}: the training state has other settings (state → now): {describe_changes(changes)}; expected the "
-            "same settings; restore them, or use another folder"
+            "same settings; use the settings of the state, or another folder"
         )
 
 
@@ -163,7 +163,7 @@ def fingerprint(
     sets
         Training and validation set: their sessions and labels are part of the fingerprint.
     part
-        Part of the network; None for all parts.
+        The part_id of the network's part; None for a network for all parts.
     """
     fields = {
         field.name: plain_setting(getattr(trainer, field.name)) for field in dataclasses.fields(trainer)
@@ -182,13 +182,13 @@ def fingerprint(
 
 
 def describe_network(model: torch.nn.Module) -> str:
-    """Return a text with the class of a network and the number and a digest of its weights' names and shapes."""
+    """Return a text with a network's class, the number of its tensors, and a hash of their names and shapes."""
     shapes = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
     return f"{type(model).__name__}, {len(shapes)} tensors, {_digest(shapes)}"
 
 
 def plain_setting(value: Any) -> Any:
-    """Return a setting as a plain value: code as its name, and a partial as its name and arguments."""
+    """Return a setting as a plain value: functions and classes by name, a partial with its arguments."""
     value = plain(value)
     if value is None or isinstance(value, str | bool | int | float):
         return value

@@ -75,7 +75,7 @@ def network_tables(
     on_batch: Callable[[], None] = lambda: None,
     seed: int | None = None,
 ) -> dict[Network, pd.DataFrame]:
-    """Return one table per network, with the rows of its part (all rows if the part is None), after one pass.
+    """Pass once over a dataset, and return a table per network with the rows of its part (None: all rows).
 
     All parts of an image are read together. A batch has `batch_size` samples for each network, as for a single network,
     and is computed by one rank, so that the results depend neither on other networks nor on the number of ranks.
@@ -89,7 +89,7 @@ def network_tables(
     on_batch
         Function that is called before each batch.
     seed
-        Seed of random numbers in a dataset without its augmentation; None keeps the global random states.
+        Seed of the random numbers that the dataset draws even without augmentation; None to keep the random states.
     """
     ranks = computation.ranks
     source = computation.loading.source(*evaluation_pass(dataset, list(networks), computation), seed=seed)
@@ -107,7 +107,7 @@ def network_tables(
                 with one.random.as_global() if len(passes) > 1 else nullcontext():
                     one.add(part_rows(batch, network), first)
             first += ranks.world * computation.batch_size
-            del batch  # free the memory for the next batch
+            del batch  # The next batch can reuse the memory.
         found = {network: one.finish() for network, one in passes.items()}
     everyone = ranks.gather(found, "to put their tables together")
     return {network: join_ranks([columns[network] for columns in everyone]) for network in networks}
@@ -125,8 +125,8 @@ def evaluation_pass(
 class _Pass:
     """Network during a pass, in evaluation mode.
 
-    Small outputs are collected, with their labels, up to some thousands of rows, because computing the columns of all
-    of them takes about as long as for one row.
+    Small outputs and their labels are collected up to some thousands of rows, because the columns of thousands of rows
+    take about as long to compute as the columns of one row.
     """
 
     rows_at_once = 4096
@@ -139,7 +139,7 @@ class _Pass:
         self.layout, self.dtype = memory_format(model), floating_type(model)
         self.model = model.to(self.device)
         stack.enter_context(evaluating(self.model))
-        # The own random state of an evaluation: networks may draw random numbers without effect on the training.
+        # An evaluation has its own random state, so that random numbers drawn by a network do not change the training.
         self.random = RandomState(computation.seed, self.device)
         self.identities = Identities()
         self.chunks: list[Columns] = []
@@ -163,7 +163,7 @@ class _Pass:
         else:
             self.flush()
             self.measure_outputs(output, batch | {"image": image})
-        # Added last, because `flush` above needs the identities of the earlier rows only.
+        # Identities are added last, because `flush` above needs the identities of the earlier rows only.
         self.identities.add(batch, first)
 
     def collect(self, output: Tensor, labels: list[Any] | None) -> None:
@@ -205,7 +205,7 @@ class _Pass:
         ]
         if wrong:
             raise ModelError(
-                f"the outputs for {n} samples: {', '.join(wrong)}; expected ({n},), one value per sample"
+                f"the outputs for {n} samples: {', '.join(wrong)}; expected shape ({n},), one value per sample"
             )
         self.chunks.append(columns | {FINITE: finite_rows(output, n).numpy()})
 
@@ -233,14 +233,16 @@ def network_batches(dataset: Dataset, networks: Sequence[Network], batch_size: i
     Raises
     ------
     SettingError
-        If the dataset lacks a part.
+        If the dataset lacks the part of a network.
     """
     if list(networks) == [None]:
         return Batches(range(len(dataset)), batch_size)
     parts = part_ids_of(dataset)
     missing = [part for part in networks if part not in parts]
     if missing:
-        raise SettingError(f"networks for the parts {missing}; expected parts of the dataset, {parts}")
+        raise SettingError(
+            f"networks for the parts {missing}, which the dataset lacks; expected parts among {parts}"
+        )
     positions = [parts.index(part) for part in networks if part is not None]
     n_images = len(dataset) // len(parts)
     return Batches(range(n_images), batch_size, stride=len(parts), positions=sorted(positions))

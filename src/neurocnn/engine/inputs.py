@@ -24,7 +24,7 @@ def check_dataset(name: str, dataset: Any) -> None:
     Raises
     ------
     SettingError
-        If `dataset` has no length or no items, or is a data loader or a list of other values.
+        If `dataset` has no length or no items, or is a data loader or a list of values that are not dicts.
     """
     if isinstance(dataset, DataLoader):
         raise argument_error(name, dataset, "the dataset itself instead of a data loader")
@@ -44,7 +44,7 @@ def check_networks(model: nn.Module | Mapping[int, nn.Module]) -> dict[Network, 
     SettingError
         If `model` is neither a network nor a mapping from part_id to networks.
     """
-    expected = "a torch.nn.Module, or a dict of them by part_id"
+    expected = "a torch.nn.Module, or a dict of modules by part_id"
     if isinstance(model, nn.Module):
         return {None: model}
     if not isinstance(model, Mapping) or not model:
@@ -56,7 +56,7 @@ def check_networks(model: nn.Module | Mapping[int, nn.Module]) -> dict[Network, 
 
 
 def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
-    """Check the training and the validation set, as far as their tables of sessions allow.
+    """Check the training and the validation set by their tables of sessions, if they have such tables.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def check_sets(task: Task, sets: Mapping[str, Dataset], sampler: str) -> None:
         if len(dataset) == 0:
             raise SettingError(f"the {name} set is empty; expected at least one sample")
     if sampler == "weighted" and task.classes is None:
-        raise argument_error("sampler", sampler, f"'random': a {task.name} has no classes")
+        raise argument_error("sampler", sampler, f"'random', because a {task.name} has no classes")
     tables = [sessions_of(dataset) for dataset in sets.values()]
     check_disjoint([table for table in tables if table is not None])
     targets = image_targets(task, sets["train"])
@@ -115,12 +115,12 @@ def check_disjoint(tables: Sequence[pd.DataFrame]) -> None:
         more = ", …" if len(shared) > 5 else ""
         raise LeakError(
             f"{len(shared)} participants are in the training and in the validation set: {', '.join(shared[:5])}{more}; "
-            "assign each participant to one of them"
+            "assign each participant to one of the sets"
         )
 
 
 def check_classes(task: Task, targets: Iterable[int]) -> None:
-    """Check that a training set has samples of at least two classes, and warn if it lacks one.
+    """Check that a training set has samples of at least two classes, and warn if a class has no samples.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def check_classes(task: Task, targets: Iterable[int]) -> None:
     if 1 < len(counts) < len(task.classes):
         LOGGER.warning("the training set lacks a class (%s), which cannot be learnt", found)
     if len(counts) < 2:
-        raise TableError(f"the training set has a single class ({found}); expected samples of at least two")
+        raise TableError(f"the training set has a single class ({found}); expected at least two")
 
 
 def image_targets(task: Task, dataset: object) -> list[Any] | None:

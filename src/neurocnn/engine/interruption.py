@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: recorded, and executed between two updates."""
+"""Handling of Ctrl-C and SIGTERM during a training: a signal is recorded, and takes effect between two updates."""
 
 import signal
 import threading
@@ -46,7 +46,7 @@ class Interruption:
                 signal.signal(known, previous)
 
     def leave(self) -> None:
-        """Raise KeyboardInterrupt for SIGINT, and SystemExit with the exit status of the signal for others."""
+        """Raise KeyboardInterrupt for SIGINT, and SystemExit with the exit status of the signal for other signals."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + self.signal)

@@ -29,8 +29,8 @@ def confidence_intervals(
 
     - Proportions (accuracy, sensitivity, specificity, PPV, NPV): Wilson's limits, with the number of rows divided by
       the design effect of the clusters (Wilson, JASA 22 (1927); Kish, "Survey Sampling" (1965)).
-    - Means of proportions, such as the balanced accuracy: these limits, combined by MOVER (Zou & Donner, Statistics in
-      Medicine 27 (2008)).
+    - Means of proportions, such as the balanced accuracy: the limits of the proportions, combined by MOVER (Zou &
+      Donner, Statistics in Medicine 27 (2008)).
     - Area under the ROC curve: DeLong's variance for clustered data (Obuchowski, Biometrics 53 (1997)), on the logit
       scale; Wilson's limits for the smaller class if the area is 0 or 1.
     - Other metrics: percentile bootstrap over participants within each class (Efron & Tibshirani, "An Introduction to
@@ -50,8 +50,8 @@ def confidence_intervals(
     level
         Coverage of the intervals, between 0 and 1.
     resample_own
-        Whether metrics that are not those of neurocnn have limits too. Each bootstrap sample calls your function, which
-        takes a multiple of the time of scoring; False: their limits are NaN.
+        Whether your own metrics have limits. Each bootstrap sample then calls your function, which takes a multiple of
+        the time of scoring. With False, the limits of your own metrics are NaN.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def confidence_intervals(
         by_class = n_classes > 0 and "true_label" in numbers
         strata = _strata(numbers["true_label"].to_numpy() if by_class else np.zeros(len(numbers)), people)
         if set(values) - set(found) == {"loss"} and math.isclose(values["loss"], numbers["loss"].mean()):
-            # Only the loss needs a bootstrap here. All metrics would take most of the time of an evaluation.
+            # Only the loss needs a bootstrap. To compute all metrics here would take most of an evaluation's time.
             numbers, score = numbers[["loss"]], _mean_loss
         found = _bootstrap(numbers, strata, score, n, seed, level) | found
     rows = [
@@ -113,7 +113,7 @@ def _analytic_limits(
     if not n_classes:
         return {}
     known = class_intervals(numbers, people, n_classes, NormalDist().inv_cdf((1 + level) / 2))
-    # A user's metric may have the name of a built-in one: only an equal value shows that it is the same metric.
+    # A user's metric may have the name of a built-in metric: only an equal value shows that it is the same metric.
     return {
         name: known[name][1:]
         for name, value in values.items()
@@ -122,7 +122,7 @@ def _analytic_limits(
 
 
 def _standard_score(numbers: pd.DataFrame, n_classes: int) -> Callable[[pd.DataFrame], Mapping[str, float]]:
-    """Return the function of the built-in metrics that require a bootstrap: the loss, and those of a regression."""
+    """Return a function that computes the built-in metrics without a formula: the loss, and metrics of a regression."""
     if not n_classes and {"true_label", "predicted_label"} <= set(numbers):
         return regression_metrics
     return _mean_loss if "loss" in numbers else lambda _: {}
@@ -160,7 +160,7 @@ def _bootstrap(
 
 
 def _count_classes(metrics: object, numbers: pd.DataFrame) -> int:
-    """Return the number of classes; 0 if the table is not that of a classification."""
+    """Return the number of classes; 0 if the table does not belong to a classification."""
     if isinstance(metrics, Task):
         return len(metrics.classes or ())
     labels = numbers.filter(["true_label", "predicted_label"]).to_numpy()
@@ -171,7 +171,7 @@ def _count_classes(metrics: object, numbers: pd.DataFrame) -> int:
 
 
 def _strata(labels: np.ndarray, people: np.ndarray) -> list[list[np.ndarray]]:
-    """Group participants into strata: one per class, and one for those with several classes; return each one's rows."""
+    """Return the rows of each participant, by stratum: one per class, and one for participants of several classes."""
     strata: dict[float | None, list[np.ndarray]] = {}
     for person in range(people.max() + 1):
         rows = np.flatnonzero(people == person)

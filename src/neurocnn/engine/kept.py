@@ -14,7 +14,7 @@ from neurocnn.storage.tensors import load_tensors, save_tensors
 def write_predictions(path: Path, epoch: int, tables: Mapping[str, pd.DataFrame]) -> None:
     """Write the predictions of an epoch by set, without rounding.
 
-    If a column contains other values than numbers and text, which could not be read, nothing is written.
+    If a column contains values that are neither numbers nor text, nothing is written, because they could not be read.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def write_predictions(path: Path, epoch: int, tables: Mapping[str, pd.DataFrame]
 
 
 def read_predictions(path: Path, epoch: int) -> dict[str, pd.DataFrame]:
-    """Return the predictions of an epoch by set; an empty dict if the file is of another epoch or cannot be read."""
+    """Return the predictions of an epoch by set; an empty dict if the file has another epoch or cannot be read."""
     try:
         content = load_tensors(path)
         if content["epoch"] != epoch:

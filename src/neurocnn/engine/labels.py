@@ -33,7 +33,7 @@ def label_key(value: Any) -> str:
     try:
         number = float(text)
     except (TypeError, ValueError, RuntimeError):
-        # pandas' missing value (NA) cannot be converted. A label of several numbers, such as a list, is not missing.
+        # NA of pandas cannot be converted, but is missing. A list of several numbers is not a missing label.
         if isinstance(text, str):
             return text
         return MISSING if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
@@ -72,7 +72,7 @@ def class_codes(classes: Sequence[Any] | Mapping[Any, int]) -> tuple[dict[str, i
 
 
 def check_class_weights(weights: Any, codes: Mapping[str, int], names: Sequence[str]) -> tuple[float, ...]:
-    """Return the weight of each class, from a list in their order, or a dict or Series by label.
+    """Return the weight of each class, from a list in the order of the classes, or a dict or Series by label.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def class_indices(
     """
     values = label_list(batch, label)
     if set(map(type, values)) == {str} and codes.keys() >= set(values):
-        # Shortcut without `label_key`: most labels are text with the spelling of the classes.
+        # Most labels are spelt like the classes. For them this shortcut is faster than `label_key`.
         return torch.tensor([codes[value] for value in values], dtype=torch.int64, device=device)
     keys = [label_key(_single_value(value)) for value in values]
     wrong = [row for row, key in enumerate(keys) if key not in codes]
@@ -177,6 +177,8 @@ def _number(value: Any) -> float:
 
 
 def _describe_labels(batch: Mapping[str, Any], keys: Sequence[str], wrong: Sequence[int]) -> str:
-    shown = [f"{sample_name(batch, row)} has {repr(keys[row]) if keys[row] else 'none'}" for row in wrong[:5]]
+    shown = [
+        f"{sample_name(batch, row)} has {repr(keys[row]) if keys[row] else 'no label'}" for row in wrong[:5]
+    ]
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     return f"{len(wrong)} labels cannot be used: " + ", ".join(shown) + more

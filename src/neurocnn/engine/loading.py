@@ -1,8 +1,8 @@
-"""Loading of the batches of all passes of a training, in advance by threads.
+"""Threads that load the batches of all passes of a training in advance.
 
 The samples of a `FillingDataset` are read by threads in the order of the passes, continuing from one pass to the next,
 into buffers that are reused; small samples are read by the calling thread. Other datasets may draw random numbers from
-the global state, which threads share: they are read by worker processes if their number is given, else by this process.
+the global state, which threads share. Their samples are read by `n_workers` processes, or by this process if it is 0.
 """
 
 import math
@@ -26,9 +26,9 @@ from neurocnn.engine.workers import loader
 from neurocnn.errors.arguments import argument_error, check_integer
 from neurocnn.storage.cpus import usable_cpus
 
-# Samples with fewer voxels are read by the calling thread, because passing them to another one takes as long.
+# Samples with fewer voxels are read by the calling thread, because handing them to another thread takes as long.
 _SMALL_SAMPLE = 2**16
-# Samples of at least this number of voxels are read by one thread each; a batch of smaller ones is read in pieces.
+# Samples of at least this number of voxels are handed to threads one by one, smaller samples in groups.
 _LARGE_SAMPLE = 2**20
 # Batches are loaded in advance up to this number of bytes: at least one batch, and at most three.
 _BYTES_AHEAD, _MAX_AHEAD = 2**27, 3
@@ -64,7 +64,7 @@ class Pass:
 
 
 class Loading:
-    """Workers of all passes of a training or prediction; a context manager that ends its threads.
+    """Workers of all passes of a training or prediction. The context manager ends the threads on exit.
 
     Parameters
     ----------
@@ -120,14 +120,14 @@ class Loading:
         )
 
     def expect(self, passes: Sequence[tuple[Dataset, Iterable[Sequence[Index]]]]) -> None:
-        """Set the passes that will probably follow the next one, so that their batches are loaded in advance."""
+        """Set the passes that will probably follow the next pass, so that their batches are loaded in advance."""
         filling = [Pass(dataset, batches) for dataset, batches in passes if can_fill(dataset)]
         for stream in self._streams.values():
             stream.expected = deque(filling)
 
 
 class _FilledSource:
-    """Batches of a `FillingDataset`."""
+    """Iterable over the batches of a `FillingDataset`."""
 
     def __init__(
         self, stream: "_Stream", dataset: FillingDataset, batches: Iterable[Sequence[Index]]
@@ -138,7 +138,7 @@ class _FilledSource:
         return self._stream.batches(Pass(self._dataset, copy(self._batches)))
 
 
-class _Made:
+class _PendingBatch:
     """Batch whose pieces are being read."""
 
     def __init__(
@@ -165,12 +165,12 @@ class _ActivePass:
     def __init__(self, requested: Pass) -> None:
         self.requested = requested
         self.keys = iter(requested.batches)
-        self.made: deque[_Made] = deque()
+        self.pending: deque[_PendingBatch] = deque()
 
     def cancel(self) -> None:
         """Cancel the batches."""
-        while self.made:
-            self.made.pop().cancel()
+        while self.pending:
+            self.pending.pop().cancel()
 
 
 class _Stream:
@@ -187,7 +187,7 @@ class _Stream:
     def __init__(self, n_threads: int, pinned: bool) -> None:
         self.n_threads = n_threads
         self.buffers = Buffers(pinned)
-        self.begun: deque[_ActivePass] = deque()
+        self.started: deque[_ActivePass] = deque()
         self.expected: deque[Pass] = deque()
         self.pool = _start_threads(n_threads) if n_threads else None
 
@@ -201,52 +201,54 @@ class _Stream:
         current = self._take(requested)
         try:
             while True:
-                if not current.made:
-                    self._make_ahead(current)
-                if not current.made:
+                if not current.pending:
+                    self._load_ahead(current)
+                if not current.pending:
                     return
-                made = current.made.popleft()
+                pending = current.pending.popleft()
                 if self.pool is not None:
-                    self._make_ahead(current)
-                yield made.batch()
-                self.buffers.mark_copied(made.image)
-                del made  # so that its buffer can be reused
+                    self._load_ahead(current)
+                yield pending.batch()
+                self.buffers.mark_copied(pending.image)
+                del pending  # Its buffer can now be reused.
         finally:
             current.cancel()
 
     def _take(self, requested: Pass) -> _ActivePass:
         """Return the pass if it was started in advance; otherwise cancel all started passes and start it."""
-        if self.begun and self.begun[0].requested.equals(requested):
-            return self.begun.popleft()
-        while self.begun:
-            self.begun.pop().cancel()
+        if self.started and self.started[0].requested.equals(requested):
+            return self.started.popleft()
+        while self.started:
+            self.started.pop().cancel()
         if self.expected and self.expected[0].equals(requested):
             self.expected.popleft()
         return _ActivePass(requested)
 
-    def _make_ahead(self, current: _ActivePass) -> None:
-        """Submit samples until enough batches are loaded or in progress, of this pass and then of the expected ones."""
-        last = self.begun[-1] if self.begun else current
-        ready = [*current.made, *(made for begun in self.begun for made in begun.made)]
+    def _load_ahead(self, current: _ActivePass) -> None:
+        """Start batches of this pass, then of the expected passes, until enough are loaded or in progress."""
+        last = self.started[-1] if self.started else current
+        ready = [*current.pending, *(pending for started in self.started for pending in started.pending)]
         while not ready or len(ready) < min(_MAX_AHEAD, _BYTES_AHEAD // ready[-1].image.nbytes):
             keys = next(last.keys, None)
             if keys is not None:
-                ready.append(self._hand_out(last.requested.dataset, keys))
-                last.made.append(ready[-1])
+                ready.append(self._start_batch(last.requested.dataset, keys))
+                last.pending.append(ready[-1])
             elif self.expected and self.pool is not None:
                 last = _ActivePass(self.expected.popleft())
-                self.begun.append(last)
+                self.started.append(last)
             else:
                 break
 
-    def _hand_out(self, dataset: FillingDataset, keys: Sequence[Index]) -> _Made:
+    def _start_batch(self, dataset: FillingDataset, keys: Sequence[Index]) -> _PendingBatch:
         n, shape = len(keys), dataset.input_shape
         image = self.buffers.get(n, shape)
         if self.pool is None:
-            return _Made(image, [partial(_fill, dataset, keys, image)])
+            return _PendingBatch(image, [partial(_fill, dataset, keys, image)])
         size = 1 if math.prod(shape) >= _LARGE_SAMPLE else -(-n // (4 * self.n_threads))
         pieces = (slice(first, min(first + size, n)) for first in range(0, n, size))
-        return _Made(image, [self.pool.submit(_fill, dataset, keys[rows], image[rows]) for rows in pieces])
+        return _PendingBatch(
+            image, [self.pool.submit(_fill, dataset, keys[rows], image[rows]) for rows in pieces]
+        )
 
 
 def _fill(dataset: FillingDataset, keys: Sequence[Index], image: Floats) -> list[Item]:
@@ -254,7 +256,7 @@ def _fill(dataset: FillingDataset, keys: Sequence[Index], image: Floats) -> list
 
 
 def _start_threads(n: int) -> ThreadPoolExecutor:
-    """Return threads in each of which torch uses one thread, because there are already as many as CPUs."""
+    """Return a pool of `n` threads in which torch starts no further threads, because `n` may be the number of CPUs."""
     n_torch, ready = torch.get_num_threads(), threading.Barrier(n + 1, timeout=60)
 
     def start() -> None:
@@ -281,7 +283,7 @@ def can_fill(dataset: object) -> TypeGuard[FillingDataset]:
 
 
 def _is_large(dataset: FillingDataset) -> bool:
-    # Channels are not counted, because those of slices are copies.
+    # Channels are not counted, because the channels of a slice are copies.
     return math.prod(dataset.input_shape[1:]) >= _SMALL_SAMPLE
 
 

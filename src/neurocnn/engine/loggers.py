@@ -32,7 +32,7 @@ class Events:
     Parameters
     ----------
     folder
-        Parent folder of one folder per data set.
+        Folder that contains one folder per data set.
     sets
         Names of the data sets that are evaluated.
     history
@@ -80,7 +80,7 @@ class Events:
             raise StorageError(error.errno, f"cannot write: {error.strerror}", path) from error
 
     def close(self) -> None:
-        """Close the files. An error is only logged, because every row was flushed before."""
+        """Close the files. An error is only logged, because all rows are already written."""
         for writer in self.writers.values():
             try:
                 writer.close()
@@ -95,9 +95,9 @@ _SHOWN: ContextVar[tuple[bool, str, int] | None] = ContextVar("_SHOWN", default=
 
 @contextmanager
 def show_progress(shown: bool, prefix: str = "", n_trainings: int = 1) -> Iterator[None]:
-    """Show the progress of the trainings in the block on standard error, after `prefix`, or hide it.
+    """Show the progress of the trainings in the block on standard error, after `prefix`; or hide the progress.
 
-    `n_trainings` is the number of remaining trainings with this one, from which their time is estimated.
+    `n_trainings` is the number of remaining trainings including this one, whose total time is estimated.
     """
     token = _SHOWN.set((shown, prefix, n_trainings))
     try:
@@ -166,7 +166,7 @@ class Progress:
         self._log_estimate(epoch)
         if not self.shown or self.bar is not None:
             return
-        # With several networks the times are those of all of them, in a separate line.
+        # The times of several networks are not separate, so they are logged in a line of their own.
         single = f"; {spent}" if len(rows) == 1 else ""
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
@@ -181,7 +181,7 @@ class Progress:
             )
         if not single:
             LOGGER.info("epoch %d/%d: %s", epoch + 1, self.epochs, spent)
-        # Not written if the logger already shows these lines.
+        # Lines that the logger already shows are not written again.
         if self.writes and not LOGGER.isEnabledFor(logging.INFO):
             networks = f", {len(rows)} networks" if len(rows) > 1 else ""
             losses = _losses(list(rows.values()), self.sets)
@@ -194,14 +194,14 @@ class Progress:
         """After the first epoch, log its time and the estimated times of the training and of all trainings."""
         if self.shown and not self.estimated:
             seconds = self._seconds_per_epoch(epoch)
-            all_of_them = (
+            all_trainings = (
                 f", {_clock_time(self.n_trainings * self.epochs * seconds)} for all {self.n_trainings}"
             )
             LOGGER.info(
                 "an epoch takes %s: at most %s for a training%s",
                 _clock_time(seconds),
                 _clock_time(self.epochs * seconds),
-                all_of_them if self.n_trainings > 1 else "",
+                all_trainings if self.n_trainings > 1 else "",
             )
         self.estimated = True
 

@@ -1,8 +1,8 @@
 """Training loop.
 
 One or several networks are trained on the same batches; each network receives the rows of its part. The states for a
-resume are written between two updates: `train_epoch` can begin at any update, after an evaluation that was due there
-and is missing.
+resume are written between two updates: `train_epoch` can begin at any update; if an evaluation is due there and
+missing, it is done first.
 """
 
 import os
@@ -46,7 +46,7 @@ class Loop:
     Parameters
     ----------
     trainer
-        Settings.
+        Settings of the training.
     task, train, validation, folder, callbacks
         See `Trainer.fit`.
     """
@@ -102,11 +102,11 @@ class Loop:
             stack.enter_context(self.computation.loading)
             self.batches = TrainingBatches(self.trainer, self.task, self.sets, parts, self.computation)
             self.train_runs(runs, stack)
-        # Other ranks read the best weights from files that rank 0 may still be writing.
+        # All ranks wait, because they read the best weights from files that rank 0 may still be writing.
         self.ranks.barrier("at the end of the training")
         [self.interruption.signal] = self.ranks.all_reduce_max(self.interruption.signal)
         if self.interruption.signal:
-            # The signal came after the last batch: everything is saved, and what follows the training must not start.
+            # The signal came after the last batch: everything is saved, but the caller must not continue.
             self.exit()
         return {run.part: self.result(run) for run in runs}
 
@@ -126,7 +126,7 @@ class Loop:
             self.train_epoch(first.epoch, [run for run in active if (run.epoch, run.join_last) == position])
 
     def train_epoch(self, epoch: int, runs: list[Run]) -> None:
-        """Train the networks of this epoch, each from the update at which it was saved."""
+        """Train the networks of this epoch, each from the update of its saved state."""
         self.active, self.clock = runs, EpochClock()
         parts, start = [run.part for run in runs], min(run.updates for run in runs)
         plan = self.batches.begin_epoch(epoch, start, parts, runs[0].join_last)
@@ -187,7 +187,7 @@ class Loop:
         self.clock.lap("evaluating")
         if not self.has_saved:
             # The first state must precede the first row of the table, because a table without a state cannot be
-            # resumed. It is not written earlier, so that a training that fails before can be restarted with other
+            # resumed. It is not written earlier, so that a training that fails sooner can be restarted with other
             # settings.
             self.save()
         for run in runs:
@@ -247,7 +247,7 @@ class Loop:
         self.saved, self.has_saved = time.monotonic(), True
 
     def save_if_due(self) -> None:
-        """Write states if the last ones are too old or a rank received a signal; exit after a signal."""
+        """Write states if the last states are too old or a rank received a signal. Exit after a signal."""
         due = time.monotonic() - self.saved >= self.trainer.checkpoint_seconds
         due_anywhere, self.interruption.signal = self.ranks.all_reduce_max(due, self.interruption.signal)
         if self.interruption.signal:

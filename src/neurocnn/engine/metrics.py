@@ -35,13 +35,13 @@ def classification_metrics(table: pd.DataFrame, n_classes: int) -> Metrics:
         Columns ``true_label`` and ``predicted_label`` (indices of classes) and, optionally, ``proba0``, ``proba1``, …
         for the area under the ROC curve, and ``loss``.
     n_classes
-        Number of classes. With two, class 1 is the positive one. With more, sensitivity, specificity, PPV, NPV and the
-        area under the ROC curve are means over the classes, each one against the rest.
+        Number of classes. Of two classes, class 1 is the positive class. With more classes, sensitivity, specificity,
+        PPV, NPV and the area under the ROC curve are means over the classes, each against the rest.
 
     Returns
     -------
     dict
-        ``loss`` (if the table has one), ``accuracy``, ``balanced_accuracy`` (mean over the classes that occur),
+        ``loss`` (if the table has this column), ``accuracy``, ``balanced_accuracy`` (mean over the classes that occur),
         ``sensitivity``, ``specificity``, ``ppv``, ``npv`` (each 0 if its denominator is 0), ``roc_auc``
         (NaN if a class does not occur).
 
@@ -59,7 +59,7 @@ def classification_metrics(table: pd.DataFrame, n_classes: int) -> Metrics:
     true, predicted = _label_indices(table, "true_label"), _label_indices(table, "predicted_label")
     confusion = np.bincount(true * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, -1)
     if len(confusion[0]) != n_classes:
-        raise TableError(f"the table's labels exceed the classes; expected 0 … {n_classes - 1}")
+        raise TableError(f"the table has labels of unknown classes; expected 0 … {n_classes - 1}")
     hits, n_true, n_predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     others = len(true) - n_true - n_predicted + hits
     positive = slice(1, 2) if n_classes == 2 else slice(None)
@@ -80,7 +80,7 @@ def classification_metrics(table: pd.DataFrame, n_classes: int) -> Metrics:
 
 
 def regression_metrics(table: pd.DataFrame) -> Metrics:
-    """Return the metrics of a regression: ``loss`` (if the table has one), ``mae``, ``rmse``, ``r2``.
+    """Return the metrics of a regression: ``loss`` (if the table has this column), ``mae``, ``rmse``, ``r2``.
 
     R2 is 1 − (sum of squared errors) / (sum of squares around the mean). If all true values are equal it is 1 for a
     perfect prediction and 0 otherwise; it is NaN for a single row.
@@ -106,8 +106,8 @@ def regression_metrics(table: pd.DataFrame) -> Metrics:
 def reconstruction_metrics(table: pd.DataFrame) -> Metrics:
     """Return the metrics of a reconstruction.
 
-    They are the means over the samples of ``mse``, ``mae``, ``psnr`` and ``ssim``, ``rmse`` (the root of the mean
-    ``mse``), and ``loss`` (if the table has one).
+    The metrics are the means of ``mse``, ``mae``, ``psnr`` and ``ssim`` over the samples, ``rmse`` (the root of the
+    mean ``mse``), and ``loss`` (if the table has this column).
 
     Examples
     --------
@@ -145,16 +145,16 @@ def _numbers(table: pd.DataFrame, column: str) -> Array:
     numeric = series if series.dtype == np.float64 else pd.to_numeric(series)
     values: Array = numeric.to_numpy(dtype=float, na_value=np.nan)
     if len(values) == 0:
-        raise TableError("the table has no rows; expected at least one")
+        raise TableError("the table has no rows; expected at least one row")
     missing = int(np.isnan(values).sum())
     if missing and column == "true_label":
-        raise TableError(f"true_label is missing in {missing} of {len(values)} rows, which cannot be scored")
+        raise TableError(
+            f"true_label is missing in {missing} of {len(values)} rows; expected a label; drop these rows"
+        )
     finite = np.isfinite(values)
     if column in ("true_label", "predicted_label") and not finite.all():
         row = int(finite.argmin())
-        raise TableError(
-            f"{column} is NaN or infinite in row {row}, which cannot be scored; expected finite numbers"
-        )
+        raise TableError(f"{column} is NaN or infinite in row {row}; expected finite numbers")
     return values
 
 

@@ -19,15 +19,15 @@ from neurocnn.storage.memory import peak_memory
 
 @dataclass(frozen=True)
 class Needs:
-    """Upper limits of what a training requires.
+    """Upper limits of the updates, memory and disk space that a training requires.
 
     Parameters
     ----------
     updates
         Number of updates of all networks.
     memory
-        Bytes of the weights, gradients and two moments of Adam of the networks that are trained at once, without images
-        and activations.
+        Bytes of the weights, gradients and two moments of Adam of the networks that are trained at the same time,
+        without images and activations.
     disk
         Bytes of the best models and of the two training states, which are removed when a split is finished.
 
@@ -53,7 +53,7 @@ class Needs:
 def needs_of(
     trainer: TrainingSettings, models: Iterable[nn.Module], n_updates: int, n_selections: int
 ) -> Needs:
-    """Return what is required to train these networks at once.
+    """Return the requirements for training these networks at the same time.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def needs_of(
         Number of best models that are written for each network.
     """
     sizes = [sum(value.nbytes for value in model.state_dict().values()) for model in models]
-    # Each of the two states contains the weights and the two moments.
+    # Each of the two training states contains the weights and the two moments of Adam.
     return Needs(trainer.epochs * n_updates * len(sizes), 4 * sum(sizes), (n_selections + 6) * sum(sizes))
 
 
@@ -90,9 +90,7 @@ def log_needs(
     """
     started, shown = monotonic(), find_ranks().rank == 0
     if shown:
-        LOGGER.info(
-            "%s takes %s%s", what, needs, "" if folder is None else f", of which {_free_space(folder)}"
-        )
+        LOGGER.info("%s takes %s%s", what, needs, "" if folder is None else f"; {_free_space(folder)}")
     yield
     if shown:
         size = "" if folder is None else f"; {folder} has {_size_text(_size(folder))}"
@@ -102,7 +100,7 @@ def log_needs(
 
 def _free_space(folder: Path) -> str:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
-    return f"{_size_text(shutil.disk_usage(existing).free)} are free"
+    return f"{_size_text(shutil.disk_usage(existing).free)} of disk are free"
 
 
 def _size(folder: Path) -> int:

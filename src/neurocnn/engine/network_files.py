@@ -1,7 +1,7 @@
 """Files of one network's training, written in an order that allows a resume after a kill at any time.
 
-At the end of an epoch the state is written first, then the best models. If the process is killed between the two, the
-missing best model is restored from the state.
+At the end of an epoch the state is written first, then the best models. If the process is killed between these two
+writes, the missing best model is restored from the state.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class NetworkFiles:
     settings
         Settings that are compared on a resume, see `fingerprint`.
     writes
-        Whether this rank writes.
+        Whether this rank writes files.
     """
 
     def __init__(self, folder: Path | None, run: Run, settings: Mapping[str, Any], writes: bool) -> None:
@@ -104,8 +104,8 @@ class NetworkFiles:
             before, now = saved.get("n_threads"), self.settings["n_threads"]
             if before is not None and before != now:
                 LOGGER.warning(
-                    "%s%s: resuming with %d threads of torch, the state was written with %d: the last digits of the "
-                    "results change; torch.set_num_threads(%d) keeps them",
+                    "%s%s: resuming with %d threads of torch, but the state was written with %d threads: the last "
+                    "digits of the results change; use torch.set_num_threads(%d) to keep them",
                     folder, network, now, before, before,
                 )  # fmt: skip
 
@@ -135,10 +135,10 @@ class NetworkFiles:
             if run.epoch == epoch + 1 and run.updates == 0:
                 self._write_best(selection)
             elif found is None or found < epoch:
-                what = "none that can be read" if found is None else f"that of epoch {found}"
+                what = "no readable file" if found is None else f"the best model of epoch {found}"
                 raise CheckpointError(
-                    f"{path}: found {what}; expected the best model of epoch {epoch}; restore it from a copy, or train "
-                    "in another folder"
+                    f"{path}: found {what}; expected the best model of epoch {epoch}; restore the file from a copy, or "
+                    "train in another folder"
                 )
 
     def write_evaluation(self) -> None:
@@ -161,7 +161,7 @@ class NetworkFiles:
     def write_predictions(self, selections: list[str]) -> None:
         """Write the predictions of the last evaluation as those of the best epoch of these selections.
 
-        They precede the state of their epoch: after a kill between the two, the epoch is repeated.
+        They are written before the state of their epoch: after a kill between these two writes, the epoch is repeated.
         """
         for selection in selections if self.writes else ():
             epoch = self.run.best_epochs[selection]
@@ -176,7 +176,7 @@ class NetworkFiles:
         return {name: read_predictions(self._predictions_path(name), epochs[name]) for name in epochs}
 
     def write_best(self, selections: list[str]) -> None:
-        """Write (or keep in memory) the current weights as the best ones of these selections."""
+        """Write (or keep in memory) the current weights as the best weights of these selections."""
         for selection in selections:
             if self.folder is None:
                 self.run.best_weights[selection] = self.run.weights()

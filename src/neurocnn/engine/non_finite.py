@@ -49,7 +49,7 @@ def pop_non_finite(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
-    """Return the table without the column `FINITE`, else raise an error if an output is NaN or infinite.
+    """Return the table without the column `FINITE`, or raise an error if an output is NaN or infinite.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def log_outputs(where: str, rows: pd.DataFrame, name: str) -> None:
     """Log a warning about outputs that are not finite, with the network and epoch (`where`) and the set's `name`."""
     LOGGER.warning(
         "%s: the output is NaN or infinite for %s of the %s set; the metrics of this evaluation are NaN, so that "
-        "it is never the best",
+        "its epoch is never the best",
         where, describe_rows(rows), name,
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ def scores_or_nan(
 def loss_error(
     where: str, losses: Tensor, names: Sequence[str], parameters: Iterable[Tensor]
 ) -> TrainingError:
-    """Return an error for an update with a loss that is not finite, which names the samples.
+    """Return an error that names the samples of an update whose loss is NaN or infinite.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def loss_error(
 def gradients_error(where: str) -> TrainingError:
     """Return an error for gradients that are not finite although the loss is finite."""
     return TrainingError(
-        f"{where}: the gradients are NaN or infinite, the loss is not; the weights were not updated; look for a "
+        f"{where}: the gradients are NaN or infinite, but the loss is finite; the weights were not updated; look for a "
         "function of the network or loss without a finite derivative (root, norm or logarithm of 0), or lower "
         "learning_rate"
     )

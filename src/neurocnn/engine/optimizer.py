@@ -13,28 +13,28 @@ from neurocnn.storage.tensors import plain
 
 
 def make_optimizer(trainer: TrainingSettings, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return an optimizer: Adam, or the one that ``trainer.optimizer`` returns."""
+    """Return an optimizer: Adam, or the result of ``trainer.optimizer``."""
     rate, decay, make = trainer.learning_rate, trainer.weight_decay, trainer.optimizer
     if make is None:
         fused = all(parameter.is_floating_point() for parameter in parameters)
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused)
-    # A class is called with the learning rate and weight decay that its signature contains; a function sets both.
+    # A class is called with the learning rate and weight decay if its signature has them; a function sets both itself.
     known = inspect.signature(make).parameters if isinstance(make, type) else ()
     rates = {"lr": rate, "weight_decay": decay}
     made = make(parameters, **{name: value for name, value in rates.items() if name in known})
     for group in made.param_groups:
-        # Checkpoints contain plain numbers. With numpy's, an optimizer might round differently than after a resume.
+        # Checkpoints contain plain numbers. With numpy scalars, an optimizer might round otherwise than after a resume.
         group.update({name: plain(value) for name, value in group.items() if name != "params"})
     return made
 
 
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Check that the moments of Adam have the shapes of their parameters, which torch does not do on loading.
+    """Check that the moments of Adam have the shapes of their parameters, because torch does not check this on loading.
 
     Raises
     ------
     ValueError
-        If a moment has another shape.
+        If a moment has another shape than its parameter.
     """
     if type(optimizer) is torch.optim.Adam:
         for parameter, state in optimizer.state.items():
@@ -47,7 +47,7 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
 def make_scheduler(
     trainer: TrainingSettings, optimizer: torch.optim.Optimizer, n_updates: int
 ) -> Scheduler | None:
-    """Return the scheduler of these settings, if there is one.
+    """Return the scheduler, or None if the settings have no scheduler.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def make_scheduler(
     make, by_update = trainer.scheduler, trainer.scheduler_step == "update"
     if make is None:
         return None
-    total = _free_parameter(make, "total_steps")
+    total = _has_free_parameter(make, "total_steps")
     n_steps = trainer.epochs * (n_updates if by_update else 1)
     scheduler: Scheduler = make(optimizer, **({"total_steps": n_steps} if total else {}))
     if by_update and isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -76,11 +76,11 @@ def make_scheduler(
     return scheduler
 
 
-def _free_parameter(function: Callable[..., object], name: str) -> bool:
+def _has_free_parameter(function: Callable[..., object], name: str) -> bool:
     """Return whether a function has a parameter of this name whose value is missing or None."""
     try:
         found = inspect.signature(function).parameters.get(name)
-    except (TypeError, ValueError):  # some builtins have no signature
+    except (TypeError, ValueError):  # Some builtins have no signature.
         return False
     return found is not None and found.default in (None, inspect.Parameter.empty)
 
@@ -96,7 +96,7 @@ def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
     if scheduler is None:
         return
     with warnings.catch_warnings():
-        # torch warns if the optimizer made no step, as when all gradients overflowed, or after a resume at this point.
+        # torch warns if the optimizer made no step, which happens if all gradients overflow, or after a resume here.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(loss)

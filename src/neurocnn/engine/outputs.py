@@ -16,7 +16,7 @@ Columns = dict[str, np.ndarray[Any, Any]]
 
 
 def final_output(output: object) -> Tensor:
-    """Return the tensor for the loss: the last one of a tuple, in single or double precision.
+    """Return the tensor for the loss: the last tensor of a tuple, in single or double precision.
 
     Raises
     ------
@@ -51,9 +51,9 @@ def class_rows(output: object, target: Tensor | None) -> Columns:
     if logits.dim() != 2:
         raise ModelError(
             f"the network's output has shape {tuple(logits.shape)}; expected (samples, classes), also for a batch of "
-            "one; remove .squeeze()"
+            "one sample; remove .squeeze()"
         )
-    # In float64 the probabilities sum to 1; on the CPU, because some devices do not support float64.
+    # In float64 the probabilities sum to 1. They are computed on the CPU, because some devices lack float64.
     probabilities = torch.softmax(logits.detach().cpu().double(), dim=1).numpy()
     columns: Columns = {
         "true_label": _missing_labels(len(probabilities)) if target is None else target.cpu().numpy(),
@@ -91,7 +91,7 @@ def _predicted_numbers(output: object) -> Tensor:
         n_samples = len(values) if values.dim() else "samples"
         raise ModelError(
             f"the network's output has shape {tuple(values.shape)}; expected ({n_samples}, 1), also for a batch of "
-            "one; create the network with n_outputs=1 and remove .squeeze()"
+            "one sample; create the network with n_outputs=1 and remove .squeeze()"
         )
     return values.reshape(-1)
 
@@ -122,6 +122,6 @@ def _reconstructed_image(output: object, target: Tensor) -> Tensor:
     image = final_output(output)
     if image.shape != target.shape:
         raise ModelError(
-            f"the reconstruction has shape {tuple(image.shape)}; expected that of the input, {tuple(target.shape)}"
+            f"the reconstruction has shape {tuple(image.shape)}; expected the shape of the input, {tuple(target.shape)}"
         )
     return image

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from neurocnn.errors import TrainingError
 
-#: Process group (gloo) of control messages, and timeout. Gradients may use another backend.
+#: Process group (gloo) for control messages, and its timeout. Gradients may use another backend.
 _control: dict[str, Any] = {}
 
 
@@ -30,7 +30,7 @@ class Ranks:
     local
         Rank of this process on its machine, which selects the GPU.
     seconds
-        Seconds that ranks wait for one that does not respond.
+        Seconds that ranks wait for a rank that does not respond.
     """
 
     rank: int = 0
@@ -123,8 +123,8 @@ def find_ranks(seconds: float | None = None) -> Ranks:
     if "group" not in _control:
         gloo = dist.get_backend() == "gloo"
         _control["group"] = dist.group.WORLD if gloo else dist.new_group(backend="gloo", timeout=wait)
-        # Released before Python ends, because one of its threads that then waits for the interpreter lock would abort
-        # the process.
+        # The group is released before Python ends: a thread of the group that waited for the interpreter lock at the
+        # end would abort the process.
         atexit.register(_control.pop, "group", None)
     rank = dist.get_rank()
     return Ranks(rank, dist.get_world_size(), int(os.environ.get("LOCAL_RANK", str(rank))), seconds)

@@ -16,7 +16,7 @@ from neurocnn.storage.identity import IMAGE
 class Identities:
     """Identity columns of the rows, and the index of each row.
 
-    They are stored in a few long lists, because many small arrays would fragment the memory.
+    Identities are stored in a few long lists, because many small arrays would fragment the memory.
     """
 
     def __init__(self) -> None:
@@ -27,8 +27,8 @@ class Identities:
         part_ids = batch["part_id"].tolist()
         if self.columns and ("cohort" in batch) != ("cohort" in self.columns):
             raise SettingError(
-                f"the sample {sample_name(batch, 0)} has {'a' if 'cohort' in batch else 'no'} cohort, unlike those "
-                "before it; provide one in all samples of the dataset or in none"
+                f"the sample {sample_name(batch, 0)} has {'a' if 'cohort' in batch else 'no'} cohort, unlike the "
+                "samples before it; provide a cohort in all samples of the dataset or in none"
             )
         for name in ("participant_id", "session_id", "cohort"):
             if name in batch:

@@ -31,8 +31,8 @@ _PLAIN_FIELDS = (*_COUNTERS, "history", "best", "best_epochs", "stopped", "join_
 class Run:
     """Network in training, with its optimizer, random state, early stopping, best weights and history.
 
-    Networks that are trained in the same pass share only the batches, so that the result of each is the same as if it
-    were trained separately.
+    Networks that are trained in the same pass share only the batches, so that each has the same result as in a
+    separate training.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Run:
     task
         Task of the training.
     part
-        Part of the network; None for all parts.
+        The part_id of the network's part; None for a network for all parts.
     device, ranks
         Device and process of the training.
     n_updates
@@ -111,9 +111,9 @@ class Run:
         n_window
             Number of samples of the update over all ranks; each has the weight 1 / n_window.
         empty
-            Whether the rows have weight 0, because this rank has no rows of its own but must take part.
+            Whether the rows have weight 0, because this rank has no rows of its own but must exchange gradients.
         last
-            Whether it is the last batch of the update, after which the ranks exchange gradients.
+            Whether this is the last batch of the update, after which the ranks exchange gradients.
         """
         image = to_model_format(batch["image"], self.device, self.dtype, self.layout)
         if not self.is_training:
@@ -126,7 +126,7 @@ class Run:
                 output = self.forward(image)
             target = self.task.target({**batch, "image": image}, self.device)
             losses = sample_losses(self.task, output, target, len(image))
-            # Multiplied by the number of ranks, because DistributedDataParallel divides by it.
+            # The factor `world` cancels the division by the number of ranks in DistributedDataParallel.
             share = losses.sum() * (0.0 if empty else self.ranks.world / n_window)
             with translate_compiler_errors():
                 self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
@@ -143,12 +143,13 @@ class Run:
         Raises
         ------
         TrainingError
-            If the loss is NaN or infinite, or the gradients are for any scale; the weights are not updated. In float32
-            and bfloat16, gradients are checked only if they are clipped; otherwise the next loss is not finite.
+            If the loss is NaN or infinite, or the gradients are NaN or infinite at any scale of the loss. The weights
+            do not change. In float32 and bfloat16, gradients are checked only if they are clipped; without clipping,
+            the error is raised for the next loss.
         """
         losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
         mean = float(losses.mean())
-        # If a loss is not finite, neither is the mean, so a single comparison is enough otherwise.
+        # One check of the mean is enough for finite losses: if any loss is not finite, the mean is not finite.
         if not math.isfinite(mean) and not losses.isfinite().all():
             names = [sample_name(who, row) for part, who in self._window for row in range(len(part))]
             raise loss_error(self.where(), losses, names, self.parameters)

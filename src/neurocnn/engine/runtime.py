@@ -22,7 +22,7 @@ def _log_once(message: str) -> None:
 
 
 def find_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device with this name. For ``"auto"``, it is a CUDA GPU if there is one, else MPS, else the CPU.
+    """Return the device with this name; for ``"auto"``, a CUDA GPU if available, else MPS, else the CPU.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Order of samples, batches and updates in an epoch.
 
 The order depends only on the seed and the epoch, so that neither the number of workers nor a resume changes it. A unit
-of this order is a sample or, if each part has its own network, an image with all the samples that are required of it.
+of this order is a sample or, if each part has its own network, an image with its samples of all trained parts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -79,7 +79,7 @@ class Batches:
     Attributes
     ----------
     order
-        Units in order.
+        Units, in the order in which they are read.
     batch_size
         Units per batch, over all ranks.
     stride, positions
@@ -90,7 +90,7 @@ class Batches:
         Number of batches to skip at the beginning, because they were done before a resume.
     rank, world
         Rank of this process, and number of ranks. Each rank receives every world-th unit of a batch, or the first unit
-        if none remains for it.
+        if no unit remains for the rank.
     join_last
         See `batch_sizes`.
 
@@ -185,7 +185,7 @@ class Plan:
 
     @property
     def n_updates(self) -> int:
-        """Number of updates per epoch. The last one may have fewer batches."""
+        """Number of updates per epoch. The last update may have fewer batches."""
         return -(-len(self._sizes) // self.steps)
 
     def window(self, update: int) -> list[int]:

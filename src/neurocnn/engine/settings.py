@@ -23,7 +23,7 @@ from neurocnn.storage.tensors import plain
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 _FREE: dict[str, str | int] = {"resume": "free"}
-_LEAST = {
+_MINIMA = {
     "epochs": 1,
     "batch_size": 1,
     "accumulation_steps": 1,
@@ -69,8 +69,8 @@ class TrainingSettings:
             # Checkpoints need plain numbers, not array scalars.
             single = isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0
             object.__setattr__(self, name, value.item() if single else plain(value))
-        for name, least in _LEAST.items():
-            check_integer(name, getattr(self, name), minimum=least, where=where)
+        for name, minimum in _MINIMA.items():
+            check_integer(name, getattr(self, name), minimum=minimum, where=where)
         object.__setattr__(self, "n_workers", check_workers("n_workers", self.n_workers, where=where))
         for name in ("learning_rate", "weight_decay", "checkpoint_seconds", "rank_seconds"):
             check_number(name, getattr(self, name), minimum=0, where=where)

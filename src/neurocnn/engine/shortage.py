@@ -1,4 +1,4 @@
-"""The lack of file handles or shared memory, which worker processes need."""
+"""Errors from a lack of file handles or shared memory, which worker processes need."""
 
 import errno
 import re
@@ -10,20 +10,20 @@ _MESSAGES = re.compile(r"Too many open files|ancdata|shared memory|/dev/shm|shm_
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Return whether an error reports that there are no more file handles or no more shared memory.
+    """Return whether an error reports a lack of file handles or shared memory.
 
     Examples
     --------
     >>> is_shortage(OSError(24, "Too many open files"))
     True
     """
-    # The semaphores of the workers' queues are in shared memory; the error does not name it.
+    # The workers' queues have semaphores in shared memory; if it is full, the error names no file.
     no_space = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
     return no_space or _MESSAGES.search(str(error)) is not None
 
 
 def shortage_error(error: BaseException) -> TrainingError:
-    """Return the error with a remedy for one for which `is_shortage` is true."""
+    """Return an error with a remedy in place of an error for which `is_shortage` is true."""
     return TrainingError(
         f"no more file handles or shared memory: {str(error).strip().splitlines()[-1]}; use fewer workers "
         "(n_workers) or a smaller batch_size, or raise the limit (ulimit -n, or the size of /dev/shm)"

@@ -77,7 +77,7 @@ def structural_similarity(output: Tensor, target: Tensor, extent: Tensor) -> Ten
 
 
 def _mean(image: Tensor, window: int) -> Tensor:
-    # Along one axis at a time, which takes 3 × 7 additions per voxel instead of 7 × 7 × 7.
+    # The mean is taken along one axis at a time, which takes 3 × 7 additions per voxel instead of 7 × 7 × 7.
     pool = F.avg_pool3d if image.dim() == 5 else F.avg_pool2d
     n_axes = image.dim() - 2
     for axis in range(n_axes):

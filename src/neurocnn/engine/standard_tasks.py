@@ -39,15 +39,15 @@ def classification(
         Column of the labels.
     classes
         Labels in the order of the network's outputs, or a mapping from label to output, which may join several labels
-        in one class. Of two classes, the second one is the positive one, whose recall is the sensitivity. ``1``,
+        in one class. Of two classes, the second is the positive class, whose recall is the sensitivity. ``1``,
         ``1.0`` and ``"1"`` are the same label.
     class_weights
         Factor of each class for the loss of its samples: a list in the order of the classes, or a dict or Series by
         label. The loss of a batch is the sum of the weighted losses, divided by the number of samples (not by the sum
         of the weights).
     selection
-        Metrics, such as ``["loss", "roc_auc"]``. A best epoch is selected by each of them; `Results` uses that of the
-        last one by default.
+        Metrics, such as ``["loss", "roc_auc"]``. A best epoch is selected by each metric; by default `Results` uses the
+        best epoch of the last metric.
 
     Raises
     ------
@@ -98,10 +98,10 @@ def regression(
         Column of the labels.
     mean, scale
         Constants of the prediction, ``mean + scale * output``. Use about the mean and the standard deviation of the
-        training labels: the outputs of a new network are near 0, so that it would take many updates to reach an age of
-        75. Tables and metrics are always in the unit of the label, and the loss in its square.
+        training labels: the outputs of a new network are near 0, and without these constants it would take many
+        updates to reach an age of 75. Tables and metrics are in the unit of the label, the loss in the square of it.
     selection
-        Metrics, such as ``["loss", "mae"]``. A best epoch is selected by each of them.
+        Metrics, such as ``["loss", "mae"]``. A best epoch is selected by each metric.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def reconstruction(
         and number of channels of the code, for the autoencoder that an experiment derives from its architecture. See
         `CNN_Transformer`.
     selection
-        Metrics, such as ``["loss", "ssim"]``. A best epoch is selected by each of them.
+        Metrics, such as ``["loss", "ssim"]``. A best epoch is selected by each metric.
 
     Raises
     ------

@@ -11,7 +11,8 @@ class Stopper:
     """Early stopping, if a metric does not improve sufficiently during `patience` epochs.
 
     An epoch is an improvement if its loss is smaller than best − tolerance × |best|, where best is the smallest loss of
-    all earlier epochs. Metrics of which larger values are better are negated. NaN is not an improvement.
+    all earlier epochs. If larger values of the metric are better, its negative takes the place of the loss. NaN is not
+    an improvement.
 
     Attributes
     ----------

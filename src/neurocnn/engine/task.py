@@ -59,8 +59,8 @@ class Task:
     metrics
         ``metrics(table)`` returns a dict of numbers. `table` is a DataFrame.
     selection
-        Names of metrics. The weights of the best epoch by each metric are kept. Smaller values are better for names
-        that end with ``loss`` and for errors such as ``mae``, greater values for all others.
+        Names of metrics. For each metric, the weights of the best epoch are kept. Smaller values are better for metrics
+        whose name ends with ``loss`` and for errors such as ``mae``, larger values for all other metrics.
     n_outputs
         Number of outputs of the network; None if the output has the shape of the input.
     classes

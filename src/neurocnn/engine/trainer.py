@@ -35,7 +35,7 @@ class Trainer(TrainingSettings):
     accumulation_steps
         Batches per update; the loss is the mean over all their samples.
     evaluation_steps
-        Updates between evaluations within an epoch; 0 to evaluate only at its end.
+        Updates between evaluations within an epoch; 0 to evaluate only at the end of the epoch.
     evaluate_train
         ``"epoch"`` to include the training set in each evaluation, ``"end"`` to evaluate only the validation set during
         training, which is then required. With ``"end"`` the metrics of the training set are NaN in the history, and an
@@ -64,7 +64,7 @@ class Trainer(TrainingSettings):
         Number of workers that read data in advance: threads for complete images and large parts with transforms of this
         package, otherwise processes. ``"auto"`` is one thread for each CPU that this process may use, at most 8, and no
         processes. With 0 the main thread reads. Small parts, such as slices, are always read by the main thread, which
-        is faster. Results do not depend on the number.
+        is faster. Results do not depend on the number of workers.
     device
         ``"auto"`` (a GPU if there is one), or a device name of torch.
     precision
@@ -79,7 +79,7 @@ class Trainer(TrainingSettings):
     checkpoint_seconds
         Seconds between checkpoints within an epoch, if a folder is given.
     rank_seconds
-        Seconds that the ranks of a distributed training wait for one that does not respond.
+        Seconds that the ranks of a distributed training wait for a rank that does not respond.
 
     Raises
     ------
@@ -143,10 +143,11 @@ class Trainer(TrainingSettings):
             Datasets whose items are dicts. Without `validation`, the training metrics are used for selection and early
             stopping.
         folder
-            Folder for ``training.tsv``, ``models/``, ``tensorboard_logs/`` and ``state/``. If it contains a training
-            that was stopped, that is resumed from its last checkpoint; if it has ended, its result is returned.
+            Folder for ``training.tsv``, ``models/``, ``tensorboard_logs/`` and ``state/``. If it contains a
+            stopped training, this training is resumed from its last checkpoint; if it contains a finished training, the
+            result is returned.
         callbacks
-            Callables that are called with a `TrainingState` after each evaluation.
+            Functions that are called with a `TrainingState` after each evaluation.
 
         Returns
         -------

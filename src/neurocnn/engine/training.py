@@ -31,7 +31,7 @@ class Training:
         Whether early stopping ended the training.
     predictions
         Tables of the best epochs as `evaluate` returns them, by selection and set, read from the folder of the
-        training. They are missing without a folder, or if an earlier version wrote it.
+        training. Empty without a folder, or if an earlier version of neurocnn wrote the folder.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class TrainingState:
     part_id
         Part of the network, if each part has its own network; else None.
     folder
-        Folder of the training (``fold-<split>`` in an experiment), None if nothing is written.
+        Folder of the training (``fold-<split>`` in an experiment); None if no files are written.
     split
         Index of the split in an experiment, otherwise None.
 

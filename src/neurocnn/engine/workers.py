@@ -1,4 +1,4 @@
-"""Loaders of batches: samples in worker processes, and the error if a worker dies."""
+"""Loaders that read samples in worker processes, and the error if a worker dies."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ _open_samples: "WeakSet[Samples]" = WeakSet()
 
 
 class Samples(torch.utils.data.Dataset[Item]):
-    """The samples of a dataset, the same in any worker process.
+    """Samples of a dataset, which are the same in any worker process.
 
     If the dataset does not seed itself (``takes_epoch``), the global random states are seeded by (seed, epoch, image,
     part_id) before each sample, and restored after each batch.
@@ -47,7 +47,7 @@ class Samples(torch.utils.data.Dataset[Item]):
         self.has_workers = n_workers > 0
         self.part_ids = optional_part_ids(dataset) or [0]
         self.takes_epoch = bool(getattr(dataset, "takes_epoch", False))
-        # Process id and index of each worker's current sample, to name it if the worker dies.
+        # Process id and index of each worker's current sample, to name the sample if the worker dies.
         self.current = torch.full((n_workers, 2), -1, dtype=torch.int64)
         try:
             self.current.share_memory_()  # type: ignore[no-untyped-call]
@@ -62,7 +62,7 @@ class Samples(torch.utils.data.Dataset[Item]):
             return [dataset[index] for _, index in keys]
         if self.takes_epoch or self.seed is None:
             return [self[key] for key in keys]
-        # Once per batch, because reading and restoring numpy's state takes longer than a small sample.
+        # States are restored once per batch, because this takes longer for numpy's state than reading a small sample.
         with preserve_random_states():
             return [self[key] for key in keys]
 
@@ -83,8 +83,8 @@ class Samples(torch.utils.data.Dataset[Item]):
 def exit_if_orphaned(worker: int) -> None:
     """Exit from a worker process whose parent was killed while it started.
 
-    torch's workers end if their parent changes while they work. A worker whose parent was killed before would wait for
-    ever, and so would the reader of its output.
+    torch's workers end if their parent changes while they work. A worker whose parent was killed earlier would wait
+    for ever, and so would the reader of its output.
     """
     parent = multiprocessing.parent_process()
     # The parent of all workers of a fork server is the server, not the process that started them.
@@ -166,9 +166,9 @@ def _limit_threads_after_fork() -> None:
 
 @contextmanager
 def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
-    """Return an iterator over a loader for the block, and raise an error that names the sample if a worker dies.
+    """Provide an iterator over a loader for the block, and raise an error that names the sample if a worker dies.
 
-    The block must contain the iteration, because torch raises the error in a signal handler, at any place in it.
+    The block must contain the iteration, because torch raises the error in a signal handler, at any point in it.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
         if is_shortage(error):
             raise shortage_error(error) from error
         if isinstance(error, NeurocnnError) and str(error).startswith("Caught "):
-            # Removes the worker's traceback, which torch adds before the message.
+            # The new error omits the worker's traceback, which torch adds before the message.
             raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].rstrip()) from error
         raise
 
@@ -200,7 +200,7 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
 def _ended_workers(batches: Any) -> set[int]:
     workers = getattr(batches, "_workers", ())
     for worker in workers:
-        # The connection closes shortly before the process ends. torch's signal handler may raise during the wait.
+        # A worker's connection closes shortly before its process ends. torch's signal handler may raise an error here.
         with suppress(RuntimeError):
             worker.join(0.2)
     return {worker.pid for worker in workers if worker.exitcode}

@@ -1,8 +1,8 @@
 """Exceptions that neurocnn raises.
 
 Every error is a `NeurocnnError` and also a suitable builtin exception, so that both ``except nc.NeurocnnError`` and
-``except ValueError`` work. Its only argument is the complete message: the place of the error, the value found, the
-expected value and a remedy. Nothing else is stored, so that an error of a worker process can be pickled.
+``except ValueError`` work. An error's only argument is the complete message: the place of the error, the value found,
+the expected value and a remedy. Nothing else is stored, so that an error of a worker process can be pickled.
 """
 
 from collections.abc import Iterable
@@ -108,7 +108,7 @@ class ModelError(NeurocnnError, ValueError):
 
 
 class CheckpointError(NeurocnnError, ValueError):
-    """A file of tensors that is damaged, foreign or unsafe.
+    """A file of tensors that is damaged, unsafe, or has unexpected content.
 
     Examples
     --------
@@ -121,7 +121,7 @@ class CheckpointError(NeurocnnError, ValueError):
 
 
 class StorageError(NeurocnnError, OSError):
-    """A file that cannot be read, written or locked. Its arguments are those of `OSError`.
+    """A file that cannot be read, written or locked. The error has the arguments of `OSError`.
 
     Examples
     --------
@@ -150,11 +150,11 @@ class TrainingError(NeurocnnError, RuntimeError):
 
 
 class InUseError(NeurocnnError, RuntimeError):
-    """Another process that works on the same split and network.
+    """A split, network or file that another process is using.
 
     Examples
     --------
-    A job of an array leaves a split to the other job that works on it:
+    A job of a job array skips a split that another job is training:
 
     >>> import neurocnn as nc
     >>> def run_unless_in_use(experiment, folder, index):
@@ -178,7 +178,7 @@ class MissingExtraError(NeurocnnError, ImportError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown name: similar names, and all known ones.
+    """Return the end of an error message about an unknown name: similar names, and all known names.
 
     >>> suggestion("Conv4_FC", ["Conv4_FC3", "resnet18"])
     "did you mean 'Conv4_FC3'? There are: Conv4_FC3, resnet18"

@@ -1,7 +1,7 @@
-"""Checks of arguments: one function per kind of value, one form of message.
+"""Checks of arguments, with one function per kind of value.
 
-Every message reads ``where: name=value; expected …; remedy``. Each check returns the checked value as a plain Python
-value (an int instead of a numpy integer), which the caller stores.
+Every message has the form ``where: name=value; expected …; remedy``. Each check returns the checked value as a plain
+Python value (an int instead of a numpy integer), which the caller stores.
 """
 
 import math
@@ -70,7 +70,7 @@ def check_integer(
         number = int(value)
         if (minimum is None or number >= minimum) and (maximum is None or number <= maximum):
             return number
-    raise argument_error(name, value, f"an integer{_range(minimum, maximum)}", where=where)
+    raise argument_error(name, value, f"an integer{_describe_limits(minimum, maximum)}", where=where)
 
 
 def check_number(
@@ -116,7 +116,7 @@ def check_number(
         and (below is None or number < below)
     ):
         return number
-    limits = _range(minimum, maximum, above, below)
+    limits = _describe_limits(minimum, maximum, above, below)
     raise argument_error(name, value, f"a finite number{limits}", where=where)
 
 
@@ -206,7 +206,7 @@ def check_instance(name: str, value: object, kind: type[T], expected: str, *, wh
 
 
 def check_list(name: str, value: Any, expected: str, *, where: str = "") -> list[Any]:
-    """Return the items of an ordered iterable. An iterator is consumed once.
+    """Return the items of an ordered iterable as a list. An iterator is consumed.
 
     Raises
     ------
@@ -291,7 +291,7 @@ def check_each(name: str, values: Sequence[Any], check: Callable[..., T], **limi
     return [check(f"{name}[{i}]", value, **limits) for i, value in enumerate(values)]
 
 
-def _range(
+def _describe_limits(
     minimum: float | None, maximum: float | None, above: float | None = None, below: float | None = None
 ) -> str:
     limits = {"≥": minimum, ">": above, "≤": maximum, "<": below}

@@ -12,7 +12,7 @@ Class = TypeVar("Class", bound=type)
 
 
 def suggest_keywords(cls: Class) -> Class:
-    """Make a class raise a SettingError for unknown keyword arguments; its signature does not change.
+    """Make a class raise a SettingError for unknown keyword arguments. The class's signature does not change.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def suggest_keywords(cls: Class) -> Class:
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that are similar to `name`, or else those that it abbreviates by their initials.
+    """Return the known names that are similar to `name`; if there are none, those with the initials `name`.
 
     Examples
     --------

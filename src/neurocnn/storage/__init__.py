@@ -1,6 +1,6 @@
-"""Files that are written completely or not at all and checked when read. This layer imports only `errors`.
+"""Files that are written completely or not at all and checked when read. This package imports only `errors`.
 
-Its import has one global effect: it registers functions that run in forked children, see `locks`.
+Importing it has one global effect: functions that run in forked child processes are registered, see `locks`.
 """
 
 from neurocnn.storage.files import remove_leftovers, write_whole

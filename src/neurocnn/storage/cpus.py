@@ -10,7 +10,7 @@ def usable_cpus() -> int:
     """Return the number of CPUs that this process may use, at least 1.
 
     A batch system limits a job to some CPUs of a node (the affinity of the process); a container is limited to a share
-    of their time (the quota of its cgroup).
+    of the CPUs' time (the quota of its cgroup).
 
     Examples
     --------
@@ -22,7 +22,7 @@ def usable_cpus() -> int:
 
 
 def cpu_quota(membership: Path, root: Path) -> int:
-    """Return the number of CPUs that the cgroup of this process may use, a very large number without a limit.
+    """Return the number of CPUs that the cgroup of this process may use; a very large number if there is no limit.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def cpu_quota(membership: Path, root: Path) -> int:
 
 
 def _limits(group: Path) -> list[int]:
-    """Return the limit of a cgroup (version 2 or 1) as a list of one number, or an empty list."""
+    """Return the limit of a cgroup (version 2 or 1) as a list of one number; an empty list if it has no limit."""
     with suppress(OSError, ValueError):
         quota, period = (group / "cpu.max").read_text().split()
         return [math.ceil(int(quota) / int(period))]

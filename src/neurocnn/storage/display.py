@@ -15,7 +15,7 @@ _MAX_LENGTH = 400
 
 
 def short_repr(value: Any) -> str:
-    """Return the name of a class and the settings that differ from its defaults, in at most 400 characters.
+    """Return the class name of a value and the settings that differ from their defaults, in at most 400 characters.
 
     Examples
     --------
@@ -28,14 +28,14 @@ def short_repr(value: Any) -> str:
         1, len(texts)
     )
     if sum(map(len, texts.values())) > room * len(texts):
-        # Long settings are shortened first, so that all of them are named.
+        # Long values are shortened, so that the names of all settings fit.
         texts = {name: limit_length(text, max(1, room)) for name, text in texts.items()}
     settings = ", ".join(f"{name}={text}" for name, text in texts.items())
     return limit_length(f"{type(value).__name__}({settings})")
 
 
 def html_view(value: Any) -> str:
-    """Return the HTML of a value: its settings that differ from the defaults, and its participants.
+    """Return an HTML view of a value: its settings that differ from the defaults, and tables of its participants.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def _describe(people: pd.DataFrame) -> dict[str, object]:
 
 
 def _tables(settings: dict[str, Any]) -> Iterable[tuple[str, pd.DataFrame]]:
-    """Return the tables of participants by name. The tables of all splits are concatenated."""
+    """Yield the tables of participants by name. The tables of all splits are joined into one table."""
     for name, value in settings.items():
         if isinstance(value, pd.DataFrame):
             yield name, value

@@ -105,7 +105,7 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
     with storage_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
-        # tempfile would make the file private, against the user's umask for shared results.
+        # tempfile would ignore the user's umask and make the file private, although results may be shared.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags, 0o666)
         try:
@@ -121,7 +121,7 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
 
 
 def remove_leftovers(lock: BaseFileLock, *paths: Path) -> None:
-    """Remove the temporary files of killed processes that were writing these files. Links are not followed.
+    """Remove the temporary files of processes that were killed while writing to `paths`. Links are not followed.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def remove_leftovers(lock: BaseFileLock, *paths: Path) -> None:
     """
     if not lock.is_locked:
         raise InUseError(
-            f"{lock.lock_file}: this process does not hold the lock; hold it to remove leftovers"
+            f"{lock.lock_file}: this process does not hold the lock; acquire the lock before removing temporary files"
         )
     names: dict[Path, set[str]] = {}
     for path in paths:

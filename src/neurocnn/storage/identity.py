@@ -1,6 +1,6 @@
 """The columns that identify a row: participant, session, cohort and part.
 
-A participant is ``participant_id``, together with ``cohort`` if a table has one in every row.
+A participant is identified by ``participant_id``, together with ``cohort`` if every row of a table has a cohort.
 """
 
 import unicodedata
@@ -57,7 +57,7 @@ def describe_row(row: Mapping[str, Any]) -> str:
 
 
 def describe_rows(rows: pd.DataFrame | Iterable[Mapping[str, Any]], most: int = 5) -> str:
-    """Return the names of the first `most` rows and the number of the remaining ones.
+    """Return the names of the first `most` rows, and the number of the remaining rows.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def describe_rows(rows: pd.DataFrame | Iterable[Mapping[str, Any]], most: int = 
 
 
 def interleave_parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return tables of one network per part as one table, image by image: the order of one network for all parts.
+    """Join the tables of one network per part into one table, sorted by image and then by part.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ def interleave_parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def person_columns(*tables: pd.DataFrame) -> list[str]:
     """Return the columns by which participants of these tables are compared.
 
-    The cohort is compared only if every row of every table has one: otherwise the participants of a table may belong
-    to any cohort.
+    Cohorts are compared only if every row of every table has a cohort: a participant without a cohort may belong to
+    any cohort.
     """
     with_cohort = all(COHORT in table and bool(table[COHORT].notna().all()) for table in tables)
     return list(PARTICIPANT if with_cohort else PARTICIPANT[1:])
@@ -119,7 +119,7 @@ def check_columns(table: pd.DataFrame | Iterable[object], required: Iterable[str
     Raises
     ------
     TableError
-        If one is missing; the message lists the existing columns and similar names.
+        If a column is missing. The message lists the existing columns and similar names.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def check_ids(
     rows
         Names of the rows in messages; ``row 0``, ``row 1``, … if not given.
     required
-        Required id columns: `REQUIRED`, or only its first.
+        Required id columns: `REQUIRED`, or only ``participant_id``.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def check_ids(
         if key in first:
             what = describe_row(dict(zip(keys, key, strict=True)))
             raise TableError(
-                f"{where}: {first[key]} and {row} are both {what}; expected one row each; remove one"
+                f"{where}: {first[key]} and {row} are both {what}; expected different ids; remove one of the rows"
             )
         first[key] = row
 
@@ -181,7 +181,7 @@ def similar_ids(ids: Iterable[str]) -> list[list[str]]:
     """Return groups of different ids that look the same.
 
     Ids are similar if they differ only in upper and lower case, Unicode normalisation (one character for "é", or two)
-    or invisible characters. A warning should show them with `ascii`, because they may look the same.
+    or invisible characters. Messages should show similar ids with `ascii`, because they may look the same.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def warn_of_similar_ids(*tables: pd.DataFrame) -> None:
         _warn_once(", ".join(map(ascii, sorted(ids))))
 
 
-@lru_cache(maxsize=1024)  # each warning is logged once, not once per split
+@lru_cache(maxsize=1024)  # Each warning is logged once, not once per split.
 def _warn_once(ids: str) -> None:
     LOGGER.warning(
         "the participant ids %s differ only in upper and lower case, Unicode normalisation or invisible characters, "
@@ -216,7 +216,7 @@ def _visible(name: str) -> str:
 
 
 def check_folder_name(name: str, value: object) -> str:
-    """Return the id of a participant or session if it is safe as a folder name.
+    """Return the id of a participant or session if it is a safe folder name, else raise a SettingError.
 
     Examples
     --------

@@ -1,12 +1,12 @@
 """File locks that the system releases when their process ends or is killed.
 
-They come from filelock, which uses ``flock`` (on Windows ``msvcrt``). Version 4 is required for two properties: a
-process that fails to acquire a lock does not change the holder's note in the lock file, and a forked child closes the
-file, so that a worker that outlives its killed parent does not keep the lock. For the latter, filelock registers
-functions with `os.register_at_fork` when it is imported.
+The package filelock provides the locks. It uses ``flock`` (on Windows ``msvcrt``). Version 4 is required for two
+properties: a process that fails to acquire a lock does not change the holder's note in the lock file, and a forked
+child closes the file, so that a worker that outlives its killed parent does not keep the lock. To close the file
+in a child, filelock registers functions with `os.register_at_fork` when it is imported.
 
-Without ``fcntl`` (some builds of Python for small systems) filelock can only create a marker file. This separates two
-runs too, but the marker of a run that was killed on another machine may have to be deleted by hand.
+Without ``fcntl`` (some builds of Python for small systems) filelock can only create a marker file. A marker
+file also excludes a second run, but may have to be deleted by hand if its run was killed on another machine.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from neurocnn.errors import InUseError
 from neurocnn.storage.files import storage_errors
 
-#: Time for which `hold` retries before it raises, because `is_held` of another process takes the lock briefly.
+#: Time for which `hold` retries before it raises an error: `is_held` in another process takes the lock briefly.
 _PROBE_SECONDS = 0.5
 
 
@@ -39,7 +39,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
     Parameters
     ----------
     path
-        Path of the lock file, created if missing. It is never removed: otherwise two processes could lock two
+        Path of the lock file, created if missing. The file is never removed: otherwise two processes could lock two
         different files of the same name.
     what
         Name of the protected files, for the message to a second process.
@@ -59,7 +59,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
         If the file cannot be locked: read-only folder, another user's file, a link, a disk without locks.
     """
     path = Path(path)
-    # filelock writes its own note into a marker file.
+    # No note is written into a marker file, because filelock writes its own note there.
     note: dict[str, Any] = {} if issubclass(FileLock, SoftFileLock) else {"on_acquired": _write_note}
     with storage_errors(path, f"lock {what}"):
         lock = FileLock(
@@ -79,7 +79,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
 
 
 def _acquire(lock: BaseFileLock, path: Path) -> None:
-    """Acquire a lock although another process that has finished may remove its folder at any time."""
+    """Acquire a lock. Its folder is created again if a process that has finished removes the folder meanwhile."""
     for _ in range(100):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -101,12 +101,12 @@ def _write_note(descriptor: int) -> None:
 def _read_note(path: Path) -> str:
     try:
         return path.read_text("utf-8", errors="replace")[:200].strip() or "unknown"
-    except OSError:  # Windows denies access to locked bytes
+    except OSError:  # Windows denies access to locked bytes.
         return "unknown"
 
 
 def is_held(path: str | os.PathLike[str]) -> bool:
-    """Return whether a lock file is locked, by any process. A missing file is not created.
+    """Return whether any process, including this one, holds the lock; never create the file.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Memory available for allocation, on any device."""
+"""Available memory and peak memory use, of main memory or a GPU."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ def available_memory(device: torch.device | None = None) -> int:
 
 
 def peak_memory(device: torch.device | None = None) -> int:
-    """Return the peak memory of this process in bytes, on the device (None: main memory); 0 if unknown.
+    """Return the peak memory use of this process in bytes, on a device (None: main memory); 0 if unknown.
 
     Examples
     --------

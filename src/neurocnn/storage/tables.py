@@ -1,10 +1,10 @@
-"""Reading and writing TSV tables strictly.
+"""Strict reading and writing of TSV tables.
 
 A table that is read wrongly would silently train a network on wrong labels. Therefore nothing is guessed: a line with
 too many or too few cells, a repeated row, a stray space or a malformed id is an error that names the line, and only
 ``n/a`` and the empty cell are missing values. Ids are never converted to numbers. A TSV file has no types: a text that
 looks like a number, such as "12", is read as a number unless other values of its column are text, and True is read as
-text.
+the text "True".
 """
 
 import codecs
@@ -24,7 +24,7 @@ from neurocnn.storage.files import storage_errors, write_whole
 from neurocnn.storage.identity import IMAGE, REQUIRED, check_columns, check_ids
 
 MISSING = ("", "n/a")
-# With `inf`, because a perfect reconstruction has an infinite PSNR, which `write_table` writes.
+# `inf` is a number, because a perfect reconstruction has an infinite PSNR, which `write_table` writes.
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|-?inf")
 _LEADING_ZERO = re.compile(r"[+-]?0\d")
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
@@ -76,7 +76,7 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
 
 
 def read_texts(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return a table of text, which may have no rows, and the names of its rows: ``line 2``, …"""
+    """Return a table whose cells are text (it may have no rows), and the names of its rows: ``line 2``, …"""
     header, rows, lines = _cells(path)
     check_columns(header, required, path)
     return pd.DataFrame(rows, columns=header, dtype=object), [f"line {line}" for line in lines]
@@ -89,13 +89,13 @@ def typed_columns(texts: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table completely or not at all, with floats that `read_table` returns to the last bit.
+    """Write a table completely or not at all. `read_table` returns exactly the same floats.
 
     Parameters
     ----------
     frame
-        The table. Its index is not written. Missing values become ``n/a``. Texts that look like numbers are written,
-        and read as numbers.
+        The table. Its index is not written. Missing values become ``n/a``. Texts that look like numbers are written
+        unchanged, but `read_table` returns them as numbers.
     path
         Path of the TSV file. Its folder is created if missing.
 
@@ -233,8 +233,8 @@ def _column(cells: list[str], name: str, where: Sequence[str]) -> pd.Series:
         overflows = cell not in (*MISSING, "inf", "-inf") and math.isinf(float(cell))
         if overflows or not cell.isascii():
             raise TableError(
-                f"{row}: {name}={cell!r}; expected a number of the digits 0 to 9 between −1.7e308 and 1.7e308; "
-                "correct it"
+                f"{row}: {name}={cell!r}; expected a number between −1.7e308 and 1.7e308 with the digits 0 to 9; "
+                "correct the cell"
             )
     if len(filled) == len(cells) and all(_INTEGER.fullmatch(cell) for cell in cells):
         return pd.Series([int(cell) for cell in cells], dtype="int64")
@@ -244,7 +244,7 @@ def _column(cells: list[str], name: str, where: Sequence[str]) -> pd.Series:
 def is_number(cell: str) -> bool:
     """Return whether a cell is read as a number, if all other cells of its column are numbers too.
 
-    A cell with leading zeros, or with more digits than int64 holds, is a name such as "001".
+    A cell with leading zeros, such as "001", or with more digits than int64 holds, is read as text.
     """
     if not _NUMBER.fullmatch(cell) or _LEADING_ZERO.match(cell):
         return False
@@ -259,8 +259,8 @@ def _texts(column: pd.Series, name: str, path: object) -> list[str]:
         text = repr(float(value)) if isinstance(value, float) else str(value)
         if not missing and (text in MISSING or text != text.strip() or any(c in text for c in "\n\r\0")):
             raise TableError(
-                f"{path}: {name}={text!r}; expected a value without line breaks and without spaces around it, "
-                "neither empty nor 'n/a', which a TSV file cannot keep; replace it (use None for a missing value)"
+                f"{path}: {name}={text!r}; a TSV file cannot keep this text; expected text without line breaks and "
+                "surrounding spaces, neither empty nor 'n/a'; replace it (use None for a missing value)"
             )
         texts.append("n/a" if missing else text)
     return texts

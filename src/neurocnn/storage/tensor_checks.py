@@ -15,7 +15,7 @@ import torch
 from neurocnn.errors import CheckpointError
 
 _MAX_DEPTH = 100
-# Globals that `weights_only` allows, and that allocate a number of bytes given in the pickle.
+# Globals that `weights_only` allows, although they allocate as many bytes as the pickle requests.
 _ALLOCATING = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n|ctorch[\w.]*\n\w*Tensor\n")
 _REMEDY = "restore it from a copy or write it again"
 
@@ -29,7 +29,7 @@ def check_file(path: Path, zipped: bool) -> set[int]:
         If a checksum is wrong, a record is compressed, or the pickle is not one that torch.save writes.
     """
     pickled, sizes = _check_archive(path) if zipped else (path.read_bytes(), set())
-    # torch only warns of other protocols, and its own code for them is less restricted.
+    # For other pickle protocols torch only warns, and its unpickler for them is less restricted.
     if (pickled[:1] == b"\x80" and pickled[:2] != b"\x80\x02") or _ALLOCATING.search(pickled):
         raise CheckpointError(
             f"{path}: found a pickle that torch.save does not write by default; expected tensors and plain values; "
@@ -47,11 +47,11 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
             unusual = [
                 r.filename for r in records if r.compress_type != zipfile.ZIP_STORED or r.flag_bits & 1
             ]
-            # Records that overlap would be read many times.
+            # Overlapping records could take many times the size of the file.
             if unusual or sum(sizes) > path.stat().st_size:
                 raise CheckpointError(
-                    f"{path}: {(unusual or ['a record'])[0]} is compressed, encrypted or overlaps another; expected "
-                    f"stored records as torch.save writes them; {_REMEDY}"
+                    f"{path}: {(unusual or ['a record'])[0]} is compressed, encrypted or overlaps another record; "
+                    f"expected uncompressed records, as torch.save writes them; {_REMEDY}"
                 )
             damaged = archive.testzip()
             if damaged is not None:
@@ -78,7 +78,7 @@ def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> No
         If a tensor is larger than the file or not a dense CPU tensor, the content has more items than the file has
         bytes, or containers are nested more than 100 deep.
     """
-    # A list of pending values instead of recursion, which deep nesting would take to Python's limit.
+    # Pending values are kept in a list, because recursion into deep nesting would exceed Python's limit.
     pending: list[tuple[Any, int]] = [(content, 0)]
     n_items = 1
     while pending:
@@ -94,8 +94,8 @@ def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> No
         n_items += len(inner)
         if n_items > n_bytes or (inner and depth >= _MAX_DEPTH):
             raise CheckpointError(
-                f"{path}: more than {n_bytes} items or {_MAX_DEPTH} levels of lists and dicts; expected no more than "
-                f"the file has bytes; {_REMEDY}"
+                f"{path}: more than {n_bytes} items or {_MAX_DEPTH} levels of lists and dicts; expected at most one "
+                f"item per byte of the file; {_REMEDY}"
             )
         pending.extend((item, depth + 1) for item in inner)
 
@@ -108,7 +108,7 @@ def _check_tensor(tensor: torch.Tensor, n_bytes: int, sizes: set[int], path: Pat
         )
     if tensor.numel() * tensor.element_size() > n_bytes:
         raise CheckpointError(f"{found}; expected at most the {n_bytes} bytes of the file; {_REMEDY}")
-    # A tensor that is longer than its record would read bytes of the next one.
+    # A tensor that is longer than its record would read bytes of the next record.
     if sizes and tensor.untyped_storage().nbytes() not in sizes:
         raise CheckpointError(
             f"{found}; expected the number of bytes that the file records for it; {_REMEDY}"

@@ -49,9 +49,9 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
 
 
 def plain(content: Any) -> Any:
-    """Return `content` with plain numbers, text and tensors in place of numpy scalars and expanded tensors.
+    """Return `content` in which numpy scalars are plain values and expanded tensors are contiguous.
 
-    Values inside dicts, lists and tuples are replaced too.
+    Values inside dicts, lists and tuples are converted too.
 
     A numpy scalar behaves like a plain number, but it is pickled as an object of numpy, which `load_tensors` refuses.
 
@@ -92,11 +92,12 @@ def load_tensors(
     path
         Path of the file.
     mmap
-        Read the tensors' bytes from the file only when they are used.
+        Whether the file is memory-mapped: the tensors' bytes are read from it only when they are used.
     verify
-        Compare each record's CRC-32, which torch writes but does not check. Files of torch before 1.6 have no CRC-32.
+        Whether each record's CRC-32 is compared, which torch writes but does not check. Files of torch before 1.6 have
+        no CRC-32.
     safe
-        Globals that ``weights_only`` allows in addition to its own.
+        Globals that may be loaded in addition to those that ``weights_only`` allows.
 
     Raises
     ------
@@ -147,9 +148,9 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     NotFoundError
         If the file does not exist.
     CheckpointError
-        If it is damaged or has another format.
+        If the file is damaged or has another format.
     StorageError
-        If it cannot be read.
+        If the file cannot be read.
     """
     try:
         from safetensors import SafetensorError

@@ -21,7 +21,7 @@ def check_state_dict(state: object, where: str | os.PathLike[str]) -> dict[str, 
     Raises
     ------
     CheckpointError
-        If it is not a dict from names to plain tensors, or weights are not finite.
+        If `state` is not a dict from names to plain tensors, or a weight is not finite.
 
     Examples
     --------
