@@ -264,7 +264,7 @@ def failure(call: Callable[..., Any], arguments: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("group", NAMES)
-def test_an_argument_of_another_type_is_refused_or_works(
+def test_an_argument_of_an_unexpected_type_is_refused_or_accepted(
     group: str, world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -280,7 +280,7 @@ def test_an_argument_of_another_type_is_refused_or_works(
 
 
 @pytest.mark.parametrize("group", NAMES)
-def test_swapped_arguments_are_refused_or_work(
+def test_swapped_arguments_are_refused_or_accepted(
     group: str, world: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -293,7 +293,7 @@ def test_swapped_arguments_are_refused_or_work(
     assert not failures, f"{len(failures)}:\n" + "\n".join(failures)
 
 
-def test_every_public_function_is_called_here(world: SimpleNamespace) -> None:
+def test_this_file_calls_every_public_function(world: SimpleNamespace) -> None:
     called = {name for make in GROUPS for name in make(world)}
     public = {name for name in nc.__all__ if callable(getattr(nc, name)) and not is_error(getattr(nc, name))}
     assert public - NOT_CALLED <= called

@@ -77,7 +77,7 @@ def expected(images: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("script", NEEDS)
 @pytest.mark.parametrize("kill", [False, True])
-def test_a_script_of_the_page_writes_the_folder_of_one_process(
+def test_each_script_of_the_page_writes_the_same_folder_as_one_process(
     script: str, kill: bool, images: Path, expected: dict[str, object], tmp_path: Path
 ) -> None:
     if find_spec(NEEDS[script]) is None:

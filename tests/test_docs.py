@@ -36,7 +36,7 @@ def inline(page: Path) -> list[str]:
 
 
 @each_page
-def test_targets_of_links_exist(page: Path):
+def test_the_targets_of_links_exist(page: Path):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", read(page))
     missing = [name for name in targets if "://" not in name and not (page.parent / name).exists()]
     assert not missing
@@ -110,7 +110,7 @@ def test_files_in_commands_and_python_files_in_the_text_exist(page: Path):
     assert not missing
 
 
-def test_the_result_folder_is_the_one_that_the_page_draws(study: Study, tmp_path: Path):
+def test_a_result_folder_contains_the_files_that_the_page_shows(study: Study, tmp_path: Path):
     page = ROOT / "docs/concepts/result-folder.md"
     tree = re.search(r"```\n(results\n.*?)```", read(page), re.DOTALL)[1]  # type: ignore[index]
     drawn = set(re.findall(r"[\w.]+\.(?:tsv|json|txt|pth\.tar)", tree)) | {"part_balanced_accuracy.nii.gz"}
@@ -128,7 +128,7 @@ def test_every_public_name_has_a_docstring():
     assert not missing
 
 
-def test_the_packages_docstring_lists_every_public_name_on_one_screen():
+def test_the_docstring_of_the_package_lists_every_public_name_in_40_lines():
     text = nc.__doc__.partition("by the step of a study:")[2].partition("``help")[0]  # type: ignore[union-attr]
     named = set(re.findall(r"\b\w+\b", text))
     assert set(nc.__all__) <= named
@@ -138,7 +138,7 @@ def test_the_packages_docstring_lists_every_public_name_on_one_screen():
     assert code_like <= set(nc.__all__)
 
 
-def test_the_package_shows_public_names_and_plotting_only():
+def test_dir_of_the_package_lists_only_public_names_and_plotting():
     assert dir(nc) == sorted([*nc.__all__, "plotting"])
 
 
@@ -242,7 +242,7 @@ def clinicadl_rows() -> list[list[str]]:
     return [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
 
 
-def test_the_page_on_clinicadl_has_every_command_and_option_with_a_call_or_none():
+def test_the_page_on_clinicadl_answers_every_command_and_option():
     named = [name for row in clinicadl_rows() for name in re.findall(r"`([^`]+)`", row[0])]
     assert len(set(named)) == len(named)
     commands = {re.sub(r" (…|<).*", "", name) for name in named}
@@ -253,7 +253,7 @@ def test_the_page_on_clinicadl_has_every_command_and_option_with_a_call_or_none(
         assert "`" in row[1] or row[1].strip() in {"none", "not available yet"}, row
 
 
-def test_every_call_on_the_page_on_clinicadl_has_all_its_arguments():
+def test_every_call_on_the_page_on_clinicadl_has_all_required_arguments():
     own = {"merge", "isin", "basicConfig", "replace", "help", "Compose", "Resize", "groupby", "transform"}
     calls = list(_calls(CLINICADL))
     for call in calls:

@@ -38,7 +38,7 @@ def run_lab(folder: Path, monkeypatch: pytest.MonkeyPatch, **constants: object) 
     return names
 
 
-def test_the_answers_of_the_lab_agree_with_the_synthetic_data(
+def test_the_results_of_the_lab_agree_with_the_synthetic_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     found = run_lab(tmp_path, monkeypatch, N_EPOCHS=10, N_PARTICIPANTS=80)
@@ -91,7 +91,7 @@ def write_labs_files(folder: Path, n_train: int, n_validation: int) -> None:
         nc.write_table(part[["participant_id", "session_id", "diagnosis"]], tables / f"{name}.tsv")
 
 
-def test_the_lab_runs_with_the_names_of_the_labs_files_and_columns(
+def test_the_lab_runs_with_the_original_names_of_files_and_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write_labs_files(tmp_path / "OASIS-1_dataset", n_train=8, n_validation=8)

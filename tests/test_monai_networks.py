@@ -97,7 +97,7 @@ def interrupt_after_the_first_epoch(state):
         raise KeyboardInterrupt
 
 
-def test_each_part_can_have_a_network(study, tmp_path):
+def test_each_part_can_have_its_own_monai_network(study, tmp_path):
     parts = nc.Patch(10, 10)
     run = experiment(study, "MonaiViT", TINY_VIT | {"patch_size": 5}, parts=parts, multi=True)
     results = run.run(tmp_path / "results", splits=[0])

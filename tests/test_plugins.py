@@ -52,7 +52,7 @@ def good(name):
     return GOOD.replace("NAME", repr(name))
 
 
-def test_a_packages_network_is_listed_with_its_origin_and_built(install):
+def test_a_network_of_a_package_is_listed_with_its_origin_and_created(install):
     install("brain-nets", good("BrainNet"), version="2.1")
     assert nc.list_models()["BrainNet"] == "brain-nets 2.1"
     assert nc.create_model("BrainNet", (1, 9, 9), n_outputs=3)[1].weight.shape == (3, 81)
@@ -92,7 +92,7 @@ BROKEN = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_warns_once_and_the_others_still_load(case, install):
+def test_a_broken_plugin_causes_one_warning_and_other_plugins_load(case, install):
     code, kind, detail = BROKEN[case]
     install("broken-nets", code)
     install("brain-nets", good("BrainNet"))
@@ -113,7 +113,7 @@ def test_a_broken_plugin_warns_once_and_the_others_still_load(case, install):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("metadata", [b"[neurocnn]\na = \xff\n", b"[neurocnn]\nno value\n"])
-def test_a_package_with_unreadable_metadata_does_not_hide_the_plugins_of_others(metadata, install, tmp_path):
+def test_a_package_with_unreadable_metadata_does_not_hide_other_plugins(metadata, install, tmp_path):
     folder = tmp_path / "broken_nets-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-nets\nVersion: 1.0\n")
@@ -133,7 +133,7 @@ def test_a_plugin_without_a_name_or_version_still_loads(install, tmp_path):
 
 
 @pytest.mark.faults
-def test_two_plugins_with_one_name_are_both_named_when_that_name_is_used(install):
+def test_an_error_names_both_plugins_if_their_common_network_name_is_used(install):
     install("brain-nets", good("Same"))
     install("head-nets", good("Same"), version="3.0")
     install("other-nets", good("Other"))
@@ -144,14 +144,14 @@ def test_two_plugins_with_one_name_are_both_named_when_that_name_is_used(install
 
 
 @pytest.mark.faults
-def test_a_plugin_cannot_replace_a_built_in_network_silently(install):
+def test_a_plugin_cannot_replace_a_built_in_network(install):
     install("brain-nets", good("Conv5_FC3"))
     with pytest.raises(ModelError, match=r"'Conv5_FC3': provided by neurocnn .* and by brain-nets 1\.0"):
         nc.create_model("Conv5_FC3", (1, 9, 9))
 
 
 @pytest.mark.faults
-def test_a_builder_with_the_wrong_signature_return_or_outputs_is_refused_when_used(install):
+def test_a_builder_with_a_wrong_signature_result_or_output_is_refused_when_used(install):
     install("brain-nets", good("A").replace("def build(input_shape, n_outputs)", "def build()"))
     install("head-nets", good("B").replace("return nn.Sequential", "return str"))
     install("neck-nets", good("C").replace("LazyLinear(n_outputs)", "LazyLinear(7)"))

@@ -53,7 +53,7 @@ def public_names() -> Iterator[str]:
     yield from (f"neurocnn.plotting.{name}" for name in nc.plotting.__all__)
 
 
-def test_every_public_name_has_a_page_of_its_own(site: Path):
+def test_every_public_name_has_its_own_page(site: Path):
     inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="").data
     pages = {
         name: item.uri

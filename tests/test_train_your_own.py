@@ -135,7 +135,7 @@ def check_slices_with_imagenets_weights(names: dict[str, object], monkeypatch: p
     assert not torch.equal(model.convolutions[7][1].conv2.weight, state["layer4.1.conv2.weight"])
 
 
-def test_a_file_of_clinicadl_0_2_1_gives_the_outputs_of_torchvisions_network(tmp_path: Path) -> None:
+def test_weights_of_clinicadl_0_2_1_give_the_outputs_of_torchvisions_network(tmp_path: Path) -> None:
     torch.manual_seed(1)
     old, last = torchvision.models.resnet18().eval(), nn.Linear(1000, 2)
     state = old.state_dict() | {f"fc_out.{name}": value for name, value in last.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import their toys."""
+"""Makes the module `toys` importable in the tests of this folder."""
 
 import sys
 from pathlib import Path

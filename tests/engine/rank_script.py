@@ -1,4 +1,4 @@
-"""What `test_ranks.py` runs under torchrun; each rank leaves what it found in a file."""
+"""Script that `test_ranks.py` runs under torchrun. Each rank writes its results to a file."""
 
 import os
 import sys
@@ -22,7 +22,8 @@ SETTINGS = {
 
 
 def sets():
-    # 9 and 7: the last batch of an epoch has one sample, for rank 0; the turns of an evaluation are uneven.
+    # With 9 training samples, the last batch of an epoch has a single sample, which rank 0 receives. With 7 validation
+    # samples, the ranks evaluate different numbers of batches.
     return Toys(9, PARTS), Toys(7, PARTS, prefix="val", seed=3)
 
 
@@ -30,7 +31,7 @@ def main(folder):
     train, validation = sets()
     trainer = Trainer(**SETTINGS)
     rank = os.environ.get("RANK", "0")
-    # Each rank comes with other weights: rank 0's count.
+    # The initial weights of the ranks differ; the training starts from the weights of rank 0.
     plain = network(seed=int(rank), norm=False)
     single = trainer.fit(plain, TASK, train, validation, folder=folder / "single")
     multi = {part: network(seed=part, norm=False) for part in PARTS}

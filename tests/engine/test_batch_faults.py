@@ -1,4 +1,4 @@
-"""Arguments and data sets that cannot be used, where a batch is made, predicted or scored."""
+"""Arguments and data sets that cannot be used are refused before or during training and prediction."""
 
 import contextlib
 import multiprocessing
@@ -41,7 +41,7 @@ STRANGE = [None, "text", 3.7, -1, ["a", None], {"a": 1}, {"a", "b"}, object(), (
 
 
 class Hidden(Dataset):
-    """A wrapper that keeps its dataset for itself, as a cache of samples does."""
+    """Wrapper that does not refer to its dataset, such as a cache of samples."""
 
     def __init__(self, data):
         self._cache = [data[i] for i in range(len(data))]
@@ -100,7 +100,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("function", "usual", "name", "value"), CALLS)
-def test_an_argument_of_another_type_works_or_is_refused(function, usual, name, value):
+def test_an_argument_of_an_unexpected_type_is_accepted_or_refused(function, usual, name, value):
     with contextlib.suppress(NeurocnnError):
         function(**usual | {name: value})
 
@@ -126,7 +126,7 @@ def test_classes_without_an_order_are_refused(classes):
         classification(classes=classes)
 
 
-def test_classes_of_a_generator_are_read_once():
+def test_classes_from_a_generator_are_read_once():
     task = classification(classes=(name for name in ["CN", "AD"]))
     assert task.classes == ("CN", "AD")
     assert task.arguments["classes"] == ["CN", "AD"]
@@ -142,14 +142,14 @@ def test_classes_of_a_generator_are_read_once():
         (weight for weight in (1, 3)),
     ],
 )
-def test_weights_are_joined_to_classes_by_label(weights):
+def test_class_weights_are_matched_to_classes_by_label(weights):
     task = classification(classes=["CN", "AD"], class_weights=weights)
     assert task.arguments["class_weights"] == [1, 3]
     output, target = torch.zeros(2, 2), torch.tensor([0, 1])
     assert torch.allclose(task.loss(output, target), torch.tensor([1.0, 3.0]) * np.log(2))
 
 
-def test_weights_of_joined_labels_are_those_of_their_class():
+def test_labels_of_a_joint_class_share_one_class_weight():
     classes = {"CN": 0, "sMCI": 0, "AD": 1}
     for weights in ({"CN+sMCI": 2, "AD": 1}, {"CN": 2, "sMCI": 2, "AD": 1}, {"CN": 2, "AD": 1}):
         assert classification(classes=classes, class_weights=weights).arguments["class_weights"] == [2, 1]
@@ -170,12 +170,12 @@ def test_weights_of_joined_labels_are_those_of_their_class():
         {"CN": 0, "AD": 1},
     ],
 )
-def test_weights_that_do_not_name_the_classes_are_refused(weights):
+def test_class_weights_that_do_not_match_the_classes_are_refused(weights):
     with pytest.raises(SettingError, match="class_weights"):
         classification(classes=["CN", "AD"], class_weights=weights)
 
 
-def test_a_loss_and_its_table_are_in_the_unit_of_the_label():
+def test_a_custom_loss_and_its_table_are_in_the_unit_of_the_label():
     def absolute(output, target):
         assert output.shape == (len(target), 1)
         return (output[:, 0] - target).abs()
@@ -192,7 +192,7 @@ def test_a_loss_and_its_table_are_in_the_unit_of_the_label():
     assert trained.history.train_loss[0] == pytest.approx(trained.history.train_mae[0], rel=1e-5)
 
 
-def test_an_undeclared_wrapper_with_the_same_people_in_both_sets_is_a_leak(tmp_path):
+def test_a_participant_in_both_sets_is_found_behind_a_wrapper_without_tables(tmp_path):
     trainer = Trainer(epochs=2, batch_size=4, device="cpu")
     with pytest.raises(
         LeakError, match="4 participants are in the training and in the validation set: sub-00"
@@ -205,7 +205,7 @@ def test_an_undeclared_wrapper_with_the_same_people_in_both_sets_is_a_leak(tmp_p
 
 
 class Cohort(Toys):
-    """Images of a cohort, which the items name; the table of sessions as given."""
+    """Dataset whose samples have `cohort`, and whose table of sessions has `column` as the column ``cohort``."""
 
     def __init__(self, n, cohort, column):
         super().__init__(n)
@@ -216,20 +216,20 @@ class Cohort(Toys):
         return super().__getitem__(index) | ({"cohort": self.cohort} if self.cohort else {})
 
 
-def test_cohorts_separate_people_only_if_both_sets_name_them_in_every_row():
+def test_equal_ids_are_different_people_only_if_every_row_has_a_cohort():
     trainer = Trainer(epochs=1, device="cpu")
     with pytest.raises(LeakError, match="4 participants"):
         trainer.fit(network(), TASK, Cohort(8, "A", "A"), Cohort(4, "B", ["B", "B", "B", None]))
-    with pytest.raises(LeakError, match="4 participants"):  # a phase of a study, which the images do not have
+    with pytest.raises(LeakError, match="4 participants"):  # Phases of a study are no cohorts.
         trainer.fit(network(), TASK, Cohort(8, None, "phase 1"), Cohort(4, None, "phase 2"))
     trainer.fit(network(), TASK, Cohort(8, "A", "A"), Cohort(4, "B", "B"))
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
-def test_parts_of_different_sizes_in_a_batch_are_named(n_workers):
+def test_an_error_names_samples_of_different_shapes_in_a_batch(n_workers):
     data = Toys(4)
     items = [data[i] for i in range(3)] + [data[3] | {"image": torch.zeros(1, 6, 6, 5)}]
-    # Samples of a training come in any order.
+    # A training may read these samples in any order.
     shapes = r"\(1, 6, 6, [65]\)"
     message = rf"image: sub-0\d ses-M00 part 0 has shape {shapes} and sub-0\d .* has shape {shapes}; expected the same"
     with pytest.raises(SettingError, match=message):
@@ -238,7 +238,7 @@ def test_parts_of_different_sizes_in_a_batch_are_named(n_workers):
         Trainer(epochs=1, batch_size=4, n_workers=n_workers, device="cpu").fit(network(), TASK, items)
 
 
-def test_entries_that_cannot_form_a_batch_are_named():
+def test_an_error_names_samples_that_cannot_form_a_batch():
     items = [{"image": torch.zeros(1), **ITEM, "extra": object()} for _ in range(2)]
     with pytest.raises(SettingError, match=r"sub-1 ses-M00 part 3.* cannot be joined in a batch"):
         collate(items)
@@ -295,14 +295,14 @@ def history_of(n_workers):
     return trainer.fit(network(), TASK, Toys(8)).history.drop(columns="time").to_dict("list")
 
 
-def test_a_process_without_children_reads_its_samples_itself():
+def test_a_daemonic_process_reads_its_samples_without_workers():
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.map(history_of, [2]) == [history_of(0)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_process_that_is_forked_after_a_training_does_not_hang():
-    # Not in a forked process: one whose parent has computed with threads would wait itself.
+    # This test does not run in a forked process, which would itself hang after threads of its parent have computed.
     torch.set_num_threads(4)
     data = Toys(8, size=40)
     model = nn.Sequential(nn.Conv3d(1, 8, 3), nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(64, 2))
@@ -314,7 +314,7 @@ def test_a_process_that_is_forked_after_a_training_does_not_hang():
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_loss_that_smooths_labels_trains_like_the_built_in_one():
+def test_a_network_trains_with_a_custom_loss_that_smooths_labels():
     def smooth(output, target):
         return F.cross_entropy(output, target, reduction="none", label_smoothing=0.1)
 

@@ -1,4 +1,4 @@
-"""A training that evaluates only its validation set checks its training set all the same."""
+"""A training that evaluates only the validation set still checks the training set."""
 
 import logging
 
@@ -18,20 +18,20 @@ def toys(n, prefix="sub", **settings):
     return Toys(n, prefix=prefix, table=False, **settings)
 
 
-def test_participants_in_both_sets_are_found_without_tables(tmp_path):
+def test_a_participant_in_both_sets_is_found_without_tables_of_sessions(tmp_path):
     for train, validation in [(toys(8), toys(4)), (Toys(8), toys(4)), (toys(8), Toys(4))]:
         with pytest.raises(LeakError, match="4 participants are in the training and in the validation set"):
             END.fit(network(), TASK, train, validation, folder=tmp_path)
     assert not list(tmp_path.rglob("*best*"))
 
 
-def test_a_single_class_is_found_without_a_table():
+def test_a_training_set_of_one_class_is_found_without_a_table_of_sessions():
     with pytest.raises(TableError, match="single class"):
         END.fit(network(), TASK, toys(8, labels=("AD",)), toys(4, "val"))
 
 
 @pytest.mark.parametrize(("table", "n_passes"), [(True, 3), (False, 4)])
-def test_a_training_set_without_a_table_is_evaluated_once(table, n_passes, tmp_path):
+def test_a_training_set_without_a_table_of_sessions_is_evaluated_once(table, n_passes, tmp_path):
     train, validation = Toys(8, table=table), Toys(4, prefix="val")
     train.without_augmentation = lambda: train
     training = END.fit(network(), TASK, train, validation, folder=tmp_path)
@@ -47,7 +47,7 @@ def test_a_training_set_without_a_table_is_evaluated_once(table, n_passes, tmp_p
         pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
-def test_log_table_and_tensorboard_show_nothing_for_the_training_set(tmp_path, caplog):
+def test_log_history_and_tensorboard_have_no_metrics_of_the_training_set(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="neurocnn"):
         history = END.fit(network(), TASK, Toys(8), Toys(4, prefix="val"), folder=tmp_path).history
     lines = [record.getMessage() for record in caplog.records]

@@ -23,7 +23,7 @@ class Unlabelled(Toys):
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_a_table_has_one_row_per_part_in_order(n_workers):
+def test_a_table_of_predictions_has_one_row_per_part_in_order(n_workers):
     data, model = Toys(5, (2, 4, 9)), network(dropout=0.5)
     table = predict(model, TASK, data, batch_size=4, n_workers=n_workers, device="cpu")
     assert list(table) == [
@@ -66,7 +66,7 @@ def test_missing_labels_count_as_no_labels():
     assert predict(network(), TASK, data, device="cpu").true_label.isna().all()
 
 
-def test_labels_may_be_missing_in_complete_batches_only():
+def test_labels_may_be_missing_only_in_all_samples_of_a_batch():
     data = Toys(9)
     data.labels[3:6] = [None] * 3
     table = evaluate(network(), TASK, data, batch_size=3, device="cpu")
@@ -79,7 +79,7 @@ def test_labels_may_be_missing_in_complete_batches_only():
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 7, 4096])
 @pytest.mark.parametrize("by_labels", [True, False])
-def test_rows_equal_those_of_each_batch_computed_separately(rows_at_once, by_labels, monkeypatch):
+def test_rows_do_not_depend_on_the_number_of_batches_computed_at_once(rows_at_once, by_labels, monkeypatch):
     monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     data, model = Toys(5, (2, 4, 9)), nn.Sequential(nn.Flatten(), nn.Linear(216, 2))
     task = (
@@ -98,7 +98,7 @@ def test_rows_equal_those_of_each_batch_computed_separately(rows_at_once, by_lab
     assert np.array_equal(table.loss, F.cross_entropy(outputs, targets, reduction="none").double())
 
 
-def test_a_custom_target_gets_the_images():
+def test_a_custom_target_receives_the_images():
     own = {"target": lambda batch, device: batch["image"].flatten(1).mean(1)}
     task = replace(regression("diagnosis"), **own, target_from="image")
     data = Toys(5)
@@ -107,7 +107,7 @@ def test_a_custom_target_gets_the_images():
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4096])
-def test_an_undeclared_target_of_images_is_refused_with_a_remedy(rows_at_once, monkeypatch):
+def test_a_target_that_reads_undeclared_images_is_refused_with_a_remedy(rows_at_once, monkeypatch):
     monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     task = replace(regression("diagnosis"), target=lambda batch, device: batch["image"].flatten(1).mean(1))
     model = nn.Sequential(nn.Flatten(), nn.Linear(216, 1))
@@ -117,7 +117,9 @@ def test_an_undeclared_target_of_images_is_refused_with_a_remedy(rows_at_once, m
 
 @pytest.mark.parametrize("rows_at_once", [4, 7, 4096])
 @pytest.mark.parametrize("unlabelled", [False, True])
-def test_an_invalid_label_late_in_a_set_names_the_participant(rows_at_once, unlabelled, monkeypatch):
+def test_an_error_names_the_participant_of_an_invalid_label_late_in_a_set(
+    rows_at_once, unlabelled, monkeypatch
+):
     monkeypatch.setattr("neurocnn.engine.inference._Pass.rows_at_once", rows_at_once)
     data = Toys(20, (0, 7))
     data.labels[17] = "MCI"
@@ -127,7 +129,7 @@ def test_an_invalid_label_late_in_a_set_names_the_participant(rows_at_once, unla
         predict(network(), TASK, data, batch_size=2, device="cpu")
 
 
-def test_one_output_for_a_whole_batch_is_refused_not_repeated():
+def test_a_single_output_for_a_complete_batch_is_refused():
     class Mean(nn.Module):
         def __init__(self):
             super().__init__()
@@ -141,7 +143,7 @@ def test_one_output_for_a_whole_batch_is_refused_not_repeated():
 
 
 class Labelled(Toys):
-    """`how` makes a label of the number of the class, and `extra` comes along."""
+    """Dataset whose labels are ``how(class index)``, and whose samples may have the entry `extra`."""
 
     def __init__(self, *args, how, extra=None, **named):
         super().__init__(*args, table=False, **named)
@@ -156,7 +158,7 @@ class Labelled(Toys):
 @pytest.mark.parametrize(
     "how", [lambda k: np.eye(2)[k], lambda k: torch.eye(2)[k], lambda k: [1.0 - k, float(k)]]
 )
-def test_labels_of_several_numbers_reach_a_custom_target(how):
+def test_a_custom_target_receives_labels_of_several_numbers(how):
     task = replace(TASK, target=lambda batch, device: torch.tensor(batch["label"]).argmax(1).to(device))
     data, plain = Labelled(5, (2, 4), how=how), Toys(5, (2, 4))
     expected = evaluate(network(), TASK, plain, batch_size=3, device="cpu")
@@ -177,7 +179,7 @@ def test_a_label_may_be_an_array_of_one_number(how, rows_at_once, monkeypatch):
 
 
 @pytest.mark.parametrize("extra", [(4, 4, 4), {"a": 1.0}, ["x", "y", {"z": (1, "w")}], "text", 3])
-def test_samples_may_have_more_entries_for_networks_of_parts(extra):
+def test_samples_may_have_additional_entries_with_one_network_per_part(extra):
     data = Labelled(4, (1, 5), how=lambda k: k, extra=extra)
     plain = Labelled(4, (1, 5), how=lambda k: k)
     task = classification("diagnosis", [0, 1])
@@ -186,7 +188,7 @@ def test_samples_may_have_more_entries_for_networks_of_parts(extra):
 
 
 class Squeezed(nn.Module):
-    """Forgets that a batch may have one sample."""
+    """Network that removes the batch axis from the output for a single sample."""
 
     def __init__(self, n_outputs):
         super().__init__()
@@ -197,7 +199,7 @@ class Squeezed(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Toys, Unlabelled])
-def test_a_network_that_squeezes_a_last_batch_of_one_is_refused_with_the_shape(kind):
+def test_a_network_that_squeezes_a_batch_of_one_sample_is_refused_with_the_shape(kind):
     ages = kind(4, labels=(70.0, 80.0))
     assert len(predict(Squeezed(1), regression("age"), ages, batch_size=2, device="cpu")) == 4
     with pytest.raises(ModelError, match=r"shape \(\); .*squeeze"):
@@ -210,13 +212,13 @@ def test_a_network_that_squeezes_a_last_batch_of_one_is_refused_with_the_shape(k
         )
 
 
-def test_one_prediction_for_a_whole_batch_without_labels_is_refused():
+def test_a_single_prediction_for_a_batch_without_labels_is_refused():
     class First(nn.Module):
         def forward(self, image):
             return image.flatten(1)[:1, :1]
 
     with pytest.raises(
-        ModelError, match=r"for 4 samples: .*predicted_label has shape \(1,\); expected \(4,\)"
+        ModelError, match=r"for 4 samples: .*predicted_label has shape \(1,\); expected shape \(4,\)"
     ):
         predict(First(), regression("age"), Unlabelled(4), batch_size=4, device="cpu")
 
@@ -238,7 +240,7 @@ def test_a_loss_without_one_value_per_sample_is_refused_with_the_shape(loss, fou
         evaluate(model, task, data, batch_size=4, device="cpu")
 
 
-def test_participants_that_are_numbers_stay_plain_numbers():
+def test_participant_ids_that_are_numbers_stay_numbers():
     data = Toys(4)
     data.people = [7, 8, 9, 10]
     table = predict(network(), TASK, data, batch_size=3, device="cpu")
@@ -263,20 +265,20 @@ def test_part_ids_may_be_an_array():
 
 @pytest.mark.parametrize("batch_size", [2, 4])
 @pytest.mark.parametrize("late", [True, False])
-def test_a_cohort_of_some_samples_only_is_an_error_that_names_one(batch_size, late):
+def test_an_error_names_a_sample_if_only_some_samples_have_a_cohort(batch_size, late):
     data = Toys(4)
     items = [data[i] | ({"cohort": "ADNI"} if (i > 1) == late else {}) for i in range(4)]
     with pytest.raises(SettingError, match=r"sub-0\d ses-M00.*has (a|no) cohort"):
         predict(network(), TASK, items, batch_size=batch_size, device="cpu")
 
 
-def test_an_evaluation_does_not_augment():
+def test_an_evaluation_uses_no_augmentation():
     data = Toys(4, noise=True)
     first, second = (evaluate(network(), TASK, data, device="cpu") for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_networks_of_parts_predict_their_rows_only():
+def test_each_network_predicts_only_the_rows_of_its_part():
     data = Toys(4, (1, 5, 6))
     models = {6: network(6), 1: network(1)}
     table = predict(models, TASK, data, batch_size=3, device="cpu")
@@ -286,7 +288,7 @@ def test_networks_of_parts_predict_their_rows_only():
         pd.testing.assert_frame_equal(table[table.part_id == part].reset_index(drop=True), alone)
 
 
-def test_a_network_without_its_part_is_an_error():
+def test_a_network_for_a_part_that_the_dataset_lacks_is_refused():
     with pytest.raises(SettingError, match=r"\[7\].*\[1, 5\]"):
         predict({1: network(), 7: network()}, TASK, Toys(2, (1, 5)), device="cpu")
     items = [Toys(2)[0]]
@@ -309,7 +311,7 @@ class Coder(nn.Module):
         return image.flatten(1)[:, :3]
 
 
-def test_codes_come_from_encode_or_from_the_first_of_the_outputs():
+def test_latent_codes_come_from_encode_or_from_the_first_output():
     data = Toys(3, (0, 2))
     table = encode(Autoencoder(), data, device="cpu")
     assert table.shape == (6, 3 + 2 * 36)
@@ -327,7 +329,7 @@ def test_a_reconstruction_is_scored_without_labels():
     assert np.allclose(table.loss, table.mse)
 
 
-def test_a_cohort_is_kept():
+def test_a_table_of_predictions_contains_the_cohort():
     items = [Toys(2)[i] | {"cohort": "ADNI"} for i in range(2)]
     table = predict(network(), TASK, items, device="cpu")
     assert list(table)[:4] == ["participant_id", "session_id", "cohort", "part_id"]

@@ -1,4 +1,4 @@
-"""What goes wrong in a training, and what is said and left then."""
+"""Faults during a training: error messages, and the files that remain in the folder."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ SETTINGS = {"device": "cpu", "epochs": 4, "batch_size": 2, "learning_rate": 0.01
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_names_step_and_participant_before_the_update(value, tmp_path):
+def test_the_error_of_a_non_finite_loss_names_update_and_participant_before_weights_change(value, tmp_path):
     data, model = Toys(8), network(norm=False)
     data.images[5] = value
     with pytest.raises(TrainingError, match=r"epoch 0, update \d.*sub-05 ses-M00 part 0") as raised:
@@ -36,7 +36,7 @@ def test_a_loss_that_is_not_finite_names_step_and_participant_before_the_update(
 
 
 class Steep(nn.Module):
-    """Its output is finite and its slope infinite, from a certain update on."""
+    """Network with infinite gradients but finite outputs after `sound_updates` updates."""
 
     def __init__(self, sound_updates):
         super().__init__()
@@ -48,7 +48,7 @@ class Steep(nn.Module):
         return output if self.left >= 0 else output + (output - output).sqrt()
 
 
-def test_clipped_gradients_that_are_not_finite_are_an_error_before_the_update():
+def test_clipped_gradients_that_are_not_finite_are_an_error_before_weights_change():
     model = Steep(2)
     with pytest.raises(TrainingError, match=r"epoch 0, update 2: the gradients are NaN.*were not updated"):
         Trainer(**SETTINGS, clip_gradient=1).fit(model, TASK, Toys(8))
@@ -58,7 +58,7 @@ def test_clipped_gradients_that_are_not_finite_are_an_error_before_the_update():
     assert same_weights(model.inner.state_dict(), expected.state_dict())
 
 
-def test_an_error_about_non_finite_weights_does_not_call_them_unchanged():
+def test_the_error_about_non_finite_weights_does_not_claim_unchanged_weights():
     model = Steep(2)
     with pytest.raises(
         TrainingError, match=r"epoch 0, update 3.*not finite because the gradients of an earlier update"
@@ -70,7 +70,7 @@ def test_an_error_about_non_finite_weights_does_not_call_them_unchanged():
 
 
 class Wrecked(nn.Module):
-    """Its output is NaN, from a certain update on."""
+    """Network with NaN as output after `sound_updates` updates."""
 
     def __init__(self, inner, sound_updates):
         super().__init__()
@@ -81,7 +81,7 @@ class Wrecked(nn.Module):
         return self.inner(image) * (1.0 if self.left >= 0 else float("nan"))
 
 
-def test_after_a_loss_that_was_not_finite_other_settings_are_allowed_in_the_folder(tmp_path):
+def test_a_folder_accepts_other_settings_after_a_training_with_a_non_finite_loss(tmp_path):
     with pytest.raises(TrainingError, match="lower learning_rate"):
         Trainer(**{**SETTINGS, "learning_rate": 1e30}).fit(network(), TASK, Toys(8), folder=tmp_path)
     model, other = network(), network()
@@ -91,7 +91,7 @@ def test_after_a_loss_that_was_not_finite_other_settings_are_allowed_in_the_fold
 
 
 class Cracking(nn.Module):
-    """Gives NaN in evaluation, from a certain epoch on."""
+    """Network with NaN as output in evaluation mode after `sound_evaluations` batches."""
 
     def __init__(self, sound_evaluations):
         super().__init__()
@@ -107,7 +107,7 @@ class Cracking(nn.Module):
 
 
 def test_an_epoch_with_a_nan_validation_loss_is_never_the_best():
-    # Two batches of training and one of validation are evaluated in an epoch.
+    # Each epoch evaluates two batches of the training set and one batch of the validation set.
     training = Trainer(**{**SETTINGS, "batch_size": 4}).fit(Cracking(6), TASK, Toys(8), Toys(4, prefix="val"))
     assert training.history.validation_loss.isna().tolist() == [False, False, True, True]
     assert training.best_epochs["best_loss"] in (0, 1)
@@ -137,13 +137,13 @@ def test_out_of_memory_names_the_peak_and_a_smaller_batch_with_the_same_virtual_
 
 
 @pytest.mark.parametrize("number", range(2, 50))
-def test_the_smaller_batch_divides_the_larger_one(number):
+def test_the_suggested_batch_size_divides_the_original_batch_size(number):
     assert number % largest_divisor(number) == 0
     assert 1 <= largest_divisor(number) < number
 
 
 class Deadly(Toys):
-    """A worker dies when it makes the sample 4."""
+    """Dataset that kills a worker which reads sample 4."""
 
     def __getitem__(self, index):
         if index == 4 and get_worker_info() is not None:
@@ -154,7 +154,7 @@ class Deadly(Toys):
 # A killed worker leaves objects whose finalisers may fail; torch reports the death itself.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("table", [True, False])
-def test_a_worker_that_dies_names_its_sample_and_shared_memory(table):
+def test_the_error_of_a_dead_worker_names_its_sample_and_shared_memory(table):
     data = Deadly(12, (0, 7), table=table)
     named = r"sample 4 \(sub-02 ses-M00 part 0\)" if table else "sample 4:"
     with pytest.raises(TrainingError, match=f"{named}.*/dev/shm"):
@@ -164,7 +164,7 @@ def test_a_worker_that_dies_names_its_sample_and_shared_memory(table):
 
 
 def test_a_worker_whose_parent_was_killed_at_its_start_does_not_hang(monkeypatch):
-    # The worker sees another parent than the one that made it, as after a SIGKILL.
+    # The worker finds a parent process that did not start it, as if its own parent had been killed.
     monkeypatch.setattr(os, "getppid", lambda: 1)
     with pytest.raises(TrainingError, match="a worker of the data loader died"):
         predict(network(), TASK, Toys(4), n_workers=1, device="cpu")
@@ -181,8 +181,8 @@ def test_an_error_of_the_dataset_is_raised_unchanged_from_a_worker():
 
 
 @pytest.mark.parametrize("limit", [500, 3_000, 8_000, 12_000, 14_000])
-def test_a_full_disk_names_the_path_and_leaves_what_was_there(limit, tmp_path):
-    """Files beyond `limit` bytes fail to be written, as on a full disk; which one is first differs."""
+def test_the_error_of_a_full_disk_names_the_path_and_existing_files_stay(limit, tmp_path):
+    """Writing more than `limit` bytes to a file fails, as on a full disk; the limit decides which file fails first."""
     data = Toys(8)
     trainer = Trainer(**SETTINGS, evaluation_steps=1, checkpoint_seconds=0)
     Trainer(**{**SETTINGS, "epochs": 1}, evaluation_steps=1, checkpoint_seconds=0).fit(
@@ -196,7 +196,7 @@ def test_a_full_disk_names_the_path_and_leaves_what_was_there(limit, tmp_path):
         try:
             trainer.fit(network(), TASK, data, folder=tmp_path)
         except OSError as error:
-            # Read by the parent; a pipe is no file.
+            # The error is sent to the parent through a pipe, to which the limit does not apply.
             os.write(writing, f"{error.errno} {error.filename}".encode())
             raise
 
@@ -217,7 +217,7 @@ def test_a_full_disk_names_the_path_and_leaves_what_was_there(limit, tmp_path):
     assert same_weights(model.state_dict(), other.state_dict())
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_an_error_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("here")
     with pytest.raises(OSError, match="file"):
         Trainer(**SETTINGS).fit(network(), TASK, Toys(4), folder=tmp_path / "file" / "results")
@@ -234,14 +234,14 @@ def test_a_read_only_folder_is_named(tmp_path):
         tmp_path.chmod(0o700)
 
 
-def test_an_operation_without_a_deterministic_implementation_is_named():
+def test_an_error_names_an_operation_without_a_deterministic_implementation():
     class Random(nn.Module):
         def __init__(self):
             super().__init__()
             self.inner = network(norm=False)
 
         def forward(self, image):
-            # One of the few that have none on a CPU either.
+            # `put_` is one of few operations without a deterministic implementation on the CPU.
             image = image.detach().put_(torch.tensor([0]), torch.zeros(1))
             return self.inner(image)
 
@@ -265,7 +265,7 @@ def test_an_error_of_a_callback_is_raised_and_the_training_can_be_resumed(tmp_pa
     assert len(training.history) == 4
 
 
-def test_a_loader_instead_of_a_dataset_is_named():
+def test_a_data_loader_in_place_of_a_dataset_is_refused():
     loader = torch.utils.data.DataLoader(Toys(4))
     with pytest.raises(SettingError, match="expected the dataset itself"):
         Trainer(epochs=1, device="cpu").fit(network(), TASK, loader)

@@ -1,4 +1,4 @@
-"""Which settings may change on resume, and how those that may not are named."""
+"""Settings that may change on a resume, and errors for changes of other settings."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from neurocnn.engine.settings import TrainingSettings
 from neurocnn.errors import SettingError
 
 
-def test_only_settings_without_effect_on_results_may_change():
+def test_only_settings_without_effect_on_results_may_change_on_a_resume():
     rules = resume_rules(TrainingSettings)
     free = {name for name, rule in rules.items() if rule == "free"}
     assert free == {"n_workers", "device", "checkpoint_seconds", "rank_seconds"}
     assert {name for name, rule in rules.items() if rule == "grow"} == {"epochs"}
 
 
-def test_each_setting_without_a_rule_is_compared(tmp_path):
+def test_each_setting_without_a_rule_must_stay_the_same_on_a_resume(tmp_path):
     rules = resume_rules(TrainingSettings)
     now = dataclasses.asdict(TrainingSettings())
     for name in set(now) - set(rules):
@@ -24,7 +24,7 @@ def test_each_setting_without_a_rule_is_compared(tmp_path):
             check_settings(now, now | {name: "other"}, rules, tmp_path)
 
 
-def test_fields_that_an_older_state_lacks_have_their_earlier_value():
+def test_settings_that_an_older_state_lacks_have_their_earlier_value():
     @dataclasses.dataclass
     class Newer:
         old: int = 1

@@ -1,4 +1,4 @@
-"""Training on a GPU: the numbers of the CPU, the same numbers again, resumes, half precision and one rank of NCCL."""
+"""Training on a GPU: agreement with the CPU, reproducibility, resumes, half precision and one rank of NCCL."""
 
 import copy
 
@@ -17,7 +17,7 @@ def train(model, folder=None, **settings):
     return Trainer(**SETTINGS | settings).fit(model, TASK, Toys(16), folder=folder)
 
 
-def test_a_training_ends_close_to_one_on_the_cpu():
+def test_a_training_on_the_gpu_ends_close_to_a_training_on_the_cpu():
     one, other = network(), network()
     other.load_state_dict(one.state_dict())
     with torch.backends.cudnn.flags(allow_tf32=False):
@@ -56,7 +56,7 @@ def test_mixed_precision_trains_to_finite_weights(precision):
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_predictions_equal_those_of_the_cpu(n_workers):
+def test_predictions_of_gpu_and_cpu_agree(n_workers):
     model = network()
     there = predict(model, TASK, Toys(8), device="cuda", n_workers=n_workers)
     here = predict(model.cpu(), TASK, Toys(8), device="cpu")

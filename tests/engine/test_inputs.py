@@ -10,7 +10,7 @@ TRAINER = Trainer(epochs=1, device="cpu")
 
 
 class Items(Dataset):
-    """Samples and nothing else."""
+    """Dataset that has samples and no optional members."""
 
     def __init__(self, dataset):
         self.inside = dataset
@@ -23,7 +23,7 @@ class Items(Dataset):
 
 
 class Open(Items):
-    """A wrapper that hides nothing."""
+    """Wrapper that forwards all attributes of its dataset."""
 
     @property
     def dataset(self):
@@ -43,7 +43,7 @@ WRAPPERS = [
 
 @pytest.mark.parametrize("wrap", WRAPPERS)
 @pytest.mark.parametrize("which", ["train", "validation"])
-def test_a_wrapper_that_hides_what_training_needs_is_refused(wrap, which, tmp_path):
+def test_a_wrapper_that_hides_members_that_training_uses_is_refused(wrap, which, tmp_path):
     sets = {"train": Toys(4), "validation": Toys(4, prefix="val")}
     sets[which] = wrap(sets[which])
     hidden = rf"the {which} set is a (Subset|ConcatDataset), which hides sessions, part_ids, without_aug.* of its Toys"
@@ -57,7 +57,7 @@ def test_a_wrapper_of_a_dataset_with_samples_only_is_accepted(wrap):
     assert len(TRAINER.fit(network(), TASK, wrap(Items(Toys(4)))).history) == 1
 
 
-def test_a_wrapper_that_hides_nothing_is_accepted():
+def test_a_wrapper_that_forwards_all_members_is_accepted():
     assert len(TRAINER.fit(network(), TASK, Open(Toys(4)), Open(Toys(4, prefix="val"))).history) == 1
     with pytest.raises(LeakError):
         TRAINER.fit(network(), TASK, Open(Toys(4)), Open(Toys(4)))

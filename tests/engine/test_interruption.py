@@ -15,7 +15,7 @@ TRAINER = Trainer(epochs=3, batch_size=4, learning_rate=0.01, patience=0, device
 )
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 @pytest.mark.parametrize("kept", [True, False], ids=["in a folder", "in memory"])
-def test_a_signal_in_any_epochs_last_callback_ends_the_training(kept, epoch, number, raised, tmp_path):
+def test_a_signal_in_the_last_callback_of_an_epoch_ends_the_training(kept, epoch, number, raised, tmp_path):
     def ask(state):
         if state.epoch == epoch:
             signal.raise_signal(number)
@@ -29,7 +29,7 @@ def test_a_signal_in_any_epochs_last_callback_ends_the_training(kept, epoch, num
     calls = []
     again = TRAINER.fit(model, TASK, Toys(8), folder=folder, callbacks=[calls.append])
     expected = TRAINER.fit(other, TASK, Toys(8))
-    # In other epochs the next update is done, and saved, before the training ends.
+    # After a signal in an earlier epoch, one more update is done and saved before the training ends.
     assert len(calls) == (2 - epoch if kept else 3)
     assert same_weights(model.state_dict(), other.state_dict())
     pd.testing.assert_frame_equal(

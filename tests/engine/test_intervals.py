@@ -1,4 +1,4 @@
-"""Intervals cover the true value as often as they say."""
+"""Confidence intervals contain the true value as often as their level promises."""
 
 import math
 from dataclasses import replace
@@ -16,7 +16,7 @@ Z = NormalDist().inv_cdf(0.975)
 
 
 def study(generator, n, value, visits=1, rho=0.7):
-    """Sample a study whose proportions are all `value`, and whose area under the curve is too."""
+    """Return a random table of a study whose true proportions and true area under the ROC curve are `value`."""
     true = np.repeat(np.arange(n) % 2, visits)
     person, visit = generator.standard_normal(n).repeat(visits), generator.standard_normal(n * visits)
     latent = math.sqrt(rho) * person + math.sqrt(1 - rho) * visit if visits > 1 else visit
@@ -53,7 +53,7 @@ def test_intervals_cover_the_true_value(visits):
 
 
 @pytest.mark.parametrize("n", [10, 20, 50, 100])
-def test_the_coverage_of_proportions_is_that_of_the_binomial(n):
+def test_the_coverage_of_proportions_agrees_with_the_binomial_distribution(n):
     hits = np.arange(n + 1)
     limits = np.array([wilson(k / n, n, Z) for k in hits])
     coverage = []
@@ -64,7 +64,7 @@ def test_the_coverage_of_proportions_is_that_of_the_binomial(n):
     assert np.mean(coverage) >= 0.94
 
 
-def test_the_variance_of_an_area_is_that_of_delong():
+def test_the_variance_of_an_area_agrees_with_delong():
     table = study(np.random.default_rng(0), 40, 0.8)
     positive, scores = table.true_label.to_numpy() == 1, table.proba1.to_numpy()
     kernel = np.array([[float(x > y) for y in scores[~positive]] for x in scores[positive]])
@@ -86,7 +86,7 @@ def test_copies_of_a_visit_do_not_change_an_interval():
     assert effective_size(np.ones(6), np.array([0, 0, 0, 0, 1, 2])) == 2.0
 
 
-def test_a_perfect_area_is_as_uncertain_as_its_smaller_class():
+def test_the_interval_of_a_perfect_area_depends_on_the_smaller_class():
     table = pd.DataFrame(
         {"participant_id": [f"sub-{i}" for i in range(30)], "true_label": [0] * 20 + [1] * 10}
     )
@@ -102,7 +102,7 @@ def test_a_custom_metric_has_a_bootstrap_interval_even_with_a_built_in_name():
     table = study(np.random.default_rng(2), 60, 0.8)
 
     def own(table):
-        # Not the accuracy, but the share of errors, under the same name.
+        # This metric has the name of the accuracy but is the share of errors.
         return {"accuracy": float((table["true_label"] != table["predicted_label"]).mean())}
 
     row = confidence_intervals(table, replace(classification(), metrics=own)).loc["accuracy"]
@@ -116,7 +116,7 @@ def test_a_custom_metric_has_a_bootstrap_interval_even_with_a_built_in_name():
 
 
 @pytest.mark.parametrize("task", [classification(), regression()], ids=["classes", "values"])
-def test_an_own_metric_is_called_once_unless_its_interval_is_requested(task):
+def test_a_custom_metric_is_called_once_unless_its_interval_is_requested(task):
     table, calls = study(np.random.default_rng(3), 40, 0.8).assign(loss=1.0), []
 
     def own(table):
@@ -149,7 +149,7 @@ def test_predicted_values_are_not_mistaken_for_classes():
     assert found.loc["mae"].to_list() == [0.5, 0.5, 0.5]
 
 
-def test_three_classes_have_limits_too():
+def test_metrics_of_three_classes_have_limits():
     table = study(np.random.default_rng(4), 60, 0.8).drop(columns=["proba0", "proba1"])
     table.loc[::3, ["true_label", "predicted_label"]] = 2
     found = confidence_intervals(table, classification(classes=["a", "b", "c"]), n=100)

@@ -1,4 +1,4 @@
-"""Batches made by threads are those that the main thread makes, whoever interrupts them."""
+"""Threads load the same batches as the main thread, also after interruptions."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def large_samples(monkeypatch):
-    """Small images are handed to threads as if they were large."""
+    """Let threads read the small images of these tests, as if the images were large."""
     monkeypatch.setattr(loading, "_SMALL_SAMPLE", 1)
 
 
@@ -61,7 +61,7 @@ def copies(source) -> list[dict]:
 @pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("transform", [MinMax(), ZScore(), None])
 @pytest.mark.parametrize("parts", PARTS)
-def test_any_number_of_threads_makes_the_same_batches(tmp_path, parts, transform, prepared):
+def test_batches_do_not_depend_on_the_number_of_threads(tmp_path, parts, transform, prepared):
     data = dataset(tmp_path, parts, transform)
     if prepared:
         data.caps.prepare()
@@ -70,7 +70,7 @@ def test_any_number_of_threads_makes_the_same_batches(tmp_path, parts, transform
     for n_workers in (0, 1, 2):
         with Loading(n_workers, pinned=False) as workers:
             source = workers.source(data, Batches(order, 4, epoch=1), seed=0)
-            for _ in range(2):  # first and later visits
+            for _ in range(2):  # The second pass reads cached images.
                 found = torch.cat([batch["image"] for batch in copies(source)])
                 for one, number in zip(found, order, strict=True):
                     row, position = divmod(number, len(data.part_ids))
@@ -79,7 +79,7 @@ def test_any_number_of_threads_makes_the_same_batches(tmp_path, parts, transform
                     assert torch.equal(one, data[number]["image"])
 
 
-def test_processes_and_threads_train_alike(tmp_path):
+def test_trainings_with_processes_and_threads_are_equal(tmp_path):
     results = []
     for n_workers, kind in ((0, CapsDataset), (2, CapsDataset), (2, Overridden)):
         data = dataset(tmp_path, "patch")
@@ -94,14 +94,14 @@ def test_processes_and_threads_train_alike(tmp_path):
 
 
 class Overridden(CapsDataset):
-    """A user's class, whose samples are those of its own method."""
+    """Subclass of a user that overrides `__getitem__`, so that threads must not call `fill`."""
 
     def __getitem__(self, index):
         return super().__getitem__(index)
 
 
 class Forwarding:
-    """A wrapper that forwards all attributes."""
+    """Wrapper that forwards all attributes of its dataset."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -110,7 +110,7 @@ class Forwarding:
         return getattr(self.inner, name)
 
 
-def test_only_samples_that_need_no_random_numbers_are_filled(tmp_path):
+def test_only_samples_without_random_numbers_are_read_by_threads(tmp_path):
     data = dataset(tmp_path)
     assert can_fill(data)
     noisy = dataset(tmp_path, augmentation=lambda part: part + torch.rand(1))
@@ -124,7 +124,7 @@ def test_only_samples_that_need_no_random_numbers_are_filled(tmp_path):
 
 
 class Where(Toys):
-    """Records where its samples are made."""
+    """Dataset that records the process and thread in which each sample is read."""
 
     made: ClassVar[list] = []
 
@@ -146,7 +146,7 @@ def test_by_default_custom_transforms_run_in_the_calling_thread():
     n_threads=st.integers(0, 3),
     left=st.integers(0, 7),
 )
-def test_batches_come_in_order_whatever_was_expected(tmp_path_factory, passes, foreseen, n_threads, left):
+def test_batches_come_in_order_for_any_expected_passes(tmp_path_factory, passes, foreseen, n_threads, left):
     data = dataset(tmp_path_factory.getbasetemp() / "order", "patch", n=2)
     plan = [(data, Batches(epoch_order(len(data), 0, epoch), size, epoch=epoch)) for size, epoch in passes]
     with Loading(n_threads, pinned=False) as workers:
@@ -170,14 +170,14 @@ def test_batches_come_in_order_whatever_was_expected(tmp_path_factory, passes, f
 
 
 class Counted(CapsDataset):
-    """Records which samples are made."""
+    """Dataset that records which samples are read."""
 
     def fill(self, index, out):
         self.filled.append(index)
         return super().fill(index, out)
 
 
-def test_the_next_pass_begins_before_this_one_ends(tmp_path):
+def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
     data = dataset(tmp_path)
     data.__class__, data.filled = Counted, []
     with Loading(1, pinned=False) as workers:
@@ -194,7 +194,9 @@ def test_the_next_pass_begins_before_this_one_ends(tmp_path):
             len(copies(workers.source(data.without_augmentation(), Batches(range(6), 2, epoch=1), seed=0)))
             == 3
         )
-    assert sorted(data.filled) == [(epoch, i) for epoch in (0, 1) for i in range(6)], "each is made once"
+    assert sorted(data.filled) == [(epoch, i) for epoch in (0, 1) for i in range(6)], (
+        "each sample is read once"
+    )
 
 
 def test_memory_is_bounded_and_a_kept_batch_is_not_overwritten(tmp_path):
@@ -248,7 +250,7 @@ def train(folder, data, signalled=None, **changed):
     return model, trainer.fit(model, TASK, data, folder=folder, callbacks=[interrupt])
 
 
-def test_ctrl_c_ends_the_threads_and_a_resume_ends_as_without_workers(tmp_path):
+def test_ctrl_c_ends_the_threads_and_a_resume_equals_a_training_without_workers(tmp_path):
     data = dataset(tmp_path / "caps", "patch")
     options = {"evaluation_steps": 5, "checkpoint_seconds": 0}
     unbroken, training = train(tmp_path / "one", data, n_workers=0, **options)
@@ -262,7 +264,7 @@ def test_ctrl_c_ends_the_threads_and_a_resume_ends_as_without_workers(tmp_path):
     pd.testing.assert_frame_equal(expected, found, check_exact=True)
 
 
-def test_a_process_forked_while_threads_read_can_read_too(tmp_path):
+def test_a_process_that_is_forked_while_threads_read_can_read_samples(tmp_path):
     data = dataset(tmp_path, "patch")
     states = []
 
@@ -301,18 +303,18 @@ def test_threads_do_not_change_the_number_of_torchs_threads(tmp_path):
     assert other == [before]
 
 
-def test_a_file_that_is_replaced_is_scaled_by_its_own_values(tmp_path):
+def test_a_replaced_file_is_scaled_by_its_new_values(tmp_path):
     data = dataset(tmp_path)
     first = data[1]["image"]
     write_t1(tmp_path, "sub-01", 2 * voxels_of(50))
-    CapsDataset(data.caps, rows(6))  # notices it
+    CapsDataset(data.caps, rows(6))  # A new dataset detects the replaced file.
     found = data[1]["image"]
     assert not torch.equal(first, found)
     assert (found.min(), found.max()) == (0, 1)
 
 
 def write_transposed(root: Path) -> None:
-    """Write the prepared tensors as ClinicaDL does: the first axis is contiguous."""
+    """Rewrite the prepared tensors in the memory layout of ClinicaDL, in which the first axis is contiguous."""
     for path in root.rglob("*.pt"):
         image = torch.load(path, weights_only=True)[0].numpy()
         torch.save(torch.from_numpy(np.asfortranarray(image)).unsqueeze(0), path)
@@ -341,7 +343,7 @@ def test_tensors_whose_first_axis_is_contiguous_give_the_same_batches(
 
 
 @pytest.mark.parametrize("value", [-1, "many", 1.5, None, True])
-def test_other_numbers_of_workers_are_refused(value):
+def test_an_invalid_number_of_workers_is_refused(value):
     with pytest.raises(SettingError, match=r'n_workers=.*expected (an integer ≥ 0|"auto")'):
         Trainer(n_workers=value)
 

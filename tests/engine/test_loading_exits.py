@@ -1,4 +1,4 @@
-"""Threads that make batches end with their process, whatever ends it."""
+"""Threads that load batches end with their process, however the process ends."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def run(folder, ending, ranks=False, **environment):
-    """A process that hangs is ended after a time, and raises `TimeoutExpired`."""
+    """Run the script with this `ending`. If the process hangs, it is killed and `TimeoutExpired` is raised."""
     return subprocess.run(
         [sys.executable, *(RANKS if ranks else ()), threads_script.__file__, str(folder), ending],
         capture_output=True,
@@ -33,7 +33,7 @@ def run(folder, ending, ranks=False, **environment):
         ("signal while a batch is awaited", -2, "KeyboardInterrupt"),
     ],
 )
-def test_a_process_ends_at_once(tmp_path, ending, code, message):
+def test_a_process_with_loading_threads_ends_at_once(tmp_path, ending, code, message):
     done = run(tmp_path, ending)
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
     assert "Exception ignored" not in done.stderr
@@ -50,7 +50,7 @@ def test_ranks_with_threads_equal_ranks_without_threads(tmp_path):
     assert all(each["history"] == found[0]["history"] for each in found)
 
 
-def test_a_rank_that_fails_ends_the_other(tmp_path):
+def test_a_rank_that_fails_ends_the_other_rank(tmp_path):
     done = run(tmp_path, "a rank fails", ranks=True)
     assert done.returncode == 1
     assert "ValueError: in a callback" in done.stderr

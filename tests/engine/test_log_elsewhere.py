@@ -1,4 +1,4 @@
-"""The callback of the how-to page logs what was evaluated."""
+"""The callback of the how-to page on MLflow logs each evaluation."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "log-elsewhere.md"
 
 
 class FakeMlflow(ModuleType):
-    """Records what MLflow would have been told."""
+    """Replacement of MLflow that records the calls."""
 
     def __init__(self):
         super().__init__("mlflow")
@@ -48,7 +48,7 @@ def test_the_callback_logs_each_evaluation_once_and_continues_its_run(monkeypatc
     assert [metrics["train_loss"] for _, metrics in fake.metrics] == training.history.train_loss.tolist()
 
 
-def test_each_split_and_network_has_a_run_of_its_own(monkeypatch):
+def test_each_split_and_network_has_its_own_run(monkeypatch):
     logged = {}
     fake = ModuleType("wandb")
     fake.init = lambda id, **settings: SimpleNamespace(

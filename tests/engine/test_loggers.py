@@ -29,9 +29,9 @@ def epoch_lines(caplog) -> list[str]:
     return [line for line in lines if line.startswith("epoch ")]
 
 
-def test_the_table_equals_the_history(tmp_path):
+def test_the_written_table_equals_the_history(tmp_path):
     history = fit(tmp_path, evaluation_steps=1).history
-    # As text first: the numbers that pandas parses may differ in the last digit.
+    # Numbers are compared as text, because numbers that pandas parses may differ in the last digit.
     written = pd.read_csv(tmp_path / "training.tsv", sep="\t", dtype=str).astype(history.dtypes.to_dict())
     pd.testing.assert_frame_equal(written, history, check_exact=True)
     assert history.epoch.tolist() == [0, 0, 1, 1, 2, 2]
@@ -71,7 +71,7 @@ def test_without_a_terminal_there_is_one_line_per_epoch(caplog):
     assert lines[1].startswith(f"epoch 2/3: loss train {ends.train_loss[1]:.6g}, validation")
 
 
-def test_the_log_says_what_the_time_of_an_epoch_was_spent_on(caplog, monkeypatch):
+def test_the_log_contains_the_time_of_each_activity_in_an_epoch(caplog, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
 
@@ -88,7 +88,7 @@ def test_the_log_says_what_the_time_of_an_epoch_was_spent_on(caplog, monkeypatch
     with caplog.at_level(logging.INFO, logger="neurocnn"), tempfile.TemporaryDirectory() as folder:
         fit(folder, epochs=1)
     [line] = epoch_lines(caplog)
-    # 8 samples for training in 2 updates, 8 + 4 for evaluation, a table.
+    # An epoch reads 8 samples for 2 updates and 8 + 4 samples for the evaluation, and writes one table.
     assert line.endswith("; waiting for data 8.0 s, computing 200.0 s, evaluating 12.0 s, writing 1000.0 s)")
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="neurocnn"):
@@ -110,7 +110,7 @@ def test_on_a_terminal_a_bar_shows_epochs_updates_and_loss(capsys, monkeypatch, 
     assert "loss=" in last
 
 
-def test_a_callback_sees_the_state_of_each_evaluation():
+def test_a_callback_receives_the_state_after_each_evaluation():
     seen = []
     training = Trainer(epochs=2, evaluation_steps=1, **SETTINGS).fit(
         network(), TASK, Toys(8), callbacks=[lambda state: seen.append((state, copy.copy(state.history)))]
@@ -151,7 +151,7 @@ def test_hidden_progress_shows_neither_lines_nor_bars(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_a_notebook_has_bars(monkeypatch):
+def test_progress_in_a_notebook_is_a_bar(monkeypatch):
     kernel = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
     assert shows_bars()
@@ -159,14 +159,14 @@ def test_a_notebook_has_bars(monkeypatch):
     assert not shows_bars()
 
 
-def test_the_lines_of_a_logger_are_not_repeated(capsys, caplog):
+def test_lines_that_the_logger_shows_are_not_written_again(capsys, caplog):
     with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True):
         fit()
     assert len(epoch_lines(caplog)) == 3
     assert capsys.readouterr().err == ""
 
 
-def test_the_needs_of_a_training_are_logged_before_it_after_the_first_epoch_and_after_it(caplog, tmp_path):
+def test_requirements_are_logged_before_a_training_after_its_first_epoch_and_at_its_end(caplog, tmp_path):
     model = network()
     with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True, "", n_trainings=4):
         Trainer(epochs=3, accumulation_steps=2, **SETTINGS).fit(
@@ -185,7 +185,7 @@ def test_the_needs_of_a_training_are_logged_before_it_after_the_first_epoch_and_
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(9, 4), (8, 4), (2, 4), (5, 2)])
-def test_the_number_of_updates_that_is_logged_is_that_of_the_training(caplog, n, batch_size):
+def test_the_logged_number_of_updates_equals_the_updates_of_the_training(caplog, n, batch_size):
     trainer = Trainer(epochs=2, batch_size=batch_size, device="cpu")
     with caplog.at_level(logging.INFO, logger="neurocnn"):
         history = trainer.fit(network(), TASK, Toys(n)).history

@@ -28,7 +28,7 @@ def weights_after(trainer, model, data, **more):
     ("n", "batch_size", "steps", "n_updates"),
     [(12, 2, 3, 2), (13, 2, 3, 2), (14, 3, 2, 3), (7, 3, 2, 1), (5, 1, 8, 1)],
 )
-def test_an_accumulated_update_is_that_of_one_batch_of_all_its_samples(n, batch_size, steps, n_updates):
+def test_an_accumulated_update_equals_the_update_of_one_large_batch(n, batch_size, steps, n_updates):
     data = Toys(n)
     start = network(norm=False).double()
     accumulated, whole = copy.deepcopy(start), copy.deepcopy(start)
@@ -41,7 +41,7 @@ def test_an_accumulated_update_is_that_of_one_batch_of_all_its_samples(n, batch_
     assert not torch.equal(next(whole.parameters()), next(start.parameters()))
 
 
-def test_an_update_is_the_one_that_plain_torch_makes():
+def test_an_update_equals_the_update_of_plain_torch():
     # In float32, Adam would magnify the rounding of gradients that are nearly 0.
     data, model = Toys(6), network(norm=False).double()
     plain = copy.deepcopy(model)
@@ -57,7 +57,7 @@ def test_an_update_is_the_one_that_plain_torch_makes():
         assert torch.allclose(one, other, rtol=0, atol=1e-10)
 
 
-def test_no_batch_of_an_update_is_kept():
+def test_the_memory_of_a_batch_is_released_before_the_next_batch():
     import weakref
 
     seen = []
@@ -76,7 +76,7 @@ def test_no_batch_of_an_update_is_kept():
 @pytest.mark.parametrize(
     ("steps", "expected"), [(0, [4, 8]), (1, [1, 2, 3, 4, 5, 6, 7, 8]), (3, [3, 4, 7, 8])]
 )
-def test_evaluation_steps_counts_updates(steps, expected):
+def test_evaluation_steps_is_a_number_of_updates(steps, expected):
     trainer = Trainer(epochs=2, batch_size=2, accumulation_steps=2, evaluation_steps=steps, **FAST)
     history = trainer.fit(network(), TASK, Toys(16), Toys(4, prefix="val")).history
     assert history.iteration.tolist() == expected
@@ -84,7 +84,7 @@ def test_evaluation_steps_counts_updates(steps, expected):
 
 
 @pytest.mark.parametrize("sampler", ["random", "weighted"])
-def test_reported_losses_are_means_over_the_whole_set(sampler):
+def test_reported_losses_are_means_over_all_samples_of_a_set(sampler):
     data, model = Toys(11, noise=True, labels=("CN", "CN", "AD")), network(norm=False)
     trainer = Trainer(epochs=1, batch_size=4, sampler=sampler, **FAST)
     row = trainer.fit(model, TASK, data, Toys(7, prefix="val")).history.iloc[0]
@@ -98,7 +98,7 @@ def test_reported_losses_are_means_over_the_whole_set(sampler):
         assert row[f"{name}_balanced_accuracy"] == pytest.approx(expected)
 
 
-def test_each_sample_is_used_once_per_epoch_in_another_order():
+def test_each_sample_is_used_once_per_epoch_in_a_new_order():
     orders = []
 
     class Spy(nn.Module):
@@ -114,7 +114,7 @@ def test_each_sample_is_used_once_per_epoch_in_another_order():
     data = Toys(10)
     Trainer(epochs=2, batch_size=3, **FAST).fit(Spy(), TASK, data)
     values = sorted(float(data[i]["image"].flatten()[0]) for i in range(10))
-    assert list(map(len, orders)) == [3, 3, 4, 3, 3, 4]  # the last sample joins the batch before it
+    assert list(map(len, orders)) == [3, 3, 4, 3, 3, 4]  # The last sample is joined with the batch before it.
     epochs = [list(chain(*orders[:3])), list(chain(*orders[3:]))]
     assert sorted(epochs[0]) == sorted(epochs[1]) == pytest.approx(values)
     assert epochs[0] != epochs[1]
@@ -142,7 +142,7 @@ def test_the_weighted_sampler_draws_classes_equally_often(table):
     assert abs(np.mean(drawn) - 0.5) < 0.09
 
 
-def test_the_best_states_are_those_of_the_best_epochs(tmp_path):
+def test_the_best_states_contain_the_weights_after_the_best_epochs(tmp_path):
     seen = {}
 
     def remember(state):
@@ -166,7 +166,7 @@ def test_the_best_states_are_those_of_the_best_epochs(tmp_path):
     assert paths == [f"models/{name}/model_best.pth.tar" for name in ("best_balanced_accuracy", "best_loss")]
 
 
-def test_without_validation_the_training_loss_selects_and_stops():
+def test_without_a_validation_set_the_training_loss_selects_epochs_and_stops_early():
     trainer = Trainer(epochs=9, batch_size=4, **{**FAST, "patience": 2, "learning_rate": 0.0})
     training = trainer.fit(network(norm=False), TASK, Toys(8))
     assert training.stopped_early
@@ -175,7 +175,7 @@ def test_without_validation_the_training_loss_selects_and_stops():
     assert not [name for name in training.history if name.startswith("validation")]
 
 
-def test_networks_of_parts_equal_those_of_separate_trainings(tmp_path):
+def test_networks_trained_in_one_pass_equal_networks_of_separate_trainings(tmp_path):
     parts = (3, 7, 8)
     train, validation = Toys(9, parts, noise=True), Toys(5, parts, prefix="val", seed=3)
     trainer = Trainer(
@@ -211,7 +211,7 @@ def test_images_are_read_once_for_all_networks():
     )
 
 
-def test_only_the_weights_of_a_network_are_changed():
+def test_a_training_changes_only_the_weights_of_a_network():
     model = network()
     state = torch.get_rng_state()
     Trainer(epochs=1, **FAST).fit(model, TASK, Toys(4))
@@ -219,7 +219,7 @@ def test_only_the_weights_of_a_network_are_changed():
     assert torch.equal(torch.get_rng_state(), state), "the caller's random state is its own"
 
 
-def test_optimizer_and_scheduler_are_callables():
+def test_a_custom_optimizer_and_scheduler_are_used():
     rates = []
     trainer = Trainer(
         epochs=3,
@@ -301,7 +301,7 @@ def test_an_autoencoder_learns():
     assert {"train_mse", "train_mae", "train_rmse", "train_psnr", "train_ssim"} <= set(training.history)
 
 
-def test_a_task_chooses_its_selections():
+def test_each_selection_metric_of_a_task_has_a_best_state():
     task = replace(TASK, selection=("roc_auc",))
     training = Trainer(epochs=3, **FAST).fit(network(), task, Toys(8))
     assert training.best_epochs["best_roc_auc"] == training.history.train_roc_auc.idxmax()
@@ -310,7 +310,7 @@ def test_a_task_chooses_its_selections():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_trains(precision):
+def test_a_network_trains_in_half_precision(precision):
     model = network(norm=False)
     training = Trainer(epochs=10, precision=precision, **FAST).fit(model, TASK, Toys(8))
     assert next(model.parameters()).dtype == torch.float32
@@ -334,6 +334,6 @@ def test_half_precision_trains(precision):
         {"seed": True},
     ],
 )
-def test_invalid_settings_are_named(wrong):
+def test_an_error_names_the_invalid_setting(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):
         Trainer(**wrong)

@@ -18,7 +18,7 @@ def predictions(draw, n_classes):
     n = draw(st.integers(1, 30))
     labels = st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n)
     true, seed = draw(labels), draw(st.integers(0, 1000))
-    # Few different values: ties are the hard part of a ROC curve.
+    # Few different values cause many ties, which are the difficult part of a ROC curve.
     probabilities = np.random.default_rng(seed).integers(1, 4, (n, n_classes)).astype(float)
     probabilities /= probabilities.sum(1, keepdims=True)
     table = pd.DataFrame({"true_label": true, "predicted_label": draw(labels)})
@@ -29,7 +29,7 @@ def predictions(draw, n_classes):
 
 @settings(max_examples=40)
 @given(predictions(2))
-def test_binary_scores_are_those_of_scikit_learn(table):
+def test_binary_scores_agree_with_scikit_learn(table):
     true, predicted = table.true_label, table.predicted_label
     scores = classification(classes=["CN", "AD"]).metrics(table)
     expected = {
@@ -52,7 +52,7 @@ def test_binary_scores_are_those_of_scikit_learn(table):
 
 @settings(max_examples=25)
 @given(predictions(4))
-def test_scores_of_more_classes_are_means_of_one_against_the_rest(table):
+def test_scores_of_several_classes_are_means_over_each_class_against_the_rest(table):
     true, predicted = table.true_label, table.predicted_label
     scores = classification(classes=["a", "b", "c", "d"]).metrics(table)
     everyone = {"labels": range(4), "average": "macro", **ZERO}
@@ -79,7 +79,7 @@ values = st.lists(st.tuples(st.floats(-100, 100), st.floats(-100, 100)), min_siz
 
 
 @given(values)
-def test_regression_scores_are_those_of_scikit_learn(pairs):
+def test_regression_scores_agree_with_scikit_learn(pairs):
     table = pd.DataFrame(pairs, columns=["true_label", "predicted_label"])
     scores = regression().metrics(table)
     pair = table.true_label, table.predicted_label
@@ -97,14 +97,14 @@ def test_the_loss_is_the_mean_of_its_column():
 
 
 @pytest.mark.parametrize("task", [classification(), regression(), reconstruction()])
-def test_a_table_that_cannot_be_scored_is_an_error(task):
+def test_a_table_that_cannot_be_scored_is_refused(task):
     with pytest.raises(TableError, match="no row"):
         task.metrics(pd.DataFrame({"true_label": [], "predicted_label": [], "mse": []}))
     with pytest.raises(TableError, match="no column"):
         task.metrics(pd.DataFrame({"participant_id": ["sub-1"]}))
 
 
-def test_missing_labels_cannot_be_scored():
+def test_a_table_with_missing_labels_is_not_scored():
     table = pd.DataFrame({"true_label": [0, None], "predicted_label": [0, 1]})
     with pytest.raises(TableError, match="missing in 1 of 2 rows"):
         classification().metrics(table)
@@ -123,11 +123,11 @@ def people(n=60, rows=3, seed=0):
     )
 
 
-def test_an_interval_of_accuracy_is_that_of_the_binomial_over_participants():
+def test_the_interval_of_accuracy_agrees_with_the_binomial_distribution_of_participants():
     table = people(n=200)
     interval = confidence_intervals(table, classification(), n=2000).loc["accuracy"]
     p = interval.value
-    # Rows of one participant agree, so that 200 are independent, not 600.
+    # All rows of a participant agree, so that the 600 rows are 200 independent observations.
     half = 1.96 * math.sqrt(p * (1 - p) / 200)
     assert interval.upper - interval.lower == pytest.approx(2 * half, rel=0.15)
     assert interval.lower < p < interval.upper
@@ -151,7 +151,7 @@ def test_intervals_depend_only_on_the_seed():
     )
 
 
-def test_undefined_draws_are_omitted_from_an_interval():
+def test_bootstrap_samples_with_an_undefined_metric_are_omitted():
     table = people(n=4).assign(proba0=0.5, proba1=0.5)
     table["true_label"] = [0] * 9 + [1] * 3
     interval = confidence_intervals(table, classification(), n=100).loc["roc_auc"]

@@ -1,4 +1,4 @@
-"""What a training leaves in its folder, and what of it is in nobody's way."""
+"""Files of a training: which of them remain after failures and kills, and do not prevent another training."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def misspelt():
 @pytest.mark.parametrize(
     ("wrong", "error"), [(single, TableError), (unknown, TableError), (misspelt, SettingError)]
 )
-def test_a_training_that_fails_in_its_first_evaluation_can_be_corrected_in_the_folder(
+def test_a_training_that_failed_in_its_first_evaluation_can_be_corrected_in_its_folder(
     wrong, error, seconds, tmp_path
 ):
     trainer = Trainer(**SETTINGS, checkpoint_seconds=seconds)
@@ -49,7 +49,7 @@ def test_a_training_that_fails_in_its_first_evaluation_can_be_corrected_in_the_f
     assert len(pd.read_csv(tmp_path / "training.tsv", sep="\t")) == 2
 
 
-def test_a_misspelt_selection_is_named_at_the_first_evaluation_with_the_available_ones(tmp_path):
+def test_the_first_evaluation_names_a_misspelt_selection_and_the_available_metrics(tmp_path):
     trainer = Trainer(**SETTINGS, evaluation_steps=1)
     task, train, _ = misspelt()
     model, updated = network(), []
@@ -59,7 +59,7 @@ def test_a_misspelt_selection_is_named_at_the_first_evaluation_with_the_availabl
     assert updated.count(True) == 1
 
 
-def test_a_label_that_becomes_unknown_later_does_not_lose_finished_work(tmp_path):
+def test_a_label_that_becomes_unknown_later_does_not_lose_finished_epochs(tmp_path):
     train, validation = Toys(8), Toys(4, prefix="val", table=False)
 
     def relabel(state):
@@ -75,7 +75,7 @@ def test_a_label_that_becomes_unknown_later_does_not_lose_finished_work(tmp_path
 
 
 def kill_at_write(number, monkeypatch):
-    """Die when this file, of all that are written whole, is about to take its name."""
+    """Kill this process when the file with this number has been written and is about to be renamed."""
     left, replace_ = [number], os.replace
 
     def deadly(*paths):
@@ -89,7 +89,7 @@ def kill_at_write(number, monkeypatch):
 
 @pytest.mark.parametrize("parts", [(0,), (0, 4)])
 @pytest.mark.parametrize("number", range(1, 9))
-def test_only_files_that_a_kill_left_incomplete_are_removed(number, parts, tmp_path, monkeypatch):
+def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts, tmp_path, monkeypatch):
     trainer = Trainer(**SETTINGS)
 
     def fit():

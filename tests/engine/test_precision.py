@@ -1,4 +1,4 @@
-"""Training with float16 and a scaled loss, on the CPU: torch has autocast and a gradient scaler there too."""
+"""Training with float16 and a scaled loss, on the CPU, for which torch also has autocast and a gradient scaler."""
 
 import math
 from functools import partial
@@ -23,7 +23,7 @@ OPTIMIZERS = {
 
 
 class Exact(nn.Module):
-    """Computes in float32 under autocast too: the scale, a power of two, is then the only difference."""
+    """Network that computes in float32 even under autocast, so that only the scale, a power of two, differs."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class Exact(nn.Module):
 
 
 class Overflowing(Exact):
-    """Has infinite gradients in certain backward passes, counted from 0."""
+    """Network with infinite gradients in some backward passes, counted from 0."""
 
     def __init__(self, when):
         super().__init__()
@@ -54,7 +54,7 @@ def fit(model, folder=None, callbacks=(), **changed):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_scaling_changes_no_bit_of_an_update_clipped_or_not(clip, steps, optimizer):
+def test_scaling_the_loss_changes_no_bit_of_an_update_with_or_without_clipping(clip, steps, optimizer):
     scaled, plain = Exact(), Exact()
     changed = {
         "epochs": 3,
@@ -68,7 +68,7 @@ def test_scaling_changes_no_bit_of_an_update_clipped_or_not(clip, steps, optimiz
     assert not same_weights(scaled.state_dict(), Exact().state_dict())
 
 
-def test_the_norm_that_is_clipped_is_that_of_the_loss_not_of_the_scaled_loss():
+def test_gradients_are_clipped_by_the_norm_of_the_unscaled_gradients():
     model, before = network(norm=False), network(norm=False)
     fit(
         model,
@@ -89,7 +89,7 @@ def test_gradients_that_overflow_leave_the_weights_halve_the_scale_and_count_as_
     steps, clip, optimizer, tmp_path
 ):
     weights = []
-    model = Overflowing({steps})  # the first batch of the second update
+    model = Overflowing({steps})  # The number of the backward pass that begins the second update.
     fit(
         model,
         tmp_path,
@@ -116,7 +116,7 @@ def newest(folder):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_an_epoch_whose_gradients_all_overflow_is_an_epoch_for_the_scheduler(optimizer):
+def test_the_scheduler_is_stepped_after_an_epoch_in_which_all_gradients_overflow(optimizer):
     rates = []
     fit(
         Overflowing(range(4)),
@@ -129,7 +129,7 @@ def test_an_epoch_whose_gradients_all_overflow_is_an_epoch_for_the_scheduler(opt
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_the_scale_survives_a_resume(steps, tmp_path):
+def test_the_scale_of_the_loss_is_restored_on_a_resume(steps, tmp_path):
     def leave(state):
         if state.iteration == 3:
             raise ZeroDivisionError
@@ -150,7 +150,7 @@ def test_the_scale_survives_a_resume(steps, tmp_path):
 
 def test_gradients_that_overflow_at_any_scale_end_the_training():
     model, before = Overflowing(range(10**6)), Exact()
-    # 41 updates halve 2^16 to below 2^-24; an epoch has 4.
+    # 41 updates halve the scale from 2^16 to below 2^-24; an epoch has 4 updates.
     with pytest.raises(
         TrainingError, match=r"epoch 10, update 0: the gradients are NaN or infinite.*bfloat16"
     ):

@@ -1,4 +1,4 @@
-"""Two ranks on a CPU do what one process does."""
+"""Training and evaluation by two ranks on a CPU give the results of one process."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def differences(one, other):
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def test_a_network_without_batch_norm_ends_with_the_weights_of_one_process(ranks, alone):
+def test_ranks_and_one_process_train_the_same_weights_without_batch_norm(ranks, alone):
     _, (first, _) = ranks
     assert differences(first["single"], alone["single"]) < 1e-6
     for part in rank_script.PARTS:
@@ -61,7 +61,7 @@ def test_all_ranks_end_with_identical_weights(ranks, kind):
 
 
 @pytest.mark.faults
-def test_an_evaluation_has_each_sample_once_and_the_numbers_of_one_process(ranks, alone):
+def test_an_evaluation_by_ranks_has_each_sample_once_and_equals_one_process(ranks, alone):
     _, (first, second) = ranks
     expected = pd.DataFrame(alone["table"])
     assert len(expected) == 14
@@ -69,13 +69,13 @@ def test_an_evaluation_has_each_sample_once_and_the_numbers_of_one_process(ranks
         pd.testing.assert_frame_equal(pd.DataFrame(found["table"]), expected, rtol=0, atol=1e-6)
 
 
-def test_histories_are_those_of_one_process(ranks, alone):
+def test_histories_of_ranks_and_of_one_process_are_equal(ranks, alone):
     _, (first, _) = ranks
     for found, expected in zip(first["histories"], alone["histories"], strict=True):
         pd.testing.assert_frame_equal(pd.DataFrame(found), pd.DataFrame(expected), rtol=0, atol=1e-5)
 
 
-def test_only_rank_0_writes(ranks):
+def test_only_rank_0_writes_files(ranks):
     folder, _ = ranks
     for name, networks in {"single": [""], "multi": ["cnn-0", "cnn-3"]}.items():
         logs = sorted(path.parent for path in (folder / name).rglob("events.out.tfevents.*"))
@@ -84,10 +84,10 @@ def test_only_rank_0_writes(ranks):
             for each in networks
             for one in ("train", "validation")
         ]
-        assert logs == sorted(sets), "one file a set"
+        assert logs == sorted(sets), "one file per set"
 
 
-def test_a_killed_training_resumes_under_ranks(ranks, tmp_path):
+def test_a_killed_training_of_several_ranks_can_be_resumed(ranks, tmp_path):
     _, (first, _) = ranks
 
     def fit(model):
@@ -121,9 +121,9 @@ def test_a_killed_training_resumes_under_ranks(ranks, tmp_path):
 
 
 def forked(function, seconds=60):
-    """Run a function in two processes that are ranks of one job, and end both as torchrun would, once one failed.
+    """Run a function in two processes that are ranks of one job, and end both after one has failed, as torchrun does.
 
-    Gives their exit codes; None for one that had to be ended.
+    Return the exit codes; None for a process that had to be killed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -166,7 +166,7 @@ def forked(function, seconds=60):
 
 
 class Hanging(Toys):
-    """A set that rank 1 cannot read to the end."""
+    """Dataset whose eighth sample fails in rank 1."""
 
     def __getitem__(self, index):
         if os.environ.get("RANK") == "1" and len(self.opened) == 7:
@@ -185,7 +185,7 @@ class Waiting(Hanging):
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", [Dying, Waiting])
 @pytest.mark.parametrize("where", ["training", "prediction"])
-def test_a_rank_that_dies_or_hangs_ends_the_job_and_is_named(kind, where, tmp_path):
+def test_a_rank_that_dies_or_hangs_ends_the_job_with_an_error_that_names_it(kind, where, tmp_path):
     task = classification("diagnosis", ["CN", "AD"])
 
     def job(rank):
@@ -208,7 +208,7 @@ def test_a_rank_that_dies_or_hangs_ends_the_job_and_is_named(kind, where, tmp_pa
 
 
 @pytest.mark.faults
-def test_a_rank_that_died_before_the_others_waited_is_named(tmp_path):
+def test_an_error_names_a_rank_that_died_before_the_barrier(tmp_path):
     def job(rank):
         ranks = find_ranks(seconds=3)
         ranks.barrier("at first")
@@ -226,7 +226,7 @@ def test_a_rank_that_died_before_the_others_waited_is_named(tmp_path):
 def test_the_process_group_is_released_before_python_ends(tmp_path):
     script = (
         "import atexit\n"
-        "atexit.register(lambda: print('group' in ranks._control))\n"  # runs last
+        "atexit.register(lambda: print('group' in ranks._control))\n"  # The function that is registered first runs last.
         "import torch.distributed as dist\n"
         "from neurocnn.engine import ranks\n"
         f"dist.init_process_group('gloo', init_method='file://{tmp_path}/ranks', rank=0, world_size=1)\n"
@@ -235,5 +235,5 @@ def test_the_process_group_is_released_before_python_ends(tmp_path):
         "dist.destroy_process_group()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    # gloo of torch 2.10 writes a line before.
+    # Only the last line is compared, because gloo of torch 2.10 prints a line before it.
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["False"]), done.stderr

@@ -1,4 +1,4 @@
-"""A training that is killed and started again ends as one that never was."""
+"""A training that is killed and resumed ends with the results of an uninterrupted training."""
 
 import os
 import random
@@ -37,7 +37,7 @@ def data():
 
 
 def fit(folder, multi=False, spoil=lambda model: None, callbacks=(), **changed):
-    """Train as all of these tests do; `spoil` may make the network deadly."""
+    """Train with the settings of these tests. `spoil` may let a network kill the process."""
     models = {part: network(seed=part, dropout=0.5) for part in PARTS}
     model = models if multi else models[0]
     for each in models.values():
@@ -48,7 +48,7 @@ def fit(folder, multi=False, spoil=lambda model: None, callbacks=(), **changed):
 
 
 def written(folder, multi, **changed):
-    """Everything that must not depend on kills, `time` left out."""
+    """Return all results of a training that must not depend on kills: everything except `time`."""
     tables = sorted(folder.rglob("training.tsv"))
     found = {str(p.relative_to(folder)): pd.read_csv(p, sep="\t").drop(columns="time") for p in tables}
     bests = {str(p.relative_to(folder)): load_tensors(p) for p in sorted(folder.rglob("model_best.pth.tar"))}
@@ -100,7 +100,7 @@ def unbroken(request, tmp_path_factory):
 
 
 def kill_at_forward(count, training, model):
-    """Die at a forward pass in training or in evaluation."""
+    """Kill this process in its `count`-th forward pass in training or evaluation mode."""
     left = [count]
 
     def note(module, inputs):
@@ -112,7 +112,7 @@ def kill_at_forward(count, training, model):
 
 
 def kill_at_call(name, count, after, model):
-    """Die before or after a call of the operating system."""
+    """Kill this process before or after its `count`-th call of a function of `os`."""
     original, left = getattr(os, name), [count]
 
     def deadly(*arguments, **named):
@@ -128,7 +128,7 @@ def kill_at_call(name, count, after, model):
 
 
 def kill_at_replace(suffix, after, model):
-    """Die before or after a file with this suffix takes its name for the second time."""
+    """Kill this process before or after a file with this suffix is renamed for the second time."""
     original, left = os.replace, [2]
 
     def deadly(source, target):
@@ -262,7 +262,7 @@ def test_a_scheduler_is_resumed_after_a_kill_in_the_first_evaluation(tmp_path):
     assert same_weights(model.state_dict(), unbroken.state_dict())
 
 
-def test_the_earlier_state_replaces_a_damaged_one(unbroken, tmp_path):
+def test_the_earlier_state_is_used_if_the_latest_is_damaged(unbroken, tmp_path):
     multi, expected, _ = unbroken
     in_child(lambda: fit(tmp_path, multi, partial(kill_at_forward, 40, True)))
     for folder in {path.parent for path in (tmp_path / "state").rglob("state-*.pt")}:
@@ -303,7 +303,7 @@ def test_a_finished_training_is_returned_without_training(tmp_path):
     assert all(path.read_bytes() == content for path, content in files.items())
 
 
-def test_more_epochs_resume_a_training_that_ended_with_fewer(tmp_path):
+def test_a_finished_training_can_be_continued_with_more_epochs(tmp_path):
     fit(tmp_path / "two", epochs=3, patience=0)
     model, training = fit(tmp_path / "two", epochs=6, patience=0)
     expected, other = fit(None, epochs=6, patience=0)
@@ -311,7 +311,7 @@ def test_more_epochs_resume_a_training_that_ended_with_fewer(tmp_path):
     assert training.history.drop(columns="time").equals(other.history.drop(columns="time"))
 
 
-def test_networks_may_be_grouped_differently_on_a_resume(tmp_path):
+def test_networks_trained_separately_can_be_resumed_together(tmp_path):
     fit(tmp_path / "whole", multi=True)
     train, validation = data()
     split = tmp_path / "split"
@@ -331,7 +331,7 @@ def test_networks_may_be_grouped_differently_on_a_resume(tmp_path):
         ({"optimizer": torch.optim.SGD}, 'optimizer: null → "SGD"'),
     ],
 )
-def test_other_settings_are_named(changed, named, tmp_path):
+def test_an_error_names_changed_settings_on_a_resume(changed, named, tmp_path):
     fit(tmp_path, epochs=2)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
     with pytest.raises(SettingError, match=named):
@@ -339,7 +339,7 @@ def test_other_settings_are_named(changed, named, tmp_path):
     assert all(path.read_bytes() == content for path, content in files.items())
 
 
-def test_other_data_networks_and_tasks_are_named(tmp_path):
+def test_an_error_names_changed_data_networks_and_tasks_on_a_resume(tmp_path):
     trainer, (train, validation) = Trainer(epochs=1, device="cpu"), data()
     trainer.fit(network(), TASK, train, validation, folder=tmp_path)
     with pytest.raises(SettingError, match='train: "10 images'):
@@ -373,7 +373,7 @@ def test_results_without_a_state_are_not_overwritten(tmp_path):
     assert (tmp_path / "training.tsv").read_bytes() == table
 
 
-def test_a_second_training_in_a_folder_gets_an_error_that_names_the_first(tmp_path):
+def test_a_second_training_in_a_folder_fails_with_an_error_that_names_the_first(tmp_path):
     with hold(tmp_path / "state" / "training.lock", "it"), pytest.raises(InUseError, match=str(os.getpid())):
         fit(tmp_path)
 
@@ -387,7 +387,7 @@ def test_callbacks_are_called_once_per_evaluation(tmp_path):
     assert 0 < len(told) < len(training.history)
 
 
-def test_a_training_without_faults_has_no_warnings(tmp_path):
+def test_a_training_without_faults_raises_no_warnings(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(tmp_path, epochs=1)

@@ -15,7 +15,7 @@ TASK = classification("diagnosis", ["CN", "AD"])
 
 
 @pytest.mark.parametrize("name", ["warp", "cuda:99", "cpu:x"])
-def test_a_missing_device_is_named(name):
+def test_an_error_names_a_missing_device(name):
     with pytest.raises(SettingError, match=name):
         find_device(name)
 
@@ -28,7 +28,7 @@ def test_a_gpu_is_used_if_there_is_one(monkeypatch):
     assert find_device("cuda:1", local_rank=2) == torch.device("cuda", 1)
 
 
-def test_random_states_are_independent():
+def test_random_states_of_networks_are_independent():
     one, other = RandomState(0, CPU), RandomState(0, CPU)
     outer = torch.get_rng_state()
     with one.as_global():
@@ -45,7 +45,7 @@ def test_random_states_are_independent():
     assert torch.equal(torch.get_rng_state(), outer)
 
 
-def test_determinism_is_torchs_setting_and_is_restored():
+def test_determinism_changes_and_restores_the_setting_of_torch():
     with determinism(True):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
@@ -66,13 +66,13 @@ def test_images_get_the_memory_format_of_the_network(layer, layout, shape):
     assert to_model_format(torch.rand(shape), CPU, torch.float32, layout).is_contiguous(memory_format=layout)
 
 
-def test_a_volume_for_a_flat_network_keeps_its_format():
+def test_a_tensor_without_image_axes_is_converted_to_the_dtype_only():
     assert (
         to_model_format(torch.rand(2, 3), CPU, torch.float64, torch.channels_last_3d).dtype == torch.float64
     )
 
 
-def test_compile_trains_through_torch_compile(monkeypatch):
+def test_compile_true_trains_with_torch_compile(monkeypatch):
     compiled = []
 
     def fake(module):
@@ -86,7 +86,7 @@ def test_compile_trains_through_torch_compile(monkeypatch):
 
 
 @pytest.mark.on_demand
-def test_a_compiled_network_ends_near_the_eager_one(tmp_path):
+def test_a_compiled_network_ends_near_the_eager_network(tmp_path):
     eager, compiled = network(norm=False), network(norm=False)
     trainer = {"epochs": 3, "device": "cpu", "batch_size": 3, "learning_rate": 1e-3}
     Trainer(**trainer).fit(eager, TASK, Toys(8))

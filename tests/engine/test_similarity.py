@@ -8,7 +8,7 @@ peer = pytest.importorskip("skimage.metrics")
 
 
 @pytest.mark.parametrize("shape", [(9, 11, 8), (7, 7, 7), (12, 10)])
-def test_similarities_are_those_of_scikit_image(shape):
+def test_similarities_agree_with_scikit_image(shape):
     generator = torch.Generator().manual_seed(0)
     images = 5 * torch.rand((3, 1, *shape), generator=generator) - 1
     outputs = images + 0.3 * torch.randn(images.shape, generator=generator)
@@ -27,7 +27,7 @@ def test_similarities_are_those_of_scikit_image(shape):
         assert found["mae"][i] == pytest.approx(np.mean(abs(output - image)))
 
 
-def test_an_image_smaller_than_the_window_is_compared_in_a_smaller_one():
+def test_an_image_smaller_than_the_window_is_compared_in_a_smaller_window():
     image = torch.rand(1, 1, 5, 20, 20)
     output = image + 0.1 * torch.rand_like(image)
     expected = peer.structural_similarity(
@@ -39,7 +39,7 @@ def test_an_image_smaller_than_the_window_is_compared_in_a_smaller_one():
     assert similarity(output, image)["ssim"][0] == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_constant_image_has_similarities():
+def test_a_constant_image_has_finite_similarities():
     found = similarity(torch.ones(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8))
     assert found["psnr"][0] == pytest.approx(0.0)
     assert np.isfinite(found["ssim"][0])

@@ -19,18 +19,18 @@ NAN, INF = math.nan, math.inf
         (2, 0.0, [1.0, NAN, 0.9, NAN, NAN], 5),
         (2, 0.0, [NAN, 5.0, 6.0, 6.0], 4),
         (2, 0.0, [INF, INF], 2),
-        # Smaller, but not smaller than 0.9 × best.
+        # Values that are smaller than the best value, but not than 0.9 × best, are not improvements.
         (2, 0.1, [1.0, 0.95, 0.9], 3),
         (2, 0.1, [1.0, 0.95, 0.85, 0.8], None),
-        # Exactly best × (1 − tolerance) is not smaller than it.
+        # An improvement must be smaller than best × (1 − tolerance); an equal value is not enough.
         (1, 0.5, [1.0, 0.5], 2),
-        # The best is the smallest ever seen, though it did not count as an improvement.
+        # The best value is the smallest of all earlier values, even if it was not an improvement.
         (3, 0.1, [1.0, 0.95, 0.89, 0.85], 4),
         (3, 0.1, [1.0, 0.95, 0.85, 0.85, 0.8], None),
         (1, 0.0, [0.0, 0.0], 2),
     ],
 )
-def test_training_stops_like_the_reference(patience, tolerance, losses, stops_after):
+def test_early_stopping_agrees_with_reference_values(patience, tolerance, losses, stops_after):
     stopper = Stopper(patience, tolerance)
     stops = [stopper.should_stop_after(loss) for loss in losses]
     assert (stops.index(True) + 1 if True in stops else None) == stops_after

@@ -30,7 +30,7 @@ def test_text_and_numbers_name_the_same_class(classes, labels):
     assert classification("label", classes).target(batch(labels), CPU).tolist() == [1, 0]
 
 
-def test_several_labels_may_be_one_class():
+def test_several_labels_can_form_one_class():
     task = classification("diagnosis", {"CN": 0, "sMCI": 0, "AD": 1, "pMCI": 1})
     assert task.target(batch(["pMCI", "CN", "sMCI", "AD"]), CPU).tolist() == [1, 0, 0, 1]
     assert task.classes == ("CN+sMCI", "AD+pMCI")
@@ -46,7 +46,7 @@ def test_several_labels_may_be_one_class():
         (["BV"] * 9, "9 labels.*and 4 more"),
     ],
 )
-def test_labels_outside_the_classes_are_named_with_their_rows(labels, message):
+def test_an_error_names_the_rows_of_labels_that_are_not_classes(labels, message):
     with pytest.raises(TableError, match=message):
         classification("diagnosis", ["CN", "AD"]).target(batch(labels), CPU)
 
@@ -77,7 +77,7 @@ def test_losses_are_cross_entropies_of_each_sample():
     assert torch.allclose(weighted.loss(output, target).double(), expected * factors, atol=1e-6)
 
 
-def test_rows_contain_probabilities_and_the_lower_class_of_a_tie():
+def test_rows_contain_probabilities_and_a_tie_predicts_the_lower_class():
     rows = classification(classes=["a", "b", "c"]).rows(torch.tensor([[0.0, 1.0, 1.0], [2.0, 0, 0]]), None)
     assert rows["predicted_label"].tolist() == [1, 0]
     assert np.isnan(rows["true_label"]).all()
@@ -96,7 +96,7 @@ def test_regression_reads_numbers_and_text():
         task.target(batch(["old"]), CPU)
 
 
-def test_a_regression_predicts_on_the_scale_that_it_is_given():
+def test_a_regression_predicts_mean_plus_scale_times_output():
     task = regression("age", mean=np.float64(70), scale=8)
     output, target = torch.tensor([[-1.25], [0.5]], dtype=torch.float64), torch.tensor([58.0, 75.5])
     assert task.rows(task.prediction(output), target)["predicted_label"].tolist() == [60.0, 74.0]
@@ -114,7 +114,7 @@ def test_a_scale_that_is_not_a_number_is_refused(name, wrong):
         regression("age", **{name: wrong})
 
 
-def test_ages_are_learnt_in_few_updates_if_their_scale_is_given():
+def test_ages_are_learnt_in_few_updates_if_mean_and_scale_are_given():
     ages = torch.tensor([62.0, 70.0, 78.0, 66.0, 74.0])
     images = ((ages - 70) / 8).view(5, 1, 1, 1).expand(5, 1, 4, 4)
 
@@ -150,7 +150,7 @@ def test_an_error_about_missing_labels_names_the_column():
         (classification(), torch.zeros(2), torch.zeros(1, dtype=torch.int64)),
     ],
 )
-def test_an_output_of_another_shape_is_refused_with_the_expected_one(task, output, target):
+def test_an_output_of_a_wrong_shape_is_refused_with_the_expected_shape(task, output, target):
     with pytest.raises(ModelError):
         task.loss(output, target)
 
@@ -168,20 +168,20 @@ def test_a_task_can_be_pickled_and_changed():
     assert torch.allclose(changed.loss(output, target), 7 * task.loss(output, target))
 
 
-def test_half_precision_outputs_get_a_single_precision_loss():
+def test_the_loss_of_half_precision_outputs_has_single_precision():
     output = torch.randn(2, 2).bfloat16()
     assert classification().loss(output, torch.tensor([0, 1])).dtype == torch.float32
     assert classification().loss(output.double(), torch.tensor([0, 1])).dtype == torch.float64
 
 
-def test_a_regression_s_table_has_the_labels_as_they_were_written():
+def test_the_table_of_a_regression_contains_the_labels_as_written():
     task = regression("age")
     ages = [71.8, 64.0, 0.1, 99.95]
     target = task.target({"label": ages}, torch.device("cpu"))
     assert task.rows(torch.zeros(4, 1), target)["true_label"].tolist() == ages
 
 
-def test_a_task_is_shown_with_its_arguments():
+def test_the_repr_of_a_task_contains_its_arguments():
     assert repr(classification("diagnosis", ["CN", "AD"])) == (
         "<task classification(label='diagnosis', classes=['CN', 'AD'], class_weights=None), "
         "selected by loss, balanced_accuracy>"

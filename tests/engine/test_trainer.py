@@ -1,4 +1,4 @@
-"""Settings come back from a state as they were, whatever kind of number they were given as."""
+"""Settings are checked, and are the same after a resume for any type of number."""
 
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ NUMBERS = {
 }
 
 
-def test_numbers_of_numpy_become_plain_settings():
+def test_numpy_scalars_become_plain_numbers_in_settings():
     trainer = Trainer(**NUMBERS)
     assert trainer == Trainer(**{name: value.item() for name, value in NUMBERS.items()})
     assert {type(getattr(trainer, name)) for name in NUMBERS} == {int, float, bool, str}
@@ -40,7 +40,7 @@ def numpys_metrics(table):
 @pytest.mark.parametrize(
     "optimizer", [None, partial(torch.optim.SGD, lr=np.float64(0.1), momentum=np.float32(0.9))]
 )
-def test_a_training_with_numbers_of_numpy_is_resumed(optimizer, tmp_path):
+def test_a_training_with_numpy_scalars_as_settings_can_be_resumed(optimizer, tmp_path):
     task, data = replace(TASK, metrics=numpys_metrics), Toys(6)
 
     def fit(epochs, folder):
@@ -81,7 +81,7 @@ def test_a_setting_that_is_not_a_number_is_refused(name, value):
 
 
 def rates(trainer, n, **settings):
-    """The learning rate after each update, from a training with an evaluation after each update."""
+    """Return the learning rate after each update, from a training with an evaluation after each update."""
     found = []
     training = trainer.fit(
         network(),
@@ -93,7 +93,7 @@ def rates(trainer, n, **settings):
     return found, training
 
 
-def test_a_scheduler_by_update_warms_up_within_the_first_epoch():
+def test_a_scheduler_stepped_by_update_warms_up_within_the_first_epoch():
     warm_up = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: min(1.0, (step + 1) / 5))
     trainer = Trainer(
         epochs=2, batch_size=2, evaluation_steps=1, learning_rate=0.01, scheduler=warm_up, scheduler_step="update",
@@ -103,7 +103,7 @@ def test_a_scheduler_by_update_warms_up_within_the_first_epoch():
     assert found == pytest.approx([0.01 * min(1.0, (step + 1) / 5) for step in range(1, 9)])
 
 
-def test_one_cycle_gets_the_number_of_all_updates():
+def test_one_cycle_receives_the_total_number_of_updates():
     one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     trainer = Trainer(
         epochs=3, batch_size=2, evaluation_steps=1, scheduler=one_cycle, scheduler_step="update", patience=0,
@@ -119,7 +119,7 @@ def test_one_cycle_gets_the_number_of_all_updates():
     assert found == pytest.approx(expected)
 
 
-def test_a_scheduler_by_update_is_resumed_within_an_epoch(tmp_path):
+def test_a_scheduler_stepped_by_update_is_resumed_within_an_epoch(tmp_path):
     one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
     settings = {"epochs": 3, "batch_size": 2, "evaluation_steps": 1, "patience": 0, "device": "cpu"}
     trainer = Trainer(**settings, scheduler=one_cycle, scheduler_step="update", checkpoint_seconds=0)
@@ -137,7 +137,7 @@ def test_a_scheduler_by_update_is_resumed_within_an_epoch(tmp_path):
     pd.testing.assert_frame_equal(resumed.history.drop(columns="time"), unbroken.history.drop(columns="time"))
 
 
-def test_a_scheduler_that_needs_the_loss_of_an_epoch_is_refused_by_update():
+def test_a_scheduler_that_needs_the_loss_of_an_epoch_cannot_be_stepped_by_update():
     trainer = Trainer(
         scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau, scheduler_step="update", device="cpu"
     )
@@ -145,14 +145,14 @@ def test_a_scheduler_that_needs_the_loss_of_an_epoch_is_refused_by_update():
         trainer.fit(network(), classification("diagnosis", ["CN", "AD"]), Toys(8))
 
 
-def test_any_metric_of_the_task_selects_and_stops():
+def test_any_metric_of_the_task_can_select_epochs_and_stop_early():
     task = classification("diagnosis", ["CN", "AD"], selection=["roc_auc", "loss"])
     trainer = Trainer(epochs=30, patience=3, stopping_metric="roc_auc", learning_rate=1e-3, device="cpu")
     training = trainer.fit(network(), task, Toys(12), Toys(8, prefix="v", seed=1))
     areas = training.history["validation_roc_auc"].tolist()
     assert set(training.best) == {"best_roc_auc", "best_loss"}
     assert training.best_epochs["best_roc_auc"] == int(np.argmax(areas))
-    # A naive loop: stop after three epochs in a row without a new maximum.
+    # The expected epoch is found by a simple loop: stop after three epochs in a row without a new maximum.
     waited, best, last = 0, -np.inf, len(areas) - 1
     for epoch, area in enumerate(areas):
         waited = 0 if area > best else waited + 1

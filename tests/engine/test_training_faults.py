@@ -1,4 +1,4 @@
-"""Trainings that go wrong: outputs that are not finite, networks that do not fit, states that are not states."""
+"""Trainings that fail: outputs that are not finite, networks for other shapes, and states with wrong content."""
 
 import copy
 import inspect
@@ -36,7 +36,7 @@ def without_time(training):
 
 
 class NanFor(nn.Module):
-    """Outputs NaN for bright images, in evaluation, during some epochs."""
+    """Network whose outputs for bright images are NaN in evaluations of some epochs."""
 
     def __init__(self, epochs):
         super().__init__()
@@ -53,7 +53,7 @@ class NanFor(nn.Module):
 
 
 @pytest.mark.parametrize("where", ["train", "validation"])
-def test_an_output_that_is_nan_makes_the_evaluation_nan_and_is_never_the_best(where, caplog):
+def test_an_epoch_with_a_nan_output_has_nan_metrics_and_is_never_the_best(where, caplog):
     data, validation, model = Toys(8), Toys(6, prefix="val"), NanFor({1, 3})
     (data if where == "train" else validation).images[2] += 10
     training = Trainer(**SETTINGS).fit(model, TASK, data, validation, callbacks=[model.follow])
@@ -68,7 +68,7 @@ def test_an_output_that_is_nan_makes_the_evaluation_nan_and_is_never_the_best(wh
     assert all(f"{name} ses-M00 part 0 of the {where} set" in message for message in messages)
 
 
-def test_epochs_with_nan_are_no_improvement_and_only_such_epochs_are_an_error(tmp_path):
+def test_epochs_with_nan_do_not_improve_and_a_training_of_only_such_epochs_fails(tmp_path):
     model = NanFor(range(100))
     data = Toys(8)
     data.images[2] += 10
@@ -84,7 +84,7 @@ def test_epochs_with_nan_are_no_improvement_and_only_such_epochs_are_an_error(tm
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_predictions_and_codes_that_are_not_finite_are_refused_with_the_samples(value):
+def test_an_error_names_samples_whose_predictions_or_codes_are_not_finite(value):
     data = Toys(8)
     data.images[5] = value
     with pytest.raises(ModelError, match="NaN or infinite for sub-05 ses-M00 part 0"):
@@ -101,7 +101,7 @@ def test_predictions_and_codes_that_are_not_finite_are_refused_with_the_samples(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_with_the_file(value, tmp_path):
+def test_an_error_names_the_file_of_weights_that_are_not_finite(value, tmp_path):
     training = Trainer(**SETTINGS).fit(network(), TASK, Toys(8), folder=tmp_path)
     path = tmp_path / "models" / "best_loss" / "model_best.pth.tar"
     content = load_tensors(path)
@@ -122,7 +122,7 @@ def narrow():
 
 
 @pytest.mark.parametrize("multi", [False, True])
-def test_a_last_batch_of_one_joins_the_batch_before_it(multi):
+def test_a_last_batch_of_one_sample_is_joined_with_the_batch_before(multi):
     data = Toys(5, (0, 3) if multi else (0,))
     joined, whole = narrow(), narrow()
     for model, batch_size in ((joined, 4), (whole, 5)):
@@ -181,7 +181,7 @@ def test_a_network_with_the_old_weight_norm_trains_and_its_best_weights_load(tmp
     build().load_state_dict(training.best["best_loss"])
 
 
-def test_compiling_without_a_compiler_names_the_setting(tmp_path):
+def test_the_error_of_compile_without_a_compiler_names_the_setting(tmp_path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from toys import Toys, network\n"
@@ -205,7 +205,7 @@ def test_compiling_without_a_compiler_names_the_setting(tmp_path):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A training that was stopped after two epochs, and the weights and history of the complete one."""
+    """Provide a training stopped after two epochs, and the weights and history of a complete training."""
     folder = tmp_path_factory.mktemp("stopped")
     Trainer(**{**SETTINGS, "epochs": 2}).fit(network(), TASK, Toys(8), folder=folder)
     model = network()
@@ -289,7 +289,7 @@ def test_a_state_with_more_updates_than_an_epoch_is_refused(folder):
         Trainer(**SETTINGS).fit(network(), TASK, Toys(8), folder=folder)
 
 
-def test_moments_of_another_shape_are_refused(folder):
+def test_optimizer_moments_of_a_wrong_shape_are_refused(folder):
     for path in (folder / "state").glob("*.pt"):
         state = load_tensors(path)
         state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(7)
@@ -300,7 +300,7 @@ def test_moments_of_another_shape_are_refused(folder):
 
 @pytest.mark.parametrize("content", [[1], {"model": 3}, {"model": {"0.bias": "text"}}, {"epoch": 1}])
 def test_a_best_model_with_wrong_content_is_refused_by_name(content, tmp_path):
-    # Without learning the first epoch is the best, whose weights are not in the state.
+    # Without learning, the first epoch is the best epoch, and the state does not contain its weights.
     constant = {**SETTINGS, "learning_rate": 0.0}
     training = Trainer(**constant).fit(network(norm=False), TASK, Toys(8), folder=tmp_path)
     path = tmp_path / "models" / "best_loss" / "model_best.pth.tar"
@@ -339,7 +339,7 @@ def test_a_flipped_bit_in_a_state_is_detected_or_changes_nothing(stopped, folder
 
 
 @pytest.mark.parametrize("changed", [{"batch_size": 2}, {"learning_rate": 0.001}, {"epochs": 2}, {"seed": 3}])
-def test_a_training_that_failed_before_its_first_score_does_not_refuse_the_corrected_one(changed, tmp_path):
+def test_a_training_that_failed_before_its_first_score_can_be_repeated_with_other_settings(changed, tmp_path):
     data = Toys(12)
     data.images[5] = float("nan")
     with pytest.raises(TrainingError, match="sub-05"):
@@ -359,7 +359,7 @@ def test_a_training_that_failed_before_its_first_score_does_not_refuse_the_corre
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_an_interrupted_training_logs_what_is_saved_and_a_resume_where_it_continues(kept, tmp_path, caplog):
+def test_an_interruption_logs_the_saved_state_and_a_resume_logs_its_start(kept, tmp_path, caplog):
     def interrupt(state):
         if state.epoch == 1:
             signal.raise_signal(signal.SIGINT)
@@ -417,7 +417,7 @@ def test_trainings_in_two_threads_do_not_affect_each_other(caplog):
 
 
 @pytest.mark.parametrize("field", inspect.signature(Trainer).parameters)
-def test_a_setting_of_another_type_is_refused_or_works(field):
+def test_a_setting_of_an_unexpected_type_is_refused_or_accepted(field):
     for value in (None, "text", -1, 1.5, float("nan"), [1], {"a": 1}, {1}, object(), Path("here"), Trainer):
         try:
             Trainer(**{field: value})
@@ -441,7 +441,7 @@ def test_an_optimizer_that_is_not_a_function_is_refused_by_the_trainer(optimizer
         (partial(torch.optim.SGD, lr=0.3), {"lr": 0.3, "weight_decay": 0}),
     ],
 )
-def test_an_optimizer_class_gets_the_learning_rate_of_the_trainer_and_a_function_uses_its_own(
+def test_an_optimizer_class_receives_the_learning_rate_of_the_trainer_and_a_function_does_not(
     optimizer, expected
 ):
     groups = []

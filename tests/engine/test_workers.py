@@ -19,7 +19,7 @@ ITEM = {"participant_id": "sub-1", "session_id": "ses-M00", "part_id": 3}
 
 
 def same(one, other):
-    """Whether two values are equal, with the types and all numbers of their tensors."""
+    """Return whether two values are equal, with the types and all numbers of their tensors."""
     if isinstance(one, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
@@ -41,11 +41,11 @@ def same(one, other):
         {"cohort": "ADNI", "weight": 0.5, "affine": np.eye(4), "mask": {"left": torch.ones(2), "side": "L"}},
     ],
 )
-def test_samples_are_collated_as_by_torch(more):
+def test_collate_agrees_with_the_collation_of_torch(more):
     items = [{"image": torch.rand(1, 2, 3), **ITEM, **more} for _ in range(3)]
     expected = default_collate(items)
     if "label" in more:
-        # Labels are a list of plain values instead.
+        # Labels are not compared, because `collate` returns them as a list of plain values.
         assert (expected["label"] if isinstance(expected["label"], list) else expected["label"].tolist()) == (
             collate(items)["label"]
         )
@@ -54,7 +54,7 @@ def test_samples_are_collated_as_by_torch(more):
 
 
 @pytest.mark.parametrize("table", [True, False])
-def test_batches_without_workers_equal_those_of_torchs_loader(table):
+def test_batches_without_workers_equal_the_batches_of_torchs_loader(table):
     data = Toys(7, (0, 4), table=table)
     order = Batches(range(len(data)), batch_size=4)
     ours = list(loader(data, order, seed=None, n_workers=0, pinned=False))
@@ -66,7 +66,7 @@ def test_batches_without_workers_equal_those_of_torchs_loader(table):
 
 
 class Unreadable(Toys):
-    """The sample 5 cannot be read."""
+    """Dataset whose sample 5 cannot be read."""
 
     error: type[Exception] = RuntimeError
 
@@ -87,7 +87,7 @@ def test_an_error_of_the_dataset_in_a_worker_is_raised_unchanged(error, monkeypa
 
 
 class Restless(Toys):
-    """Its own transforms are random, and it cannot be had without them."""
+    """Dataset with random transforms that cannot be disabled."""
 
     without_augmentation = property()
 
@@ -96,7 +96,7 @@ class Restless(Toys):
 
 
 @pytest.mark.parametrize("parts", [(0,), (0, 4)])
-def test_evaluations_of_a_training_do_not_depend_on_the_number_of_workers_or_the_run(parts):
+def test_evaluations_during_a_training_do_not_depend_on_the_number_of_workers(parts):
     task = classification("diagnosis", ["CN", "AD"])
     histories = []
     for n_workers in (0, 0, 1):
@@ -114,7 +114,7 @@ def test_evaluations_of_a_training_do_not_depend_on_the_number_of_workers_or_the
 
 
 def test_random_numbers_in_evaluations_are_the_same_in_all_epochs():
-    # The network's weights stay, so that only the samples could change its loss.
+    # The weights do not change, so that only the samples could change the loss.
     trainer = Trainer(epochs=3, batch_size=4, learning_rate=0, weight_decay=0, patience=0, device="cpu")
     task = classification("diagnosis", ["CN", "AD"])
     history = trainer.fit(network(norm=False), task, Toys(8), Restless(4, prefix="val")).history
@@ -129,7 +129,7 @@ def test_creating_batches_does_not_change_global_random_states():
     random.seed(1)
     np.random.seed(2)
     torch.manual_seed(3)
-    np.random.randn()  # keeps a second number for later
+    np.random.randn()  # This call keeps a second random number for the next call.
     drawn = []
     for batches in ([], [[(0, 1), (0, 2)], [(1, 3)]]):
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -178,7 +178,7 @@ def test_labels_that_only_some_samples_have_are_kept():
 
 
 @pytest.mark.parametrize("name", ["cohort", "weight"])
-def test_other_entries_that_only_some_samples_have_are_an_error_that_names_one(name):
+def test_an_error_names_a_sample_that_lacks_an_entry_of_other_samples(name):
     item = {"image": torch.zeros(1), **ITEM}
     for items in (
         [item, item | {name: "a"}],
@@ -198,7 +198,7 @@ def test_a_part_id_that_is_not_a_number_is_refused(part):
         collate([{"image": torch.zeros(1), **ITEM, "part_id": part}])
 
 
-def test_rows_of_a_part_equal_those_of_a_separate_batch():
+def test_the_rows_of_a_part_equal_a_separate_batch_of_the_part():
     def item(i):
         extra = {
             "spacing": (4, i, 4),

@@ -1,4 +1,4 @@
-"""What `test_loading_exits.py` runs in processes of their own: a training by threads that ends early."""
+"""Script of `test_loading_exits.py`: a training with loading threads, which may end early."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ TASK = classification("diagnosis", ["CN", "AD"])
 
 
 class Slow(CapsDataset):
-    """Its samples are not ready when they are needed."""
+    """Dataset whose samples are read so slowly that the training must wait."""
 
     def fill(self, index, out):
         time.sleep(0.01)
@@ -27,7 +27,7 @@ class Slow(CapsDataset):
 
 
 class Interrupted(CapsDataset):
-    """The process is interrupted while it waits for the first sample."""
+    """Dataset that interrupts the process while the first batch is awaited."""
 
     def fill(self, index, out):
         time.sleep(0.5)

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 
 class Toys(Dataset):
-    """Images of two classes, image-major over parts; class 1 is brighter.
+    """Dataset of images of two classes, ordered by image and then by part. Images of class 1 are brighter.
 
-    `noise` draws from the global random states of Python, numpy and torch, as users' transforms do.
+    With `noise`, samples draw from the global random states of Python, numpy and torch, as users' transforms do.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Toys(Dataset):
 
 
 def network(seed=0, norm=True, dropout=0.0, size=6, dims=3):
-    """A small network with what makes training delicate: batch norm and dropout."""
+    """Return a small network with batch norm and dropout, which depend on batches and random numbers."""
     torch.manual_seed(seed)
     conv, pool = (nn.Conv3d, nn.MaxPool3d) if dims == 3 else (nn.Conv2d, nn.MaxPool2d)
     norms = {3: nn.BatchNorm3d, 2: nn.BatchNorm2d}
@@ -85,12 +85,12 @@ def network(seed=0, norm=True, dropout=0.0, size=6, dims=3):
 
 
 def same_weights(one, other):
-    """Whether two state dicts are equal bit for bit."""
+    """Return whether two state dicts are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def in_child(function):
-    """Run a function in a forked process; give its exit status as os.wait does."""
+    """Run a function in a forked process, and return its exit status in the format of `os.wait`."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -104,5 +104,5 @@ def in_child(function):
 
 
 def die():
-    """End at once, as the kernel would."""
+    """Kill this process, as the kernel does when memory is exhausted."""
     os.kill(os.getpid(), signal.SIGKILL)

@@ -85,21 +85,21 @@ def test_a_number_is_accepted_exactly_within_its_limits(value: float, low: float
 
 
 @pytest.mark.parametrize("value", [{1, 2}, frozenset([1]), {"a": 1}, "ab", b"ab", 3, None])
-def test_a_value_without_a_useful_order_is_not_a_list(value: object):
+def test_an_unordered_value_is_refused_as_a_list(value: object):
     with pytest.raises(SettingError, match="expected a list of classes"):
         check_list("classes", value, "a list of classes")
 
 
-def test_a_generator_is_listed_once():
+def test_a_generator_is_accepted_as_a_list():
     assert check_list("classes", (name for name in ("CN", "AD")), "a list") == ["CN", "AD"]
 
 
-def test_true_is_not_the_choice_1():
+def test_true_is_refused_as_the_choice_1():
     with pytest.raises(SettingError):
         check_choice("n", True, [0, 1])
 
 
-def test_each_item_is_named_by_its_index():
+def test_an_error_names_an_item_by_its_index():
     with pytest.raises(SettingError, match=r"^fit: splits\[1\]=-1; expected an integer ≥ 0$"):
         check_each("splits", [0, -1], check_integer, minimum=0, where="fit")
 

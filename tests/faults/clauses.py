@@ -160,11 +160,11 @@ CLAUSES = {
 ELSEWHERE = {
     "rank that dies or hangs": (
         "engine/test_ranks.py",
-        "test_a_rank_that_dies_or_hangs_ends_the_job_and_is_named",
+        "test_a_rank_that_dies_or_hangs_ends_the_job_with_an_error_that_names_it",
     ),
     "uneven data over ranks": (
         "engine/test_ranks.py",
-        "test_an_evaluation_has_each_sample_once_and_the_numbers_of_one_process",
+        "test_an_evaluation_by_ranks_has_each_sample_once_and_equals_one_process",
     ),
 }
 

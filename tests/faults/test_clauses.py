@@ -11,7 +11,7 @@ from faults.clauses import CLAUSES, COVERED, ELSEWHERE
 HERE = Path(__file__).parent
 
 
-def test_every_clause_has_a_test():
+def test_every_kind_of_fault_has_a_test():
     for module in HERE.glob("test_*.py"):  # their imports fill COVERED
         importlib.import_module(f"faults.{module.stem}")
     elsewhere = {

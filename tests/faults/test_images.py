@@ -46,7 +46,7 @@ def repack(path: Path, change) -> None:
 
 
 @covers("root or subjects missing")
-def test_a_missing_root_is_named(tmp_path: Path):
+def test_an_error_names_a_missing_caps_folder(tmp_path: Path):
     refuse(lambda: nc.Caps(tmp_path / "cap").sessions(), nc.NotFoundError, "cap")
     (tmp_path / "caps").mkdir()
     refuse(lambda: nc.Caps(tmp_path / "caps").sessions(), nc.NotFoundError, "subjects")
@@ -60,7 +60,7 @@ def test_all_missing_images_are_listed(root: Path):
 
 
 @covers("two files match")
-def test_two_matching_files_are_both_named(root: Path):
+def test_an_error_names_both_of_two_matching_files(root: Path):
     folder = image(root).parent
     image(root).rename(folder / f"sub-01_ses-M00_run-01_{T1}")
     shutil.copy(folder / f"sub-01_ses-M00_run-01_{T1}", folder / f"sub-01_ses-M00_run-02_{T1}")
@@ -90,13 +90,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", [pytest.param(name, marks=covers(name), id=name) for name in DAMAGES])
-def test_a_damaged_file_is_named(root: Path, damage: str):
+def test_an_error_names_a_damaged_file(root: Path, damage: str):
     image(root).write_bytes(DAMAGES[damage](image(root).read_bytes()))
     refuse(lambda: read_all(root), nc.ImageError, "sub-01")
 
 
 @covers("gzip named .nii")
-def test_a_gzip_file_named_nii_is_named(root: Path):
+def test_an_error_names_a_gzip_file_with_the_suffix_nii(root: Path):
     image(root).rename(str(image(root)).removesuffix(".gz"))
     refuse(lambda: read_all(root), nc.ImageError, "sub-01", "gzip")
 
@@ -124,7 +124,7 @@ def test_an_unknown_type_is_refused(root: Path):
 
 @covers("NaN or infinite voxels")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_voxels_that_are_not_finite_are_counted(root: Path, value: float):
+def test_an_error_counts_voxels_that_are_not_finite(root: Path, value: float):
     voxels = voxels_of(1)
     voxels[2, 3, 4] = voxels[5, 5, 5] = value
     write_t1(root, "sub-01", voxels)
@@ -245,7 +245,7 @@ def test_images_in_different_spaces_cause_a_warning_that_names_both(
 
 
 @covers("header without orientation")
-def test_a_header_without_orientation_is_an_error_if_one_is_needed(root: Path):
+def test_a_header_without_orientation_is_refused_if_regions_need_an_orientation(root: Path):
     def remove(content: bytearray) -> None:
         content[252:256] = bytes(4)
 
@@ -261,7 +261,7 @@ def test_a_header_without_orientation_is_an_error_if_one_is_needed(root: Path):
 
 
 @covers("tensors without NIfTI")
-def test_tensors_without_nifti_are_images(root: Path):
+def test_images_can_be_read_from_tensors_without_nifti_files(root: Path):
     expected = read_all(root)
     nc.Caps(root).prepare()
     for path in root.rglob("*.nii.gz"):
@@ -270,7 +270,7 @@ def test_tensors_without_nifti_are_images(root: Path):
 
 
 @covers("no disk space to prepare")
-def test_a_preparation_without_space_writes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_preparation_without_disk_space_writes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(root)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
     refuse(lambda: nc.Caps(root).prepare(), nc.StorageError, str(root))

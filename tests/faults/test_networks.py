@@ -65,7 +65,7 @@ RAISES = [
         for i, error in enumerate(RAISES)
     ],
 )
-def test_a_plugin_that_raises_at_import_does_not_affect_others(install, error: str):
+def test_a_plugin_that_fails_to_import_does_not_affect_other_plugins(install, error: str):
     install("broken_nets", f"raise {error}\n")
     install("good_nets", GOOD)
     with pytest.warns(UserWarning, match="broken_nets"):
@@ -75,14 +75,14 @@ def test_a_plugin_that_raises_at_import_does_not_affect_others(install, error: s
 
 
 @covers("two plugins with one name")
-def test_two_plugins_with_one_name_are_both_named(install):
+def test_an_error_names_both_plugins_that_provide_one_network(install):
     install("first_nets", GOOD)
     install("second_nets", GOOD)
     refuse(lambda: nc.create_model("BrainNet", (1, 9, 9)), nc.ModelError, "first_nets", "second_nets")
 
 
 @covers("hook with another signature")
-def test_a_hook_with_another_signature_is_named(install):
+def test_a_warning_names_a_hook_with_a_wrong_signature(install):
     install("odd_nets", GOOD.replace("neurocnn_architectures()", "neurocnn_architectures(device, size)"))
     with pytest.warns(UserWarning, match="odd_nets"):
         assert "BrainNet" not in nc.list_models()
@@ -94,7 +94,7 @@ def test_a_builder_that_returns_no_module_is_refused():
 
 
 @covers("outputs of another shape")
-def test_outputs_of_another_shape_are_refused():
+def test_a_network_whose_outputs_have_a_wrong_shape_is_refused():
     def build(input_shape, n_outputs):
         return nn.Sequential(nn.Flatten(), nn.Linear(81, n_outputs + 1))
 
@@ -107,7 +107,7 @@ def test_an_unknown_name_is_refused_with_a_similar_one():
 
 
 @covers("layer that cannot be transposed")
-def test_a_layer_that_cannot_be_transposed_is_named_by_its_path():
+def test_an_error_names_the_path_of_a_layer_that_cannot_be_transposed():
     convolutions = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(2))
     cnn = nc.CNN(convolutions, nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
     refuse(lambda: nc.CNN_Transformer(cnn), nc.ModelError, "convolutions.1")
@@ -123,7 +123,9 @@ def test_only_resnet18_needs_torchvision(monkeypatch: pytest.MonkeyPatch):
 
 
 @covers("ImageNet weights missing")
-def test_missing_imagenet_weights_name_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_error_of_missing_imagenet_weights_names_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     refuse(lambda: nc.create_model("resnet18", (3, 64, 64)), nc.NeurocnnError, str(tmp_path))
@@ -135,7 +137,7 @@ def data(tmp_path: Path) -> nc.CapsDataset:
 
 
 @covers("network for another size")
-def test_a_network_for_another_size_is_refused(data: nc.CapsDataset):
+def test_a_network_for_another_image_size_is_refused(data: nc.CapsDataset):
     cnn = nc.create_model("Conv3_FC1", (1, 18, 18, 18))
     words = ("(1, 6, 8, 7)",)
     refuse(lambda: nc.predict(cnn, nc.classification(), data), nc.NeurocnnError, *words)
@@ -168,7 +170,7 @@ def test_a_file_without_weights_is_refused_by_name(weights: Path, content: bytes
 
 
 @covers("flipped bit in a file")
-def test_flipped_bits_are_detected_or_change_nothing(weights: Path, repetitions):
+def test_flipped_bits_in_weights_are_detected_or_change_no_value(weights: Path, repetitions):
     expected, content = nc.read_weights(weights), weights.read_bytes()
     generator = torch.Generator().manual_seed(0)
     for _ in range(repetitions(30, 1000)):
@@ -202,7 +204,7 @@ def test_a_pickle_payload_is_refused_and_does_not_run(weights: Path, tmp_path: P
 
 
 @covers("other layers")
-def test_other_layers_are_listed_and_the_target_is_unchanged():
+def test_an_error_lists_layers_that_differ_and_the_network_is_unchanged():
     source, target = nc.create_model("Conv4_FC3_v1", (1, 33, 33)), nc.create_model("Conv3_FC1", (1, 33, 33))
     before = {name: value.clone() for name, value in target.state_dict().items()}
     refuse(lambda: nc.transfer_weights(source, target), nc.ModelError, "convolutions.12.weight")
@@ -248,7 +250,7 @@ def test_compressed_records_are_refused(weights: Path):
 
 @covers("names with ..")
 @pytest.mark.parametrize("name", ["../test", "a/b", "..", "/tmp/x", "", "."])
-def test_a_name_never_leaves_its_folder(study: Study, tmp_path: Path, name: str):
+def test_a_name_with_dots_cannot_leave_its_folder(study: Study, tmp_path: Path, name: str):
     results = experiment(study).run(tmp_path / "r" / "results", splits=[0])
     before = sorted(tmp_path.rglob("*"))
     new = pd.concat([study.labels.iloc[:0], study.splits[0].validation])

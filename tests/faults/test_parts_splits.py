@@ -53,19 +53,19 @@ def test_a_bad_mask_is_refused(caps: nc.Caps, tmp_path: Path, kind: str):
 
 
 @covers("multi with one part")
-def test_multi_with_one_part_is_refused(study: Study):
+def test_one_network_per_part_is_refused_for_a_single_part(study: Study):
     refuse(lambda: experiment(study, "image", multi=True), nc.SettingError, "multi=True")
 
 
 @covers("missing label")
-def test_a_missing_label_names_the_session(caps: nc.Caps):
+def test_the_error_of_a_missing_label_names_the_session(caps: nc.Caps):
     table = rows(6)
     table.loc[2, "diagnosis"] = None
     refuse(lambda: nc.CapsDataset(caps, table, label="diagnosis"), nc.TableError, "sub-02", "diagnosis")
 
 
 @covers("unknown label")
-def test_an_unknown_label_is_named_with_the_allowed_ones(caps: nc.Caps, tmp_path: Path):
+def test_an_error_names_an_unknown_label_and_the_allowed_labels(caps: nc.Caps, tmp_path: Path):
     table = rows(6)
     table.loc[0, "diagnosis"] = "MCI"
     study = nc.Experiment(
@@ -97,19 +97,19 @@ def test_fewer_participants_than_splits_are_refused():
 
 
 @covers("no split tree")
-def test_a_missing_tree_lists_what_was_searched_for(tmp_path: Path):
+def test_the_error_of_a_missing_split_tree_lists_the_searched_files(tmp_path: Path):
     refuse(lambda: nc.read_splits(tmp_path), nc.NotFoundError, str(tmp_path), "train")
 
 
 @covers("file for a folder and the reverse")
-def test_a_file_in_place_of_a_folder_and_the_reverse_are_refused(tmp_path: Path):
+def test_a_file_in_place_of_a_folder_or_a_folder_in_place_of_a_file_is_refused(tmp_path: Path):
     nc.write_table(rows(), tmp_path / "labels.tsv")
     refuse(lambda: nc.read_splits(tmp_path / "labels.tsv"), nc.NeurocnnError, "labels.tsv")
     refuse(lambda: nc.read_table(tmp_path), nc.NeurocnnError, str(tmp_path))
 
 
 @covers("cohorts that differ")
-def test_cohorts_in_only_one_table_are_named(tmp_path: Path):
+def test_an_error_names_cohorts_that_only_one_table_has(tmp_path: Path):
     for name in ("ADNI", "AIBL"):
         small_caps(tmp_path / name, n=6)
     caps = nc.Caps({"ADNI": tmp_path / "ADNI", "AIBL": tmp_path / "AIBL"})
@@ -118,20 +118,20 @@ def test_cohorts_in_only_one_table_are_named(tmp_path: Path):
 
 
 @covers("cohort column without cohorts, or with empty cells")
-def test_a_study_phase_in_the_column_cohort_does_not_divide_a_person():
+def test_a_person_stays_in_one_set_if_the_column_cohort_contains_study_phases():
     table = rows(6).assign(cohort=["ADNI1"] * 6)
     refuse(lambda: nc.Split(0, table.iloc[:4], rows(6).iloc[3:]), nc.LeakError, "sub-03")
 
 
 @covers("cohort column without cohorts, or with empty cells")
-def test_visits_in_two_phases_stay_together_in_kfold():
+def test_kfold_keeps_visits_of_one_person_in_two_study_phases_together():
     both = pd.concat([rows(8).assign(cohort="ADNI1"), rows(8, "ses-M12").assign(cohort="ADNI2")])
     for split in nc.kfold(both.reset_index(drop=True), 2, seed=1):
         assert not set(split.train["participant_id"]) & set(split.validation["participant_id"])
 
 
 @covers("one folder under two cohort names")
-def test_one_folder_under_two_names_is_refused(tmp_path: Path):
+def test_one_folder_under_two_cohort_names_is_refused(tmp_path: Path):
     small_caps(tmp_path / "ADNI")
     (tmp_path / "AIBL").symlink_to(tmp_path / "ADNI")
     refuse(
@@ -148,7 +148,7 @@ def test_one_folder_under_two_names_is_refused(tmp_path: Path):
     [{"AD": 5.0, "CN": 0.5}, pd.Series({"AD": 5.0, "CN": 0.5}), [0.5, 5.0]],
     ids=["dict", "Series", "list"],
 )
-def test_class_weights_are_joined_by_label(weights: object):
+def test_class_weights_are_matched_to_classes_by_label(weights: object):
     task = nc.classification(classes=["CN", "AD"], class_weights=weights)
     assert [float(weight) for weight in task.arguments["class_weights"]] == [0.5, 5.0]
 
@@ -164,7 +164,7 @@ KINDS = [None, "text", 3.5, [1, "a"], {"a": 1}, object(), {1, 2}, int, (x for x 
 @covers("another kind of value")
 @pytest.mark.parametrize("value", KINDS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(nc.Trainer) if field.init])
-def test_a_setting_of_another_type_is_refused_or_accepted(name: str, value: object):
+def test_a_setting_of_an_unexpected_type_is_refused_or_accepted(name: str, value: object):
     try:
         nc.Trainer(**{name: value})
     except nc.SettingError as error:

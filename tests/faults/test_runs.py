@@ -170,7 +170,7 @@ def test_processes_that_race_for_a_new_folder_end_with_one_study(
 
 @pytest.mark.faults_full
 @covers("SIGKILL")
-def test_200_epochs_keep_memory_and_file_handles_constant(caps: nc.Caps, tmp_path: Path):
+def test_memory_and_file_handles_stay_constant_over_200_epochs(caps: nc.Caps, tmp_path: Path):
     sizes: list[tuple[int, int]] = []
 
     def measure(state: nc.TrainingState) -> None:
@@ -187,7 +187,7 @@ def test_200_epochs_keep_memory_and_file_handles_constant(caps: nc.Caps, tmp_pat
 
 
 @covers("loss that is not finite")
-def test_a_loss_that_is_not_finite_names_the_participants(caps: nc.Caps, tmp_path: Path):
+def test_the_error_of_a_non_finite_loss_names_the_participants(caps: nc.Caps, tmp_path: Path):
     class Exploding(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -214,7 +214,7 @@ class NotANumber(nn.Module):
 
 
 @covers("NaN outputs")
-def test_nan_outputs_are_never_best_and_never_scored(caps: nc.Caps, tmp_path: Path):
+def test_epochs_with_nan_outputs_are_neither_best_nor_scored(caps: nc.Caps, tmp_path: Path):
     refuse(lambda: on(caps, architecture=NotANumber()).run(tmp_path / "results"), nc.TrainingError)
     assert not list((tmp_path / "results").rglob("*prediction.tsv"))
     data = nc.CapsDataset(caps, rows(8), label="diagnosis")
@@ -252,7 +252,7 @@ def test_a_signal_saves_and_the_next_run_resumes(caps: nc.Caps, tmp_path: Path, 
 
 
 @covers("full disk")
-def test_a_full_disk_names_the_path_and_the_run_resumes(caps: nc.Caps, tmp_path: Path):
+def test_the_error_of_a_full_disk_names_the_path_and_the_run_can_be_resumed(caps: nc.Caps, tmp_path: Path):
     """A limit on the size of files stops writing at a byte, as a full disk does."""
     torch.set_num_threads(1)
     on(caps).run(tmp_path / "whole")
@@ -270,7 +270,7 @@ def test_a_full_disk_names_the_path_and_the_run_resumes(caps: nc.Caps, tmp_path:
 
 
 @covers("read-only folder")
-def test_a_file_in_place_of_a_folder_is_named(caps: nc.Caps, tmp_path: Path):
+def test_an_error_names_a_file_in_place_of_the_result_folder(caps: nc.Caps, tmp_path: Path):
     (tmp_path / "file").write_text("mine")
     refuse(lambda: on(caps).run(tmp_path / "file" / "results"), nc.NeurocnnError, str(tmp_path / "file"))
     refuse(lambda: on(caps).run(tmp_path / "file"), nc.NeurocnnError, str(tmp_path / "file"))
@@ -279,7 +279,7 @@ def test_a_file_in_place_of_a_folder_is_named(caps: nc.Caps, tmp_path: Path):
 
 
 @covers("read-only folder")
-def test_a_folder_without_permission_is_named(caps: nc.Caps, tmp_path: Path):
+def test_an_error_names_a_result_folder_without_permission(caps: nc.Caps, tmp_path: Path):
     os.chmod(tmp_path, 0o755)
     (tmp_path / "closed").mkdir(mode=0o555)
 
@@ -296,7 +296,7 @@ def test_a_folder_without_permission_is_named(caps: nc.Caps, tmp_path: Path):
 
 @covers("no file locks")
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
-def test_a_disk_without_locks_is_named(
+def test_an_error_names_a_result_folder_on_a_disk_without_file_locks(
     caps: nc.Caps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ):
     def flock(*arguments: object) -> None:
@@ -309,7 +309,7 @@ def test_a_disk_without_locks_is_named(
 
 
 @covers("existing result folder")
-def test_a_folder_with_other_files_is_never_changed(caps: nc.Caps, tmp_path: Path):
+def test_a_folder_with_unrelated_files_is_not_changed(caps: nc.Caps, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("mine")
     before = sorted(tmp_path.iterdir())
     refuse(lambda: on(caps).run(tmp_path), nc.NeurocnnError, str(tmp_path))
@@ -326,7 +326,7 @@ def test_a_folder_with_other_files_is_never_changed(caps: nc.Caps, tmp_path: Pat
         ({"parts": nc.Patch(6, 6)}, "parts"),
     ],
 )
-def test_other_settings_are_refused_by_name(
+def test_an_error_names_a_setting_that_differs_from_the_folder(
     caps: nc.Caps, tmp_path: Path, settings: dict[str, object], word: str
 ):
     on(caps).run(tmp_path / "results", splits=[0])
@@ -336,7 +336,7 @@ def test_other_settings_are_refused_by_name(
 
 
 @covers("two runs in one folder")
-def test_the_error_of_a_second_run_names_the_first(caps: nc.Caps, tmp_path: Path):
+def test_the_error_of_a_second_run_names_the_process_of_the_first(caps: nc.Caps, tmp_path: Path):
     found: list[str] = []
 
     def second(state: nc.TrainingState) -> None:
@@ -383,13 +383,13 @@ def fit(
 
 
 @covers("worker that dies")
-def test_a_worker_that_dies_names_the_sample(tmp_path: Path):
+def test_the_error_of_a_dead_worker_names_the_worker_and_shared_memory(tmp_path: Path):
     refuse(lambda: fit(Items(die=3), n_workers=1), nc.TrainingError, "worker", "/dev/shm")
 
 
 @covers("last batch of one")
 @pytest.mark.parametrize("n", [5, 9])
-def test_a_last_batch_of_one_is_joined_to_the_batch_before(n: int):
+def test_a_last_batch_of_one_sample_is_joined_with_the_batch_before(n: int):
     model = nn.Sequential(
         nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
     )
@@ -397,7 +397,7 @@ def test_a_last_batch_of_one_is_joined_to_the_batch_before(n: int):
 
 
 @covers("last batch of one")
-def test_batches_of_one_with_batch_norm_are_refused_before_the_first_epoch():
+def test_batches_of_one_sample_with_batch_norm_are_refused_before_the_first_epoch():
     model = nn.Sequential(
         nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
     )
@@ -405,7 +405,7 @@ def test_batches_of_one_with_batch_norm_are_refused_before_the_first_epoch():
 
 
 @covers("parts of unequal size")
-def test_parts_of_unequal_size_name_samples_and_shapes():
+def test_the_error_of_parts_of_unequal_size_names_samples_and_shapes():
     refuse(lambda: fit(Items(sizes=(6, 7))), nc.NeurocnnError, "sub-0", "(1, 6, 6, 6)", "(1, 7, 7, 7)")
 
 
@@ -463,7 +463,7 @@ def test_two_trainings_in_two_threads_do_not_disturb_each_other():
 
 
 @covers("fork after a training")
-def test_a_process_forked_after_a_training_trains():
+def test_a_process_that_is_forked_after_a_training_can_train():
     torch.set_num_threads(2)
     fit(Items())
     child = os.fork()
@@ -502,7 +502,7 @@ def test_workers_in_a_daemonic_process_are_refused_or_replaced():
 
 
 @covers("no compiler")
-def test_without_a_compiler_compile_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_compile_without_a_compiler_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name in ("CXX", "CC"):
         monkeypatch.setenv(name, "/no/such/compiler")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -602,7 +602,9 @@ def test_a_cohort_renamed_later_is_recognised_by_its_images(tmp_path: Path):
         {"image_affine": [[""] * 4] * 4},
     ],
 )
-def test_settings_with_other_content_are_refused(caps: nc.Caps, tmp_path: Path, change: dict[str, object]):
+def test_a_settings_file_with_unexpected_content_is_refused(
+    caps: nc.Caps, tmp_path: Path, change: dict[str, object]
+):
     on(caps, architecture="Conv3_FC1").run(tmp_path / "results", splits=[0])
     path = tmp_path / "results/commandline.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -650,7 +652,9 @@ def test_an_augmentation_that_differs_with_the_same_seed_causes_a_warning(
 
 
 @covers("other number of threads")
-def test_another_number_of_threads_is_logged(caps: nc.Caps, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_changed_number_of_threads_is_logged(
+    caps: nc.Caps, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     torch.set_num_threads(1)
     on(caps).run(tmp_path / "results", splits=[0])
     torch.set_num_threads(2)

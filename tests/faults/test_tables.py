@@ -52,7 +52,7 @@ def test_a_bad_table_is_refused(tmp_path: Path, content: bytes, words: tuple[str
 
 
 @covers("missing file")
-def test_a_missing_table_names_the_similar_ones(tmp_path: Path):
+def test_the_error_of_a_missing_table_names_a_similar_table(tmp_path: Path):
     (tmp_path / "labels.tsv").write_text(GOOD)
     refuse(lambda: nc.read_table(tmp_path / "label.tsv"), nc.NotFoundError, "label.tsv", "labels.tsv")
 
@@ -84,7 +84,7 @@ def test_a_column_of_numbers_with_one_text_is_not_stratified_as_classes(tmp_path
 
 @covers("value that a table cannot return")
 @pytest.mark.parametrize("value", ["a\nb", " a", "n/a", ""])
-def test_a_value_that_would_be_read_as_another_is_not_written(tmp_path: Path, value: str):
+def test_a_value_that_would_be_read_as_a_different_value_is_not_written(tmp_path: Path, value: str):
     frame = pd.DataFrame({"participant_id": ["sub-1"], "session_id": ["ses-M0"], "note": [value]})
     refuse(lambda: nc.write_table(frame, tmp_path / "t.tsv"), nc.TableError, "note")
     assert not list(tmp_path.iterdir())
@@ -102,7 +102,7 @@ def test_similar_ids_cause_a_warning(one: str, other: str, caplog: pytest.LogCap
 
 
 @covers("sub-1 against sub-001")
-def test_a_similar_participant_is_named_and_never_matched(tmp_path: Path):
+def test_an_error_names_a_participant_with_a_similar_id_without_using_its_images(tmp_path: Path):
     labels = nc.make_caps(tmp_path / "caps", n_participants=4, shape=(12, 14, 12))
     caps = nc.Caps(tmp_path / "caps")
     rows = labels.assign(participant_id=labels["participant_id"].str.replace("sub-000", "sub-"))

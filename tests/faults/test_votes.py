@@ -38,7 +38,7 @@ def test_a_missing_part_is_omitted_and_the_other_weights_are_renormalised(predic
 
 
 @covers("NaN probabilities")
-def test_nan_probabilities_are_named(predictions: pd.DataFrame):
+def test_an_error_names_the_image_with_a_nan_probability(predictions: pd.DataFrame):
     predictions.loc[2, "proba0"] = float("nan")
     refuse(lambda: nc.soft_vote(predictions), nc.NeurocnnError, "sub-2", "proba0")
 
@@ -57,5 +57,5 @@ def test_a_threshold_that_no_part_exceeds_is_refused(predictions: pd.DataFrame):
 
 
 @covers("weights by label")
-def test_weights_of_other_parts_are_refused(predictions: pd.DataFrame):
+def test_weights_for_parts_that_are_missing_are_refused(predictions: pd.DataFrame):
     refuse(lambda: nc.soft_vote(predictions, pd.Series([0.5, 0.5], index=[7, 8])), nc.NeurocnnError, "part")

@@ -27,7 +27,7 @@ def values(study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     }
 
 
-def test_every_value_has_a_short_text_and_a_table(values):
+def test_every_public_class_has_a_short_repr_and_an_html_view(values):
     for name, value in values.items():
         assert len(repr(value)) <= 400, name
         assert "<h4>" in value._repr_html_(), name

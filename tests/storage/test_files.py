@@ -28,7 +28,7 @@ def test_a_file_gets_the_permissions_of_the_umask(tmp_path: Path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
-def test_an_error_of_the_disk_names_the_final_path(tmp_path: Path):
+def test_the_error_of_a_full_disk_names_the_final_path(tmp_path: Path):
     path = tmp_path / "deep" / "state.pt"
     with pytest.raises(OSError, match=r"state\.pt") as caught, write_whole(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -34,7 +34,7 @@ def test_shared_participants_are_the_intersection_of_cohort_and_participant(firs
 
 
 @given(people, people)
-def test_without_cohorts_in_both_tables_participants_are_compared(first, second):
+def test_participants_are_compared_by_id_if_a_table_has_no_cohorts(first, second):
     both = {f"sub-{i}" for _, i in first} & {f"sub-{i}" for _, i in second}
     one = table(first)
     for other in (table(second).drop(columns="cohort"), table(second).assign(cohort=None)):
@@ -42,7 +42,7 @@ def test_without_cohorts_in_both_tables_participants_are_compared(first, second)
         assert shared_participants(other, one) == sorted(both)
 
 
-def test_with_one_empty_cell_cohorts_are_not_compared():
+def test_cohorts_are_not_compared_if_a_row_has_no_cohort():
     frame = table([("A", 1), ("A", 2)])
     assert person_columns(frame) == ["cohort", "participant_id"]
     frame.loc[1, "cohort"] = np.nan
@@ -62,7 +62,7 @@ def test_a_missing_id_is_omitted_from_a_name(missing: object):
     assert describe_row(pd.Series(row)) == "sub-1 ses-1 part 2"
 
 
-def test_a_table_and_its_records_are_described_equally():
+def test_a_table_and_a_list_of_its_rows_have_the_same_description():
     frame = table([("A", i) for i in range(7)]).assign(session_id="ses-1", part_id=range(7), age=1)
     expected = "A sub-0 ses-1 part 0, A sub-1 ses-1 part 1 and 5 more"
     assert describe_rows(frame, most=2) == expected
@@ -78,7 +78,7 @@ def test_a_malformed_id_is_refused_with_its_row(value: object):
         check_ids(frame, "sessions")
 
 
-def test_two_rows_of_one_part_are_both_named():
+def test_an_error_names_both_rows_of_a_repeated_part():
     frame = pd.DataFrame({"participant_id": "sub-1", "session_id": "ses-1", "part_id": [0, 1, 0]})
     with pytest.raises(
         TableError, match="t: row 0 and row 2 are both sub-1 ses-1 part 0; expected different ids"
@@ -87,7 +87,7 @@ def test_two_rows_of_one_part_are_both_named():
     check_ids(frame.iloc[:2], "t")
 
 
-def test_a_missing_column_is_named_with_similar_names():
+def test_an_error_names_a_missing_column_and_similar_names():
     with pytest.raises(TableError, match="t: the column 'session_id' is missing; did you mean 'session'"):
         check_columns(pd.DataFrame({"session": ["x"]}), ["session_id"], "t")
 

@@ -64,7 +64,7 @@ def enter_lock(path: Path) -> None:
         pass
 
 
-def test_an_unreadable_table_or_file_of_tensors_is_named(shared: Path):
+def test_an_error_names_an_unreadable_table_or_file_of_tensors(shared: Path):
     write_table(pd.DataFrame({"x": [1]}), shared / "t.tsv")
     save_tensors({"x": 1}, shared / "t.pt")
     for path, read in ((shared / "t.tsv", read_table), (shared / "t.pt", load_tensors)):
@@ -76,7 +76,7 @@ def test_an_unreadable_table_or_file_of_tensors_is_named(shared: Path):
         assert str(path) in message
 
 
-def test_files_in_a_folder_that_may_not_be_entered_are_named(shared: Path):
+def test_an_error_names_a_file_in_a_folder_without_access(shared: Path):
     folder = shared / "private"
     folder.mkdir(mode=0o700)
     if os.getuid() != 0:
@@ -93,7 +93,7 @@ def test_files_in_a_folder_that_may_not_be_entered_are_named(shared: Path):
 
 
 @pytest.mark.parametrize("private", ["commandline.json", "fold-0", "."])
-def test_a_result_folder_that_may_not_be_read_is_named(shared: Path, private: str):
+def test_an_error_names_a_result_folder_that_may_not_be_read(shared: Path, private: str):
     labels = nc.make_caps(shared / "caps", n_participants=8, preprocessing="t1-volume", shape=(18, 20, 18))
     splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"])
     trainer = nc.Trainer(epochs=1, device="cpu", n_workers=0)
@@ -110,7 +110,7 @@ def test_a_result_folder_that_may_not_be_read_is_named(shared: Path, private: st
         assert str(results) in message
 
 
-def test_a_lock_of_another_user_is_named(shared: Path):
+def test_an_error_names_a_lock_file_of_another_user(shared: Path):
     path = shared / "lock"
     enter_lock(path)
     path.chmod(0o600)
@@ -120,7 +120,7 @@ def test_a_lock_of_another_user_is_named(shared: Path):
         assert str(path) in message
 
 
-def test_a_read_only_folder_is_named_and_keeps_its_files(shared: Path):
+def test_an_error_names_a_read_only_folder_and_its_files_stay(shared: Path):
     write_table(pd.DataFrame({"x": [1]}), shared / "t.tsv")
     shared.chmod(0o555)
     message = as_nobody(lambda: write_table(pd.DataFrame({"x": [2]}), shared / "t.tsv"))
@@ -153,14 +153,14 @@ def test_a_path_that_cannot_exist_is_a_storage_error_with_a_remedy(
         assert caught.value.filename == str(path)
 
 
-def test_a_folder_where_a_file_is_expected_is_named(tmp_path: Path):
+def test_an_error_names_a_folder_in_the_place_of_a_file(tmp_path: Path):
     with pytest.raises(StorageError, match="a folder is where a file is expected"):
         write_table(pd.DataFrame({"x": [1]}), tmp_path)
     assert [entry for entry in tmp_path.parent.iterdir() if entry.name.startswith(f".{tmp_path.name}")] == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_a_disk_without_locks_is_named_with_a_remedy(tmp_path: Path, monkeypatch, code: int):
+def test_the_error_of_a_disk_without_file_locks_has_a_remedy(tmp_path: Path, monkeypatch, code: int):
     import fcntl
 
     def flock(*_: object) -> None:
@@ -175,7 +175,7 @@ def test_a_disk_without_locks_is_named_with_a_remedy(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("make", [os.symlink, os.link])
-def test_a_lock_that_is_a_link_never_changes_the_other_file(
+def test_a_lock_file_that_is_a_link_does_not_change_its_target(
     tmp_path: Path, make: Callable[[Path, Path], None]
 ):
     other = tmp_path / "other"
@@ -186,7 +186,7 @@ def test_a_lock_that_is_a_link_never_changes_the_other_file(
     assert other.read_text() == "precious"
 
 
-def test_a_dangling_link_or_a_pipe_as_lock_creates_nothing_and_does_not_wait(tmp_path: Path):
+def test_a_dangling_link_or_a_pipe_in_place_of_a_lock_file_is_refused_at_once(tmp_path: Path):
     os.symlink(tmp_path / "new", tmp_path / "lock")
     os.mkfifo(tmp_path / "pipe")
     for name in ("lock", "pipe"):
@@ -195,7 +195,7 @@ def test_a_dangling_link_or_a_pipe_as_lock_creates_nothing_and_does_not_wait(tmp
     assert not (tmp_path / "new").exists()
 
 
-def test_leftovers_are_removed_under_a_held_lock_only_and_links_are_kept(tmp_path: Path):
+def test_leftovers_are_removed_only_under_a_held_lock_and_links_are_kept(tmp_path: Path):
     other = tmp_path / "other"
     other.write_text("precious")
     leftover, link = tmp_path / ".t.tsv.1-00000000", tmp_path / ".t.tsv.1-00000001"
@@ -226,7 +226,7 @@ def test_a_link_at_the_path_of_a_table_is_replaced_and_not_followed(tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 @pytest.mark.parametrize("mmap", [False, True])
-def test_unsafe_files_are_refused_run_nothing_and_take_no_memory(tmp_path: Path, mmap: bool):
+def test_unsafe_files_are_refused_without_running_code_or_taking_memory(tmp_path: Path, mmap: bool):
     files = unsafe_files(str(tmp_path / "ran"))
     assert len(files) >= 30
     path = tmp_path / "state.pt"
@@ -259,7 +259,7 @@ def test_tied_and_expanded_tensors_are_still_saved_and_loaded(tmp_path: Path):
     assert torch.equal(found["c"], expanded)
 
 
-def test_a_flipped_bit_in_tensors_is_detected_or_harmless(tmp_path: Path, repetitions: Repetitions):
+def test_a_flipped_bit_in_tensors_is_detected_or_changes_no_value(tmp_path: Path, repetitions: Repetitions):
     content = {
         "model": {"weight": torch.randn(4, 5), "n": torch.tensor(3)},
         "epoch": 7,
@@ -291,7 +291,7 @@ TABLE = "participant_id\tsession_id\tdiagnosis\tage\n" + "".join(
 )
 
 
-def test_a_mutated_table_is_read_as_it_is_or_refused(tmp_path: Path, repetitions: Repetitions):
+def test_a_table_with_random_changes_is_read_exactly_or_refused(tmp_path: Path, repetitions: Repetitions):
     draw, refused, accepted = random.Random(0), 0, 0
     texts = [*'\t\n\r"\0 ,\\٣', "sub-", "n/a", "1e999", ".."]
     pieces = [*(text.encode() for text in texts), b"\xff", b""]
@@ -352,13 +352,13 @@ def test_processes_that_race_for_a_lock_hold_it_one_at_a_time(tmp_path: Path, re
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["count", "new"]
 
 
-def test_the_note_of_the_holder_is_at_most_200_characters(tmp_path: Path):
+def test_the_message_about_a_lock_contains_at_most_200_characters_of_the_note(tmp_path: Path):
     (tmp_path / "lock").write_bytes(b"\xff" * 1000)
     assert len(locks_module._read_note(tmp_path / "lock")) <= 200
     assert locks_module._read_note(tmp_path / "missing") == "unknown"
 
 
-def test_a_file_that_fails_in_the_block_keeps_the_error_of_the_block(tmp_path: Path):
+def test_an_error_in_the_block_is_raised_although_closing_the_file_fails(tmp_path: Path):
     with pytest.raises(CheckpointError, match="mine"), write_whole(tmp_path / "t") as file:
         file.write(b"x")
         raise CheckpointError("mine")

@@ -27,7 +27,7 @@ def written(folder: Path, content: str | bytes, name: str = "labels.tsv") -> Pat
     return path
 
 
-def test_numbers_are_numbers_and_ids_are_text(tmp_path: Path):
+def test_columns_of_numbers_are_numeric_and_ids_are_text(tmp_path: Path):
     text = "participant_id\tsession_id\tcohort\tage\tvisits\tsite\tmms\n"
     text += "sub-01\tses-M00\t1\t70\t3\t001\t29\nsub-02\tses-M00\t2\t71.5\t4\t012\tn/a\n"
     frame = read_table(written(tmp_path, text))
@@ -50,7 +50,7 @@ def test_only_n_a_and_the_empty_cell_are_missing(tmp_path: Path, word: str):
     assert frame["x"].isna().tolist() == [False, True, True]
 
 
-def test_a_missing_file_is_named_with_similar_ones(tmp_path: Path):
+def test_the_error_of_a_missing_table_lists_similar_names(tmp_path: Path):
     written(tmp_path, HEADER + ROW, "labels.tsv")
     with pytest.raises(NotFoundError, match=r"did you mean 'labels\.tsv'") as caught:
         read_table(tmp_path / "label.tsv")
@@ -139,7 +139,7 @@ def test_a_faulty_table_is_refused_with_the_value_and_the_line(tmp_path: Path, f
     assert str(again) == str(caught.value)
 
 
-def test_a_byte_order_mark_and_line_ends_of_windows_are_fine(tmp_path: Path):
+def test_a_byte_order_mark_and_line_ends_of_windows_are_accepted(tmp_path: Path):
     path = written(tmp_path, b"\xef\xbb\xbf" + (HEADER + ROW).replace("\n", "\r\n").encode())
     assert read_table(path)["participant_id"].tolist() == ["sub-001"]
     assert read_table(path).columns[0] == "participant_id"
@@ -160,21 +160,21 @@ def test_blank_lines_at_the_end_are_not_rows(tmp_path: Path):
     assert len(read_table(written(tmp_path, HEADER + ROW + "\n\n"))) == 1
 
 
-def test_the_same_session_in_two_cohorts_or_parts_is_not_repeated(tmp_path: Path):
+def test_rows_of_one_session_in_two_cohorts_or_parts_are_accepted(tmp_path: Path):
     text = "cohort\tparticipant_id\tsession_id\nA\tsub-1\tses-M00\nB\tsub-1\tses-M00\n"
     assert len(read_table(written(tmp_path, text))) == 2
     text = "part_id\tparticipant_id\tsession_id\n0\tsub-1\tses-M00\n1\tsub-1\tses-M00\n"
     assert len(read_table(written(tmp_path, text))) == 2
 
 
-def test_a_table_without_ids_is_read_on_request(tmp_path: Path):
+def test_a_table_without_ids_is_read_if_no_columns_are_required(tmp_path: Path):
     path = written(tmp_path, "epoch\tloss\n1\t0.5\n1\t0.25\n")
     assert read_table(path, required=())["loss"].tolist() == [0.5, 0.25]
     with pytest.raises(TableError, match="'participant_id' is missing"):
         read_table(path)
 
 
-def test_ids_of_a_frame_are_checked_by_row():
+def test_an_error_names_the_row_of_an_invalid_id_in_a_data_frame():
     frame = pd.DataFrame({"participant_id": ["sub-1", 2], "session_id": ["ses-M00", "ses-M00"]})
     with pytest.raises(TableError, match="sessions, row 1: participant_id=2"):
         check_ids(frame, "sessions")
@@ -187,7 +187,7 @@ floats = st.floats(allow_nan=True, allow_infinity=True)
 
 
 @given(st.lists(st.tuples(texts, floats, st.integers(-(10**17), 10**17)), min_size=1, max_size=8))
-def test_what_is_written_is_read_back(
+def test_a_written_table_is_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, float, int]]
 ):
     frame = pd.DataFrame(rows, columns=["text", "float", "int"])
@@ -218,7 +218,7 @@ def test_a_code_like_1e999_among_texts_is_text(tmp_path: Path):
     assert frame["hash"].tolist() == ["1e999", "3fa"]
 
 
-def test_a_text_that_looks_like_a_number_comes_back_as_one(tmp_path: Path):
+def test_a_text_that_looks_like_a_number_is_read_as_a_number(tmp_path: Path):
     write_table(pd.DataFrame({"x": ["12", "1.50"], "y": ["12", "a"]}), tmp_path / "t.tsv")
     again = read_table(tmp_path / "t.tsv", required=())
     assert again["x"].tolist() == [12, 1.5]
@@ -233,12 +233,12 @@ def test_a_value_that_could_not_be_read_back_is_not_written(tmp_path: Path, valu
     assert os.listdir(tmp_path) == []
 
 
-def test_a_repeated_column_is_not_written(tmp_path: Path):
+def test_a_table_with_a_repeated_column_is_not_written(tmp_path: Path):
     with pytest.raises(TableError, match="twice"):
         write_table(pd.DataFrame([[1, 2]], columns=["x", "x"]), tmp_path / "t.tsv")
 
 
-def test_a_full_disk_leaves_the_old_table_and_names_the_path(tmp_path: Path):
+def test_a_full_disk_keeps_the_old_table_and_the_error_names_the_path(tmp_path: Path):
     path = tmp_path / "t.tsv"
     write_table(pd.DataFrame({"x": [1]}), path)
     script = (
