@@ -1,4 +1,4 @@
-"""Files as both generations of ClinicaDL leave them: split trees and result folders."""
+"""Split trees and result folders in the formats of ClinicaDL 0.2.1 and 1.x."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +10,12 @@ import neurocnn as nc
 
 
 def baseline(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the first session of each participant; here that is always month 0."""
+    """Return the rows of the first session of each participant, which is always month 0 here."""
     return frame[frame["session_id"] == "ses-M000"]
 
 
 def write_old_set(folder: Path, frame: pd.DataFrame, baseline_only: bool = False, label: bool = True) -> None:
-    """A set as ClinicaDL 0.2.1 keeps it: a file for each diagnosis."""
+    """Write a set in the format of ClinicaDL 0.2.1: one file per diagnosis."""
     for diagnosis in sorted(frame["diagnosis"].unique()):
         rows = frame[frame["diagnosis"] == diagnosis]
         rows = rows if label else rows.drop(columns="diagnosis")
@@ -25,7 +25,7 @@ def write_old_set(folder: Path, frame: pd.DataFrame, baseline_only: bool = False
 
 
 def write_new_split(folder: Path, train: pd.DataFrame, validation: pd.DataFrame, label: bool = True) -> None:
-    """A split as ClinicaDL 1.x keeps it."""
+    """Write a split in the format of ClinicaDL 1.x."""
     tables = {
         "train": train,
         "train_baseline": baseline(train),
@@ -37,7 +37,7 @@ def write_new_split(folder: Path, train: pd.DataFrame, validation: pd.DataFrame,
 
 
 def write_old_results(folder: Path, state: Mapping[str, torch.Tensor], n_splits: int = 1) -> Path:
-    """The result folder of ClinicaDL 0.2.1: features and classifier, both best models of a fold."""
+    """Write a result folder of ClinicaDL 0.2.1, with both best models of each fold."""
     renamed = {
         name.replace("convolutions.", "features.").replace("fc.", "classifier."): tensor
         for name, tensor in state.items()
@@ -53,7 +53,7 @@ def write_old_results(folder: Path, state: Mapping[str, torch.Tensor], n_splits:
 
 
 def write_maps(folder: Path, state: Mapping[str, torch.Tensor], network: str, n_splits: int = 1) -> Path:
-    """A MAPS folder of ClinicaDL 1.x; its checkpoints say which network it was."""
+    """Write a MAPS folder of ClinicaDL 1.x, whose checkpoints contain the name of the network."""
     for split in range(n_splits):
         for name in ("best-loss", "best-BA"):
             path = folder / f"split-{split}/{name}/model.pth.tar"

@@ -29,7 +29,7 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A small study that several test files share."""
+    """Return a small study that several test files share."""
     folder = tmp_path_factory.mktemp("study") / "caps"
     labels = nc.make_caps(folder, n_participants=16, preprocessing="t1-volume", shape=SHAPE, seed=3)
     splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)
@@ -38,7 +38,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="session")
 def cohort_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A small study of two cohorts, whose participants have the same ids."""
+    """Return a small study of two cohorts, whose participants have the same ids."""
     folder = tmp_path_factory.mktemp("cohorts")
     rows, tables = [], []
     for seed, name in enumerate(("ADNI", "AIBL")):
@@ -55,9 +55,9 @@ def cohort_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="session")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the pages expect in their working directory: images and labels."""
+    """Return a folder with the files that the code of the pages reads: images and labels."""
     folder = tmp_path_factory.mktemp("pages")
-    shape = (50, 50, 50)  # one patch of the pages' size
+    shape = (50, 50, 50)  # Each image has one patch of the size that the pages use.
     labels = nc.make_caps(folder / "caps", n_participants=10, shape=shape)
     nc.write_table(labels, folder / "labels.tsv")
     return folder
@@ -65,7 +65,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `study_folder`, in which a page runs."""
+    """Return a copy of `study_folder`, which is the working directory of the test."""
     shutil.copytree(study_folder, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
@@ -73,7 +73,7 @@ def folder(study_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train for one epoch on the CPU without workers, for any setting in a page; use few draws for intervals."""
+    """Let all trainings have one epoch on the CPU without workers, and all intervals few bootstrap samples."""
     check = nc.Trainer.__post_init__
 
     def shorten(trainer: nc.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""The code of the pages of the documents, and the running of it."""
+"""Functions that find and run the code of the pages of the documentation."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def blocks(page: Path, kind: str) -> list[str]:
-    """Return the fenced blocks of a page with this info string."""
+    """Return the code of the fenced blocks of a page whose info string is `kind`, such as "python"."""
     return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 

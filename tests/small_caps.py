@@ -1,4 +1,4 @@
-"""A CAPS folder small enough to be written in a test, and files to damage."""
+"""Functions that write small CAPS folders for tests."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 
 
 
 def voxels_of(participant: int, shape: tuple[int, ...] = (6, 8, 7)) -> np.ndarray:
-    """Random voxels that belong to a participant."""
+    """Return random voxels, which depend on the number of the participant."""
     return np.random.default_rng(participant).normal(100, 20, shape).astype(np.float32)
 
 
@@ -28,20 +28,20 @@ def write_t1(
     session: str = "ses-M00",
     affine: np.ndarray = AFFINE,
 ) -> Path:
-    """A t1-linear image."""
+    """Write a t1-linear image of a participant, and return its path."""
     folder = root / "subjects" / participant / session / "t1_linear"
     return write_nifti(folder / f"{participant}_{session}_{T1}", voxels, affine)
 
 
 def small_caps(root: Path, n: int = 3, shape: tuple[int, ...] = (6, 8, 7)) -> Path:
-    """A CAPS folder of so many participants with a t1-linear image each."""
+    """Write a CAPS folder of `n` participants with one t1-linear image each, and return its path."""
     for i in range(n):
         write_t1(root, f"sub-{i:02}", voxels_of(i, shape))
     return root
 
 
 def rows(n: int = 3, session: str = "ses-M00") -> pd.DataFrame:
-    """The table of such a CAPS folder."""
+    """Return the table of sessions of the folder that `small_caps` writes."""
     return pd.DataFrame(
         {
             "participant_id": [f"sub-{i:02}" for i in range(n)],

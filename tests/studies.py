@@ -1,4 +1,4 @@
-"""A small synthetic study, and experiments on it, that several test files share."""
+"""Small synthetic studies and experiments that several test files share."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ TASKS = {
 
 
 class Study(NamedTuple):
-    """A CAPS with its labels and two folds; nothing in it is ever written to."""
+    """A CAPS with its labels and two splits. Tests must not change its files."""
 
     caps: nc.Caps
     labels: pd.DataFrame
@@ -31,13 +31,13 @@ class Study(NamedTuple):
 
 
 def experiment(study: Study, parts="roi", task="classification", **settings) -> nc.Experiment:
-    """An experiment of one epoch with the lab's network."""
+    """Return an experiment of one epoch with the network of the lab."""
     settings = {"trainer": TRAINER, "architecture": "Conv3_FC1"} | settings
     return nc.Experiment(study.caps, study.splits, PARTS[parts], TASKS[task], **settings)
 
 
 def predicted(study: Study, folder: Path, parts: str, labels: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Train on two splits of 60 % of the participants and predict the others as ``test``; return their sessions."""
+    """Train on two splits of 60 % of the participants, predict the rest as ``test``, and return the rest."""
     labels = study.labels if labels is None else labels
     rest, test = nc.holdout(labels, fraction=0.4, stratify=["diagnosis"], seed=0)
     splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"], seed=0)

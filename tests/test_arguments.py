@@ -1,4 +1,4 @@
-"""A value of another kind for any argument of the public functions is refused by name, or it works.
+"""Any value for any argument of a public function is accepted, or refused with an error of neurocnn.
 
 The calls below are valid. Each argument of each call is replaced by values of other kinds in turn.
 """
@@ -22,7 +22,7 @@ from neurocnn.nn import architectures
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
 
 SHAPE = (9, 10, 9)
-#: Values that few arguments accept. Functions, because a generator can be used only once.
+#: Functions that create values which few arguments accept; each call needs a new value, because generators are used up.
 HOSTILE: dict[str, Callable[[], object]] = {
     "None": lambda: None,
     "text": lambda: "nonsense",
@@ -47,7 +47,7 @@ HOSTILE: dict[str, Callable[[], object]] = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Values for all calls, as small as possible."""
+    """Return values for the arguments of all calls, as small as possible."""
     folder = tmp_path_factory.mktemp("world")
     labels = nc.make_caps(folder / "caps", n_participants=8, preprocessing="t1-volume", shape=SHAPE, seed=0)
     caps = nc.Caps(folder / "caps", "t1-volume")
@@ -233,7 +233,7 @@ def calls_of_results(w: SimpleNamespace) -> dict[str, Call]:
 
 GROUPS = [calls_of_networks, calls_of_images, calls_of_tables, calls_of_trainings, calls_of_results]
 NAMES = {make.__name__: make for make in GROUPS}
-#: The marker of pluggy, and results that only the library creates.
+#: Classes that only the library creates.
 NOT_CALLED = {"Training", "TrainingState"}
 
 
@@ -253,7 +253,7 @@ def parameters(call: Callable[..., Any], given: dict[str, Any]) -> list[str]:
 
 
 def failure(call: Callable[..., Any], arguments: dict[str, Any]) -> str | None:
-    """Return a foreign error as text; None if the call works or is refused."""
+    """Return an error that is not a `NeurocnnError` as text; None if there is no such error."""
     try:
         call(**arguments)
     except NeurocnnError:

@@ -1,4 +1,4 @@
-"""The scripts of the page on clusters write the folder of one process, with a worker killed in the middle too."""
+"""The scripts of the page on clusters write the same folder as one process, even if a worker is killed."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ PAGE = ROOT / "docs/how-to/run-on-a-cluster.md"
 SCRIPTS = {block.splitlines()[0].removeprefix("# "): block for block in blocks(PAGE, "python")}
 NEEDS = {"on_processes.py": "concurrent", "on_joblib.py": "joblib", "on_dask.py": "distributed"}
 NEEDS |= {"on_submitit.py": "submitit"}
-#: Appended to study.py: the process that first ends an epoch of split 1 is killed.
+#: Code that is appended to study.py to kill the process that is the first to end an epoch of split 1.
 KILL = """
 import functools, os, pathlib, signal
 
@@ -44,7 +44,7 @@ def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def content(results: Path) -> dict[str, object]:
-    """The files of a result folder, without what may differ: times, logs of tensorboard, and environments."""
+    """Return the files of a result folder that must be equal: all except times, tensorboard logs and environments."""
     found: dict[str, object] = {}
     for path in sorted(results.rglob("*")):
         name = path.relative_to(results).as_posix()
@@ -67,7 +67,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(images: Path) -> dict[str, object]:
-    """The content of the folder that one process writes."""
+    """Return the content of the folder that one process writes."""
     (images / "study.py").write_text(SCRIPTS["study.py"], encoding="utf-8")
     (images / "one.py").write_text("from study import experiment\nexperiment.run('one')\n", encoding="utf-8")
     done = run("one.py", images)
@@ -90,7 +90,7 @@ def test_each_script_of_the_page_writes_the_same_folder_as_one_process(
     done = run(script, tmp_path)
     if kill:
         assert (tmp_path / "killed").exists()
-        # Dask runs the split of a killed worker again; the others end with an error.
+        # Dask runs the split of a killed worker again; the other scripts end with an error.
         assert (done.returncode == 0) == (script == "on_dask.py"), done.stderr
         done = run(script, tmp_path)
     assert done.returncode == 0, done.stderr

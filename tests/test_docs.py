@@ -1,4 +1,4 @@
-"""Links, public names, arguments and files in the documents exist. `test_pages.py` runs their code."""
+"""Links, public names, arguments and files in the documentation exist. `test_pages.py` runs its code."""
 
 import ast
 import inspect
@@ -25,12 +25,12 @@ def read(page: Path) -> str:
 
 
 def blocks(page: Path, kinds: str) -> str:
-    """Return the fenced blocks of some kinds, joined."""
+    """Return the code of the fenced blocks whose info string matches `kinds`, joined."""
     return "\n".join(re.findall(rf"```(?:{kinds})\b[^\n]*\n(.*?)```", read(page), re.DOTALL))
 
 
 def inline(page: Path) -> list[str]:
-    """Return the code within the text."""
+    """Return the code between backticks in the text of a page."""
     text = re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
 
@@ -52,7 +52,7 @@ CLASSES = {"experiment": nc.Experiment, "results": nc.Results, "trainer": nc.Tra
 
 
 def _called(function: ast.expr) -> object:
-    """Return the public function that a call in the text names, None for functions of other libraries."""
+    """Return the public function of a call in the text; None for functions of other libraries."""
     match function:
         case ast.Name(id=name):
             return getattr(nc, name, getattr(nc.Experiment, name, None))
@@ -99,7 +99,7 @@ def test_calls_in_the_text_are_found():
 
 @each_page
 def test_files_in_commands_and_python_files_in_the_text_exist(page: Path):
-    """Scripts of the reader count as existing if a block of code begins with their name."""
+    """A script that the reader writes counts as existing if a block of code begins with its name."""
     own = {
         name for each in PAGES for name in re.findall(r"(?m)^# (?:\w+/)*(\w+\.py)", blocks(each, "python"))
     }
@@ -117,7 +117,7 @@ def test_a_result_folder_contains_the_files_that_the_page_shows(study: Study, tm
     experiment(study).run(tmp_path / "results", splits=[0])
     there = {path.name for path in (tmp_path / "results").rglob("*") if path.is_file()}
     assert drawn <= there
-    # All other files are those of the training set, or written by tensorboard.
+    # All other files belong to the training set or to tensorboard.
     rest = {name for name in there - drawn if not name.startswith("events.out.tfevents.")}
     assert rest == {name.replace("validation_", "train_") for name in drawn if name.startswith("validation_")}
 
@@ -133,7 +133,7 @@ def test_the_docstring_of_the_package_lists_every_public_name_in_40_lines():
     named = set(re.findall(r"\b\w+\b", text))
     assert set(nc.__all__) <= named
     assert len(nc.__doc__.splitlines()) <= 40  # type: ignore[union-attr]
-    # All names that look like code are public.
+    # All words that look like names of code must be public names.
     code_like = {name for name in named if "_" in name or re.search(r"[a-z\d][A-Z]", name)}
     assert code_like <= set(nc.__all__)
 
@@ -229,7 +229,7 @@ CLINICADL_COMMANDS = {
     *(f"{tool} {name}" for tool in ("tsvtool", "tsvtools") for name in ("split", "kfold", "analysis")),
     *("tsvtool getlabels", "tsvtool restrict", "tsvtools adapt"),
 }
-#: Public names that do not exist yet, and the commands that they will do.
+#: Planned public names that will replace a command: the owner of the name, and the name.
 COMING = {
     "random-search": (nc, "search"),
     "interpret group": (nc.Results, "explain"),

@@ -1,4 +1,4 @@
-"""The lab runs from start to end, and its answers are what was put into the synthetic data."""
+"""The lab runs from start to end, and its results agree with the effects in the synthetic data."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def run_lab(folder: Path, monkeypatch: pytest.MonkeyPatch, **constants: object) 
     with torch.random.fork_rng(devices=[]):
         exec(compile(source, str(SCRIPT), "exec"), names)
     plt.close("all")
-    # Hundreds of megabytes.
+    # The variables hold hundreds of megabytes.
     for dataset in ("neurocnn-lab/dataset/CAPS", "OASIS-1_dataset/CAPS"):
         if not (folder / dataset).parent.is_symlink():
             shutil.rmtree(folder / dataset, ignore_errors=True)
@@ -46,7 +46,7 @@ def test_the_results_of_the_lab_agree_with_the_synthetic_data(
     ages = found["everyone"].groupby("diagnosis")["age"]  # type: ignore[attr-defined]
     assert ages.size().tolist() == [40, 40]
     assert abs(ages.mean()["AD"] - ages.mean()["CN"]) < 5
-    # The data set returns the box of the left hippocampus, moved in training only.
+    # The data set returns the box of the left hippocampus, which is shifted only in training.
     assert torch.equal(found["item"]["image"], found["crop"])  # type: ignore[index]
     moved = [not torch.equal(one, found["crop"]) for one in found["shifted"]]  # type: ignore[attr-defined,arg-type]
     assert sum(moved) >= 3
@@ -55,15 +55,15 @@ def test_the_results_of_the_lab_agree_with_the_synthetic_data(
     accuracies = [found["accuracy_by_hand"], *(found["measure"](found[side]) for side in ("left", "right"))]  # type: ignore[operator]
     assert all(accuracy["balanced_accuracy"] >= 0.7 for accuracy in accuracies)  # type: ignore[index]
     assert found["accuracy_of_votes"]["balanced_accuracy"] >= 0.8  # type: ignore[index]
-    # The network recognises the disease: age changes nothing in the images.
+    # The network recognises the disease and not the age, because age does not change these images.
     assert found["accuracy_of_old"]["balanced_accuracy"] >= 0.8  # type: ignore[index]
     by_age = found["accuracy_of_age"]["balanced_accuracy"]  # type: ignore[index]
     assert by_age <= min(0.7, found["accuracy_of_votes"]["balanced_accuracy"] - 0.1)  # type: ignore[index]
-    # The autoencoder by hand is the derived one, and is better than the mean image.
+    # The autoencoder written by hand equals the derived autoencoder, and is better than the mean image.
     assert found["is_same"]
     assert found["code"].shape == (4, 80)  # type: ignore[attr-defined]
     assert found["ratio"] < 0.7  # type: ignore[operator]
-    # The clusters show the size of the hippocampi, which goes with diagnosis and MMS and not with age.
+    # The clusters show the size of the hippocampi, which depends on diagnosis and MMS but not on age.
     clusters = found["by_cluster"].sort_values("AD")  # type: ignore[attr-defined]
     assert clusters["AD"].diff().iloc[-1] > 0.3
     assert clusters["MMS"].diff().iloc[-1] < -2

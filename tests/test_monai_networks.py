@@ -1,4 +1,4 @@
-"""The example package with MONAI's networks: trained, resumed, transferred and loaded, as any other architecture."""
+"""Networks of MONAI in the example package are trained, resumed, transferred and loaded like other networks."""
 
 import itertools
 import sys
@@ -22,7 +22,7 @@ TINY_RESNET = {"widen_factor": 0.125}
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path, monkeypatch):
-    """The package as an installer would put it into Python's path."""
+    """Install the example package: put its files into a folder of Python's path."""
     site = tmp_path / "site"
     info = site / "neurocnn_monai-1.0.dist-info"
     info.mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_each_part_can_have_its_own_monai_network(study, tmp_path):
 
 
 class Autoencoder(nn.Module):
-    """Returns the reconstruction, alone or after a code."""
+    """Autoencoder that returns the reconstruction, or a tuple (code, reconstruction)."""
 
     def __init__(self, has_code):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The code of each page of the documents runs, in order, as a reader would run it."""
+"""The code of each page of the documentation runs in the order of the page."""
 
 import logging
 import re
@@ -18,7 +18,7 @@ from pages import PAGES, ROOT, blocks, name_of, run
 
 import neurocnn as nc
 
-SHAPE = (50, 50, 50)  # of the images in `folder`
+SHAPE = (50, 50, 50)  # Shape of the images in `folder`.
 SKIPPED = "python skip"
 
 #: First lines of the blocks that are not run, by page.
@@ -27,7 +27,7 @@ NOT_RUN: dict[str, list[str]] = {}
 
 @pytest.fixture(scope="module")
 def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of full size, for pages with regions of full-size images."""
+    """Write images of full size, for pages whose regions need this size."""
     caps = tmp_path_factory.mktemp("large") / "caps"
     nc.make_caps(caps, n_participants=12, preprocessing="t1-volume", seed=0)
     return caps
@@ -45,7 +45,7 @@ def add_an_architecture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results.splits == [0, 1, 2]
     with pytest.raises(nc.NeurocnnError, match="architecture=…"):
         nc.Results(folder / "results").load_model(split=0)
-    # `test_plugins.py` installs the package, whose files the page shows.
+    # `test_plugins.py` installs the package that the page shows, so only its files are compared here.
     shown = [*blocks(ROOT / page, "python"), *blocks(ROOT / page, "toml")]
     for name in ("neurocnn_tinycnn.py", "pyproject.toml"):
         file = ROOT / "plugins_example" / name
@@ -55,7 +55,7 @@ def add_an_architecture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run("docs/concepts/layers.md")
     validation = nc.kfold(nc.read_table("labels.tsv"), 5, ["diagnosis", "sex", "age"], seed=0)[0].validation
-    for table in (names["by_part"], names["by_image"]):  # an image has one patch here
+    for table in (names["by_part"], names["by_image"]):  # Each image of this test has a single patch.
         assert table["participant_id"].tolist() == validation["participant_id"].tolist()  # type: ignore[index]
 
 
@@ -74,13 +74,13 @@ def job_array(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for task in (last, first):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
         run("docs/how-to/job-array.md")
-    # exactly one task per split
+    # Each split has exactly one task.
     assert nc.Results(folder / "results").splits == [first, last]
     assert nc.Results(folder / "results").settings["splits"] == list(range(first, last + 1))
 
 
 class FakeMlflow(ModuleType):
-    """The part of MLflow that the page uses: one run at a time, whose metrics are numbers."""
+    """Replacement of MLflow with the functions that the page uses: one run at a time, with numbers as metrics."""
 
     def __init__(self) -> None:
         super().__init__("mlflow")
@@ -107,7 +107,7 @@ class FakeMlflow(ModuleType):
 
 
 class FakeWandb(ModuleType):
-    """The part of Weights & Biases that the page uses: runs by id, which keep the steps that they log."""
+    """Replacement of Weights & Biases with the functions that the page uses: runs by id, with their logged steps."""
 
     def __init__(self) -> None:
         super().__init__("wandb")
@@ -131,11 +131,11 @@ def log_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cnn, task = nc.create_model("Conv3_FC1", train.input_shape), nc.classification()
     names = {"trainer": nc.Trainer(), "cnn": cnn, "task": task, "train": train, "validation": validation}
     names = run("docs/how-to/log-elsewhere.md", names)
-    # The last block continued the run of the training before it.
+    # The last block continues the run of the previous training.
     assert mlflow.begun == [None, "run-0"]
     assert mlflow.steps == nc.read_table("results/fold-0/training.tsv", required=())["iteration"].tolist()
     assert len(names["callbacks"]) == 1  # type: ignore[arg-type]
-    # Each split has a run of its own, whose steps increase.
+    # Each split has its own run, whose steps increase.
     experiment = nc.Experiment(caps, splits, nc.WholeImage(), task, "Conv3_FC1", nc.Trainer(epochs=2))
     history = experiment.run("results/study", callbacks=[names["LogToWandb"]("study")]).history()  # type: ignore[operator]
     expected = {
@@ -197,7 +197,7 @@ def read_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         experiment.run(f"results/{name}").predict(caps, test, name="test")
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # With few people, no part may exceed the threshold.
+        # With few participants, it is possible that no part exceeds the threshold.
         patch.setattr(logging.getLogger("neurocnn"), "disabled", True)
         names = run("docs/how-to/read-the-results.md")
     assert len(names["ensemble"]) == len(test)  # type: ignore[arg-type]
@@ -217,7 +217,7 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         names = run("docs/how-to/start-from-clinicadl.md")
-    # Only the warning that the page describes: these classes are sorted, so that their order is correct.
+    # Only the warning that the page describes is expected: these classes are sorted, so their order is correct.
     assert {re.search("participants that it has seen|sorts its labels", str(w.message))[0] for w in caught} == {
         "participants that it has seen"
     }  # fmt: skip
@@ -230,7 +230,7 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_on_a_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # `test_clusters.py` runs all of its scripts, each of which imports the first one.
+    # `test_clusters.py` runs all scripts of this page. Each of them imports the first script.
     study, *scripts = blocks(ROOT / "docs/how-to/run-on-a-cluster.md", "python")
     assert all("\nfrom study import experiment\n" in script for script in scripts)
     names: dict[str, object] = {}

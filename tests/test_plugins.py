@@ -1,4 +1,4 @@
-"""Networks of other packages come by one hook, and a broken package harms nobody else."""
+"""Other packages provide networks with one hook, and a broken package does not affect other packages."""
 
 import importlib.util
 import os
@@ -30,7 +30,7 @@ GOOD = """
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Put a package with one plugin module where Python finds it, as an installer would."""
+    """Return a function that installs a package with one plugin module in a folder of Python's path."""
     monkeypatch.syspath_prepend(str(tmp_path))
     registry.installed.cache_clear()
 
@@ -103,7 +103,7 @@ def test_a_broken_plugin_causes_one_warning_and_other_plugins_load(case, install
     assert "Conv5_FC3" in names
     assert "broken-nets" not in " ".join(names.values())
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a second warning would be an error
+        warnings.simplefilter("error")  # A second warning would be raised as an error.
         nc.create_model("BrainNet", (1, 9, 9))
         with pytest.raises(ModelError) as error:
             nc.create_model("X", (1, 9, 9))
@@ -179,16 +179,15 @@ SCRIPT = """
 
 
 def fresh_environment(folder):
-    """Make an environment that sees what this one has installed, and return its Python; no network is needed."""
+    """Create an environment that can import the packages of this one, without downloads, and return its Python."""
     options = ["--without-pip"] if importlib.util.find_spec("pip") else []
     subprocess.run([sys.executable, "-m", "venv", *options, folder], check=True)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip()
     seen = [entry for entry in sys.path if entry and Path(entry).is_dir() and "site-packages" in entry]
-    seen += [
-        str(Path(nc.__file__).parents[1])
-    ]  # an editable install is a path, and paths of paths are not followed
+    # An editable install is only a path file, which Python ignores in folders that are added by path files.
+    seen += [str(Path(nc.__file__).parents[1])]
     (Path(site) / "parent.pth").write_text("\n".join(seen) + "\n", encoding="utf-8")
     return python
 

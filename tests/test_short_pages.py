@@ -1,4 +1,4 @@
-"""The code of the short pages runs; most of them check their own results by `assert`."""
+"""The code of the short pages runs. Most pages check their results with `assert`."""
 
 import shutil
 from collections.abc import Callable
@@ -14,11 +14,11 @@ import neurocnn as nc
 
 
 def no_files(folder: Path) -> None:
-    """Add nothing to the images and labels."""
+    """Write no files, for pages that need only images and labels."""
 
 
 def train_on_half(folder: Path) -> None:
-    """Write the results of an experiment on two folds."""
+    """Write the results of an experiment with two splits."""
     splits = nc.kfold(nc.read_table("labels.tsv"), n_splits=2, stratify=["diagnosis"])
     nc.Experiment(nc.Caps("caps"), splits, nc.WholeImage(), nc.classification(), "Conv3_FC1").run("results")
 
@@ -34,7 +34,7 @@ def write_masks(folder: Path) -> None:
 
 
 def copy_cohorts(folder: Path) -> None:
-    """Write two cohorts with other people of the same ids."""
+    """Write two cohorts of different people with the same ids."""
     for seed, name in enumerate(("adni", "aibl")):
         labels = nc.make_caps(folder / name / "caps", n_participants=8, shape=(16, 18, 16), seed=seed)
         labels["participant_id"] = labels["participant_id"].str.replace("sub-", f"sub-{name}")
@@ -62,7 +62,7 @@ def check_own_metric(names: dict[str, object]) -> None:
 
 
 def check_tables(names: dict[str, object]) -> None:
-    """Another program reads the rows that `Results` returns."""
+    """Check that other programs read the same rows as `Results`."""
     ours = nc.Results("results").predictions()
     assert names["predictions"]["participant_id"].tolist() == ours["participant_id"].tolist()  # type: ignore[index]
     assert np.allclose(names["predictions"]["proba1"], ours["proba1"])  # type: ignore[index]
@@ -91,12 +91,12 @@ def check_resumed(names: dict[str, object]) -> None:
 
 
 def nothing_more(names: dict[str, object]) -> None:
-    """Check nothing in addition to the page's own checks."""
+    """Check nothing, for pages whose code contains all checks."""
 
 
 Setup = Callable[[Path], None]
 Check = Callable[[dict[str, object]], None]
-#: Files that a page needs in addition to images and labels, and what is checked after its code.
+#: By page: functions that write additional files before its code runs, and that check results afterwards.
 SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/concepts/autoencoders.md": (no_files, nothing_more),
     "docs/concepts/intervals.md": (train_on_half, nothing_more),

@@ -15,7 +15,7 @@ pytest.importorskip("sphinx", reason="needs the extra docs")
 from sphinx.util.inventory import InventoryFile
 
 DOCS = Path(__file__).parents[1] / "docs"
-#: Build the site in a process that reaches no other machine; the examples with several processes need this one.
+#: Code that builds the site in a process without network, except connections within this machine.
 BUILD = """
 import socket, sys
 from sphinx.cmd.build import main
@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def public_names() -> Iterator[str]:
-    """Yield the public names and those of their documented methods and properties, as a reader writes them."""
+    """Yield the public names, and the dotted names of their documented methods and properties."""
     for name in nc.__all__:
         yield f"neurocnn.{name}"
         one = getattr(nc, name)

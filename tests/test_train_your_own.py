@@ -1,4 +1,4 @@
-"""The tutorial "Train your own models" runs every command of ClinicaDL's tutorial of that name."""
+"""The tutorial "Train your own models" has a call for every command of ClinicaDL's tutorial of the same name."""
 
 import hashlib
 import re
@@ -18,7 +18,7 @@ Compose, Resize = torchvision.transforms.Compose, torchvision.transforms.Resize
 
 PAGE = Path(__file__).parents[1] / "docs/tutorials/train_your_own.py"
 AUTOENCODER, SINGLE, MULTI = "autoencoder", "single", "multi"
-#: Result folder of each command: parts, kind of network, and the results that its weights come from.
+#: By result folder: the parts, the kind of network, and the result folder from which weights are transferred.
 COMMANDS = {
     "slice_cnn": ("Slice", SINGLE, None),
     "slice_multi-cnn": ("Slice", MULTI, None),
@@ -57,7 +57,7 @@ COMMANDS = {
 
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory, training on the CPU without workers, few draws for intervals, and no downloads."""
+    """Prepare short runs: a working directory, the CPU without workers, few bootstrap samples, and no downloads."""
     check = nc.Trainer.__post_init__
 
     def on_the_cpu(trainer: nc.Trainer) -> None:
@@ -76,7 +76,7 @@ def results_of(name: str) -> nc.Results:
 
 
 def test_the_page_has_a_call_for_every_command(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One test, because the page is run once."""
+    """All checks are in one test, because the page takes long and runs once."""
     names = runpy.run_path(str(PAGE), run_name="__main__")
     assert {path.name for path in Path("train-your-own/results").iterdir()} == set(COMMANDS)
     for name, (parts, network, source) in COMMANDS.items():
@@ -99,7 +99,7 @@ def check_command(name: str, parts: str, network: str, source: str | None) -> No
 
 
 def check_progression() -> None:
-    """MCI progresses where the images show atrophy."""
+    """Check that the MCI participants who progress are those with atrophy in their images."""
     truth = nc.read_table("train-your-own/caps/labels.tsv").set_index("participant_id")["diagnosis"]
     predictions = results_of("mci_roi_cnn").predictions()
     expected = [int(truth[participant] == "AD") for participant in predictions["participant_id"]]
@@ -115,7 +115,7 @@ def check_cohorts_and_classes() -> None:
 
 
 def check_slices_with_imagenets_weights(names: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slices start from ImageNet's weights where torch has the file; here, one of the same form."""
+    """Check that networks of slices start from ImageNet weights; here, from random weights of the same format."""
     assert results_of("slice_cnn").settings["options"] == {"weights": None}
     state = torchvision.models.resnet18().state_dict()
     folder = Path("hub/checkpoints")
@@ -151,7 +151,7 @@ def test_weights_of_clinicadl_0_2_1_give_the_outputs_of_torchvisions_network(tmp
     images = torch.stack([dataset[i]["image"] for i in range(len(dataset))])
     assert images.shape == (2, 3, 224, 224)
 
-    # The same slices by hand.
+    # The expected outputs are computed from the same slices by hand.
     volume = caps.read(*labels.iloc[0][["participant_id", "session_id"]])
     scaled = [(plane - plane.min()) / (plane.max() - plane.min()) for plane in volume[0, 23:25]]
     resized = nn.functional.interpolate(

@@ -1,4 +1,4 @@
-"""Files of tensors that somebody could write to exhaust memory, run code or return wrong values."""
+"""Malicious files of tensors, which would exhaust memory, run code or return wrong values."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def _call(module: str, name: str, *arguments: int) -> bytes:
 def tensor(
     numel: int, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, storage: str = "FloatStorage"
 ) -> bytes:
-    """Return the pickle of a tensor on the record "0"."""
+    """Return the pickle of a tensor whose storage is the record "0"."""
     kind = _name("torch", storage)
     record = (
         b"(X\x07\x00\x00\x00storage"
@@ -94,7 +94,7 @@ def _flagged(content: bytes, field: int, value: int) -> bytes:
 
 
 def unsafe_files(marker: str) -> dict[str, bytes]:
-    """Return files by what is wrong with them. `marker` is a folder that appears if code runs."""
+    """Return the contents of malicious files by description. Code in them would create the folder `marker`."""
     laughs = b"]q\x00" + b"".join(
         b"](" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(40)
     )

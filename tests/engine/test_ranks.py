@@ -226,7 +226,7 @@ def test_an_error_names_a_rank_that_died_before_the_barrier(tmp_path):
 def test_the_process_group_is_released_before_python_ends(tmp_path):
     script = (
         "import atexit\n"
-        "atexit.register(lambda: print('group' in ranks._control))\n"  # The function that is registered first runs last.
+        "atexit.register(lambda: print('group' in ranks._control))\n"  # registered first, runs last
         "import torch.distributed as dist\n"
         "from neurocnn.engine import ranks\n"
         f"dist.init_process_group('gloo', init_method='file://{tmp_path}/ranks', rank=0, world_size=1)\n"

@@ -45,7 +45,7 @@ def test_collate_agrees_with_the_collation_of_torch(more):
     items = [{"image": torch.rand(1, 2, 3), **ITEM, **more} for _ in range(3)]
     expected = default_collate(items)
     if "label" in more:
-        # Labels are not compared, because `collate` returns them as a list of plain values.
+        # Labels are compared separately, because `collate` returns them as a list of plain values.
         assert (expected["label"] if isinstance(expected["label"], list) else expected["label"].tolist()) == (
             collate(items)["label"]
         )

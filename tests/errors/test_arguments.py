@@ -1,4 +1,4 @@
-"""Each check accepts its kind in plain form, and refuses all others with one form of message."""
+"""Each check returns accepted values in plain form, and refuses other values with a message of the same form."""
 
 import re
 

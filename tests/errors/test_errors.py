@@ -1,4 +1,4 @@
-"""Errors keep their kind and message."""
+"""Errors keep their type and message when they are pickled."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""The kinds of bad input and faults that the tests in this folder make for real, by topic."""
+"""Kinds of invalid input and faults, by topic. The tests in this folder create each of them."""
 
 import contextlib
 import pickle
@@ -156,7 +156,7 @@ CLAUSES = {
     ],
 }
 
-#: Clauses whose tests are elsewhere, because they need the fixtures there: file and name of the test.
+#: File and name of the tests of kinds of faults that need the fixtures of other folders.
 ELSEWHERE = {
     "rank that dies or hangs": (
         "engine/test_ranks.py",
@@ -172,7 +172,7 @@ COVERED: set[str] = set()
 
 
 def covers(*clauses: str) -> pytest.MarkDecorator:
-    """Mark a test, or a case of one, as a test of these clauses."""
+    """Mark a test, or a case of a test, as a test of these kinds of faults."""
     known = {clause for topic in CLAUSES.values() for clause in topic}
     assert set(clauses) <= known, set(clauses) - known
     COVERED.update(clauses)
@@ -181,7 +181,7 @@ def covers(*clauses: str) -> pytest.MarkDecorator:
 
 @contextlib.contextmanager
 def messages(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Collect the warnings and the messages of the logger; the list is complete after the block."""
+    """Collect the warnings and the messages of the logger in a list, which is complete after the block."""
     found: list[str] = []
     caplog.clear()
     with warnings.catch_warnings(record=True) as caught, caplog.at_level("INFO", "neurocnn"):

@@ -1,4 +1,4 @@
-"""Each kind of fault has a test that makes it for real, and there are more than 100 tests."""
+"""Each kind of fault has a test that creates the fault, and there are more than 100 such tests."""
 
 import importlib
 import re
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def test_every_kind_of_fault_has_a_test():
-    for module in HERE.glob("test_*.py"):  # their imports fill COVERED
+    for module in HERE.glob("test_*.py"):  # The imports fill COVERED.
         importlib.import_module(f"faults.{module.stem}")
     elsewhere = {
         clause

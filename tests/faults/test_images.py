@@ -1,4 +1,4 @@
-"""Bad images are refused with file, participant and values, before anything is trained."""
+"""Invalid images are refused before a training, with errors that contain the file, the participant and the values."""
 
 import gzip
 import math
@@ -20,7 +20,7 @@ import neurocnn as nc
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A CAPS of three participants."""
+    """Return a CAPS of three participants."""
     return small_caps(tmp_path / "caps")
 
 
@@ -39,7 +39,7 @@ def read_all(root: Path, **settings: object) -> torch.Tensor:
 
 
 def repack(path: Path, change) -> None:
-    """Change the decompressed bytes of a NIfTI file."""
+    """Decompress a NIfTI file, change its bytes with a function, and compress them again."""
     content = bytearray(gzip.decompress(path.read_bytes()))
     change(content)
     path.write_bytes(gzip.compress(bytes(content)))
@@ -138,7 +138,7 @@ def test_an_affine_that_cannot_be_inverted_is_refused(root: Path, value: float):
     write_t1(root, "sub-01", voxels_of(1))
 
     def spoil(content: bytearray) -> None:
-        content[252:256] = np.array([0, 1], "<i2").tobytes()  # the sform counts
+        content[252:256] = np.array([0, 1], "<i2").tobytes()  # The affine is read from the sform.
         content[280:296] = np.full(4, value, "<f4").tobytes()
 
     repack(image(root), spoil)
@@ -245,7 +245,7 @@ def test_images_in_different_spaces_cause_a_warning_that_names_both(
 
 
 @covers("header without orientation")
-def test_a_header_without_orientation_is_refused_if_regions_need_an_orientation(root: Path):
+def test_a_header_without_orientation_is_reported_if_an_orientation_is_required(root: Path):
     def remove(content: bytearray) -> None:
         content[252:256] = bytes(4)
 

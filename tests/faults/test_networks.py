@@ -1,4 +1,4 @@
-"""Networks, plugins and checkpoints that cannot be used are refused, and the others still work."""
+"""Networks, plugins and checkpoints that cannot be used are refused, and do not affect others."""
 
 import sys
 import zipfile

@@ -1,4 +1,4 @@
-"""Impossible parts, labels and splits are refused with what was found."""
+"""Impossible parts, labels and splits are refused with errors that contain the values found."""
 
 import dataclasses
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_file_in_place_of_a_folder_or_a_folder_in_place_of_a_file_is_refused(t
 
 
 @covers("cohorts that differ")
-def test_an_error_names_cohorts_that_only_one_table_has(tmp_path: Path):
+def test_an_error_names_cohorts_that_the_caps_lacks(tmp_path: Path):
     for name in ("ADNI", "AIBL"):
         small_caps(tmp_path / name, n=6)
     caps = nc.Caps({"ADNI": tmp_path / "ADNI", "AIBL": tmp_path / "AIBL"})

@@ -1,4 +1,4 @@
-"""Faults of a training and of its result folder: nothing is lost, nothing is silently wrong."""
+"""Faults of a training and of its result folder: no results are lost or wrong without an error."""
 
 import errno
 import fcntl
@@ -32,7 +32,7 @@ FAST = nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, device="cpu", n_wo
 
 @pytest.fixture
 def caps(tmp_path: Path) -> nc.Caps:
-    """A CAPS of eight participants."""
+    """Return a CAPS of eight participants."""
     return nc.Caps(small_caps(tmp_path / "caps", 8))
 
 
@@ -41,7 +41,7 @@ def tiny(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
 
 
 def on(caps: nc.Caps, table: pd.DataFrame | None = None, **settings: object) -> nc.Experiment:
-    """An experiment with two splits."""
+    """Return an experiment with two splits."""
     settings = {
         "architecture": tiny,
         "trainer": FAST,
@@ -89,7 +89,7 @@ def names(folder: Path) -> set[str]:
 
 @covers("SIGKILL")
 def test_a_run_killed_repeatedly_equals_an_uninterrupted_one(study: Study, tmp_path: Path, repetitions):
-    """Several splits and networks; the processes are forked from this one, which has trained nothing."""
+    """Each run trains several splits and networks in a fork of this process, which must not have trained before."""
     trainer = nc.Trainer(
         epochs=2, batch_size=4, learning_rate=1e-3, checkpoint_seconds=0, device="cpu", n_workers=0
     )
@@ -128,7 +128,7 @@ def test_a_run_killed_repeatedly_equals_an_uninterrupted_one(study: Study, tmp_p
 def test_processes_that_race_for_a_new_folder_end_with_one_study(
     caps: nc.Caps, tmp_path: Path, repetitions: Callable[[int, int], int]
 ):
-    """Eight processes at a time; those that come late are refused by name, or find the folder complete."""
+    """Of eight processes at a time, one writes the folder. The others get an `InUseError` or find a complete folder."""
     assert in_child(lambda: on(caps).run(tmp_path / "whole")) == 0
     expected, n_refused = content(tmp_path / "whole"), 0
 
@@ -202,7 +202,7 @@ def test_the_error_of_a_non_finite_loss_names_the_participants(caps: nc.Caps, tm
 
 
 class NotANumber(nn.Module):
-    """A network with NaN as output for evaluations."""
+    """Network with NaN as output in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ def test_a_signal_saves_and_the_next_run_resumes(caps: nc.Caps, tmp_path: Path, 
 
 @covers("full disk")
 def test_the_error_of_a_full_disk_names_the_path_and_the_run_can_be_resumed(caps: nc.Caps, tmp_path: Path):
-    """A limit on the size of files stops writing at a byte, as a full disk does."""
+    """A limit on the size of files stops writing within a file, as a full disk does."""
     torch.set_num_threads(1)
     on(caps).run(tmp_path / "whole")
     big = caps.root.parent / "broken"  # type: ignore[union-attr]
@@ -348,7 +348,7 @@ def test_the_error_of_a_second_run_names_the_process_of_the_first(caps: nc.Caps,
 
 
 class Items(Dataset):  # type: ignore[type-arg]
-    """Plain samples of a dataset of a user."""
+    """Dataset of a user with samples that are plain dicts."""
 
     def __init__(
         self, n: int = 8, first: int = 0, die: int | None = None, sizes: tuple[int, ...] = (6,)
@@ -410,7 +410,7 @@ def test_the_error_of_parts_of_unequal_size_names_samples_and_shapes():
 
 
 class Wrapper(Dataset):  # type: ignore[type-arg]
-    """A cache around a dataset, which hides all but its items."""
+    """Cache of a dataset, which hides all members of the dataset except its samples."""
 
     def __init__(self, dataset: Dataset) -> None:  # type: ignore[type-arg]
         self.items = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Bad tables are refused with file, line, value and remedy."""
+"""Invalid tables are refused with an error that contains the file, the line, the value and a remedy."""
 
 from pathlib import Path
 

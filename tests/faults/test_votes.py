@@ -1,4 +1,4 @@
-"""Votes say what they cannot do; a trained run is not lost by them."""
+"""Votes that cannot be computed are refused with an error that names the cause."""
 
 import pandas as pd
 import pytest
@@ -9,7 +9,7 @@ import neurocnn as nc
 
 @pytest.fixture
 def predictions() -> pd.DataFrame:
-    """Two parts of three images."""
+    """Return predictions for two parts of three images."""
     return pd.DataFrame(
         {
             "participant_id": ["sub-1", "sub-1", "sub-2", "sub-2", "sub-3", "sub-3"],

@@ -1,4 +1,4 @@
-"""What a console and a notebook show of the values of a study."""
+"""Display of the objects of a study in a console and in a notebook."""
 
 import dataclasses
 

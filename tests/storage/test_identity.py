@@ -1,4 +1,4 @@
-"""Rows are named and compared by their identity columns."""
+"""Rows are described and compared by their identity columns."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Locks end with their process, and name their holder."""
+"""Locks are released when their process ends, and errors name the process that holds a lock."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ def test_a_forked_child_that_outlives_its_killed_parent_does_not_keep_the_lock(t
         parent.wait()
         try:
             with hold(tmp_path / "lock", "it"):
-                os.kill(child, 0)  # The child still runs.
+                os.kill(child, 0)  # The child must still be running.
         finally:
             os.kill(child, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Errors of the system, and files of others: our own errors with the path, and never more memory than the file."""
+"""System errors become errors of neurocnn with the path, and no file takes more memory than its size."""
 
 import errno
 import os
@@ -235,7 +235,7 @@ def test_unsafe_files_are_refused_without_running_code_or_taking_memory(tmp_path
     loaded = []
     for name, content in files.items():
         path.write_bytes(content)
-        # What a file promises beyond its size would not fit into another half gigabyte.
+        # Half a gigabyte is enough for the files, but not for the sizes that some of them claim.
         resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), limits[1]))
         try:
             load_tensors(path, mmap=mmap)
@@ -310,13 +310,13 @@ def test_a_table_with_random_changes_is_read_exactly_or_refused(tmp_path: Path, 
             refused += str(path) in str(error)
             continue
         accepted += 1
-        # A table that is accepted has the cells of the file, and is written and read back unchanged.
+        # An accepted table has one row per line of the file, and is the same after it is written and read.
         lines = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").strip("\n").split("\n")
         assert len(found) == len(lines) - 1, content
         write_table(found, tmp_path / "again.tsv")
         pd.testing.assert_frame_equal(read_table(tmp_path / "again.tsv"), found)
     assert refused + accepted == count
-    print(f"tables: {refused} mutated tables refused, the others read as they are")
+    print(f"tables: {refused} changed tables refused, the others read exactly")
 
 
 def test_processes_that_race_for_a_lock_hold_it_one_at_a_time(tmp_path: Path, repetitions: Repetitions):
@@ -358,7 +358,7 @@ def test_the_message_about_a_lock_contains_at_most_200_characters_of_the_note(tm
     assert locks_module._read_note(tmp_path / "missing") == "unknown"
 
 
-def test_an_error_in_the_block_is_raised_although_closing_the_file_fails(tmp_path: Path):
+def test_an_error_in_the_block_is_raised_unchanged_and_no_file_remains(tmp_path: Path):
     with pytest.raises(CheckpointError, match="mine"), write_whole(tmp_path / "t") as file:
         file.write(b"x")
         raise CheckpointError("mine")

@@ -1,4 +1,4 @@
-"""Tables are read as they are, or not at all."""
+"""Tables are read exactly as they are written, or refused with an error."""
 
 import math
 import os
@@ -61,7 +61,7 @@ def test_the_error_of_a_missing_table_lists_similar_names(tmp_path: Path):
         read_table(tmp_path)
 
 
-# Each line of faults.md under Tables: what is in the file, and what the message must say.
+# Content of a faulty table, and a pattern of the error message, by name of the fault.
 FAULTS = {
     "empty": ("", "the table is empty"),
     "header only": (HEADER, "no rows"),
@@ -191,7 +191,7 @@ def test_a_written_table_is_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, float, int]]
 ):
     frame = pd.DataFrame(rows, columns=["text", "float", "int"])
-    # A column of text that reads as numbers comes back as numbers: nothing in a TSV says otherwise.
+    # The prefix prevents that a column of text is read as numbers, because a TSV file has no types.
     frame["text"] = "t" + frame["text"].astype(str)
     frame["part_id"] = range(len(frame))
     path = tmp_path_factory.mktemp("tables") / "table.tsv"

@@ -1,4 +1,4 @@
-"""A damaged, foreign or unsafe file of tensors is never read."""
+"""A file of tensors that is damaged, unsafe or has unexpected content is refused."""
 
 import os
 from pathlib import Path
