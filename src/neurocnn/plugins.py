@@ -95,11 +95,11 @@ class Architectures:
         self._manager.add_hookspecs(_Specification)
         self._found: dict[str, list[Architecture]] = {}
         self.broken: dict[str, str] = {}  # Traceback of each failed package, by origin.
-        self._add(f"neurocnn {metadata.version('neurocnn')}", lambda: builtin)
+        self._add_plugin(f"neurocnn {metadata.version('neurocnn')}", lambda: builtin)
         for origin, load in sorted(_installed_plugins(), key=lambda plugin: plugin[0]):
-            self._add(origin, load)
+            self._add_plugin(origin, load)
 
-    def _add(self, origin: str, load: Callable[[], object]) -> None:
+    def _add_plugin(self, origin: str, load: Callable[[], object]) -> None:
         plugin: object = None
         try:
             plugin = load()
@@ -177,7 +177,7 @@ class _Specification:
 def _installed_plugins() -> list[tuple[str, Callable[[], object]]]:
     """Return the origin and the loader of each plugin. If its metadata cannot be read, the loader raises the error."""
     try:
-        return [(_origin(entry), entry.load) for entry in metadata.entry_points(group=GROUP)]
+        return [(_origin_of(entry), entry.load) for entry in metadata.entry_points(group=GROUP)]
     except Exception:  # The loop below catches the errors of each package separately.
         plugins: list[tuple[str, Callable[[], object]]] = []
         for distribution in metadata.distributions():
@@ -185,20 +185,20 @@ def _installed_plugins() -> list[tuple[str, Callable[[], object]]]:
                 entries = distribution.entry_points.select(group=GROUP)
             except Exception as error:
                 name = str(getattr(distribution, "_path", "of unknown name"))
-                plugins.append((name, partial(_raise, error)))
+                plugins.append((name, partial(_raise_error, error)))
             else:
-                plugins += [(_origin(entry), entry.load) for entry in entries]
+                plugins += [(_origin_of(entry), entry.load) for entry in entries]
         return plugins
 
 
-def _origin(entry: metadata.EntryPoint) -> str:
+def _origin_of(entry: metadata.EntryPoint) -> str:
     try:
         return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
     except Exception:
         return entry.value
 
 
-def _raise(error: Exception) -> None:
+def _raise_error(error: Exception) -> None:
     raise error
 
 

@@ -67,7 +67,7 @@ class Attribution:
         check_integer("steps", self.steps, minimum=2, where="explain")
         if self.window is not None:
             check_integer("window", self.window, minimum=1, where="explain")
-        _captum()
+        _import_captum()
 
     def compute(self, model: nn.Module, output: Output, images: Tensor, baselines: Tensor) -> Tensor:
         """Return the attribution of each voxel, in the shape of `images`, but with one channel for ``"grad_cam"``.
@@ -87,7 +87,7 @@ class Attribution:
         ModelError
             If the method is ``"grad_cam"`` and the network has no convolution.
         """
-        captum = _captum()
+        captum = _import_captum()
         images = images.detach().requires_grad_()
 
         def forward(batch: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Attribution:
             )
 
 
-def _captum() -> Any:
+def _import_captum() -> Any:
     try:
         return importlib.import_module("captum.attr")
     except ImportError as error:

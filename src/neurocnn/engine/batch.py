@@ -177,20 +177,20 @@ def part_rows(batch: Batch, part: Network) -> Batch:
         return batch
     rows = (batch["part_id"] == part).nonzero().flatten()
     indices = rows.tolist()
-    chosen = {name: _select(value, rows, indices) for name, value in batch.items() if name != "label"}
+    chosen = {name: _select_rows(value, rows, indices) for name, value in batch.items() if name != "label"}
     if "label" in batch:
         chosen["label"] = [batch["label"][row] for row in indices]
     return chosen
 
 
-def _select(value: Any, rows: Tensor, indices: list[int]) -> Any:
+def _select_rows(value: Any, rows: Tensor, indices: list[int]) -> Any:
     if isinstance(value, Tensor):
         return value[rows]
     if isinstance(value, Mapping):
-        return {name: _select(each, rows, indices) for name, each in value.items()}
+        return {name: _select_rows(each, rows, indices) for name, each in value.items()}
     if isinstance(value, list | tuple):
         # torch keeps only text as a list of samples; it transposes tuples and lists into columns.
         if value and isinstance(value[0], str | bytes):
             return [value[row] for row in indices]
-        return [_select(each, rows, indices) for each in value]
+        return [_select_rows(each, rows, indices) for each in value]
     return value

@@ -49,7 +49,7 @@ class Buffers:
 
     def _is_free(self, k: int) -> bool:
         copied = self.copies.get(id(self.arrays[k]))
-        return _references(self.arrays, k) == _UNUSED and (copied is None or copied.query())  # type: ignore[no-untyped-call]
+        return _count_references(self.arrays, k) == _UNUSED and (copied is None or copied.query())  # type: ignore[no-untyped-call]
 
     def mark_copied(self, array: Floats) -> None:
         """Record that a copy of this array to the GPU was started."""
@@ -58,9 +58,9 @@ class Buffers:
             self.copies[id(array)].record()
 
 
-def _references(arrays: list[Floats], k: int) -> int:
+def _count_references(arrays: list[Floats], k: int) -> int:
     return sys.getrefcount(arrays[k])
 
 
 # Reference count of an unused array, to which only the list refers. It depends on the version of Python.
-_UNUSED = _references([np.empty(0, np.float32)], 0)
+_UNUSED = _count_references([np.empty(0, np.float32)], 0)

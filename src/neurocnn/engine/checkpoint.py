@@ -131,11 +131,11 @@ def check_state(content: Any, path: Path) -> State:
             raise _content_error(path, name, value, "a finite number ≥ 0")
     if not isinstance(content.get("join_last", False), bool):
         raise _content_error(path, "join_last", content["join_last"], "bool")
-    _check_flat(path, "settings", content["settings"], (str, bool, int, float, type(None)))
-    _check_flat(path, "best", content["best"], _NUMBER)
-    _check_flat(path, "best_epochs", content["best_epochs"], (int,))
+    _check_plain_dict(path, "settings", content["settings"], (str, bool, int, float, type(None)))
+    _check_plain_dict(path, "best", content["best"], _NUMBER)
+    _check_plain_dict(path, "best_epochs", content["best_epochs"], (int,))
     for row in content["history"]:
-        _check_flat(path, "history", row, _NUMBER)
+        _check_plain_dict(path, "history", row, _NUMBER)
         if not {"epoch", "iteration", "time"} <= row.keys():
             raise _content_error(path, "history", row, "rows with epoch, iteration and time")
     last = content["history"][-1] if content["history"] else {"epoch": -1, "iteration": 0}
@@ -151,7 +151,7 @@ def check_state(content: Any, path: Path) -> State:
             content["iteration"],
             "at least the iteration of the last row and the updates of the epoch",
         )
-    _check_flat(path, "stopper", content["stopper"], _NUMBER)
+    _check_plain_dict(path, "stopper", content["stopper"], _NUMBER)
     check_tensors(path, "model", content["model"])
     return content
 
@@ -166,7 +166,7 @@ def check_tensors(path: Path, name: str, content: Any) -> dict[str, Tensor]:
     return content
 
 
-def _check_flat(path: Path, name: str, content: Any, kinds: tuple[type, ...]) -> None:
+def _check_plain_dict(path: Path, name: str, content: Any, kinds: tuple[type, ...]) -> None:
     if not isinstance(content, dict):
         raise _content_error(path, name, content, "dict")
     for key, value in content.items():

@@ -39,16 +39,16 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
     true, predicted = (table[name].to_numpy(dtype=float) for name in ("true_label", "predicted_label"))
 
     def proportion(hit: Array, rows: Array) -> Interval:
-        return _proportion(hit[rows], people[rows], z)
+        return _proportion_interval(hit[rows], people[rows], z)
 
     right = true == predicted
     recalls = [proportion(right, true == k) for k in range(n_classes)]
     precisions = [proportion(right, predicted == k) for k in range(n_classes)]
     present = [recall for k, recall in enumerate(recalls) if (true == k).any()]
-    found = {"accuracy": _proportion(right, people, z), "balanced_accuracy": _mean(present)}
+    found = {"accuracy": _proportion_interval(right, people, z), "balanced_accuracy": _mean_interval(present)}
     if n_classes > 2:
         # Specificity and NPV are omitted: their values for the classes share samples, so they are not independent.
-        return found | {"sensitivity": _mean(recalls), "ppv": _mean(precisions)}
+        return found | {"sensitivity": _mean_interval(recalls), "ppv": _mean_interval(precisions)}
     found |= {
         "sensitivity": recalls[1],
         "specificity": recalls[0],
@@ -56,11 +56,11 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
         "npv": precisions[0],
     }
     if "proba1" in table and len(present) == 2:
-        found["roc_auc"] = _area(table["proba1"].to_numpy(dtype=float), true == 1, people, z)
+        found["roc_auc"] = _area_interval(table["proba1"].to_numpy(dtype=float), true == 1, people, z)
     return found
 
 
-def _proportion(hit: Array, people: Array, z: float) -> Interval:
+def _proportion_interval(hit: Array, people: Array, z: float) -> Interval:
     """Return the share of True in `hit` with Wilson's limits; 0 with the limits 0 and 1 if there are no rows."""
     if len(hit) == 0:
         return 0.0, 0.0, 1.0
@@ -103,7 +103,7 @@ def effective_size(hit: Array, people: Array) -> float:
     return min(float(n), max(least, share * (1 - share) / variance if variance > 0 else n))
 
 
-def _mean(parts: Sequence[Interval]) -> Interval:
+def _mean_interval(parts: Sequence[Interval]) -> Interval:
     """Return the mean of independent metrics, with limits by MOVER (method of variance estimates recovery)."""
     values, lower, upper = np.array(parts).T
     value = float(values.mean())
@@ -112,7 +112,7 @@ def _mean(parts: Sequence[Interval]) -> Interval:
     return value, max(0.0, value - below), min(1.0, value + above)
 
 
-def _area(scores: Array, positive: Array, people: Array, z: float) -> Interval:
+def _area_interval(scores: Array, positive: Array, people: Array, z: float) -> Interval:
     """Return the area under the ROC curve, with limits that are symmetric on the logit scale."""
     area = roc_area(positive, scores)
     if math.isnan(area):

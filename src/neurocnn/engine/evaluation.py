@@ -89,7 +89,7 @@ def evaluate(
     0.0
     """
     check_instance("task", task, Task, "a task, such as nc.classification()")
-    computation = _computation(batch_size, n_workers, device, precision)
+    computation = _make_computation(batch_size, n_workers, device, precision)
     networks = check_networks(model)
     tables = _evaluate_networks(networks, dataset, computation, task_measure(task, computation))
     if None in tables:
@@ -135,9 +135,9 @@ def encode(
     >>> encode(Halves(), [item], device="cpu").columns[-1]
     'code3'
     """
-    computation = _computation(batch_size, n_workers, device, precision)
+    computation = _make_computation(batch_size, n_workers, device, precision)
     check_instance("model", model, nn.Module, "a torch.nn.Module", where="encode")
-    measure = Measure(_codes, lambda batch: None, _code_columns, by_labels=True)
+    measure = Measure(_latent_codes, lambda batch: None, _code_columns, by_labels=True)
     return _evaluate_networks({None: model}, dataset, computation, measure)[None]
 
 
@@ -158,7 +158,7 @@ def _evaluate_networks(
     return {part: check_outputs(table, networks[part]) for part, table in tables.items()}
 
 
-def _computation(batch_size: int, n_workers: int | str, device: str, precision: str) -> Computation:
+def _make_computation(batch_size: int, n_workers: int | str, device: str, precision: str) -> Computation:
     ranks = find_ranks()
     where = find_device(
         check_text("device", device, expected="'auto' or a name such as 'cuda:1'"), ranks.local
@@ -200,7 +200,7 @@ def _code_columns(codes: Tensor, target: Tensor | None) -> Columns:
     return {f"code{k}": numbers[:, k] for k in range(numbers.shape[1])}
 
 
-def _codes(model: nn.Module, image: Tensor) -> Tensor:
+def _latent_codes(model: nn.Module, image: Tensor) -> Tensor:
     encoder = getattr(model, "encode", None)
     output = model(image) if encoder is None else encoder(image)
     if encoder is None:

@@ -88,7 +88,7 @@ def differences(old: Settings, new: Settings, prefix: str = "") -> dict[str, Cha
         before, now = old.get(name), new.get(name)
         if isinstance(before, Mapping) and isinstance(now, Mapping) and before.get("type") == now.get("type"):
             found |= differences(before, now, f"{prefix}{name}.")
-        elif _comparable(before) != _comparable(now):
+        elif _as_comparable(before) != _as_comparable(now):
             found[f"{prefix}{name}"] = (before, now)
     return found
 
@@ -123,7 +123,9 @@ def forbidden_changes(
 
 def describe_changes(changes: Mapping[str, Change]) -> str:
     """Return changes as text for a message, such as ``trainer.seed: 0 → 1``."""
-    return "; ".join(f"{name}: {_short(old)} → {_short(new)}" for name, (old, new) in changes.items())
+    return "; ".join(
+        f"{name}: {_short_text(old)} → {_short_text(new)}" for name, (old, new) in changes.items()
+    )
 
 
 def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folder: Path) -> None:
@@ -214,11 +216,11 @@ def _is_allowed(rule: str | None, change: Change, scored: bool) -> bool:
     return rule == "free" or (rule == "until scored" and not scored)
 
 
-def _comparable(value: Any) -> Any:
+def _as_comparable(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _short(value: Any) -> str:
+def _short_text(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "…"
 

@@ -145,7 +145,7 @@ def label_numbers(batch: Mapping[str, Any], device: torch.device, *, label: str)
         If a label is missing or not a finite number.
     """
     values = [_single_value(value) for value in label_list(batch, label)]
-    numbers = [_number(value) for value in values]
+    numbers = [_number_or_nan(value) for value in values]
     wrong = [row for row, number in enumerate(numbers) if not math.isfinite(number)]
     if wrong:
         keys = [label_key(value) for value in values]
@@ -169,7 +169,7 @@ def _single_value(label: Any) -> Any:
     return label[0] if isinstance(label, list | tuple) and len(label) == 1 else label
 
 
-def _number(value: Any) -> float:
+def _number_or_nan(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):

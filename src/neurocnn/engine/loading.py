@@ -198,7 +198,7 @@ class _Stream:
 
     def batches(self, requested: Pass) -> Iterator[Batch]:
         """Yield the batches of a pass, some of which may have been loaded in advance."""
-        current = self._take(requested)
+        current = self._take_or_start(requested)
         try:
             while True:
                 if not current.pending:
@@ -214,7 +214,7 @@ class _Stream:
         finally:
             current.cancel()
 
-    def _take(self, requested: Pass) -> _ActivePass:
+    def _take_or_start(self, requested: Pass) -> _ActivePass:
         """Return the pass if it was started in advance; otherwise cancel all started passes and start it."""
         if self.started and self.started[0].requested.equals(requested):
             return self.started.popleft()

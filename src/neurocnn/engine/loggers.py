@@ -175,7 +175,7 @@ class Progress:
                 epoch + 1,
                 self.epochs,
                 network,
-                _losses([row], self.sets),
+                _losses_text([row], self.sets),
                 row["time"],
                 single,
             )
@@ -184,7 +184,7 @@ class Progress:
         # Lines that the logger already shows are not written again.
         if self.writes and not LOGGER.isEnabledFor(logging.INFO):
             networks = f", {len(rows)} networks" if len(rows) > 1 else ""
-            losses = _losses(list(rows.values()), self.sets)
+            losses = _losses_text(list(rows.values()), self.sets)
             sys.stderr.write(
                 f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{self._remaining_time(epoch)}\n"
             )
@@ -195,12 +195,12 @@ class Progress:
         if self.shown and not self.estimated:
             seconds = self._seconds_per_epoch(epoch)
             all_trainings = (
-                f", {_clock_time(self.n_trainings * self.epochs * seconds)} for all {self.n_trainings}"
+                f", {_duration_text(self.n_trainings * self.epochs * seconds)} for all {self.n_trainings}"
             )
             LOGGER.info(
                 "an epoch takes %s: at most %s for a training%s",
-                _clock_time(seconds),
-                _clock_time(self.epochs * seconds),
+                _duration_text(seconds),
+                _duration_text(self.epochs * seconds),
                 all_trainings if self.n_trainings > 1 else "",
             )
         self.estimated = True
@@ -212,20 +212,20 @@ class Progress:
     def _remaining_time(self, epoch: int) -> str:
         """Return the longest remaining time as text; a training may stop early."""
         left = (self.epochs - epoch - 1) * self._seconds_per_epoch(epoch)
-        return f", at most {_clock_time(left)} left" if left else ""
+        return f", at most {_duration_text(left)} left" if left else ""
 
 
-def _clock_time(seconds: float) -> str:
+def _duration_text(seconds: float) -> str:
     """Return a duration as hours, minutes and seconds.
 
-    >>> _clock_time(3725.2)
+    >>> _duration_text(3725.2)
     '1:02:05'
     """
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def _losses(rows: Sequence[Row], sets: Sequence[str]) -> str:
+def _losses_text(rows: Sequence[Row], sets: Sequence[str]) -> str:
     """Return the losses, averaged over networks, as text."""
     means = {
         name: sum(float(row[f"{name}_loss"]) for row in rows) / len(rows)

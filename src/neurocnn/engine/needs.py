@@ -90,20 +90,20 @@ def log_needs(
     """
     started, shown = monotonic(), find_ranks().rank == 0
     if shown:
-        LOGGER.info("%s takes %s%s", what, needs, "" if folder is None else f"; {_free_space(folder)}")
+        LOGGER.info("%s takes %s%s", what, needs, "" if folder is None else f"; {_free_space_text(folder)}")
     yield
     if shown:
-        size = "" if folder is None else f"; {folder} has {_size_text(_size(folder))}"
+        size = "" if folder is None else f"; {folder} has {_size_text(_folder_size(folder))}"
         memory = f"{_size_text(peak_memory(device))} of memory at its peak"
         LOGGER.info("%s has taken %.1f s, %s%s", what, monotonic() - started, memory, size)
 
 
-def _free_space(folder: Path) -> str:
+def _free_space_text(folder: Path) -> str:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     return f"{_size_text(shutil.disk_usage(existing).free)} of disk are free"
 
 
-def _size(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in find(folder, "**/*") if is_file(path))
 
 

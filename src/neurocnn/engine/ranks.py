@@ -54,14 +54,14 @@ class Ranks:
             )
         except RuntimeError as error:
             found = re.search(r"Ranks? ([\d, ]+) failed", str(error))
-            missing = found[1].strip() if found else ", ".join(map(str, self._closed()))
+            missing = found[1].strip() if found else ", ".join(map(str, self._closed_ranks()))
             who = f"rank {missing} is missing" if missing else f"not all arrived ({error})"
             raise TrainingError(
                 f"rank {self.rank} of {self.world} waited at most {self.seconds:g} s {where}, and {who}: it has died "
                 "or hangs; see its own output"
             ) from error
 
-    def _closed(self) -> list[int]:
+    def _closed_ranks(self) -> list[int]:
         """Return the ranks whose connection to rank 0 is closed; an empty list on other ranks.
 
         gloo's error does not name a rank that died before the barrier, but receiving from it fails.
@@ -119,7 +119,7 @@ def find_ranks(seconds: float | None = None) -> Ranks:
         if backend == "nccl":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group(backend, timeout=wait)
-        atexit.register(_leave)
+        atexit.register(_destroy_group)
     if "group" not in _control:
         gloo = dist.get_backend() == "gloo"
         _control["group"] = dist.group.WORLD if gloo else dist.new_group(backend="gloo", timeout=wait)
@@ -130,6 +130,6 @@ def find_ranks(seconds: float | None = None) -> Ranks:
     return Ranks(rank, dist.get_world_size(), int(os.environ.get("LOCAL_RANK", str(rank))), seconds)
 
 
-def _leave() -> None:
+def _destroy_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

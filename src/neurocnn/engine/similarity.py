@@ -65,10 +65,10 @@ def structural_similarity(output: Tensor, target: Tensor, extent: Tensor) -> Ten
     window = min(WINDOW, shortest - 1 + shortest % 2)
     n_voxels = window ** (target.dim() - 2)
     unbiased = n_voxels / (n_voxels - 1) if n_voxels > 1 else 1.0
-    mean_x, mean_y = _mean(target, window), _mean(output, window)
-    var_x = unbiased * (_mean(target * target, window) - mean_x * mean_x)
-    var_y = unbiased * (_mean(output * output, window) - mean_y * mean_y)
-    cov = unbiased * (_mean(target * output, window) - mean_x * mean_y)
+    mean_x, mean_y = _window_mean(target, window), _window_mean(output, window)
+    var_x = unbiased * (_window_mean(target * target, window) - mean_x * mean_x)
+    var_y = unbiased * (_window_mean(output * output, window) - mean_y * mean_y)
+    cov = unbiased * (_window_mean(target * output, window) - mean_x * mean_y)
     scale = extent.reshape(-1, *[1] * (target.dim() - 1))
     c1, c2 = (0.01 * scale).square(), (0.03 * scale).square()
     upper = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
@@ -76,7 +76,7 @@ def structural_similarity(output: Tensor, target: Tensor, extent: Tensor) -> Ten
     return (upper / lower).flatten(1).mean(1)
 
 
-def _mean(image: Tensor, window: int) -> Tensor:
+def _window_mean(image: Tensor, window: int) -> Tensor:
     # The mean is taken along one axis at a time, which takes 3 × 7 additions per voxel instead of 7 × 7 × 7.
     pool = F.avg_pool3d if image.dim() == 5 else F.avg_pool2d
     n_axes = image.dim() - 2

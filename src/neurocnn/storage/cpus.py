@@ -40,11 +40,11 @@ def cpu_quota(membership: Path, root: Path) -> int:
             for folder in (group, *group.parents):
                 if not folder.is_relative_to(root):
                     break
-                limits += _limits(folder)
+                limits += _cgroup_limits(folder)
     return min(limits)
 
 
-def _limits(group: Path) -> list[int]:
+def _cgroup_limits(group: Path) -> list[int]:
     """Return the limit of a cgroup (version 2 or 1) as a list of one number; an empty list if it has no limit."""
     with suppress(OSError, ValueError):
         quota, period = (group / "cpu.max").read_text().split()

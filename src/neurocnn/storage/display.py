@@ -23,7 +23,7 @@ def short_repr(value: Any) -> str:
     >>> short_repr(Trainer(epochs=50, patience=10))
     'Trainer(epochs=50)'
     """
-    texts = {name: _text(found) for name, found in changed_settings(value).items()}
+    texts = {name: _setting_text(found) for name, found in changed_settings(value).items()}
     room = (_MAX_LENGTH - len(type(value).__name__) - sum(len(name) + 3 for name in texts)) // max(
         1, len(texts)
     )
@@ -45,7 +45,7 @@ def html_view(value: Any) -> str:
     """
     settings = changed_settings(value)
     rows = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(_text(found))}</td></tr>"
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(_setting_text(found))}</td></tr>"
         for name, found in settings.items()
     )
     people = [
@@ -74,7 +74,9 @@ def changed_settings(value: Any) -> dict[str, Any]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         setting = getattr(value, field.name)
-        if default is dataclasses.MISSING or not (setting is default or _text(setting) == _text(default)):
+        if default is dataclasses.MISSING or not (
+            setting is default or _setting_text(setting) == _setting_text(default)
+        ):
             found[field.name] = setting
     return found
 
@@ -92,10 +94,12 @@ def describe_people(sessions: pd.DataFrame) -> pd.DataFrame:
     groups = {"all": people}
     if "diagnosis" in people:
         groups = {str(name): own for name, own in people.groupby("diagnosis")} | groups
-    return pd.DataFrame.from_dict({name: _describe(own) for name, own in groups.items()}, orient="index")
+    return pd.DataFrame.from_dict(
+        {name: _describe_group(own) for name, own in groups.items()}, orient="index"
+    )
 
 
-def _describe(people: pd.DataFrame) -> dict[str, object]:
+def _describe_group(people: pd.DataFrame) -> dict[str, object]:
     row: dict[str, object] = {"participants": len(people)}
     if "age" in people and pd.api.types.is_numeric_dtype(people["age"]):
         row["age"] = f"{people['age'].mean():.1f} ± {people['age'].std():.1f}"
@@ -117,7 +121,7 @@ def _tables(settings: dict[str, Any]) -> Iterable[tuple[str, pd.DataFrame]]:
             )
 
 
-def _text(value: object) -> str:
+def _setting_text(value: object) -> str:
     if isinstance(value, pd.DataFrame):
         people = value.drop_duplicates(key_columns(value, PARTICIPANT))
         return f"<{len(value)} images of {len(people)} participants>"

@@ -190,7 +190,7 @@ def similar_ids(ids: Iterable[str]) -> list[list[str]]:
     """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(ids):
-        groups.setdefault(_visible(name), []).append(name)
+        groups.setdefault(_visible_form(name), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
 
@@ -210,7 +210,7 @@ def _warn_once(ids: str) -> None:
     )
 
 
-def _visible(name: str) -> str:
+def _visible_form(name: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(c for c in folded if unicodedata.category(c) not in _INVISIBLE and c not in _FILLERS)
 

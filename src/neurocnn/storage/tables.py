@@ -77,14 +77,14 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
 
 def read_texts(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """Return a table whose cells are text (it may have no rows), and the names of its rows: ``line 2``, …"""
-    header, rows, lines = _cells(path)
+    header, rows, lines = _read_cells(path)
     check_columns(header, required, path)
     return pd.DataFrame(rows, columns=header, dtype=object), [f"line {line}" for line in lines]
 
 
 def typed_columns(texts: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
     """Convert a table of text to numbers, text and missing values. `rows` are the names of its rows in messages."""
-    columns = {str(name): _column(texts[name].tolist(), str(name), rows) for name in texts}
+    columns = {str(name): _typed_column(texts[name].tolist(), str(name), rows) for name in texts}
     return pd.DataFrame(columns, columns=texts.columns)
 
 
@@ -126,18 +126,18 @@ def format_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> str:
     for name in names:
         if names.count(name) > 1:
             raise TableError(f"{path}: the column {name!r} occurs twice; rename or remove one")
-    columns = [_texts(frame.iloc[:, i], name, path) for i, name in enumerate(names)]
+    columns = [_cell_texts(frame.iloc[:, i], name, path) for i, name in enumerate(names)]
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(_texts(pd.Series(names, dtype=object), "column names", path))
+    writer.writerow(_cell_texts(pd.Series(names, dtype=object), "column names", path))
     writer.writerows(zip(*columns, strict=True))
     return text.getvalue()
 
 
-def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+def _read_cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     """Return the header, the rows as text, and the line number of each row."""
     # `splitlines` would also split at other characters, such as U+2028, which may occur in a cell.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter="\t", strict=True)
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter="\t", strict=True)
     header: list[str] = []
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -168,7 +168,7 @@ def _cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     return header, rows, lines
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     with storage_errors(path, "read"):
         if path.is_dir():
             raise TableError(f"{path}: this is a folder; expected a TSV file")
@@ -222,7 +222,7 @@ def _check_cells(cells: list[str], header: list[str], path: Path, line: int) -> 
             raise TableError(f"{path}, line {line}: spaces around the {name} {cell!r}; remove them")
 
 
-def _column(cells: list[str], name: str, where: Sequence[str]) -> pd.Series:
+def _typed_column(cells: list[str], name: str, where: Sequence[str]) -> pd.Series:
     """Return one column: numbers if all its cells are numbers, otherwise text."""
     filled = [cell for cell in cells if cell not in MISSING]
     if name in IMAGE or not all(is_number(cell) for cell in filled):
@@ -251,7 +251,7 @@ def is_number(cell: str) -> bool:
     return bool(_INTEGER.fullmatch(cell)) or not cell.lstrip("+-").isdigit()
 
 
-def _texts(column: pd.Series, name: str, path: object) -> list[str]:
+def _cell_texts(column: pd.Series, name: str, path: object) -> list[str]:
     """Return the cells of one column as text."""
     texts = []
     for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True):
