@@ -1,4 +1,4 @@
-"""Analyses of the predictions in a result folder: metrics by group, and confounds."""
+"""Analyses of the predictions in a result folder: metrics of each group, and predictions from confounds."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ class Answers(Decisions):
             split whose validation set contains it.
         bins
             For a numeric column: number of bands with equally many images, or the limits of the bands. With None, a
-            numeric column of more than 5 values has 3 bands.
+            numeric column of more than 5 different values is divided into 3 bands.
 
         Returns
         -------
@@ -50,7 +50,8 @@ class Answers(Decisions):
         SettingError
             If labels are missing, or a value is outside the bins.
         NotFoundError
-            If the data set has no predictions, or an earlier version did not write its sessions (predict it again).
+            If the data set has no predictions, or the folder lacks its sessions, which earlier versions did not write
+            (predict the data set again).
 
         Examples
         --------
@@ -68,7 +69,7 @@ class Answers(Decisions):
         *,
         selection: str | None = None,
     ) -> pd.DataFrame:
-        """Return the scores of a linear model of these columns, without images, next to the network's scores.
+        """Return the scores of a linear model that predicts from columns of the sessions, next to the network's scores.
 
         A logistic regression (for a regression task, a linear one) is fitted to the training sessions of each split and
         evaluated with the network's metrics. Numbers are standardised, texts one-hot encoded (scikit-learn).
@@ -83,15 +84,16 @@ class Answers(Decisions):
         Returns
         -------
         DataFrame
-            One row per metric: means over the splits and standard deviations (with n − 1) of both, ``network``,
-            ``network_std``, ``confounds``, ``confounds_std``, and ``difference`` (network − confounds).
+            One row per metric. Columns: mean over the splits and standard deviation (with n − 1) of the network,
+            ``network`` and ``network_std``, and of the linear model, ``confounds`` and ``confounds_std``;
+            ``difference`` (network − confounds).
 
         Raises
         ------
         TableError
             If a column or value is missing.
         NotFoundError
-            If the data set has no metrics, or its sessions were not written.
+            If the data set has no metrics, or the folder lacks its sessions.
 
         Examples
         --------

@@ -56,7 +56,7 @@ def with_ensemble(
 
 
 def fit_temperature(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the temperature with the lowest mean negative log-likelihood, and that loss before and after scaling.
+    """Return the temperature with the lowest mean negative log-likelihood, and this loss before and after scaling.
 
     The search is limited to temperatures from 0.05 to 20, because a perfect classifier has no minimum.
 
@@ -99,8 +99,8 @@ def calibrate(folder: ResultFolder, vote: Vote) -> tuple[Vote, pd.DataFrame]:
             rows.append((selection, split, found[split], before, after))
             if found[split] in _TEMPERATURES:
                 LOGGER.warning(
-                    "%s, split %d, %s: temperature %g is the limit of the search: the validation set is too small or "
-                    "perfectly separated",
+                    "%s, split %d, %s: temperature=%g is a limit of the search, because the validation set is too "
+                    "small or perfectly separated; use more validation images",
                     folder.root,
                     split,
                     selection,
@@ -113,9 +113,9 @@ def calibrate(folder: ResultFolder, vote: Vote) -> tuple[Vote, pd.DataFrame]:
 
 
 def outcomes(table: pd.DataFrame, n_classes: int) -> tuple[Array, Array]:
-    """Return whether an event has occurred for each image, and its predicted probability.
+    """Return, for each image, whether an event has occurred, and the predicted probability of this event.
 
-    For two classes the event is that the second class is true; for more, that the predicted class is true.
+    For two classes, the event is that the second class is true; for more classes, that the predicted class is true.
     """
     true = table["true_label"].to_numpy(dtype=int)
     columns = table[probability_columns(table)].to_numpy(dtype=float)
@@ -166,7 +166,7 @@ def calibration_scores(table: pd.DataFrame, n_classes: int, n_bins: int) -> dict
 
 
 def check_rule(rule: object) -> str | dict[str, float]:
-    """Return the rule of an operating point, else raise a SettingError.
+    """Return the rule of an operating point if it is valid, else raise a SettingError.
 
     Examples
     --------
@@ -191,8 +191,8 @@ def choose_threshold(table: pd.DataFrame, rule: str | Mapping[str, float]) -> fl
     """Return the threshold at or above which the second class is predicted.
 
     ``"youden"`` maximises sensitivity + specificity − 1 (Youden, Cancer 3 (1950)); a required sensitivity is reached
-    with the highest specificity, and a required specificity with the highest sensitivity. Of several such thresholds,
-    the highest is returned.
+    with the highest specificity, and a required specificity with the highest sensitivity. If several thresholds are
+    equally good, the highest is returned.
 
     Examples
     --------
@@ -210,7 +210,7 @@ def choose_threshold(table: pd.DataFrame, rule: str | Mapping[str, float]) -> fl
         index = int(np.argmax(true >= rule["sensitivity"] - 1e-12))
     else:
         index = int(np.flatnonzero(1 - false >= rule["specificity"] - 1e-12)[-1])
-    # scikit-learn's first threshold, at which no image is positive, is infinite.
+    # scikit-learn's first threshold, at which no image is positive, is infinite, which JSON cannot contain.
     return float(min(thresholds[index], np.nextafter(scores.max(), 2)))
 
 

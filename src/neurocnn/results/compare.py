@@ -41,11 +41,11 @@ def compare(
     results_a, results_b
         Results of two experiments with the same task.
     dataset
-        ``validation``, or a name that was passed to `Results.predict` of both.
+        ``validation``, or a name that was passed to `Results.predict` of both experiments.
     selection
-        Best model, see `Results.metrics`.
+        Selection of the best epoch, see `Results.metrics`.
     n, seed
-        Number of bootstrap samples, at most 100,000, and their seed.
+        Number of bootstrap samples, at most 100,000, and seed of the random numbers.
 
     Returns
     -------
@@ -53,28 +53,28 @@ def compare(
         One row per metric (index ``metric``):
 
         ``a``, ``b``, ``difference``
-            The metric of both experiments, and a − b.
+            The metric of each experiment, and the difference a − b.
         ``low``, ``high``
             95 % confidence interval of the difference, from a percentile bootstrap (Efron & Tibshirani (1993), 13.3):
-            participants are drawn with replacement within each class, the same ones for both.
+            participants are drawn with replacement within each class, the same participants for both experiments.
         ``mcnemar``
             p-value of the exact test of McNemar (Psychometrika 12 (1947)) of equal accuracy, in the row ``accuracy``;
-            missing if a participant has several images, which are not independent.
+            missing if a participant has several images, because these are not independent.
         ``delong``
             p-value of the test of DeLong et al. (Biometrics 44 (1988)) for two correlated areas under the ROC curve,
             with the images of a participant as a cluster (Obuchowski, Biometrics 53 (1997)), in the row ``roc_auc`` of
             a task with two classes.
         ``resampled_t``
             p-value of the corrected resampled t-test over the splits (Nadeau & Bengio, Machine Learning 52 (2003)): the
-            variance of the splits' differences times 1/k + n_test/n_train. Missing if the experiments have different
-            splits, or a single one.
+            variance of the differences over the k splits is multiplied by 1/k + n_test/n_train. Missing if the
+            experiments have different splits, or only one split.
 
     Raises
     ------
     SettingError
         If the tasks, sessions or true labels differ, or labels are missing.
     NotFoundError
-        If one of them has no predictions of the data set.
+        If one of the experiments has no predictions for the data set.
 
     Examples
     --------
@@ -118,23 +118,27 @@ def _check_tasks(results_a: ResultTables, results_b: ResultTables) -> engine.Tas
 
 
 def _aligned(first: pd.DataFrame, second: pd.DataFrame, *, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return both tables in the order of the first one, after a check that their sessions and labels are the same."""
+    """Return both tables in the order of the first table; raise an error if sessions or labels differ."""
     where = f"{_WHERE}: dataset={dataset!r}"
     key = key_columns(set(first.columns) & set(second.columns))
     for table in (first, second):
         if table["true_label"].isna().any():
             raise SettingError(
-                f"{where}: true labels are missing; expected labelled sessions; predict them with labels"
+                f"{where}: true labels are missing; expected labelled sessions; predict the data set with labels"
             )
     differing = describe_other_sessions(first[key], second[key])
     if differing:
         found = differing.replace("in the folder", "in results_a").replace("only now", "only in results_b")
-        raise SettingError(f"{where}: {found}; expected the same sessions; predict the same ones with both")
+        raise SettingError(
+            f"{where}: {found}; expected the same sessions; predict the same sessions with both experiments"
+        )
     second = first[key].merge(second, on=key, how="left", validate="one_to_one")
     changed = ~np.isclose(first["true_label"].astype(float), second["true_label"].astype(float), rtol=1e-5)
     if changed.any():
         names = ", ".join(first.loc[changed, "participant_id"].head())
-        raise SettingError(f"{where}: the true labels of {names} differ; expected the same labels in both")
+        raise SettingError(
+            f"{where}: the true labels of {names} differ; expected the same labels in both experiments"
+        )
     return first.reset_index(drop=True), second
 
 
@@ -156,7 +160,7 @@ def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
 
 def delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
-    """Return the two-sided p-value of DeLong's test; NaN if there are more than two classes, or one.
+    """Return the two-sided p-value of DeLong's test; NaN unless there are exactly two classes.
 
     Examples
     --------
@@ -181,7 +185,7 @@ def delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
 def _resampled_t(
     first: ResultFolder, second: ResultFolder, selection: str | None, dataset: str
 ) -> dict[str, float]:
-    """Return the p-value of each metric over the splits; an empty dict if the splits differ."""
+    """Return each metric's p-value of the resampled t-test; an empty dict for different splits, or only one split."""
     done = [fold.index for fold in first.done]
     if len(done) < 2 or done != [fold.index for fold in second.done]:
         return {}
@@ -204,7 +208,7 @@ def _resampled_t(
 def _people(folder: ResultFolder, index: int, dataset: str) -> set[tuple[object, ...]]:
     fold = folder.fold(index)
     path = fold.sessions(dataset)
-    if not is_file(path):  # the folder is of an earlier version
+    if not is_file(path):  # an earlier version wrote the folder
         path = fold.table(folder.selections[0], dataset, IMAGE, "prediction")
     table = storage.read_table(path)
     return set(table[key_columns(table, PARTICIPANT)].itertuples(index=False, name=None))

@@ -24,7 +24,7 @@ class Decisions(ResultTables):
         selection_threshold: float | None = None,
         weights: "Literal['uniform'] | pd.Series[float] | Mapping[int, float] | None" = None,
     ) -> pd.DataFrame:
-        """Vote again: rebuild the image-level tables of all splits and data sets from the part-level predictions.
+        """Rebuild the image-level tables of all splits and data sets from the part-level predictions by a new vote.
 
         No network is trained or evaluated. The vote is recorded in ``vote.json`` and used for later predictions and
         splits.
@@ -33,11 +33,11 @@ class Decisions(ResultTables):
         ----------
         selection_threshold
             Lower limit (exclusive, 0 to 1) of the validation balanced accuracy of the parts that vote; None for all
-            parts. A split in which no part exceeds it has no image-level predictions, and its metrics are missing, with
-            ``n_parts`` 0.
+            parts. If no part of a split exceeds the limit, the split has no image-level predictions; in its metrics,
+            ``n_parts`` is 0 and all other values are missing.
         weights
             None for the parts' validation balanced accuracies, ``"uniform"`` for equal weights, or weights by part_id
-            (a missing part does not vote). They are scaled to sum to 1.
+            (a part without a weight does not vote). The weights are scaled to sum to 1.
 
         Returns
         -------
@@ -47,7 +47,7 @@ class Decisions(ResultTables):
         Raises
         ------
         SettingError
-            If the threshold or the weights cannot be used, or the experiment is not a classification of parts.
+            If the threshold or the weights are invalid, or the experiment is not a classification of parts.
         NotFoundError
             If no split is done yet.
 
@@ -89,10 +89,10 @@ class Decisions(ResultTables):
         *,
         selection: str | None = None,
     ) -> pd.DataFrame:
-        """Choose the threshold of the second class's probability on the validation set, and apply it to other data.
+        """Choose decision thresholds on the validation sets, and return the metrics of other data at these thresholds.
 
-        The threshold of each split applies to uncalibrated probabilities, and is recorded in ``vote.json``. The
-        ensemble uses the mean of the splits' thresholds.
+        The second class is predicted if its uncalibrated probability is at least the threshold of the split. The
+        thresholds are recorded in ``vote.json``. The ensemble uses the mean of the splits' thresholds.
 
         Parameters
         ----------
@@ -107,14 +107,15 @@ class Decisions(ResultTables):
         Returns
         -------
         DataFrame
-            One row per split, and the row ``ensemble``. Columns: ``threshold`` (a probability at or above it predicts
-            the second class), and the metrics of `dataset` with 95 % limits.
+            One row per split, and the row ``ensemble``. Columns: ``threshold``, and the metrics of `dataset` with 95 %
+            limits.
 
         Raises
         ------
         SettingError
             If the rule is unknown, the task does not have two classes, labels are missing, or `dataset` is
-            ``validation`` or ``train``: the threshold must be evaluated on data for which it was not chosen.
+            ``validation`` or ``train``: the threshold must be evaluated on other data than those on which it was
+            chosen.
         NotFoundError
             If there are no predictions.
 
@@ -132,16 +133,17 @@ class Decisions(ResultTables):
         return table
 
     def calibrate(self) -> pd.DataFrame:
-        """Fit a temperature T to the validation set of each split: probabilities become softmax(logits / T).
+        """Fit the temperature T of calibrated probabilities softmax(logits / T) to the validation set of each split.
 
         The temperatures are recorded in ``vote.json``. Existing tables do not change; later calls of `predict` and
-        `vote` apply them to image-level probabilities. Predicted classes do not change (Guo et al., ICML 2017).
+        `vote` apply the temperatures to image-level probabilities. Predicted classes do not change (Guo et al., ICML
+        2017).
 
         Returns
         -------
         DataFrame
-            Index ``selection``, ``split``; ``temperature`` (0.05 to 20), and the mean negative log-likelihood of the
-            validation images before and after, ``loss_before`` and ``loss_after``.
+            One row per selection and split (index). Columns: ``temperature`` (0.05 to 20); ``loss_before`` and
+            ``loss_after``, the mean negative log-likelihood of the validation images before and after calibration.
 
         Raises
         ------
@@ -180,9 +182,10 @@ class Decisions(ResultTables):
         DataFrame
             One row per split and, for data passed to `predict`, ``ensemble``. Columns: ``n``, the number of images;
             ``brier`` (0 is best), for two classes the mean squared error of the second class's probability, for more
-            its sum over the classes (Brier, Monthly Weather Review 78 (1950)); ``ece``, the mean over images of the
-            absolute difference between the observed share and the mean probability of their bin (for more than two
-            classes, of the predicted class; Naeini et al., AAAI 2015).
+            classes the sum of these errors over the classes (Brier, Monthly Weather Review 78 (1950)); ``ece``, the
+            expected calibration error (Naeini et al., AAAI 2015): the absolute difference between the observed share
+            and the mean probability of a bin, averaged over the images, for the second class, or for the predicted
+            class if there are more than two classes.
 
         Raises
         ------
@@ -216,7 +219,7 @@ class Decisions(ResultTables):
         -------
         DataFrame
             One row per split (and ``ensemble``) and non-empty bin: ``split``, ``predicted`` (mean probability),
-            ``observed`` (share of images of the class) and ``n`` (number of images).
+            ``observed`` (share of the images that belong to the class) and ``n`` (number of images).
 
         Raises
         ------

@@ -1,8 +1,8 @@
 """Conversion of settings to JSON values, and back.
 
 Plain values and objects of neurocnn are stored with all their fields. Code of the user (a builder, a transform, an
-optimizer) is recorded as custom, by its name only, and must be passed when the settings are loaded. The names of custom
-tasks and parts in tables are recorded too, so that the tables can be read without the code.
+optimizer) is recorded as custom, by its name only, and must be passed when the settings are loaded. The names that
+custom tasks and parts have in tables are also recorded, so that the tables can be read without the code.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from neurocnn.randomness import members
 Settings = dict[str, Any]
 
 CUSTOM = "custom"
-_OF_PARTIAL = ("arguments", "keywords")
+_PARTIAL_FIELDS = ("arguments", "keywords")
 _TASKS = ("classification", "regression", "reconstruction")
 
 
@@ -44,14 +44,14 @@ def encode(value: object) -> Any:
     if isinstance(value, engine.Task):
         return _encode_task(value)
     if isinstance(value, data.Caps):
-        # An absolute path, because the settings may be loaded in another working directory.
+        # The path is absolute, because the settings may be loaded in another working directory.
         return _encode_fields(value) | {"root": _absolute(value.root)}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
     if isinstance(value, set | frozenset):
-        # The order of text in a set differs between processes.
+        # The values are sorted, because the order of a set of texts differs between processes.
         return sorted(map(encode, value), key=repr)
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("neurocnn."):
         return _encode_fields(value)
@@ -69,13 +69,15 @@ def _encode_code(value: object) -> Settings:
     if isinstance(value, partial):
         arguments = encode(value.args), encode(value.keywords)
         return (
-            found | {"function": qualified_name(value.func)} | dict(zip(_OF_PARTIAL, arguments, strict=True))
+            found
+            | {"function": qualified_name(value.func)}
+            | dict(zip(_PARTIAL_FIELDS, arguments, strict=True))
         )
     if isinstance(value, data.Parts) and not isinstance(value, type):
         found["name"] = value.name
     if not hasattr(value, "__qualname__") and type(value).__repr__ is not object.__repr__:
         text = repr(value)
-        # A repr with a memory address differs in each process.
+        # A repr with a memory address is omitted, because it differs in each process.
         found |= {} if " at 0x" in text else {"repr": shorten(text, 2000)}
     if callable(value) and (inner := members(value)):
         found["transforms"] = {str(i): encode(item) for i, item in enumerate(inner)}
@@ -119,12 +121,12 @@ def qualified_name(value: object) -> str:
 
 
 def main_name(name: str) -> str:
-    """Replace ``__mp_main__``, a script's module name in a spawned process, by ``__main__``."""
+    """Return `name` with ``__main__`` instead of ``__mp_main__``, a script's module name in a spawned process."""
     return name.replace("__mp_main__.", "__main__.")
 
 
 def is_custom(value: object) -> bool:
-    """Return whether an encoded setting, or one nested in it, is custom."""
+    """Return whether an encoded setting, or a setting nested in it, is custom."""
     return bool(custom_names(value))
 
 
@@ -169,12 +171,12 @@ def find_type(kind: str) -> Callable[..., Any]:
             if maker is not None:
                 return maker
     raise SettingError(
-        f"type={kind!r}; expected a type of this version of neurocnn; use the version that wrote it"
+        f"type={kind!r}; expected a type of this version of neurocnn; use the version that wrote the settings"
     )
 
 
 def describe_task(value: Settings) -> engine.Task | None:
-    """Return a task for reading its tables, whose custom functions raise an error; None if too little is recorded.
+    """Return a task for reading its tables, whose custom functions raise an error; None if its name is not recorded.
 
     Examples
     --------
@@ -189,7 +191,7 @@ def describe_task(value: Settings) -> engine.Task | None:
         return None
 
     def raise_custom(*arguments: object) -> NoReturn:
-        raise SettingError(f"task: {value[CUSTOM]} is custom; expected its code: Results(…, task=…)")
+        raise SettingError(f"task: {value[CUSTOM]} is custom and its code is missing; use Results(…, task=…)")
 
     fields: Settings = {}
     for field in dataclasses.fields(engine.Task):

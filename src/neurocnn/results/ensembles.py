@@ -1,4 +1,4 @@
-"""Ensemble predictions, one per image over all splits, and image-level tables rebuilt by another vote."""
+"""Ensemble predictions, which combine all splits, and image-level tables that are rebuilt by another vote."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ from neurocnn.results.written import N_SPLITS, drop_names, read_predicted, read_
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import key_columns
 
-#: Name of the prediction of all splits in the column ``split``.
+#: Value of the column ``split`` in rows of the ensemble of all splits.
 ENSEMBLE = "ensemble"
 
 
 def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """Return one row per image: the mean of the splits' probabilities or values, and their number ``n_splits``.
+    """Return one row per image: the mean of the splits' probabilities or values, and the number of splits ``n_splits``.
 
     Parameters
     ----------
     folder
         The result folder. Its task determines whether probabilities or values are averaged.
     tables
-        Image-level predictions by split. An image may be missing in some of them.
+        Image-level predictions by split. An image may be missing in some tables.
 
     Examples
     --------
@@ -58,10 +58,10 @@ Tables = tuple[pd.DataFrame | None, pd.DataFrame | None]
 
 
 def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Tables:
-    """Return the predictions and the row of metrics over all splits, read from their files or computed.
+    """Return the ensemble's predictions and its row of metrics, from their files or, if these are missing, computed.
 
-    Both are None for a set of the training or without predictions; the metrics are None without labels or the code of
-    a custom task.
+    Both are None for ``train`` and ``validation``, or if there are no predictions. The metrics are None if labels or
+    the code of a custom task are missing.
     """
     if dataset in SETS or folder.task.vote is None:
         return None, None
@@ -72,7 +72,7 @@ def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Table
 
 
 def answer_table(folder: ResultFolder, selection: str | None, dataset: str) -> pd.DataFrame:
-    """Return one prediction per image: the ensemble's or, in validation sets, that of the split that contains it.
+    """Return one prediction per image: the ensemble's or, for ``validation``, that of the image's validation split.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def _compute(folder: ResultFolder, selection: str, dataset: str) -> Tables:
 
 
 def write_ensembles(folder: ResultFolder, dataset: str, lock: BaseFileLock) -> None:
-    """Write the ensemble's tables of a predicted data set, for each selection, under the folder's lock."""
+    """Write the ensemble's tables of a predicted data set, for each selection, while the folder's lock is held."""
     for selection in folder.selections if folder.task.vote is not None else ():
         paths = _paths(folder, selection, dataset)
         storage.remove_leftovers(lock, *paths)
@@ -129,7 +129,7 @@ def finish_prediction(folder: ResultFolder, folds: Sequence[Fold], sessions: pd.
 
 
 def revote(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
-    """Rebuild the image-level tables of all splits, selections and data sets, under the folder's lock."""
+    """Rebuild the image-level tables of all splits, selections and data sets, while the folder's lock is held."""
     done = folder.check_done()
     for fold in done:
         for selection in folder.selections:

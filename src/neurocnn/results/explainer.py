@@ -34,14 +34,14 @@ from neurocnn.results.prediction import Networks
 from neurocnn.results.recorded import RecordedExperiment
 from neurocnn.storage.identity import COHORT
 
-#: Baseline of `Results.explain`.
+#: Type of the argument `baseline` of `Results.explain`.
 Baseline = pd.DataFrame | float | None
 #: Tuple of a part_id and the map of this part in the shape of its box.
 Map = tuple[int, np.ndarray]
 
 
 def check_target(task: engine.Task, target: object) -> int:
-    """Return the index of the class that is explained: the last one for None, 0 for a regression.
+    """Return the index of the class that is explained: the last class if `target` is None, and 0 for a regression.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def check_target(task: engine.Task, target: object) -> int:
 
 
 def mean_image(caps: data.Caps, sessions: pd.DataFrame) -> Tensor:
-    """Return the mean image, (1, D, H, W), with one image in memory at a time."""
+    """Return the mean image of the sessions, of shape (1, D, H, W), with one image in memory at a time."""
     total: Tensor | None = None
     for row in sessions.to_dict("records"):
         image = caps.read(row["participant_id"], row["session_id"], row.get(COHORT)).double()
@@ -87,8 +87,8 @@ class Explainer:
     target
         Index of the class that is explained.
     baseline
-        Value of all voxels of a transformed part, or an image (1, D, H, W), whose parts are cut and transformed as
-        those of the other images.
+        Value of all voxels of a transformed part, or an image (1, D, H, W) that is cut into parts and transformed as
+        the explained images are.
     """
 
     experiment: RecordedExperiment
@@ -130,7 +130,7 @@ class Explainer:
         checked = data.CapsDataset(caps, reference, dataset.parts, transform=None)
         if checked.caps.shape(*_who(checked.sessions, 0)) != caps.shape(*_who(dataset.sessions, 0)):
             raise SettingError(
-                "explain: baseline: the images have another shape than those of sessions; expected equal shapes"
+                "explain: baseline: these images have another shape than those of sessions; expected equal shapes"
             )
         return cls(experiment, dataset, attribution, index, mean_image(caps, checked.sessions))
 
@@ -166,7 +166,7 @@ class Explainer:
         return networks
 
     def errors(self) -> AbstractContextManager[Any]:
-        """Return a context in which the device is current and its errors are translated."""
+        """Return a context in which the device is the current one and its errors become errors of this library."""
         stack = ExitStack()
         stack.enter_context(current_device(self.device))
         stack.enter_context(translate_errors(self.device, self.attribution.batch_size))
@@ -183,7 +183,7 @@ class Explainer:
             yield model, chunk, collate([self.dataset[first + k] for k in range(len(chunk))])
 
     def maps(self, model: torch_nn.Module, parts: list[int], batch: Any) -> list[Map]:
-        """Return the map of each part of a batch in the shape of its box: the sum over the channels."""
+        """Return the map of each part of a batch, summed over the channels, in the shape of the part's box."""
         baselines = torch.stack([self._baseline(part, batch["image"][0]) for part in parts])
         dtype, layout = floating_type(model), memory_format(model)
         images, baselines = (

@@ -87,10 +87,10 @@ def explain_fold(
     folder: Path,
     rows: Iterable[int],
 ) -> None:
-    """Write the maps of some rows of the data set.
+    """Write the maps of some images of the data set.
 
     The map of an image is the weighted sum of the maps of its parts, divided in each voxel by the number of voting
-    parts that contain it. No map of the image is written if no part votes.
+    parts that contain it. If no part votes, only the maps of the parts are written.
     """
     count = np.zeros(explainer.shape, dtype=np.float32)
     for part in weights.index[weights > 0]:
@@ -156,7 +156,7 @@ def write_fold(
 def compare_randomized(
     explainer: Explainer, fold: Fold, selection: str, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Compare the map of each part with those of random weights: yield layer, ``spearman`` and ``spearman_abs``."""
+    """Yield the rank correlations of each part's map with its maps for random weights, one dict per layer."""
     networks = explainer.load(fold, selection)
     with explainer.errors():
         for row in range(len(explainer.dataset.sessions)):
@@ -187,7 +187,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def read_mean(folder: ResultFolder, selection: str, name: str, method: str, of: str) -> np.ndarray:
-    """Return the mean of a map over the splits in which it exists; see `Results.explanation`."""
+    """Return the mean of a map over the splits that contain it; see `Results.explanation`."""
     places = [fold.explanations(selection, name, method) for fold in folder.check_done()]
     paths = [path for path in (place / f"{of}.nii.gz" for place in places) if is_file(path)]
     if not paths:

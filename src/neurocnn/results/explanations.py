@@ -48,19 +48,19 @@ class Explanations(Answers):
         method
             ``"gradient"`` (derivative with respect to each transformed voxel; Simonyan et al., 2014),
             ``"integrated_gradients"`` (contribution of each voxel to the difference from the output of the baseline;
-            Sundararajan et al., ICML 2017), ``"grad_cam"`` (of the last convolution, ≥ 0; Selvaraju et al., ICCV 2017)
-            or ``"occlusion"`` (change of the output if the box that contains the voxel is replaced with the baseline;
-            Zeiler & Fergus, ECCV 2014). Captum computes them.
+            Sundararajan et al., ICML 2017), ``"grad_cam"`` (class activation map of the last convolution, ≥ 0;
+            Selvaraju et al., ICCV 2017) or ``"occlusion"`` (change of the output if the box that contains the voxel is
+            replaced with the baseline; Zeiler & Fergus, ECCV 2014). Captum computes the maps.
         name
-            Name of the set of maps. It replaces an existing set of the same name and method.
+            Name of the set of maps. An existing set with the same name and method is replaced.
         selection
             See `metrics`.
         target
-            Name of the class that is explained, the last one by default.
+            Name of the class that is explained, the last class by default.
         baseline
             Baseline of integrated gradients and occlusion: sessions of `caps`, such as controls, whose mean image is
             prepared as the other images are; or the value of all voxels after the transform. With None, the mean image
-            of `sessions`, which must be at least two.
+            of `sessions`, which must have at least two rows.
         steps
             Number of points at which integrated gradients are evaluated.
         window
@@ -71,7 +71,7 @@ class Explanations(Answers):
         DataFrame
             One row per file: ``split``, ``class``, ``participant_id`` (missing for the mean of a class, and of all
             images if there are no labels), ``session_id``, [``cohort``,] ``part_id`` (missing for complete images) and
-            ``path``. All are in ``fold-<i>/<task>/<selection>/explanations/<name>/<method>/``.
+            ``path``. All files are in ``fold-<i>/<task>/<selection>/explanations/<name>/<method>/``.
 
         Raises
         ------
@@ -113,7 +113,7 @@ class Explanations(Answers):
     def explanation(
         self, method: str, name: str = "explained", *, of: str | None = None, selection: str | None = None
     ) -> np.ndarray:
-        """Return the mean over the splits of a map that `explain` has written.
+        """Return a map that `explain` has written, averaged over the splits.
 
         Parameters
         ----------
@@ -162,7 +162,7 @@ class Explanations(Answers):
         window: int | None = None,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Compare the maps with those of the same networks after the weights of the last layers became random.
+        """Compare the maps with maps of the same networks in which the last layers have random weights.
 
         A map that hardly changes does not depend on the trained weights (Adebayo et al., Sanity checks for
         saliency maps, NeurIPS 2018: cascading randomisation).
@@ -172,16 +172,16 @@ class Explanations(Answers):
         caps, sessions, method, selection, target, baseline, steps, window
             See `explain`. A few sessions are enough.
         split
-            Index of the split, the first one by default.
+            Index of the split, the first split that is done by default.
         seed
             Seed of the random weights.
 
         Returns
         -------
         DataFrame
-            One row per layer (index ``layer``): the weights of this layer and of all later ones are random. Means over
-            images and parts of Spearman's rank correlation of the two maps, ``spearman``, and of their absolute values,
-            ``spearman_abs``. Pairs with a constant map are omitted.
+            One row per layer (index ``layer``), where this layer and all later layers have random weights. Columns:
+            ``spearman``, Spearman's rank correlation of the original and the new map, and ``spearman_abs``, that of
+            their absolute values, both averaged over images and parts. Pairs with a constant map are omitted.
 
         Raises
         ------

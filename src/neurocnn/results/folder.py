@@ -16,7 +16,7 @@ from neurocnn.storage.locks import hold, is_held
 
 #: Level of complete images, and name of the parts `WholeImage`.
 IMAGE = "image"
-#: Results of a training, which another experiment must not replace. A corrected run may replace all other files.
+#: Files of a training that another experiment must not replace. A corrected run may replace all other files.
 _RESULTS = (
     "training.tsv",
     "*/best_*/*.tsv",
@@ -93,7 +93,7 @@ class ResultFolder:
 
     @property
     def has_part_accuracy(self) -> bool:
-        """Whether the accuracy of each part is written, which a classification of parts has."""
+        """Whether the accuracy of each part is written, which requires a classification of parts."""
         return self.task.classes is not None and self.parts != IMAGE
 
     def fold(self, index: int) -> Fold:
@@ -101,7 +101,7 @@ class ResultFolder:
         return Fold(self.root, index, self.task.name)
 
     def ensemble(self, selection: str, dataset: str, content: str) -> Path:
-        """Return the path of a ``metrics`` or ``prediction`` table over all splits, one row per image."""
+        """Return the path of the ensemble's ``metrics`` or ``prediction`` table."""
         return self.root / "ensemble" / selection / f"{dataset}_image_level_{content}.tsv"
 
     def datasets(self, fold: Fold, selection: str) -> list[str]:
@@ -122,7 +122,7 @@ class ResultFolder:
         return [fold for fold in self.folds if self.is_done(fold)]
 
     def is_done(self, fold: Fold) -> bool:
-        """Return whether a fold is done: its table that is written last exists."""
+        """Return whether a fold is done, that is, whether the table that is written last exists."""
         selection = self.selections[-1]
         if self.has_part_accuracy:
             return is_file(fold.part_accuracy(selection))
@@ -130,7 +130,7 @@ class ResultFolder:
 
     @property
     def is_claimed(self) -> bool:
-        """Whether the folder has results or is in use. A run that failed before its first score leaves it unclaimed."""
+        """Whether the folder has results or is in use; not after a run that failed before its first score."""
         folds = [fold.path for fold in self.folds]
         if any(find(path, pattern) for path in folds for pattern in _RESULTS):
             return True
@@ -138,13 +138,13 @@ class ResultFolder:
 
     @contextmanager
     def hold(self) -> Iterator[BaseFileLock]:
-        """Wait for the lock of short writes, which several processes share, and hold it during the block."""
+        """Wait for the folder's lock for short writes, and hold this lock during the ``with`` block."""
         path = self.root / WRITING_LOCK
         with hold(path, f"writing into {self.root}", wait=True) as lock:
             try:
                 yield lock
             finally:
-                # Removed while held, so that a waiting process notices it and creates a new lock file.
+                # The file is removed while it is locked, so that a waiting process notices this and creates a new file.
                 path.unlink()
 
     def check_done(self) -> list[Fold]:
@@ -161,7 +161,7 @@ class ResultFolder:
         return done
 
     def check_fold(self, index: int) -> Fold:
-        """Return an existing fold, else raise a SettingError that lists the existing ones."""
+        """Return an existing fold, else raise a SettingError that lists the existing folds."""
         folds = {fold.index: fold for fold in self.folds}
         if check_integer("split", index, where=str(self.root)) not in folds:
             done = [fold.index for fold in self.done]
@@ -209,7 +209,7 @@ class ResultFolder:
         Raises
         ------
         NotFoundError
-            If no fold has the table; the message lists the data sets that have one.
+            If no fold has the table. The message lists the data sets that have such a table.
         SettingError
             If the level or selection does not exist.
         """
@@ -228,7 +228,7 @@ class ResultFolder:
             )
             reason = self._missing_reason(done, chosen, dataset, wanted, content)
             raise NotFoundError(
-                f"{self.root}: {content} of dataset={dataset!r}, level={wanted!r}, do not exist{reason}; "
+                f"{self.root}: the {content} table of dataset={dataset!r}, level={wanted!r} does not exist{reason};  "
                 f"expected one of: {', '.join(existing) or 'none yet'}"
             )
         return found
@@ -240,5 +240,5 @@ class ResultFolder:
         if not any(is_file(fold.table(selection, dataset, level, other)) for fold in done):
             return ""
         if content == "metrics":
-            return " (its sessions had no labels when they were predicted)"
+            return " (the sessions had no labels when they were predicted)"
         return " (no part exceeds the selection_threshold)"

@@ -30,15 +30,13 @@ def read_sessions(folder: ResultFolder, fold: Fold, dataset: str, columns: Seque
     Raises
     ------
     NotFoundError
-        If the folder has no table of its sessions.
+        If the folder has no table of the data set's sessions.
     TableError
         If one of `columns` is missing.
     """
     path = fold.sessions(dataset)
     if not is_file(path):
-        raise NotFoundError(
-            f"{path} does not exist; predict dataset={dataset!r} again, which writes its sessions"
-        )
+        raise NotFoundError(f"{path} does not exist; predict dataset={dataset!r} again to write this table")
     table = storage.read_table(path)
     check_columns(table, columns, path)
     return table
@@ -70,7 +68,7 @@ def group_table(
 
 
 def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) -> "pd.Series[Any]":
-    """Return the name of each value's group as a categorical: the value itself, or its band of numbers.
+    """Return the name of each value's group as a categorical: the value itself, or its band.
 
     Examples
     --------
@@ -85,7 +83,7 @@ def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) ->
         order = [text for text in sorted(set(texts)) if text != "missing"]
         return texts.astype(pd.CategoricalDtype([*order, "missing"], ordered=True))
     if not is_number:
-        raise argument_error("bins", bins, "None for a column of text", where="by_group")
+        raise argument_error("bins", bins, "None, because the column is not numeric", where="by_group")
     edges = _edges(values, bins)
     bands = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     outside = values.notna() & ((values < edges[0]) | (values > edges[-1]))
@@ -99,8 +97,8 @@ def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) ->
 
 def _edges(values: "pd.Series[Any]", bins: int | Sequence[float] | None) -> list[float]:
     if bins is None or isinstance(bins, int):
-        most = max(1, int(values.nunique()))
-        n = 3 if bins is None else check_integer("bins", bins, minimum=1, maximum=most, where="by_group")
+        maximum = max(1, int(values.nunique()))
+        n = 3 if bins is None else check_integer("bins", bins, minimum=1, maximum=maximum, where="by_group")
         return sorted({float(edge) for edge in values.quantile(np.linspace(0, 1, n + 1).tolist())})
     expected = "a number of bands, or their increasing limits"
     edges = check_each(

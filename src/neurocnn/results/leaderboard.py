@@ -18,7 +18,7 @@ from neurocnn.results.tables import ResultTables
 from neurocnn.storage.files import find, is_file
 
 _WHERE = "leaderboard"
-# These settings are not chosen, but follow from the data and the version.
+# These settings are not chosen by the user, but follow from the data and the version.
 _NOT_CHOSEN = {*DESCRIPTIONS, "neurocnn", "input_shape", "image_shape", "splits"}
 
 
@@ -41,13 +41,14 @@ def leaderboard(
     level, selection, dataset
         See `Results.metrics`.
     by
-        Metric by which the table is sorted. With None, the metric of the selection, or the first one if it is missing.
+        Metric by which the table is sorted. With None, the metric of the selection, or the first metric if the folders
+        lack that metric.
 
     Returns
     -------
     DataFrame
         One row per result folder: ``folder``; the settings that differ, such as ``trainer.learning_rate``; ``splits``,
-        the number of finished splits; and the mean of each metric over these splits, NaN if there are none.
+        the number of finished splits; and the mean of each metric over these splits, NaN if no split is finished.
 
     Raises
     ------
@@ -88,7 +89,7 @@ def leaderboard(
 def _open(folders: Any) -> list[ResultTables]:
     if isinstance(folders, str | os.PathLike):
         root = check_path("folders", folders, where=_WHERE)
-        found: list[Any] = [root] if is_file(root / COMMANDLINE) else _below(root)
+        found: list[Any] = [root] if is_file(root / COMMANDLINE) else _find_folders(root)
         if not found:
             raise NotFoundError(
                 f"{_WHERE}: {root} contains no result folder; expected one with {COMMANDLINE}"
@@ -105,14 +106,14 @@ def _open(folders: Any) -> list[ResultTables]:
     ]
 
 
-def _below(root: Path) -> list[Path]:
+def _find_folders(root: Path) -> list[Path]:
     paths = [path.parent for pattern in ("*", "*/*") for path in find(root, f"{pattern}/{COMMANDLINE}")]
-    # By length first, so that trial-2 precedes trial-10.
+    # Paths are sorted by length first, so that trial-2 precedes trial-10.
     return sorted(paths, key=lambda path: (len(str(path)), str(path)))
 
 
 def _flatten(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each chosen setting; the value of code is its name."""
+    """Yield the dotted name and the value of each chosen setting. The value of custom code is its name."""
     for name, value in settings.items():
         if prefix or name not in _NOT_CHOSEN:
             if isinstance(value, Mapping) and CUSTOM in value:
@@ -132,7 +133,7 @@ def _text(value: object) -> str:
 
 
 def _means(table: ResultTables, level: str, selection: str | None, dataset: str) -> dict[str, float]:
-    """Return the mean of each metric over the splits; no metrics if no split is finished."""
+    """Return the mean of each metric over the splits; an empty dict if no split is finished."""
     if not table.splits:
         return {}
     means: dict[Any, Any] = table.metrics(level, selection, dataset).loc["mean"].to_dict()

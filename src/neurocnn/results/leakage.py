@@ -1,7 +1,8 @@
 """Participants that a model has seen, and the check that new data do not contain them.
 
 `seen.tsv` has one row per participant and role: ``train``, ``validation`` (seen by the selection), the same roles of
-the transfer's source with the prefix ``source_``, and one row ``source_unknown`` if they were not recorded.
+the transfer's source with the prefix ``source_``, and one row ``source_unknown`` if the source did not record its
+participants.
 """
 
 from collections.abc import Collection, Iterable
@@ -79,13 +80,13 @@ def read_seen(fold: Fold) -> pd.DataFrame:
     return seen
 
 
-def identified(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.DataFrame:
-    """Return sessions without the column ``cohort`` if the images have no cohorts.
+def drop_unused_cohorts(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.DataFrame:
+    """Return the sessions, without the column ``cohort`` if the images have no cohorts.
 
     Examples
     --------
     >>> table = pd.DataFrame({"participant_id": ["sub-01"], "cohort": ["phase 2"]})
-    >>> list(identified(table, [])), list(identified(table, ["phase 1", "phase 2"]))
+    >>> list(drop_unused_cohorts(table, [])), list(drop_unused_cohorts(table, ["phase 1", "phase 2"]))
     (['participant_id'], ['participant_id', 'cohort'])
     """
     return sessions if cohorts else sessions.drop(columns=COHORT, errors="ignore")
@@ -104,14 +105,14 @@ def check_unseen(
     Parameters
     ----------
     seen
-        See `record_seen`. Cohorts are compared only if both tables have them. A row without a cohort matches
+        See `record_seen`. Cohorts are compared only if both tables have them. A row of `seen` without a cohort matches
         participants of any cohort.
     sessions
         Sessions to be evaluated.
     where
         Start of the message.
     roles
-        Roles to check; all by default.
+        Roles that count as seen; all by default.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Networks of an experiment: new ones for its task, or those with trained weights from files."""
+"""Networks of an experiment, with new weights or with trained weights from a file."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class NetworkRecipe:
     input_shape
         Shape (C, H, W) or (C, D, H, W) of one part.
     task
-        Task, which determines the number of outputs, and for a reconstruction an autoencoder.
+        Task, which determines the number of outputs and whether the network is an autoencoder.
 
     Examples
     --------
@@ -80,13 +80,13 @@ class NetworkRecipe:
         ModelError
             If the weights of the file do not fit the architecture.
         """
-        # Not `nn.read_weights`, which would rename weights that look like those of other programs.
+        # `nn.read_weights` is not used, because it would rename weights that look like those of other programs.
         state = read_best_weights(path)
         model = self._build_without_weights()
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise ModelError(f"{path} does not fit the architecture of these settings: {error}") from error
+            raise ModelError(f"{path} does not fit the architecture of the settings: {error}") from error
         return model.eval()
 
     def describe(self) -> dict[str, str]:
@@ -97,7 +97,7 @@ class NetworkRecipe:
 
     def _build_without_weights(self) -> torch_nn.Module:
         """Return a network with arbitrary weights, without a warning."""
-        # The caller replaces or ignores the weights, so that ImageNet's need not be read.
+        # The caller replaces or ignores the weights, so that the ImageNet weights need not be read.
         options = {**self.options, "weights": None} if self.architecture == "resnet18" else self.options
         with warnings.catch_warnings():
             # These networks are not trained, so that the warning about their training is irrelevant.

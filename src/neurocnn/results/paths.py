@@ -12,11 +12,11 @@ TABLES = {
     "regression": "cnn_regression",
     "reconstruction": "autoencoder_reconstruction",
 }
-#: Names of a fold's data sets of the training.
+#: Names of the data sets that a fold uses in training.
 SETS = ("train", "validation")
 COMMANDLINE = "commandline.json"
 ENVIRONMENT = "environment.txt"
-#: Lock file of a result folder for short writes, removed after each of them.
+#: Lock file of a result folder for short writes, removed after each write.
 WRITING_LOCK = ".open.lock"
 
 
@@ -89,12 +89,12 @@ class Fold:
 
     @property
     def winner(self) -> Path:
-        """Path of the best trial of a search for this fold, with its settings."""
+        """Path of the file with the settings of this fold's best trial in a search."""
         return self.path / "winner.json"
 
     @property
     def balance(self) -> Path:
-        """Path of the standardised mean differences between training and validation set."""
+        """Path of the table of standardised mean differences between training and validation set."""
         return self.path / "balance.tsv"
 
     def sessions(self, dataset: str) -> Path:
@@ -110,7 +110,7 @@ class Fold:
         return self.tables / selection / f"part_balanced_accuracy.{suffix}"
 
     def explanations(self, selection: str, name: str, method: str) -> Path:
-        """Return the folder of the maps of a method for a data set."""
+        """Return the folder of a set of attribution maps of one method."""
         return self.tables / selection / "explanations" / name / method
 
     def model(self, selection: str, network: int | None = None) -> Path:

@@ -73,7 +73,7 @@ def make_dataset(
 ) -> data.CapsDataset:
     """Return a data set of new images, prepared as in training, with labels if the sessions have any.
 
-    If the images have another position than those of the training, as `grid` describes it, a warning is logged.
+    A warning is logged if the images have another position than `grid`, which describes the images of the training.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def make_dataset(
     own = Grid(caps.shape(*first), caps.known_affine(*first))
     if own.shape != grid.shape:
         raise SettingError(
-            f"image shape={own.shape}; expected {grid.shape}, that of the training, because the same parts would "
+            f"image shape={own.shape}; expected {grid.shape} as in training, because otherwise the same parts would "
             "contain other regions; use images of the same preprocessing"
         )
     if not own.is_at(grid):
@@ -126,7 +126,8 @@ def check_new_data(
     differing = describe_other_sessions(saved[key], images[key]) if len(saved) else ""
     if differing:
         raise SettingError(
-            f"{fold.images}: name={name!r} is used for other sessions ({differing}); choose another name"
+            f"{fold.images}: name={name!r} is in use for other sessions ({differing}); choose another name for the "
+            "data set"
         )
     path = fold.table(folder.selections[0], name, folder.parts, "prediction")
     if path.is_file():
@@ -155,7 +156,9 @@ def _check_same(
     labels = saved.drop_duplicates(key).set_index(key)["true_label"]
     differing = describe_other_sessions(labels.index.to_frame(), sessions[key])
     if differing:
-        raise SettingError(f"{path}: predictions of other sessions ({differing}); choose another name")
+        raise SettingError(
+            f"{path}: the predictions are of other sessions ({differing}); choose another name for the data set"
+        )
     if targets is not None and labels.notna().all():
         new = pd.Series(targets, index=pd.MultiIndex.from_frame(sessions[key]), dtype=float)
         old = labels.reindex(new.index).astype(float)
@@ -214,7 +217,7 @@ def predict_fold(
     if engine.find_ranks().rank == 0:
         with folder.hold() as lock:
             storage.remove_leftovers(lock, fold.images, fold.sessions(name), *_tables(folder, fold, name))
-            # The fingerprints are written first, so that no table exists without those of its images.
+            # The fingerprints are written first, so that no table exists without the fingerprints of its images.
             if not _has_tables(folder, fold, name):
                 write_images(fold, {name: images})
             write_tables(folder, fold, selection, name, predictions, ballot)
@@ -245,7 +248,7 @@ def encode_folds(
     load: Callable[[Fold], Networks],
     evaluation: Evaluation,
 ) -> pd.DataFrame:
-    """Return the codes of all folds' autoencoders in one table, each fold in the order of the data set."""
+    """Return the codes of all folds' autoencoders in one table, by fold and in the order of the data set."""
     tables = []
     for fold in folds:
         networks = load(fold)
@@ -262,7 +265,7 @@ def encode_folds(
 
 
 def _check_same_metrics(path: Path, new: pd.DataFrame) -> None:
-    # Earlier versions did not record the images, but equal metrics show that these are the same images.
+    # Earlier versions did not record the images, but equal metrics show that the images are the same.
     saved = storage.read_table(path, required=())
     if not np.allclose(saved[list(new)].to_numpy(dtype=float), new.to_numpy(dtype=float), rtol=1e-2):
-        raise SettingError(f"{path} contains metrics of other sessions; choose another name")
+        raise SettingError(f"{path} contains metrics of other sessions; choose another name for the data set")

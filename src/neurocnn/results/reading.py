@@ -38,10 +38,10 @@ def read_predictions(folder: ResultFolder, level: str, selection: str | None, da
         tables[fold.index] = read_predicted(path, required=["predicted_label"])
     found = _stack(tables, "split")
     if folder.check_level(level) == IMAGE_LEVEL:
-        everyone = ensemble_tables(folder, folder.check_selection(selection), dataset)[0]
-        if everyone is not None:
-            everyone.insert(0, "split", ENSEMBLE)
-            found = pd.concat([found.astype({"split": object}), everyone], ignore_index=True)
+        averaged = ensemble_tables(folder, folder.check_selection(selection), dataset)[0]
+        if averaged is not None:
+            averaged.insert(0, "split", ENSEMBLE)
+            found = pd.concat([found.astype({"split": object}), averaged], ignore_index=True)
     return add_class_names(folder.task, found)
 
 
@@ -83,7 +83,7 @@ def read_part_accuracy(folder: ResultFolder, selection: str | None) -> dict[int,
 
 
 def _stack(tables: dict[int, pd.DataFrame], column: str) -> pd.DataFrame:
-    """Concatenate tables, with their keys in a new first column."""
+    """Return the concatenated tables, with their keys in a new first column."""
     for key, table in tables.items():
         table.insert(0, column, key)
     return pd.concat(tables.values(), ignore_index=True)

@@ -30,7 +30,7 @@ from neurocnn.results.settings import content_errors, read_settings
 from neurocnn.storage.files import is_file
 
 _AFFINE = "4 rows of 4 numbers, or null"
-#: Type of each setting that is not custom, and its description in a message.
+#: Expected type of each setting that is not custom, and the description of this type in a message.
 _KINDS: Mapping[str, tuple[Any, str]] = {
     "task": (engine.Task, "a task"),
     "parts": (data.Parts, "parts of images"),
@@ -81,7 +81,7 @@ class RecordedExperiment:
     NotFoundError
         If `root` is not a result folder.
     SettingError
-        If another program wrote it, or a name in `custom` is not a setting.
+        If another program wrote the folder, or a name in `custom` is not a setting.
     """
 
     def __init__(self, root: Path, custom: Mapping[str, Any]) -> None:
@@ -137,13 +137,13 @@ class RecordedExperiment:
     @cached_property
     def folder(self) -> ResultFolder:
         """Result folder."""
-        # If custom code is needed, `task` or `parts` raises an error that names it.
+        # If custom code is needed, `task` or `parts` raises an error that names this setting.
         return self.readable or ResultFolder(self.root, self.task, self.parts.name)
 
     @property
     def evaluation(self) -> Evaluation:
-        """Recorded settings of the trainer that an evaluation uses; the device is chosen on this machine."""
-        trainer = self.settings["trainer"]  # not `setting`, because the trainer may contain custom functions
+        """Recorded settings of the trainer that an evaluation uses. The device is not among them."""
+        trainer = self.settings["trainer"]  # `setting` would fail for custom functions of the trainer
         return {
             "batch_size": trainer["batch_size"],
             "n_workers": trainer["n_workers"],
@@ -168,7 +168,7 @@ class RecordedExperiment:
             return recipe.read(path)
 
     def _fold_setting(self, split: int, name: str) -> Any:
-        """Return a setting of one fold, which may be that of the winner of a search."""
+        """Return a setting of one fold: after a search, the setting of the fold's best trial."""
         path = self.folder.fold(split).winner
         if not is_file(path):
             return self.setting(name)
@@ -177,7 +177,7 @@ class RecordedExperiment:
             return self.setting(name) if is_custom(value) else decode(value)
 
     def load_networks(self, fold: Fold, selection: str, part_ids: list[int]) -> Networks:
-        """Return the networks of a fold: one, or one per part."""
+        """Return the network of a fold, or its networks by part_id."""
         if self.settings["multi"]:
             return {part: self.load_network(fold.index, selection, part) for part in part_ids}
         return self.load_network(fold.index, selection, None)

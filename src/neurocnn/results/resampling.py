@@ -21,14 +21,14 @@ Scores = dict[str, Array]
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Participants drawn with replacement, the same ones for several tables.
+    """Participants drawn with replacement, the same participants for all tables.
 
     Parameters
     ----------
     counts
         Number of times that each participant is drawn; shape (1 + n, participants). The first row is all 1.
     people
-        For each table, the participant's index of each row.
+        For each table, the index of each row's participant.
     """
 
     counts: Array
@@ -88,7 +88,7 @@ def draw_people(tables: Sequence[pd.DataFrame], *, by_class: bool, n: int = 1000
 
 
 def limits(draws: Array, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile limits of the draws' scores, ignoring NaN."""
+    """Return the percentile limits of the draws' scores, without NaN and without the score of the original data."""
     defined = draws[1:][~np.isnan(draws[1:])]
     if not len(defined):
         return math.nan, math.nan
@@ -101,8 +101,8 @@ def scores_of_draws(
 ) -> Scores:
     """Return the metrics of a table in each draw: draw i counts row j `weights[i, j]` times, draw 0 each row once.
 
-    Metrics of this library are computed for all draws at once, other metrics by the task's function for each draw. The
-    latter are omitted if the code of a custom task is missing.
+    Metrics of this library are computed for all draws at once, other metrics by the task's function for each draw.
+    Other metrics are omitted if the code of a custom task is missing.
     """
     numbers = drop_names(table).drop(columns=key_columns(table, IMAGE)).astype(float)
     known = (
@@ -187,7 +187,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def _areas(scores: Array, positive: Array, weights: Array) -> Array:
-    """Return the area under the ROC curve in each draw, with ties counted half."""
+    """Return the area under the ROC curve in each draw, where a tie counts as half a correctly ordered pair."""
     wins = np.subtract.outer(scores[positive], scores[~positive])
     wins = (wins > 0) + 0.5 * (wins == 0)
     first, second = weights[:, positive], weights[:, ~positive]

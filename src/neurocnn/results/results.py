@@ -27,7 +27,7 @@ class Results(Explanations):
     NotFoundError
         If `folder` is not a result folder.
     SettingError
-        If another program wrote it, or a name in `custom` is not a setting.
+        If another program wrote the folder, or a name in `custom` is not a setting.
 
     Examples
     --------
@@ -56,8 +56,8 @@ class Results(Explanations):
     def predict(self, caps: data.Caps, sessions: pd.DataFrame, name: str) -> pd.DataFrame:
         """Evaluate new data with the models of every split, and write the tables into the folder.
 
-        The ensemble's prediction for an image is the mean of the splits' probabilities, or for a regression of their
-        values.
+        The ensemble's prediction for an image is the mean of the splits' probabilities or, for a regression, of the
+        splits' values.
 
         Parameters
         ----------

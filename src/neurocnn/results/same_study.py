@@ -21,7 +21,7 @@ _SHOWN = 5
 
 
 def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Check that sessions are those of a table in the result folder, with the same values of the used columns.
+    """Check that the sessions, and their values in the used columns, equal a table in the result folder.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> No
     if rows != new[key].to_numpy().tolist():
         differing = describe_other_sessions(saved[key], new[key]) or "their order"
         raise SettingError(
-            f"{path}: the sessions differ from those of this run ({differing}); use the same ones, or another folder"
+            f"{path}: the sessions differ from those of this run ({differing}); use the same sessions, or "
+            "another folder"
         )
     changed = [
         f"{describe_row(dict(zip(key, row, strict=True)))}: {name}={old!r} → {now!r}"
@@ -59,7 +60,7 @@ def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> No
 
 
 def describe_other_sessions(saved: pd.DataFrame, new: pd.DataFrame) -> str:
-    """Return the sessions that only one of two tables contains, as text; an empty text if they are the same."""
+    """Return the sessions that only one of two tables contains as text, which is empty for equal sessions."""
     rows = [set(table.itertuples(index=False, name=None)) for table in (saved, new)]
     names = [
         f"{describe_row(dict(zip(saved.columns, row, strict=True)))} only {where}"
@@ -94,7 +95,7 @@ def check_same_images(fold: Fold, images: pd.DataFrame, datasets: Sequence[str])
         names = [describe_row(row) for row in changed[key].to_dict("records")]  # type: ignore[arg-type]
         raise SettingError(
             f"{fold.images}: {len(names)} images have changed since this split used them: {shorten_list(names)}; "
-            "restore them, or use another result folder or another name of the data set"
+            "restore the images, or use another result folder or another name for the data set"
         )
 
 
@@ -104,7 +105,8 @@ def read_images(fold: Fold, datasets: Sequence[str] | None = None) -> pd.DataFra
     Raises
     ------
     SettingError
-        If rows of training or validation sessions are missing: replaced images of these would not be detected.
+        If rows of training or validation sessions are missing, because replaced images of these sessions would not be
+        detected.
     """
     if not fold.images.is_file():
         return pd.DataFrame(columns=[*REQUIRED, DATASET, "fingerprint"], dtype=object)
@@ -134,7 +136,7 @@ def _check_complete(fold: Fold, dataset: str, images: pd.DataFrame) -> None:
 
 
 def write_images(fold: Fold, images: Mapping[str, pd.DataFrame]) -> None:
-    """Write the fingerprints of images, by name of their data set. Those of other data sets are kept."""
+    """Write the fingerprints of images, by name of their data set. Fingerprints of other data sets are kept."""
     saved = read_images(fold)
     kept = saved[~saved[DATASET].isin(list(images))]
     new = [table.assign(**{DATASET: name}) for name, table in images.items()]
@@ -142,12 +144,12 @@ def write_images(fold: Fold, images: Mapping[str, pd.DataFrame]) -> None:
 
 
 def check_copies(images: pd.DataFrame) -> None:
-    """Raise an error if two cohorts contain the same image: its participant would count as two people.
+    """Raise an error if two cohorts contain the same image, because its participant would count as two people.
 
     Raises
     ------
     LeakError
-        If there is such an image. The message contains the sessions.
+        If an image is in two cohorts. The message contains the sessions.
     """
     copies = images[images.duplicated([*REQUIRED, "fingerprint"], keep=False)]
     if len(copies):
@@ -174,7 +176,7 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
     Raises
     ------
     LeakError
-        If an image of a participant who was seen now has another cohort.
+        If an image of a seen participant has another cohort than in training.
     """
     saved = read_images(fold)
     if COHORT not in images or COHORT not in saved:

@@ -1,4 +1,4 @@
-"""Tables of a result folder, computed from part-level predictions: votes, metrics, and the map of the parts."""
+"""Tables of a result folder, computed from part-level predictions: votes, metrics, and accuracies of the parts."""
 
 import gzip
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ def write_tables(
     predictions: pd.DataFrame,
     ballot: Ballot,
 ) -> None:
-    """Write the tables of one selection and one data set; the image-level tables last.
+    """Write the tables of one selection and one data set. The image-level tables are written last.
 
     Parameters
     ----------
@@ -57,7 +57,8 @@ def write_image_level(
 ) -> None:
     """Write the image-level tables from the part-level predictions, see `write_tables`.
 
-    If no part votes, there are no predictions, and in the row of metrics ``n_parts`` is 0 and all others are missing.
+    If no part votes, no predictions are written; in the row of metrics, ``n_parts`` is 0 and all other values are
+    missing.
     """
     path, task = partial(fold.table, selection, dataset, IMAGE), folder.task
     votes = {} if ballot.weights is None else {"n_parts": float((ballot.weights > 0).sum())}
@@ -97,7 +98,7 @@ def _write(
 def vote_images(
     task: engine.Task, predictions: pd.DataFrame, weights: "pd.Series[float] | None"
 ) -> pd.DataFrame:
-    """Return one row per image: by a soft vote for classes, by the unweighted mean for values."""
+    """Return one row per image: the soft vote of its parts for classes, their unweighted mean for values."""
     if task.vote == "average":
         return ensemble.average(predictions)
     known = key_columns(predictions, [*PART, "true_label", "predicted_label"])
@@ -127,7 +128,7 @@ def add_class_names(task: engine.Task, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics_row(task: engine.Task, table: pd.DataFrame, *, intervals: bool) -> pd.DataFrame:
-    """Return the metrics of a table as one row, with 95 % confidence intervals if `intervals`.
+    """Return the metrics of a table as one row, with 95 % confidence intervals if `intervals` is True.
 
     Custom metrics have no intervals here, because a bootstrap would call their function a thousand times.
     """

@@ -29,7 +29,7 @@ _EARLIER: dict[str, Settings] = {
 
 
 def fill_missing(value: Any) -> Any:
-    """Return encoded settings in which missing ones have the value that was used before the setting existed.
+    """Return encoded settings in which each missing setting has the value that was used before the setting existed.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def content_errors(path: Path) -> Iterator[None]:
         raise error if str(path.parent) in str(error) else type(error)(f"{path}: {error}") from error
     except (AttributeError, KeyError, RecursionError, TypeError) as error:
         raise SettingError(
-            f"{path}: {error}; expected the settings of an experiment; restore it from a copy"
+            f"{path}: {error}; expected the settings of an experiment; restore the file from a copy"
         ) from error
 
 
@@ -124,7 +124,7 @@ def read_settings(path: Path) -> Settings:
             text = path.read_text(encoding="utf-8")
         settings = json.loads(text)
     except (RecursionError, ValueError) as error:
-        raise SettingError(f"{path}: {error}; expected JSON; restore it from a copy") from error
+        raise SettingError(f"{path}: {error}; expected JSON; restore the file from a copy") from error
     if not isinstance(settings, dict):
         raise SettingError(f"{path}: found a {type(settings).__name__}; expected settings by name")
     with content_errors(path):

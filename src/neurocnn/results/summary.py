@@ -19,7 +19,7 @@ from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
 MEAN, INTERVAL, CHANCE = "mean ± std", "95 % interval", "chance"
-_OTHERS = ("n_parts", "n_splits")
+_COUNTS = ("n_parts", "n_splits")
 
 
 def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int = 1000) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
         values = read_metrics(folder, level, None, dataset)
         values = values.reindex([fold.index for fold in done])
         metrics = _metrics(folder, [str(name) for name in values])
-        # Only the main metric at part level, because the parts of an image are not independent.
+        # At part level only the main metric is shown, because the parts of an image are not independent.
         for metric in metrics if level == folder.levels[-1] else metrics[:1]:
             texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
             summary[f"{level} {metric}"] = [*texts, _spread(values[metric])]
@@ -76,8 +76,8 @@ def _intervals(
 def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict[str, float]:
     """Return the metrics of predictions that do not use the images, averaged over the splits.
 
-    For k classes they are 1/k (specificity: 1 − 1/k, area under the ROC curve: 1/2). For values, the mean label of the
-    training set is the prediction.
+    For k classes, the metrics are 1/k (specificity: 1 − 1/k, area under the ROC curve: 1/2). For values, the mean label
+    of the training set is the prediction.
     """
     if folder.task.classes is not None:
         share = 1 / len(folder.task.classes)
@@ -118,7 +118,7 @@ def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> 
 
 def _code_needed(settings: Settings) -> str:
     names = [name for name in ("task", "parts") if CUSTOM in settings[name]]
-    return f"{' and '.join(names)} custom and not given; expected Results(…, {'=…, '.join(names)}=…)"
+    return f"custom {' and '.join(names)} not passed; use Results(…, {'=…, '.join(names)}=…)"
 
 
 def _kind(folder: ResultFolder | None, settings: Settings) -> str:
@@ -130,7 +130,7 @@ def _kind(folder: ResultFolder | None, settings: Settings) -> str:
 
 def _metrics(folder: ResultFolder, names: list[str]) -> list[str]:
     """Return the names of the metrics without their limits; the main metric is first."""
-    metrics = [name for name in names if not name.endswith(("_low", "_high")) and name not in _OTHERS]
+    metrics = [name for name in names if not name.endswith(("_low", "_high")) and name not in _COUNTS]
     errors = ("mse", "mae") if folder.reconstructs else ("mae", "mse")
     own = tuple(reversed(folder.task.selection))
     main = next(name for name in ("balanced_accuracy", *errors, *own, *metrics) if name in metrics)
@@ -138,14 +138,14 @@ def _metrics(folder: ResultFolder, names: list[str]) -> list[str]:
 
 
 def _spread(values: "pd.Series[float]") -> str:
-    """Return mean ± sample standard deviation as text; only the mean for a single value."""
+    """Return mean ± sample standard deviation as text, or only the mean if there is one value."""
     deviation = f" ± {values.std():.3f}" if values.count() > 1 else ""
     return "no part" if math.isnan(values.mean()) else f"{values.mean():.3f}{deviation}"
 
 
 def _participants(fold: Fold, dataset: str) -> object:
     path = fold.sessions(dataset)
-    if not is_file(path):  # the folder is of an earlier version
+    if not is_file(path):  # an earlier version wrote the folder
         return ""
     table = storage.read_table(path)
     return len(table[key_columns(table, PARTICIPANT)].drop_duplicates())

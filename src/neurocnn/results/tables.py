@@ -91,8 +91,8 @@ class ResultTables:
         level
             ``image``, or ``part`` (or the name of the parts, such as ``patch``).
         selection
-            Selection of the best epoch: ``best_loss`` or ``best_balanced_accuracy``. With None, the task's last one,
-            which is ``best_balanced_accuracy`` for a classification.
+            Selection of the best epoch: ``best_loss`` or ``best_balanced_accuracy``. With None, the task's last
+            selection, which is ``best_balanced_accuracy`` for a classification.
         dataset
             ``train``, ``validation``, or a name that was passed to `predict`.
 
@@ -101,12 +101,12 @@ class ResultTables:
         DataFrame
             One row per split that is done, then ``mean`` and ``std`` (with n − 1; NaN for one split). At image level,
             data passed to `predict` also have a row ``ensemble``, with the number of splits in ``n_splits``.
-            ``n_parts`` is the number of parts that vote (0 if none exceeds the threshold).
+            ``n_parts`` is the number of parts that vote (0 if no part exceeds the threshold).
 
         Raises
         ------
         NotFoundError
-            If there is no such table. The message lists the data sets that have one.
+            If the table does not exist. The message lists the data sets that have such a table.
         SettingError
             If the level or selection does not exist.
 
@@ -185,12 +185,12 @@ class ResultTables:
         -------
         DataFrame
             Columns: participants, epochs and minutes (of the longest training), the main metric of the parts, and all
-            metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over them (with n − 1);
-            ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron & Tibshirani
-            (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class, evaluates
-            each split and averages the scores; ``chance``: for k classes 1/k (specificity 1 − 1/k, area under the ROC
-            curve 1/2), for values the error of the mean training label. An autoencoder has neither interval nor
-            chance.
+            metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over them (with n − 1); ``95
+            % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron & Tibshirani
+            (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class, evaluates each
+            split and averages the scores; ``chance``: for k classes 1/k (specificity 1 − 1/k, area under the ROC curve
+            1/2), for values the error of a constant prediction, the mean training label. An autoencoder has neither
+            interval nor chance.
 
         Raises
         ------
@@ -226,7 +226,7 @@ class ResultTables:
         """
         accuracy = reading.read_part_accuracy(self._folder, selection)
         if not hasattr(self.parts, "place"):
-            raise NotFoundError(f"{self.folder}: no map of accuracies; only parts with `place` have one")
+            raise NotFoundError(f"{self.folder}: no map of accuracies; expected parts with `place`")
         return data.paint(cast(LocatedParts, self.parts), tuple(self.settings["image_shape"]), accuracy)
 
     def load_model(

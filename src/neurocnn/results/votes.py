@@ -27,7 +27,7 @@ TEMPERATURE = "temperature"
 
 @dataclass(frozen=True, eq=False)
 class Ballot:
-    """Weights and temperature by which the parts of one fold and selection become predictions of images.
+    """Weights and temperature that turn the part-level predictions of a fold into image-level predictions.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Vote:
     operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
     def ballot(self, folder: ResultFolder, fold: Fold, selection: str, validation: pd.DataFrame) -> Ballot:
-        """Return the weights and temperature of a fold, from its part-level predictions `validation`."""
+        """Return the weights and temperature of a fold, from its part-level predictions of the validation set."""
         temperature = self.temperatures.get(selection, {}).get(fold.index, 1.0)
         ballot = Ballot(self._weights(validation) if folder.has_part_accuracy else None, temperature)
         if ballot.is_empty:
@@ -129,7 +129,7 @@ def write_vote(folder: ResultFolder, vote: Vote) -> None:
 
 
 def read_vote(folder: ResultFolder, selection_threshold: float | None) -> Vote:
-    """Return the recorded vote; if there is none, a vote with the experiment's `selection_threshold`.
+    """Return the recorded vote or, without `vote.json`, a vote with the experiment's `selection_threshold`.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def read_vote(folder: ResultFolder, selection_threshold: float | None) -> Vote:
         with storage_errors(path, "read"):
             saved = json.loads(path.read_text(encoding="utf-8"))
     except (RecursionError, ValueError) as error:
-        raise SettingError(f"{path}: {error}; expected JSON; restore it from a copy") from error
+        raise SettingError(f"{path}: {error}; expected JSON; restore the file from a copy") from error
     with content_errors(path):
         check_instance("vote", saved, dict, "values by name")
         weights = saved["weights"]
@@ -171,14 +171,14 @@ def _check_numbers_by_index(name: str, values: Any) -> dict[int, float]:
 
 
 def check_threshold(value: object) -> float | None:
-    """Return a `selection_threshold`: None, or a number from 0 to 1."""
+    """Return `value` if it is a valid `selection_threshold`, else raise a SettingError."""
     return None if value is None else check_number("selection_threshold", value, minimum=0, maximum=1)
 
 
 def check_vote_weights(
     weights: Weights | str | None, parts: list[int]
 ) -> Literal["uniform"] | dict[int, float] | None:
-    """Return the weights of `Results.vote`, else raise a SettingError.
+    """Return the weights of `Results.vote` if they are valid, else raise a SettingError.
 
     Examples
     --------
@@ -205,10 +205,10 @@ def check_vote_weights(
 
 
 def set_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """Return a table whose logits are divided by a temperature T: p_c ∝ q_c^(1 / T), with the uncalibrated q_c.
+    """Return a table with probabilities p_c ∝ q_c^(1 / T) of temperature T, from uncalibrated probabilities q_c.
 
     A temperature other than 1 is recorded in the column ``temperature``. The function computes the uncalibrated
-    probabilities from it, so it may be applied repeatedly. The predicted classes do not change.
+    probabilities from this column, so that it may be applied repeatedly. The predicted classes do not change.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Reading tables of a result folder with a check that every cell has its expected type."""
+"""Functions that read tables of a result folder and check that every cell has its expected type."""
 
 import numbers
 from collections.abc import Sequence
@@ -32,12 +32,10 @@ def read_numbers(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def read_row(path: Path) -> pd.DataFrame:
-    """Return a table of metrics, which has one row. Raise a TableError as `read_numbers` does."""
+    """Return a table of metrics, which must have one row of numbers, else raise a TableError."""
     table = read_numbers(path).astype(float)
     if len(table) != 1:
-        raise TableError(
-            f"{path}: {len(table)} rows; expected one row, which the run wrote; restore the file"
-        )
+        raise TableError(f"{path}: {len(table)} rows; expected the row that the run wrote; restore the file")
     return table
 
 
