@@ -210,7 +210,7 @@ def test_settings_without_effect_on_results_may_differ_on_a_resume(study: Study,
         ({"selection_threshold": 0.5, "task": nc.regression()}, "selection_threshold=0.5; expected None"),
         ({"networks_at_once": 0}, "networks_at_once=0"),
         ({"networks_at_once": "2"}, "networks_at_once='2'; expected an integer"),
-        ({"reconstructions": True}, "reconstructs nothing"),
+        ({"reconstructions": True}, "has no reconstructions"),
         ({"transfer_from": 3}, "transfer_from=3"),
     ],
 )

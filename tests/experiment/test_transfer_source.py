@@ -149,7 +149,7 @@ def test_existing_weights_initialise_a_network_with_a_warning(study: Study, tmp_
         source = write_maps(tmp_path / "maps", state, "Conv3_FC1") / "split-0/best-loss/model.pth.tar"
     else:
         source = network
-    with pytest.warns(UserWarning, match="participants that it has seen are unknown"):
+    with pytest.warns(UserWarning, match="participants that the source has seen are unknown"):
         experiment(study, trainer=STILL, transfer_from=source).run(tmp_path / "results", splits=[0])
     found = _trained(tmp_path / "results", 0, "best_loss", None, "convolutions")
     for name, tensor in found.items():

@@ -119,7 +119,7 @@ def test_planes_of_a_slice_are_one_picture_and_colours_are_kept():
     for gray in (image[0], image[:1], np.stack([image[0]] * 3)):
         (axes,) = plotting.planes(gray).axes
         assert axes.images[0].get_array().ndim == 2
-    with pytest.raises(nc.SettingError, match=r"at=.*expected none for a slice"):
+    with pytest.raises(nc.SettingError, match=r"at=.*expected no value, because the image is a slice"):
         plotting.planes(image, at=(1, 2, 3))
     with pytest.raises(nc.ImageError, match="choose one channel"):
         plotting.planes(np.ones((3, 4, 5, 6)))

@@ -1,4 +1,4 @@
-"""Part-level predictions of the best epochs, from the training's files or computed from the best weights."""
+"""Part-level predictions of the best epochs, read from the training's files or computed with the best weights."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,7 +10,7 @@ from neurocnn import data, engine
 from neurocnn.engine.batch import Network
 from neurocnn.experiment.recipe import Recipe
 
-#: Part of a network; None for one network for all parts.
+#: part_id of the part that a network is for; None for a single network for all parts.
 P = TypeVar("P", int, None)
 
 
@@ -21,10 +21,10 @@ def best_predictions(
     sets: Mapping[str, data.CapsDataset],
     recipe: Recipe,
 ) -> dict[str, dict[P, pd.DataFrame]]:
-    """Return the table of each set and network. All ranks must call the function; rank 0 has all tables.
+    """Return the predictions for each data set and network. All ranks must call it; rank 0 receives all tables.
 
-    Random numbers of a network in evaluation mode have the training's seed if they were written during the training,
-    otherwise the seed 0.
+    If a network draws random numbers in evaluation mode, predictions written during the training use the training's
+    seed, and all others the seed 0.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Experiment: splits × networks, trained into a result folder.
+"""Experiment, which trains the networks of all splits and writes a result folder.
 
-A fold is done when its last table exists: `run` creates what is missing, without any other record of progress. The
+A fold is done when its last table exists. There is no other record of progress: `run` creates all missing files. The
 engine stores the checkpoints from which a training resumes.
 """
 
@@ -66,7 +66,7 @@ class Experiment:
     transfer_from
         Source of the initial weights: a result folder of neurocnn or ClinicaDL, a checkpoint, or a module.
     transfer_selection
-        Selection (best model) of the source to use, if the source is a CNN.
+        Selection whose best model of the source is used, if the source is a CNN.
     selection_threshold
         Lower limit (exclusive) of the validation balanced accuracy of the parts that vote; None for all parts.
     options
@@ -76,13 +76,13 @@ class Experiment:
     reconstructions
         Whether to write the parts of the first image of both sets and their reconstructions as NIfTI files.
     networks_at_once
-        Number of networks in memory at once, if each part has its own; by default as many as fit into a quarter of the
-        available memory. The results do not depend on it.
+        Number of networks in memory at once, if each part has its own network; by default as many as fit into a quarter
+        of the available memory. It does not affect the results.
 
     Raises
     ------
     SettingError
-        If a setting cannot be used, or two settings contradict each other.
+        If a setting is invalid, or two settings contradict each other.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class Experiment:
 
     @property
     def recipe(self) -> Recipe:
-        """Settings without images and splits."""
+        """Settings of the experiment, except images and splits."""
         return self._recipe  # type: ignore[attr-defined, no-any-return]
 
     @classmethod
@@ -148,8 +148,8 @@ class Experiment:
         folder
             Path of the folder that was passed to `run`.
         **custom
-            Settings by name: those that are recorded as custom, and new values of others, such as `caps` if the images
-            were moved.
+            Values of settings by name, for settings that are recorded as custom and for settings to change, such as
+            `caps` if the images were moved.
 
         Raises
         ------
@@ -198,7 +198,7 @@ class Experiment:
         splits
             Indices of the splits to run; all by default.
         networks
-            part_ids of the networks to train, if each part has its own; all by default.
+            part_ids of the networks to train, if each part has its own network; all by default.
         callbacks
             See `Trainer.fit`.
         verbose
@@ -218,7 +218,7 @@ class Experiment:
         TableError
             If labels are missing or unknown, or a training set has a single class.
         ModelError
-            If the architecture is unknown, or the source's weights do not fit it.
+            If the architecture is unknown, or the source's weights do not fit the architecture.
         LeakError
             If the transfer's source was trained on a participant of a validation set.
         InUseError
@@ -260,7 +260,7 @@ class Experiment:
         images: pd.DataFrame,
         callbacks: Sequence[engine.Callback],
     ) -> FoldRun:
-        # In a search each split has the settings of its winner.
+        # After a search, each split has the settings of its best trial.
         recipe: Recipe = self._recipes.get(split.index, self.recipe)  # type: ignore[attr-defined]
         train, validation = recipe.datasets(self.caps, split)
         key = key_columns(images.columns)

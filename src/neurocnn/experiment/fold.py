@@ -1,4 +1,4 @@
-"""Run of one fold: its networks are trained, and its best models are evaluated for the tables."""
+"""Run of one fold: training of its networks, and evaluation of the best models for the tables."""
 
 import dataclasses
 import shutil
@@ -48,7 +48,7 @@ class FoldRun:
     recipe
         Settings of the experiment.
     folder, fold
-        Result folder, and paths of this fold in it.
+        Result folder, and paths of this fold in the folder.
     train, validation
         Data sets with all their parts.
     images
@@ -69,7 +69,7 @@ class FoldRun:
     callbacks: tuple[engine.Callback, ...] = ()
 
     def check(self, networks: Sequence[int] | None) -> Needs:
-        """Raise errors that would otherwise stop `run` after it has written files, and return its requirements.
+        """Raise errors that would stop `run` after it has written files, and return the requirements of the run.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class FoldRun:
         )
 
     def run(self, networks: Sequence[int] | None) -> None:
-        """Train and evaluate networks that are not done. `networks` are part_ids, or None for one network for all."""
+        """Train and evaluate networks that are not done. `networks` are part_ids; None for a single network."""
         if self._broadcast(self.is_done):
             LOGGER.info("%s is done", self.fold.path)
             self._remove_checkpoints()
@@ -104,7 +104,7 @@ class FoldRun:
         claimed = self.folder.is_claimed
         if networks is None:
             with self._hold(None) as lock:
-                # Checked again, because another process may have finished the fold and removed the lock.
+                # The fold is checked again, because another process may have finished it and removed the lock.
                 if not self._broadcast(self.is_done):
                     self._write_people(lock, claimed)
                     self._write_tables(self._train_one())
@@ -159,11 +159,11 @@ class FoldRun:
 
     @property
     def is_done(self) -> bool:
-        """Whether the fold is done: its table that is written last exists."""
+        """Whether the fold is done, that is, whether the table that is written last exists."""
         return self.folder.is_done(self.fold)
 
     def _remove_checkpoints(self) -> None:
-        """Remove the checkpoints of a fold that is done, also if another process finished it and was killed."""
+        """Remove the checkpoints if the fold is done, also if the process that finished it was killed."""
         if self._is_writer and self.is_done:
             shutil.rmtree(self.fold.state, ignore_errors=True)
 
@@ -234,13 +234,13 @@ class FoldRun:
     def _n_networks_in_memory(self) -> int:
         """Return the number of networks that fit into a quarter of the available memory."""
         tensors = self._network(self.train.part_ids[0]).state_dict().values()
-        # Each weight has a gradient, two moments of Adam, and a copy per selection.
+        # A weight takes the memory of itself, its gradient, Adam's two moments, and a copy per selection.
         needed = sum(tensor.nbytes for tensor in tensors) * (4 + len(self.folder.selections))
         device = find_device(self.recipe.trainer.device, engine.find_ranks().local)
         return int(max(1, available_memory(device) // 4 // needed))
 
     def _is_predicted(self, part: int) -> bool:
-        """Return whether a network of one part is done: all its tables of predictions exist."""
+        """Return whether the network of a part is done, that is, whether all its tables of predictions exist."""
         return all(
             self.fold.network_prediction(part, selection, name).is_file()
             for selection in self.folder.selections
@@ -248,7 +248,7 @@ class FoldRun:
         )
 
     def _read_predictions(self, selection: str) -> dict[str, pd.DataFrame]:
-        """Return the rows of all networks image by image, in the order of one network for all parts."""
+        """Return the predictions of all networks in the row order of a single network: image by image."""
         parts = self.train.part_ids
         return {
             name: interleave_parts(
@@ -289,7 +289,7 @@ class FoldRun:
 
     @contextmanager
     def _hold(self, part: int | None, *, wait: bool = False) -> Iterator[BaseFileLock | None]:
-        """Hold the lock of the fold, or of one network if `part` is given, on rank 0; yield None on other ranks."""
+        """Hold the lock of the fold, or of the network of `part`, on rank 0; yield None on other ranks."""
         what = f"split {self.fold.index}" + ("" if part is None else f", network {part}")
         lock = hold(self.fold.lock(part), f"{what} of {self.fold.root}", wait=wait)
         with lock if self._is_writer else nullcontext() as held:

@@ -1,4 +1,4 @@
-"""Start of a run in a result folder, which several processes may share."""
+"""Start of a run: checks of the sessions, and the first files of a result folder that processes may share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.resuming import check_resumable, has_new_values
 from neurocnn.results.encoding import Settings
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.leakage import identified
+from neurocnn.results.leakage import drop_unused_cohorts
 from neurocnn.results.paths import SETS
 from neurocnn.results.same_study import check_copies
 from neurocnn.results.scoring import first_image
@@ -22,7 +22,7 @@ from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
 def check_sessions(
     caps: data.Caps, label: str | None, splits: Sequence[data.Split], chosen: Sequence[data.Split]
 ) -> pd.DataFrame:
-    """Return the fingerprints of the images of the chosen splits, after a check of cohorts, copies and labels.
+    """Check cohorts, copied images and labels, and return the fingerprints of the images of the chosen splits.
 
     Parameters
     ----------
@@ -45,22 +45,22 @@ def check_sessions(
     if caps.cohorts:
         tables = [table for split in splits for table in (split.train, split.validation)]
         caps.check_cohorts({name for table in tables for name in table.get("cohort", ())})
-    everybody = pd.concat([table for split in chosen for table in (split.train, split.validation)])
-    everybody = identified(everybody, caps.cohorts)
-    everybody = everybody.drop_duplicates(key_columns(everybody.columns, IMAGE))
-    images = caps.fingerprints(everybody.reset_index(drop=True))
+    sessions = pd.concat([table for split in chosen for table in (split.train, split.validation)])
+    sessions = drop_unused_cohorts(sessions, caps.cohorts)
+    sessions = sessions.drop_duplicates(key_columns(sessions.columns, IMAGE))
+    images = caps.fingerprints(sessions.reset_index(drop=True))
     check_copies(images)
-    if label in everybody and everybody[label].isna().any():
-        missing = everybody[everybody[label].isna()]
+    if label in sessions and sessions[label].isna().any():
+        missing = sessions[sessions[label].isna()]
         rows = describe_rows(missing, most=len(missing))
         raise TableError(
-            f"{label!r} is missing for {len(missing)} sessions: {rows}; add it or remove these rows"
+            f"{label!r} is missing for {len(missing)} sessions: {rows}; add the labels or remove these rows"
         )
     return images
 
 
 def log_unknown_affine(where: ResultFolder, dataset: data.CapsDataset, reconstructions: bool) -> None:
-    """Log that no NIfTI files will be written if the affine is unknown, because only prepared tensors exist."""
+    """If the affine is unknown, because only prepared tensors exist, log that no NIfTI files will be written."""
     writes = reconstructions or (where.has_part_accuracy and hasattr(dataset.parts, "place"))
     if writes and dataset.caps.known_affine(*first_image(dataset)) is None:
         LOGGER.info("%s: no NIfTI maps are written, because the affine of the images is unknown", where.root)
@@ -69,7 +69,7 @@ def log_unknown_affine(where: ResultFolder, dataset: data.CapsDataset, reconstru
 def open_folder(
     where: ResultFolder, settings: Settings, splits: Sequence[data.Split], images: pd.DataFrame
 ) -> None:
-    """Write the settings, and the sessions and balance of each split, unless the folder already contains their results.
+    """Write the settings, and the sessions and balance of each split, unless the folder already has results.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def open_folder(
             check_resumable(where, settings, splits, images)
             claimed = where.settings.is_file() and where.is_claimed
             if not claimed or has_new_values(read_settings(where.settings), settings):
-                # The settings come first, because they identify the folder.
+                # The settings are written first, because they identify the folder.
                 write_settings(settings, where.settings)
             if not where.environment.is_file():
                 write_environment(where.environment)

@@ -42,7 +42,7 @@ class Recipe:
     Raises
     ------
     SettingError
-        If a setting cannot be used, or two settings contradict each other.
+        If a setting is invalid, or two settings contradict each other.
     """
 
     parts: data.Parts
@@ -76,7 +76,7 @@ class Recipe:
             raise argument_error(
                 "reconstructions",
                 True,
-                f"False for {self.task.name}, which reconstructs nothing",
+                f"False, because {self.task.name} has no reconstructions",
                 where=WHERE,
             )
         if self.reconstructions and not hasattr(self.parts, "place"):
@@ -103,7 +103,7 @@ class Recipe:
 
     @staticmethod
     def rules() -> dict[str, str]:
-        """Return the rule for changes on a resume of each setting in `commandline.json`, by dotted name."""
+        """Return, by dotted name, the rule that a resume applies to changes of each setting in `commandline.json`."""
         return (
             {"neurocnn": "free", "n_threads": "free", "image_affine": "free"}
             | resume_rules(Recipe)
@@ -141,7 +141,7 @@ class Recipe:
         Raises
         ------
         SettingError
-            If images have one part only, or a part_id in `networks` does not exist.
+            If the images have only one part, or a part_id in `networks` does not exist.
         """
         if not self.multi:
             if networks is not None:
@@ -166,8 +166,8 @@ class Recipe:
         index
             Index of the split.
         images
-            Fingerprints of the split's validation images, on whose participants the source must not have been
-            trained. A renamed cohort is recognised by its images.
+            Fingerprints of the split's validation images, on whose participants the source must not have been trained.
+            The fingerprints also detect participants whose cohort was renamed.
 
         Raises
         ------
@@ -185,15 +185,15 @@ class Recipe:
         return seen
 
     def network(self, input_shape: tuple[int, ...]) -> NetworkRecipe:
-        """Return the recipe of the networks: everything except their weights."""
+        """Return the recipe of the networks, which determines everything except their weights."""
         return NetworkRecipe(self.architecture, self.options, input_shape, self.task)
 
     def build_network(
         self, train: data.CapsDataset, split: int, part: int | None, starts: bool
     ) -> torch_nn.Module:
-        """Return a network with its initial weights: the same for every part, or those of the transfer's source.
+        """Return a network with initial weights: equal random ones for every part, or weights of the transfer's source.
 
-        If `starts`, the decoder of an autoencoder is initialised with the mean intensity of the training set.
+        If `starts` is True, the decoder of an autoencoder is initialised with the mean intensity of the training set.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trainer.seed)
@@ -209,7 +209,7 @@ class Recipe:
 
 
 def choose(name: str, chosen: Iterable[int] | None, existing: Iterable[int]) -> list[int]:
-    """Return the chosen numbers, or all existing ones if `chosen` is None.
+    """Return the chosen numbers, or all existing numbers if `chosen` is None.
 
     Raises
     ------

@@ -21,7 +21,7 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
     Parameters
     ----------
     folder
-        Folder of the files. k is the index of the part in `dataset.part_ids`.
+        Folder of the files. In a file name, k is the index of the part in `dataset.part_ids`.
     models
         Autoencoder of each part_id. Parts without an autoencoder are skipped.
     dataset
@@ -40,15 +40,15 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
             output = final_output(model(batch))
         place = cast(LocatedParts, dataset.parts).place(shape, part)
         for name, tensor in (("input", batch), ("output", output)):
-            # The channels of a slice are equal.
+            # One channel is written, because all channels of a slice are equal.
             volume = as_volume(tensor[0, 0].float().cpu().numpy(), place)
             write_nifti(folder / f"{name}-{k}.nii.gz", volume, data.part_affine(affine, place))
 
 
-def mean_intensity(dataset: data.CapsDataset, part: int | None, most: int = 16) -> float:
-    """Return the mean intensity of at most `most` evenly spaced samples of all parts, or of `part` only."""
+def mean_intensity(dataset: data.CapsDataset, part: int | None, maximum: int = 16) -> float:
+    """Return the mean intensity of at most `maximum` evenly spaced samples of all parts, or of `part` only."""
     samples = _samples(dataset, part)
-    chosen = range(0, len(samples), -(-len(samples) // most))
+    chosen = range(0, len(samples), -(-len(samples) // maximum))
     return sum(float(samples[i]["image"].mean()) for i in chosen) / len(chosen)
 
 
@@ -63,7 +63,7 @@ def compare_with_mean(
     if not error <= of_mean:
         LOGGER.warning(
             "the autoencoder%s reconstructs worse than the mean image of the training set does: validation error "
-            "%.4g, mean image %.4g; use more epochs, a higher learning_rate or another output",
+            "%.4g, error of the mean image %.4g; use more epochs, a higher learning_rate or another output",
             "" if part is None else f" of part {part}", error, of_mean,
         )  # fmt: skip
 

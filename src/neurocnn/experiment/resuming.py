@@ -1,4 +1,4 @@
-"""Check on a resume that a result folder belongs to the same experiment."""
+"""Checks, before a resume, that a result folder belongs to the same experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.recipe import Recipe
 from neurocnn.results.encoding import Settings, custom_names
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.leakage import identified
+from neurocnn.results.leakage import drop_unused_cohorts
 from neurocnn.results.paths import COMMANDLINE, SETS, WRITING_LOCK
 from neurocnn.results.same_study import check_same_images, check_same_rows
 from neurocnn.results.settings import drop_unrecorded, read_settings
@@ -42,8 +42,8 @@ def check_resumable(
     Raises
     ------
     SettingError
-        If the folder is a file, contains files of other programs, or its settings, sessions, labels or images differ.
-        The message contains the differences.
+        If the folder is a file or contains files of other programs, or if its settings, sessions, labels or images
+        differ. The message contains the differences.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def check_resumable(
         fold = where.fold(split.index)
         for name, sessions in (("train", split.train), ("validation", split.validation)):
             if is_file(fold.sessions(name)):
-                check_same_rows(fold.sessions(name), identified(sessions, cohorts), columns)
+                check_same_rows(fold.sessions(name), drop_unused_cohorts(sessions, cohorts), columns)
         if images is not None:
             check_same_images(fold, images, SETS)
 
@@ -80,7 +80,7 @@ def check_resumable(
 def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> int | None:
     """Return the number of epochs for the splits that are not done; None for a folder without results.
 
-    The larger one of the recorded and the new number is used. Splits that are done are not trained further.
+    The larger of the recorded and the new number is used. Splits that are done are not trained further.
 
     Raises
     ------
@@ -99,13 +99,16 @@ def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> 
         )
     if new < saved:
         LOGGER.warning(
-            "%s: epochs=%d as in the folder, not %d: all splits use the larger number", where.root, saved, new
+            "%s: epochs=%d as in the folder instead of %d: all splits use the larger number",
+            where.root,
+            saved,
+            new,
         )
     return max(saved, new)
 
 
 def has_new_values(saved: Settings, new: Settings) -> bool:
-    """Return whether the recorded settings must be updated, because of an allowed change or moved images.
+    """Return whether the recorded settings must be updated because of an allowed change or moved images.
 
     Examples
     --------
@@ -134,8 +137,8 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
     threads, now = saved.get("n_threads"), settings.get("n_threads")
     if threads is not None and threads != now:
         LOGGER.warning(
-            "%s: running with %s threads of torch, the folder was started with %s: the last digits of the results "
-            "change; torch.set_num_threads(%s) keeps them",
+            "%s: running with %s threads of torch, but the folder was started with %s: the last digits of "
+            "the results change; call torch.set_num_threads(%s) for the same digits",
             where.root, now, threads, threads,
         )  # fmt: skip
     moves = {name: change for name, change in differences(saved, settings).items() if _is_move(name)}
@@ -150,21 +153,22 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
 def _compare_settings(where: ResultFolder, new: Settings) -> None:
     saved = read_settings(where.settings)
     changes = forbidden_changes(saved, drop_unrecorded(new, saved), Recipe.rules(), scored=bool(where.done))
-    # `continued_epochs` checks the epochs, and `check_same_images` the content of images that were moved.
+    # Epochs are checked by `continued_epochs`, and the content of moved images by `check_same_images`.
     refused = {
         name: change for name, change in changes.items() if name != "trainer.epochs" and not _is_move(name)
     }
     if refused:
         raise SettingError(
             f"{where.root}: the folder contains another experiment; these settings differ (folder → now): "
-            f"{describe_changes(_first_weights(refused))}; use the same settings to resume it, or another folder"
+            f"{describe_changes(_first_weights(refused))}; use the same settings to resume that "
+            "experiment, or use another folder"
         )
 
 
-def _first_weights(changes: dict[str, Change], most: int = 3) -> dict[str, Change]:
-    """Return `changes` with at most `most` of those in the network's weights, to keep the message short."""
+def _first_weights(changes: dict[str, Change], maximum: int = 3) -> dict[str, Change]:
+    """Return `changes` with at most `maximum` changes of the network's weights, to keep the message short."""
     weights = [name for name in changes if name.startswith("network.")]
-    return {name: change for name, change in changes.items() if name not in weights[most:]}
+    return {name: change for name, change in changes.items() if name not in weights[maximum:]}
 
 
 def _is_move(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Search of settings: trials within each training set, and evaluation of the best one on the validation set."""
+"""Search of settings: trials within each training set, and evaluation of the best trial on the validation set."""
 
 import dataclasses
 import json
@@ -51,24 +51,24 @@ def search(
     callbacks: Sequence[engine.Callback] = (),
     verbose: bool = True,
 ) -> Results:
-    """Search settings at random, separately for each split, without using its validation set.
+    """Search settings at random, separately for each split, without the split's validation set.
 
-    The training set of a split is divided: each trial is trained on one part and evaluated on the other. Then a network
-    is trained with the settings of the best trial, the winner, on the complete training set, and evaluated on the
-    validation set, which no trial has seen. The winners of the splits may differ (Varma and Simon, BMC Bioinformatics
-    7:91, 2006).
+    The training set of a split is divided into two sets: each trial is trained on one set and evaluated on the other.
+    Then a network is trained with the settings of the best trial, the winner, on the complete training set, and
+    evaluated on the validation set, which no trial has seen. The winners of the splits may differ (Varma and Simon, BMC
+    Bioinformatics 7:91, 2006).
 
     Parameters
     ----------
     experiment
         Experiment whose settings are searched.
     space
-        Values of each setting, by name: a list, or a distribution with ``rvs(random_state=…)``, such as
-        ``scipy.stats.loguniform(1e-5, 1e-2)``. A name is a field of `Trainer`, or ``architecture``, ``augmentation``,
-        ``transfer_from`` or ``transfer_selection``; any other name is an option of the architecture, such as
-        ``dropout``.
+        Possible values of each setting, by name of the setting: a list, or a distribution with ``rvs(random_state=…)``,
+        such as ``scipy.stats.loguniform(1e-5, 1e-2)``. A name is a field of `Trainer`, or ``architecture``,
+        ``augmentation``, ``transfer_from`` or ``transfer_selection``; any other name is an option of the architecture,
+        such as ``dropout``.
     n_trials
-        Number of trials per split. The values of trial k depend on `seed` and k only.
+        Number of trials per split. The values of trial k depend only on `seed` and k.
     folder
         Folder of the search. It contains a result folder per trial, ``trial-<k>``, in which ``fold-<i>`` is the divided
         training set of split i, and ``best``, in which ``fold-<i>`` is the winner of split i (``winner.json``).
@@ -76,7 +76,7 @@ def search(
         Fraction of the participants of each training set on which the trials are evaluated.
     by
         Metric at image level by which trials are compared. With None, the metric of the task's last selection, or the
-        first one if it is missing at image level.
+        first metric if that metric is missing at image level.
     seed
         Seed of the drawn values and of the divisions of the training sets.
     splits
@@ -92,7 +92,7 @@ def search(
     Raises
     ------
     SettingError
-        If a name cannot be searched, or the folder contains another search.
+        If a setting in `space` cannot be searched, or the folder contains another search.
     NeurocnnError
         See `Experiment.run`.
 
@@ -155,7 +155,7 @@ def draw_values(space: Mapping[str, Any], seed: int, trial: int) -> dict[str, An
 
 
 def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
-    """Return the experiment with other values: fields of its trainer, its own fields, or options."""
+    """Return the experiment with new values of fields of its trainer, of its own fields, or of options."""
     trainer = {name: value for name, value in values.items() if name in _TRAINER}
     fields = {name: value for name, value in values.items() if name in _FIELDS}
     options = {name: value for name, value in values.items() if name not in (*trainer, *fields)}
@@ -204,8 +204,8 @@ def _check_space(space: object) -> dict[str, Any]:
         if name in _OTHERS:
             raise SettingError(
                 f"{_WHERE}: {where}: all splits of a search have the same {name}; expected a field of Trainer, one of "
-                f"{', '.join(_FIELDS)}, or an option of the architecture; search once for each {name}, and compare "
-                "them with nc.leaderboard"
+                f"{', '.join(_FIELDS)}, or an option of the architecture; run one search for each {name}, and "
+                "compare the folders with nc.leaderboard"
             )
         if isinstance(choices, type) or not hasattr(choices, "rvs"):
             choices = check_list(where, choices, "a list of values, or a distribution with rvs", where=_WHERE)
@@ -222,7 +222,7 @@ def _divide(split: data.Split, task: engine.Task, inner: float, seed: int) -> da
 
 
 def _score(results: Results, split: int, by: str | None) -> tuple[str, float]:
-    """Return the metric by which trials are compared, and its value for a split."""
+    """Return the name of the metric by which trials are compared, and the metric's value for a split."""
     level = "part" if results.task.reconstructs else "image"
     row: dict[Any, Any] = results.metrics(level).loc[split].to_dict()
     usual = results.selections[-1].removeprefix("best_")
@@ -243,7 +243,7 @@ def _run_winner(
     callbacks: Sequence[engine.Callback],
     verbose: bool,
 ) -> None:
-    """Train the winner of a split on the complete training set, and record it."""
+    """Train the best trial of a split on the complete training set, and record the trial."""
     record = Fold(folder, split).winner
     if is_file(record):
         before = json.loads(record.read_text(encoding="utf-8"))["trial"]

@@ -1,7 +1,7 @@
-"""Source of a transfer: the initial weights, and the participants that they were trained on.
+"""Source of a transfer: the initial weights, and the participants on whom they were trained.
 
-A source is a result folder of neurocnn, one of ClinicaDL 0.2.1, a MAPS folder of ClinicaDL 1.x, a single checkpoint, or
-a module in memory. Split k uses the weights of the source's split k.
+A source is a result folder of neurocnn, a result folder of ClinicaDL 0.2.1, a MAPS folder of ClinicaDL 1.x, a single
+checkpoint, or a module in memory. Split k uses the weights of the source's split k.
 """
 
 import warnings
@@ -20,30 +20,30 @@ from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.settings import read_settings
 from neurocnn.storage.files import find, is_file, is_folder
 
-#: Folder names of ClinicaDL 1.x.
+#: Folder names of ClinicaDL 1.x, by name of the selection.
 _ABBREVIATIONS = {
     "best_balanced_accuracy": ("best-balanced_accuracy", "best-BA"),
     "best_loss": ("best-loss",),
 }
 
 
-#: A result folder or checkpoint, or a module.
+#: Path of a result folder or checkpoint, or a module.
 Source = Path | torch_nn.Module
 
 
 def as_source(value: object) -> Source | None:
-    """Return `transfer_from` as a path or a module.
+    """Return the value of `transfer_from` as a path, a module, or None.
 
     Raises
     ------
     NotFoundError
         If the path does not exist.
     SettingError
-        If `value` is neither of them.
+        If `value` is of another type.
     """
     if value is None or isinstance(value, torch_nn.Module):
         return value
-    value = getattr(value, "folder", value)  # a Results
+    value = getattr(value, "folder", value)  # a Results has a folder
     if not isinstance(value, str | Path):
         raise argument_error("transfer_from", value, "a result folder, a checkpoint or a module")
     path = Path(value)
@@ -68,17 +68,17 @@ def weights(
     split
         Index of the split.
     network
-        part_id of the target's network; None if it has one network for all parts. If the source has a single network,
-        every network of the target gets its weights.
+        part_id of the target's network; None if the target has a single network for all parts. If the source has a
+        single network, every network of the target gets its weights.
     selection
-        Selection (best model) of the source. ``best_loss`` is used if it is the source's only one (autoencoders).
+        Selection whose best model is used. ``best_loss`` is used if the source has no other selection (autoencoders).
     classes
         Classes of the target, if it has any.
 
     Raises
     ------
     NotFoundError
-        If there is no such model. The message contains its path.
+        If the model does not exist. The message contains its path.
     """
     if isinstance(source, torch_nn.Module):
         return source.state_dict()
@@ -103,7 +103,9 @@ def checkpoint(source: Path, split: int, network: int | None, selection: str) ->
             "transfer uses split k of the source for split k"
         )
     if _is_ours(source) and fold.state.exists():
-        raise SettingError(f"{fold.path}: the training has not ended; finish it before the transfer")
+        raise SettingError(
+            f"{fold.path}: the training has not ended; finish the training before the transfer"
+        )
     several = bool(find(fold.path / "models", "cnn-*"))
     if several and network is None:
         raise SettingError(f"{source}: one network per part; expected a single one, or use multi=True")
@@ -123,7 +125,7 @@ def _checkpoint_in_maps(folder: Path, network: int | None, selection: str) -> Pa
 
 
 def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
-    """Return `wanted` if it exists, else `by_loss` if it is the only one, as for autoencoders and regressions."""
+    """Return `wanted` if it exists, else `by_loss` if no other model exists, as for autoencoders and regressions."""
     if is_file(wanted):
         return wanted
     folder = wanted.parents[1]
@@ -138,18 +140,18 @@ def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
 def source_participants(source: Source, split: int) -> pd.DataFrame:
     """Return the participants that the source of one split has seen, see `leakage.record_seen`.
 
-    For a source that did not record them, the participants are unknown, and a warning is shown.
+    If the source did not record its participants, the table says that they are unknown, and a warning is shown.
     """
     if isinstance(source, Path) and _is_ours(source):
         if not is_file(Fold(source, split, "").seen):
             raise NotFoundError(
-                f"{source}: split {split} has not been run; a transfer uses split k of the source for split k; run it "
-                "first, with the same splits"
+                f"{source}: split {split} has not been run; a transfer uses split k of the source for split k; run the "
+                "source first, with the same splits"
             )
         return leakage.read_seen(Fold(source, split, ""))
     what = type(source).__name__ if isinstance(source, torch_nn.Module) else str(source)
     warnings.warn(
-        f"transfer from {what}: the participants that it has seen are unknown; check that none of them is in a "
+        f"transfer from {what}: the participants that the source has seen are unknown; check that none of them is in a "
         "validation or test set",
         stacklevel=2,
     )

@@ -1,7 +1,7 @@
 """Figures (extra ``plot``): learning curves, scores, predictions, maps of the brain, and a report.
 
-Every function accepts a `Results`, or tables or arrays, and returns a matplotlib Figure, which a notebook displays and
-``figure.savefig(path)`` writes. matplotlib is imported when the first figure is created.
+Every function except `report` accepts a `Results`, tables or arrays, and returns a matplotlib Figure. A notebook
+displays the figure, and ``figure.savefig(path)`` writes it. matplotlib is imported when the first figure is created.
 """
 
 from neurocnn.plotting.answers import bland_altman, precision_recall, predicted_against_true, reliability

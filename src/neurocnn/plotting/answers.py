@@ -19,12 +19,12 @@ def precision_recall(
     *,
     dataset: str = "validation",
 ) -> "Figure":
-    """Draw precision (PPV) against recall (sensitivity): the mean over splits with a band of ± SD, and the prevalence.
+    """Draw the precision-recall curve: the mean over splits with a band of ± SD, and the prevalence.
 
     Parameters
     ----------
     predictions, classes, dataset
-        See `roc`. The legend contains scikit-learn's average precision.
+        See `roc`. The legend contains the average precision, as computed by scikit-learn.
 
     Raises
     ------
@@ -66,14 +66,15 @@ def precision_recall(
 
 
 def reliability(results: Results, dataset: str = "validation", *, n_bins: int = 10) -> "Figure":
-    """Draw a reliability diagram: the observed share of a class against its predicted probability, and bin counts.
+    """Draw the observed share of a class against its predicted probability, and the number of images per bin.
 
     Parameters
     ----------
     results
         Results of a classification.
     dataset
-        Data set, see `Results.metrics`. If it has an ensemble prediction, only that is drawn, otherwise each split.
+        Data set, see `Results.metrics`. If the data set has an ensemble prediction, only the ensemble is drawn,
+        otherwise each split.
     n_bins
         Number of bins, see `Results.reliability`.
 
@@ -130,7 +131,7 @@ def predicted_against_true(
     Raises
     ------
     SettingError, TableError
-        If `predictions` are not those of a regression, or labels are missing.
+        If `predictions` are not from a regression, or labels are missing.
 
     Examples
     --------
@@ -153,7 +154,7 @@ def predicted_against_true(
 
 
 def bland_altman(predictions: Any, *, dataset: str = "validation", label: str | None = None) -> "Figure":
-    """Draw predicted − true values against their mean, with the bias and the limits of agreement (bias ± 1.96 SD).
+    """Draw predicted − true against the mean of both values, with the bias and limits of agreement (bias ± 1.96 SD).
 
     Parameters
     ----------

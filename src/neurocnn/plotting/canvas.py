@@ -1,7 +1,7 @@
 """Common parts of all figures: creation, colours, axes, titles and legends.
 
-Figures are created without pyplot: no window opens, no display is needed, and a figure is freed with its last
-reference. matplotlib is imported when the first figure is created.
+Figures are created without pyplot, so that no window opens, no display is needed, and a figure is freed when its last
+reference is deleted. matplotlib is imported when the first figure is created.
 """
 
 import importlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people can distinguish too (jfly.uni-koeln.de/color).
+# Colour-blind people can also distinguish Okabe and Ito's colours (jfly.uni-koeln.de/color).
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = CYCLE
 INK, MUTED, FAINT = "#222222", "#666666", "#DDDDDD"
@@ -28,7 +28,7 @@ TITLE, LABEL, SMALL = 11, 9.5, 8.5
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure, which opens no window. Width and height in inches, at 100 dots per inch.
+    """Return an empty figure of the given width and height in inches, at 100 dots per inch. No window opens.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def _png(figure: "Figure") -> bytes:
 
 
 def set_style(axes: "Axes", *, grid: bool = True) -> None:
-    """Reduce the frame to two lines with small ticks, and draw a faint grid behind the data."""
+    """Draw only the left and lower edge of the frame, with small ticks, and a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(labelsize=SMALL, color=MUTED, labelcolor=INK, length=3)
@@ -80,13 +80,13 @@ def set_labels(axes: "Axes", title: str, x: str, y: str) -> None:
 
 
 def add_legend(axes: "Axes", *artists: Any, **options: Any) -> None:
-    """Add a legend with a nearly opaque background, so that its text is readable and the data below it visible."""
+    """Add a legend on a nearly opaque background: its text is readable, and the data behind it are visible."""
     box = axes.legend(*artists, fontsize=SMALL, alignment="left", framealpha=0.8, edgecolor="none", **options)
     box.get_title().set(fontsize=SMALL, color=MUTED)
 
 
 def draw_mean_and_band(axes: "Axes", x: npt.NDArray[np.float64], curves: Any, colour: str, text: str) -> None:
-    """Draw the mean of curves and, for several, a band of ± one standard deviation (with n − 1)."""
+    """Draw the mean of curves and, for several curves, a band of ± one standard deviation (with n − 1)."""
     mean = np.mean(curves, axis=0)
     if len(curves) > 1:
         deviation = np.std(curves, axis=0, ddof=1)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame] | ResultTables
 BestEpochs: TypeAlias = Mapping[Any, Any]
-_MAX_LINES = 8  # Most trainings that are drawn as single lines; more would hide each other.
+#: Largest number of trainings that are drawn as single lines; more lines would hide each other.
+_MAX_LINES = 8
 _SETS = {"train": canvas.BLUE, "validation": canvas.VERMILLION}
 
 
@@ -29,24 +30,26 @@ def learning_curves(
     *,
     metrics: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draw train and validation metrics by epoch, with the epochs of the best models and the end of training.
+    """Draw training and validation metrics by epoch, with marks for the best models and the end of training.
 
-    Of several trainings, each is a thin line; more than 8 are drawn as a band of ± one standard deviation instead. A
-    thick line is the mean over trainings, for the epochs that all of them have.
+    Up to 8 trainings are drawn as thin lines, more than 8 as a band of ± one standard deviation. A thick line is the
+    mean over several trainings, for the epochs that all of them have.
 
     Parameters
     ----------
     history
         Results, or a table with ``epoch, iteration, train_loss, …, validation_loss, …``, one row per evaluation. For
-        several trainings: a mapping from name to such a table, or one table with a column ``split`` or ``network``,
-        as `Results.history` returns it.
+        several trainings: a mapping from the name of a training to its table, or one table with a column ``split`` or
+        ``network``, such as the table of `Results.history`.
     best_epochs
-        Epoch of each selection, ``{"best_loss": 7, …}``; for several trainings a mapping from their names to such
-        mappings. With None, the first best epoch of the history, by the metrics at the ends of epochs.
+        Epoch of each selection, ``{"best_loss": 7, …}``; for several trainings, a mapping from the name of a training
+        to its mapping. With None, the first epoch with the best validation metric at its end.
     stopped
-        Epoch at which the training was stopped, or a mapping from names to epochs. With None, the last epoch.
+        Epoch at which the training was stopped, or a mapping from names of trainings to epochs. With None, the last
+        epoch.
     metrics
-        Metrics to draw, one panel each. With None, the loss and, if the history has it, the balanced accuracy.
+        Metrics to draw, each in its own panel. With None, the loss and, if the history has this metric, the balanced
+        accuracy.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def learning_curves(
 
 
 def by_training(history: History) -> dict[Any, pd.DataFrame]:
-    """Return the history of each training by its name, with a column `position`: its x value, in epochs."""
+    """Return the history of each training by name, with the x value of each row (in epochs) as column `position`."""
     tables: dict[Any, pd.DataFrame] = {}
     if isinstance(history, ResultTables):
         history = history.history()
@@ -85,7 +88,7 @@ def by_training(history: History) -> dict[Any, pd.DataFrame]:
     for name, table in tables.items():
         check_columns(table, ["epoch"], f"history {name!r}")
     if not tables or any(table.empty for table in tables.values()):
-        raise TableError("history: a training has no rows; expected at least one epoch of each training")
+        raise TableError("history: a training has no rows; expected at least one row for each training")
     return {name: table.assign(position=_positions(table)) for name, table in tables.items()}
 
 
@@ -95,16 +98,17 @@ def _positions(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     if "iteration" not in table or not table["epoch"].duplicated().any():
         return epoch
     ends = table.groupby("epoch")["iteration"].max()
-    # In some histories the iterations count over all epochs, in others within each epoch.
+    # Some histories count iterations over all epochs, others restart at each epoch.
     continues = bool(ends.is_monotonic_increasing and ends.is_unique)
     starts = ends.shift(fill_value=0) if continues else ends * 0
-    updates = float((ends - starts).median())  # The median, because an unfinished epoch has fewer updates.
+    # The median is not affected by an unfinished epoch, which has fewer updates.
+    updates = float((ends - starts).median())
     done = table["iteration"].to_numpy(float) - table["epoch"].map(starts).to_numpy(float)
     return np.asarray(epoch - 1 + np.minimum(done / max(updates, 1), 1), dtype=np.float64)
 
 
 def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] | None) -> list[str]:
-    """Return the metrics to draw: those that every training has for the training or the validation set."""
+    """Return the metrics to draw, after a check that every training has columns of them."""
     columns = set.intersection(*(set(table.columns) for table in trainings.values()))
     found = sorted({name.partition("_")[2] for name in columns if name.partition("_")[0] in _SETS})
     usual: list[str] = [metric for metric in ("loss", "balanced_accuracy") if metric in found]
@@ -181,7 +185,7 @@ def _epoch_ends(table: pd.DataFrame, column: str) -> "pd.Series[Any]":
 
 
 def _best_epoch(table: pd.DataFrame, metric: str, best: Any) -> int | None:
-    """Return the epoch that a selection by this metric chose, or None without such a selection."""
+    """Return the epoch with the best value of this metric; None if no model is selected by the metric."""
     if best is not None:
         return int(best[f"best_{metric}"]) if f"best_{metric}" in best else None
     column = f"validation_{metric}"
@@ -219,6 +223,6 @@ def _set_labels_and_legend(axes: "Axes", metric: str) -> None:
     if metric == "balanced_accuracy":
         axes.set_ylim(top=1.02)
     handles, names = axes.get_legend_handles_labels()
-    # The legend lists lines before markers, in whichever order they were drawn.
+    # The legend lists lines before markers, although markers may be drawn first.
     order = sorted(range(len(names)), key=lambda index: names[index].partition(",")[0] not in _SETS)
     canvas.add_legend(axes, [handles[i] for i in order], [names[i] for i in order])

@@ -28,19 +28,19 @@ def explanation(
     caps: Caps | None = None,
     at: Sequence[int] | None = None,
 ) -> "Figure":
-    """Draw a map of `Results.explain` over the first validation image, in three planes.
+    """Draw a map that `Results.explain` has written over the first validation image, in three planes.
 
-    Red voxels increase the explained number, and blue ones decrease it. The limits of the colour scale are ± the 99.9 %
-    quantile of the absolute values, and absolute values below a tenth of it are transparent.
+    Red voxels increase the explained number, and blue voxels decrease it. The colour scale ends at ± the 99.9 %
+    quantile of the absolute values. Absolute values below a tenth of this quantile are transparent.
 
     Parameters
     ----------
     results
         Results with maps.
     method, name, of, selection
-        See `Results.explanation`. By default the mean map of the last class over the splits is drawn.
+        See `Results.explanation`. By default the mean map of the last class is drawn, averaged over the splits.
     caps
-        Current location of the images. With None, the location in training.
+        Current location of the images. With None, their location in training.
     at
         Voxel in which the planes cross. With None, the voxel with the largest absolute value.
 
@@ -67,18 +67,18 @@ def explanation(
     steps = dataset.caps.affine(*first)[:3, :3]
     voxel_size = np.sqrt(np.square(steps).sum(axis=0)).tolist()
     size = np.abs(values)
-    most = float(np.quantile(size, 0.999)) or float(size.max()) or 1.0
+    limit = float(np.quantile(size, 0.999)) or float(size.max()) or 1.0
     highest = np.unravel_index(int(size.argmax()), size.shape)
     point = sections.check_voxel(values.shape, [int(i) for i in highest] if at is None else at)
     width, height = sections.extent(values.shape, voxel_size, 9)
     figure = canvas.new_figure(width * (1 + sections.BAR) + 0.8, height + 0.7)
     *panels, bar = sections.plane_axes(figure, values.shape, voxel_size)[0]
-    shown = np.where(size < _HIDDEN * most, np.nan, values)
+    shown = np.where(size < _HIDDEN * limit, np.nan, values)
     for axis, axes in enumerate(panels):
         if image.shape == values.shape:  # the map of a part has the shape of its box
             sections.draw_plane(axes, image, axis, point, voxel_size, sections.grey_limits(image), "gray")
-        drawn = sections.draw_plane(axes, shown, axis, point, voxel_size, (-most, most), "RdBu_r", 0.8)
+        drawn = sections.draw_plane(axes, shown, axis, point, voxel_size, (-limit, limit), "RdBu_r", 0.8)
         sections.set_plane_title(axes, axis, point[axis])
-    sections.add_colour_bar(drawn, bar, method.replace("_", " "), "both" if size.max() > most else "neither")
+    sections.add_colour_bar(drawn, bar, method.replace("_", " "), "both" if size.max() > limit else "neither")
     sections.set_figure_title(figure, of)
     return figure

@@ -13,7 +13,7 @@ from neurocnn.results.tables import ResultTables
 
 
 def answers(predictions: Any, dataset: str) -> Any:
-    """Return the predictions of a result folder, one row per image. Values that are not results are returned as is."""
+    """Return the predictions of results, one row per image. Any other value is returned unchanged."""
     return (
         answer_table(predictions._folder, None, dataset)
         if isinstance(predictions, ResultTables)
@@ -22,7 +22,7 @@ def answers(predictions: Any, dataset: str) -> Any:
 
 
 def splits(predictions: Any, dataset: str) -> Any:
-    """Return the predictions of each split of a result folder. Values that are not results are returned as is."""
+    """Return the predictions of each split of results. Any other value is returned unchanged."""
     if not isinstance(predictions, ResultTables):
         return predictions
     found = predictions.predictions(dataset=dataset)
@@ -30,7 +30,7 @@ def splits(predictions: Any, dataset: str) -> Any:
 
 
 def class_names(predictions: Any, classes: Sequence[str] | None, where: str) -> Sequence[str]:
-    """Return the names of the classes: `classes`, or with None those of the result folder."""
+    """Return the names of the classes: `classes` or, if it is None, the classes of the results."""
     if classes is not None:
         return classes
     found = predictions._folder.task.classes if isinstance(predictions, ResultTables) else None

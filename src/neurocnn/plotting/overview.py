@@ -35,14 +35,14 @@ def overview(
     predictions, classes
         Image-level predictions, see `roc` and `confusion_matrix`.
     part_values, template, at, vmin, vmax
-        See `part_map`. Without values, no map is drawn.
+        See `part_map`. No map is drawn if `part_values` is None.
     title
         Title of the figure.
 
     Raises
     ------
     NeurocnnError
-        See these functions.
+        See `learning_curves`, `roc`, `confusion_matrix` and `part_map`.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def overview(
 
 
 def _panels(n_curves: int, values: Any, title: str | None) -> "tuple[Figure, dict[str, list[Axes]]]":
-    """Return a figure and its axes: a 2 × 2 grid or, with a map, curves above the confusion matrix and three planes."""
+    """Return a figure and its axes: a 2 × 2 grid or, with a map, the curves above the confusion matrix and the map."""
     heading = 0.4 * bool(title)
     if values is None:
         figure = new_figure(4.6 * 2, 8.2 + heading)

@@ -31,10 +31,11 @@ def reconstruction(
     Parameters
     ----------
     image
-        Array or tensor (1, D, H, W) or (D, H, W), or for a slice (C, H, W) or (H, W); the first channel is drawn. Or
-        the results of a reconstruction, whose first part of the first validation image of the first split is drawn.
+        Array or tensor (1, D, H, W) or (D, H, W), or for a slice (C, H, W) or (H, W); the first channel is drawn. With
+        the results of a reconstruction instead, the first part of the first validation image of the first split is
+        drawn.
     output
-        Output of the autoencoder, of the same shape; not needed for results.
+        Output of the autoencoder, of the same shape. It is ignored if `image` is a `Results`.
     title
         Title of the figure. With None, the mean squared error.
     voxel_size
@@ -58,14 +59,16 @@ def reconstruction(
         image, output = _reconstruct(image, caps)
     before, after = canvas.as_array(image), canvas.as_array(output)
     if before.shape != after.shape:
-        raise ImageError(f"reconstruction: shape={after.shape}; expected that of the image, {before.shape}")
+        raise ImageError(
+            f"reconstruction: shape={after.shape}; expected {before.shape}, the shape of the image"
+        )
     before, after = sections.first_channel(before), sections.first_channel(after)
     difference = after - before
-    most = float(np.percentile(np.abs(difference), 99.5)) or 1.0
+    limit = float(np.percentile(np.abs(difference), 99.5)) or 1.0
     rows = (
         ("Input", before, sections.grey_limits(before), "gray"),
         ("Reconstruction", after, sections.grey_limits(before), "gray"),
-        ("Difference", difference, (-most, most), "RdBu_r"),
+        ("Difference", difference, (-limit, limit), "RdBu_r"),
     )
     figure = _three_planes(rows, voxel_size) if before.ndim == 3 else _one_plane(rows)
     sections.set_figure_title(figure, title or f"Mean squared error {np.mean(difference**2):.3g}")
@@ -87,7 +90,7 @@ Row: TypeAlias = tuple[str, Volume, tuple[float, float], str]
 
 
 def _three_planes(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
-    """Return a figure with one row of three planes per volume."""
+    """Return a figure with one line per volume, of three planes each."""
     shape = rows[0][1].shape
     middle = [size // 2 for size in shape]
     width, height = sections.extent(shape, voxel_size, 6.6)

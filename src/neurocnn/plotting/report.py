@@ -1,4 +1,4 @@
-"""Report of an experiment in one HTML file without references to other files."""
+"""Report of an experiment in one HTML file that contains its figures."""
 
 import base64
 import html
@@ -41,12 +41,12 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
     results
         Results with at least one split that is done.
     path
-        Path of the HTML file. It refers to no other file and to no address.
+        Path of the HTML file. The file contains its figures and can be opened without internet access.
 
     Returns
     -------
     Path
-        Path of the file. A figure that cannot be drawn from these results is omitted; the log contains the reason.
+        Path of the file. Figures that cannot be drawn from these results are omitted, and the reasons are logged.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def _population(results: Results) -> str:
 
 
 def _predicted(results: Results) -> list[str]:
-    """Return the names of the predicted sets that have metrics."""
+    """Return the names of the predicted data sets that have metrics."""
     folder = results._folder
     names = {
         path.name.removesuffix(f"_{folder.levels[-1]}_level_metrics.tsv")
@@ -130,7 +130,7 @@ def _figure_html(name: str, draw: Callable[[], "Figure"]) -> Iterator[str]:
     try:
         figure = draw()
     except NeurocnnError as error:
-        LOGGER.info("report: no %s: %s", name, error)
+        LOGGER.info("report: %s cannot be drawn: %s", name, error)
         return
     buffer = BytesIO()
     figure.savefig(buffer, format="png")

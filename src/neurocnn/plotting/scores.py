@@ -27,14 +27,15 @@ def confusion_matrix(
     *,
     dataset: str = "validation",
 ) -> "Figure":
-    """Draw the number of images of each true and predicted class, with the percentage of the true class.
+    """Draw the number of images of each true and predicted class, and its percentage of the true class.
 
     Parameters
     ----------
     predictions
         Results, or labelled predictions (``true_label``, ``predicted_label``) of one data set. For several splits,
-        whose counts are added: a list, a mapping, or a table with a column ``split``, as `Results.predictions` returns
-        it. If one split is ``ensemble``, only it is counted, so that each image is counted once.
+        whose counts are added: a list or mapping of tables, or a table with a column ``split``, such as the table of
+        `Results.predictions`. If one split is ``ensemble``, only the ensemble is counted, so that each image is counted
+        once.
     classes
         Names of the classes, in the order of their indices. With None, the classes of the results.
     dataset
@@ -69,8 +70,8 @@ def roc(
     """Draw the ROC curve of each split, their mean, and the area under the curve (AUC).
 
     The mean curve is the mean of the sensitivities at each false-positive rate ("vertical averaging", Fawcett 2006);
-    the AUC is the mean of the splits' AUCs ± their standard deviation (with n − 1). With two classes, the second one
-    is positive; with more, there is one curve per class against all others.
+    the AUC is the mean of the splits' AUCs ± their standard deviation (with n − 1). With two classes, the second class
+    is positive; with more classes, there is one curve for each class against all other classes.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def roc(
 
 
 def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.DataFrame]:
-    """Return the table of each split after a check of its labels."""
+    """Check the labels, and return the table of each split."""
     if isinstance(predictions, pd.DataFrame):
         tables = (
             dict(iter(predictions.groupby("split", sort=False)))
@@ -113,7 +114,7 @@ def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.D
     else:
         tables = dict(enumerate(predictions))
     if not any(len(table) for table in tables.values()):
-        raise TableError("predictions: the table has no rows; expected at least one")
+        raise TableError("predictions: the table has no rows; expected at least one row")
     for name, table in tables.items():
         where = f"predictions of split {name!r}"
         check_columns(table, ["true_label", "predicted_label"], where)
@@ -136,17 +137,17 @@ def count(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDA
 
 
 def _counted(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
-    """Return the tables to count, each image once: only the ensemble prediction if there is one, else all splits."""
+    """Return the tables that count each image once: the ensemble's table if it exists, else those of all splits."""
     return {ENSEMBLE: tables[ENSEMBLE]} if ENSEMBLE in tables else tables
 
 
 def without_ensemble(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
-    """Return the tables of the splits without the ensemble prediction, unless it is the only table."""
+    """Return the tables without the ensemble's, unless this is the only table."""
     return {name: table for name, table in tables.items() if name != ENSEMBLE} if len(tables) > 1 else tables
 
 
 def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
-    """Draw counts as tiles, darker for a larger share of the true class."""
+    """Draw counts as tiles, which are darker for a larger share of the true class."""
     counts = count(tables, classes)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -197,7 +198,7 @@ def _draw_class(
         return
     for fpr, tpr in curves:
         axes.plot(fpr, tpr, color=colour, linewidth=0.9, alpha=opacity)
-    # At the vertical rise at rate 0, interp returns its upper end, so the origin is added to the mean curve.
+    # interp returns the upper end of the vertical rise at rate 0, so that the origin is added to the mean curve.
     heights = [np.interp(_GRID, fpr, tpr) for fpr, tpr in curves]
     mean, deviation = np.mean(heights, axis=0), np.std(heights, axis=0, ddof=1)
     axes.fill_between(_GRID, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
@@ -220,11 +221,14 @@ def truth(
     """Return whether each image belongs to the class `positive`, and its probability of that class."""
     column = f"proba{positive}"
     if column not in table or table[column].isna().any():
-        raise TableError(f"predictions of split {split!r}: {column} is missing or has missing values")
+        raise TableError(
+            f"predictions of split {split!r}: {column} is missing or has missing values; expected "
+            "a probability in each row"
+        )
     own = table["true_label"].to_numpy(int) == positive
     if own.all() or not own.any():
         raise TableError(
             f"predictions of split {split!r}: {int(own.sum())} of {len(own)} images have class "
-            f"{positive}; expected images with it and without it"
+            f"{positive}; expected images of this class and of other classes"
         )
     return own, table[column].to_numpy(float)

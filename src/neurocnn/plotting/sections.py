@@ -23,7 +23,8 @@ Volume: TypeAlias = npt.NDArray[np.float64]
 Box: TypeAlias = tuple[slice, slice, slice]
 
 PLANES = ("sagittal", "coronal", "axial")
-BAR = 0.025  # width of a colour bar, relative to the width of the planes
+#: Width of a colour bar, relative to the width of the planes.
+BAR = 0.025
 
 
 def as_volume(values: Any, what: str) -> Volume:
@@ -32,7 +33,7 @@ def as_volume(values: Any, what: str) -> Volume:
     Raises
     ------
     ImageError
-        If it has another shape.
+        If `values` has another shape.
     """
     full = as_array(values)
     array = full[0] if full.ndim == 4 and len(full) == 1 else full
@@ -60,7 +61,7 @@ def first_channel(array: Volume) -> Volume:
 
 
 def check_voxel(shape: Sequence[int], at: Sequence[int]) -> list[int]:
-    """Return the voxel in which the three planes cross, after a check that it is in the volume.
+    """Check that the voxel `at`, in which the three planes cross, is in the volume, and return it as a list.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def check_voxel(shape: Sequence[int], at: Sequence[int]) -> list[int]:
 
 
 def grey_limits(array: Volume) -> tuple[float, float]:
-    """Return the values drawn black and white: the 0.5th and 99.5th percentiles of the finite values."""
+    """Return the values that are drawn black and white: the 0.5th and 99.5th percentiles of the finite values."""
     finite = array[np.isfinite(array)]
     if not len(finite):
         return 0.0, 1.0
@@ -102,7 +103,7 @@ def plane_axes(
     lines: int = 1,
     bar: bool = True,
 ) -> "list[list[Axes]]":
-    """Return three axes per row, as wide as the planes at a common scale, and a narrow one for a colour bar."""
+    """Return, for each line of the figure, three axes at a common scale, and narrow axes for a colour bar."""
     widths = [side for side, _ in _plane_sizes(shape, voxel_size)]
     widths += [BAR * sum(widths)] * bar
     grid = figure.add_gridspec(lines, len(widths), width_ratios=widths)
@@ -132,7 +133,7 @@ def draw_plane(
 def draw_slice(
     axes: "Axes", plane: Volume, limits: tuple[float, float], colours: str, opacity: float = 1.0
 ) -> "AxesImage":
-    """Draw an array (horizontal axis, vertical axis)."""
+    """Draw an array whose first axis is horizontal and whose second axis is vertical."""
     colouring: dict[str, Any] = {"cmap": colours, "vmin": limits[0], "vmax": limits[1], "alpha": opacity}
     shown = axes.imshow(np.ma.masked_invalid(plane.T), origin="lower", interpolation="nearest", **colouring)
     axes.set(xticks=[], yticks=[])
@@ -141,14 +142,14 @@ def draw_slice(
 
 
 def draw_box(axes: "Axes", region: Box, axis: int, index: int, colour: str, name: str | None) -> None:
-    """Outline a box, with its name above, if the plane intersects it."""
+    """If the plane intersects a box, outline the box, with its name above."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
     if not region[axis].start <= index < region[axis].stop:
         return
     across, up = (box for other, box in enumerate(region) if other != axis)
-    # The centre of voxel i is drawn at i, so that its edges are half a voxel away.
+    # The edges of voxel i are at i ± 0.5, because its centre is drawn at i.
     corner = (across.start - 0.5, up.start - 0.5)
     size = (across.stop - across.start, up.stop - up.start)
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=1.6))
@@ -159,7 +160,7 @@ def draw_box(axes: "Axes", region: Box, axis: int, index: int, colour: str, name
 
 
 def set_plane_title(axes: "Axes", axis: int, index: int) -> None:
-    """Set the title to the name and position of the plane."""
+    """Set the title of a plane to its name and position."""
     axes.set_title(f"{PLANES[axis]}, {'xyz'[axis]} = {index}", fontsize=LABEL, color=MUTED)
 
 
@@ -173,7 +174,7 @@ def add_colour_bar(shown: "AxesImage", axes: "Axes", label: str = "", extend: st
     """Draw a colour bar in `axes`."""
     from matplotlib.cm import ScalarMappable
 
-    # From norm and colour map instead of the image, whose opacity the bar would have.
+    # The bar is drawn from norm and colour map, because from the image it would have the opacity of the image.
     bar = axes.figure.colorbar(ScalarMappable(shown.norm, shown.cmap), cax=axes, label=label, extend=extend)
     bar.outline.set_visible(False)
     axes.tick_params(labelsize=SMALL, color=MUTED, labelcolor=INK, length=3)

@@ -22,7 +22,7 @@ _WHERE = "thumbnails"
 
 
 def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
-    """Draw three planes through the centre of the first images of a table, with the measure that differs most.
+    """Draw three planes through the centre of the first images of a table, titled with the measure that differs most.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
 
 
 def _draw(axes: "Axes", caps: Caps, row: dict[Any, Any]) -> None:
-    """Draw the planes of one image next to each other, or the message of an image that cannot be read."""
+    """Draw the planes of an image next to each other, or the error message if the image cannot be read."""
     reason = f"\n{row['column']}, z = {row['z']:.3g}" if row.get("column") is not None and "z" in row else ""
     axes.set_title(describe_row(row) + reason, fontsize=canvas.SMALL, color=canvas.INK)
     try:

@@ -1,4 +1,4 @@
-"""Figures of volumes in three orthogonal planes: images with regions, maps over a template, reconstructions."""
+"""Figures of volumes in three orthogonal planes: images with boxes, and maps over a template."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
@@ -39,10 +39,11 @@ def planes(
         Array or tensor (D, H, W) or (1, D, H, W). A slice, (H, W), (1, H, W) or (3, H, W), is drawn as one image;
         three channels that differ are drawn red, green and blue.
     at
-        Voxel (x, y, z) in which the planes cross. With None, the centre of the first named box, or of the volume.
+        Voxel (x, y, z) in which the planes cross. With None, the centre of the first box if the boxes have names,
+        otherwise the centre of the volume.
     boxes
-        Boxes as one slice per axis, as ``parts.place(shape, part_id)`` returns them. The keys of a mapping are written
-        next to the boxes.
+        Boxes as one slice per axis, as ``parts.place(shape, part_id)`` returns them. If `boxes` is a mapping, its keys
+        are drawn as names of the boxes.
     voxel_size
         Length of a voxel along each axis (mm).
     title
@@ -66,7 +67,10 @@ def planes(
     if full.ndim == 2 or (full.ndim == 3 and len(full) in (1, 3)):
         if at is not None or boxes:
             raise argument_error(
-                "at" if at is not None else "boxes", at or boxes, "none for a slice", where="planes"
+                "at" if at is not None else "boxes",
+                at or boxes,
+                "no value, because the image is a slice",
+                where="planes",
             )
         return _slice_figure(full, title)
     array = sections.as_volume(full, "volume")
@@ -87,7 +91,7 @@ def planes(
 
 
 def _slice_figure(array: Volume, title: str | None) -> "Figure":
-    """Return the figure of a slice (H, W) or (1 or 3, H, W)."""
+    """Return the figure of a slice of shape (H, W), (1, H, W) or (3, H, W)."""
     single = array if array.ndim == 2 else array[0]
     figure = canvas.new_figure(3.8, 0.6 + 3.5 * single.shape[1] / single.shape[0])
     axes = figure.add_subplot()
@@ -155,10 +159,10 @@ def part_map(
         Results, whose mean over the splits is drawn (see `Results.part_map`); or an array or tensor (D, H, W), such as
         the balanced accuracy of the part that contains a voxel, with NaN outside all parts.
     template
-        Volume of the same shape to draw below the map, such as an image of the data set. None for no template.
+        Volume of the same shape that is drawn below the map, such as an image of the data set; None for no template.
     at
-        Voxel (x, y, z) in which the planes cross. With None, the voxel of the highest value nearest to the centre of
-        all such voxels.
+        Voxel (x, y, z) in which the planes cross. With None, a voxel with the highest value; of several, the one
+        nearest to their centre.
     label
         Name of the values.
     vmin, vmax
@@ -207,10 +211,10 @@ def draw_map(
 ) -> None:
     """Draw a map over a template in the first three panels, and its colour bar in the fourth."""
     if not np.isfinite(values).any():
-        raise ImageError("map: all voxels are NaN or infinite; expected at least one value")
+        raise ImageError("map: all voxels are NaN or infinite; expected at least one finite value")
     below = None if template is None else sections.as_volume(template, "template")
     if below is not None and below.shape != values.shape:
-        raise ImageError(f"template: shape={below.shape}; expected that of the map, {values.shape}")
+        raise ImageError(f"template: shape={below.shape}; expected {values.shape}, the shape of the map")
     point = sections.check_voxel(values.shape, _highest(values) if at is None else at)
     lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
     low, high = (lowest if limits[0] is None else limits[0]), (highest if limits[1] is None else limits[1])
@@ -218,7 +222,7 @@ def draw_map(
         if below is not None:
             dark, bright = sections.grey_limits(below)
             sections.draw_plane(axes, below, axis, point, voxel_size, (dark, bright), "gray")
-            # A lighter template below the map: on black, its colours would not match the colour bar.
+            # The template is lighter below the map, because on black the map's colours would not match the colour bar.
             lit = np.where(np.isnan(values), np.nan, below)
             sections.draw_plane(
                 axes, lit, axis, point, voxel_size, (dark - 0.6 * (bright - dark), bright), "gray"
@@ -230,7 +234,7 @@ def draw_map(
 
 
 def _highest(values: Volume) -> list[int]:
-    """Return the voxel of the highest value that is nearest to the centre of all such voxels."""
+    """Return the voxel with the highest value; of several, the one nearest to their centre."""
     voxels = np.argwhere(values == np.nanmax(values))
     nearest = np.argmin(((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1))
     return [int(index) for index in voxels[nearest]]
