@@ -1,4 +1,4 @@
-"""An experiment leaves the very tree that the documents promise, whatever way it was run."""
+"""A result folder has the documented content, however the experiment was run."""
 
 import dataclasses
 import importlib.metadata
@@ -20,7 +20,7 @@ from neurocnn.errors import LeakError, NotFoundError, SettingError
 
 
 def _tree(folder: Path) -> set[str]:
-    """The files below a folder; the event files' names end in a time and a host."""
+    """Return the paths of all files below a folder, without the time and host in names of event files."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return {re.sub(r"(events\.out\.tfevents)\..*", r"\1", name) for name in names}
 
@@ -43,7 +43,7 @@ def test_every_part_of_every_image_is_in_the_tables_once(study: Study, tmp_path:
         assert list(zip(table["participant_id"], table["part_id"], strict=True)) == expected
 
 
-def test_the_settings_rebuild_the_experiment(study: Study, tmp_path: Path):
+def test_an_experiment_can_be_rebuilt_from_its_settings(study: Study, tmp_path: Path):
     first = experiment(study, "patch", options={"dropout": 0.25}, selection_threshold=0.4)
     first.run(tmp_path, splits=[0])
     again = nc.Experiment.load(tmp_path)
@@ -59,7 +59,7 @@ def test_the_settings_rebuild_the_experiment(study: Study, tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_builder_is_recorded_as_custom_and_required_by_name(study: Study, tmp_path: Path):
+def test_a_builder_is_recorded_as_custom_and_an_error_requires_it_by_name(study: Study, tmp_path: Path):
     def build(input_shape, n_outputs, **options):
         features = int(np.prod(input_shape))
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(features, n_outputs))
@@ -88,7 +88,7 @@ def test_running_again_with_other_settings_names_the_differences_and_changes_not
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_only_runs_without_results_accept_more_epochs(study: Study, tmp_path: Path):
+def test_a_run_that_was_stopped_accepts_more_epochs(study: Study, tmp_path: Path):
     longer = dataclasses.replace(TRAINER, epochs=2)
     run, more = experiment(study), experiment(study, trainer=longer)
     with pytest.raises(KeyboardInterrupt):
@@ -110,7 +110,7 @@ def test_splits_that_are_not_finished_use_the_larger_number_of_epochs(study: Stu
         longer.run(tmp_path)
 
 
-def test_corrected_labels_and_replaced_images_are_refused_by_name(study: Study, tmp_path: Path):
+def test_an_error_names_corrected_labels_and_replaced_images(study: Study, tmp_path: Path):
     experiment(study).run(tmp_path, splits=[0])
     split = study.splits[0]
     other = split.validation.assign(diagnosis=split.validation["diagnosis"].map({"AD": "CN", "CN": "AD"}))
@@ -131,7 +131,7 @@ def test_corrected_labels_and_replaced_images_are_refused_by_name(study: Study, 
         experiment(study).run(tmp_path)
 
 
-def test_a_run_that_failed_before_its_first_score_never_refuses_the_corrected_one(
+def test_a_run_that_failed_before_its_first_score_can_be_repeated_with_corrected_settings(
     study: Study, tmp_path: Path
 ):
     def broken(input_shape, n_outputs):
@@ -165,7 +165,7 @@ def test_a_threshold_that_no_part_exceeds_can_be_lowered_without_training_again(
 
     still = dataclasses.replace(TRAINER, learning_rate=0.0)
     common = {"architecture": build, "trainer": still}
-    # a network that gives one answer to all has a balanced accuracy of a half
+    # The balanced accuracy is 0.5, because the network predicts the same class for all images.
     results = experiment(study, selection_threshold=0.9, **common).run(tmp_path, splits=[0])
     before = (tmp_path / "fold-0/training.tsv").read_bytes()
     assert results.splits == [0]
@@ -176,7 +176,7 @@ def test_a_threshold_that_no_part_exceeds_can_be_lowered_without_training_again(
         results.predictions()
     assert results.vote(selection_threshold=0.4).loc[0, "n_parts"] == 2
     assert len(results.predictions()) == len(study.splits[0].validation)
-    # Another split votes as recorded, whatever the setting of the experiment.
+    # Another split uses the recorded vote, although the experiment has another threshold.
     again = experiment(study, selection_threshold=0.9, **common).run(tmp_path)
     assert again.metrics().loc[[0, 1], "n_parts"].tolist() == [2, 2]
     assert (tmp_path / "fold-0/training.tsv").read_bytes() == before
@@ -251,7 +251,9 @@ def _relabelled(study: Study, labels: pd.DataFrame) -> list[nc.Split]:
         ({"transfer_from": nc.create_model("Conv3_FC1", (1, 8, 8, 8), n_outputs=3)}, "fc.2.weight"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:transfer from CNN")  # a module never says whom it has seen
+@pytest.mark.filterwarnings(
+    "ignore:transfer from CNN"
+)  # a module does not record the participants that it has seen
 def test_an_experiment_that_cannot_be_trained_is_refused_before_a_file_is_written(
     study: Study, tmp_path: Path, settings: dict, words: str
 ):
@@ -275,7 +277,7 @@ def test_missing_splits_are_refused(study: Study, tmp_path: Path, chosen: dict):
 
 
 class Halves:
-    """Parts of a user's own, that know no more than how to cut."""
+    """Custom parts that define how to cut images, but no positions."""
 
     name = "half"
 
@@ -338,7 +340,7 @@ def test_a_task_of_a_job_array_may_start_while_another_creates_the_folder(study:
     assert experiment(study).run(tmp_path, splits=[0]).splits == [0]
 
 
-def test_states_that_a_killed_run_has_left_are_removed(study: Study, tmp_path: Path):
+def test_checkpoints_of_a_killed_run_are_removed(study: Study, tmp_path: Path):
     experiment(study).run(tmp_path, splits=[0])
     (tmp_path / "fold-0/state").mkdir()
     (tmp_path / "fold-0/state/state-1.pt").write_bytes(b"x")
@@ -357,14 +359,14 @@ def test_running_again_with_other_splits_is_refused(study: Study, tmp_path: Path
         run.run(tmp_path)
 
 
-def test_a_folder_with_other_files_is_refused(study: Study, tmp_path: Path):
+def test_a_folder_with_files_of_another_program_is_refused(study: Study, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(SettingError, match="not empty"):
         experiment(study).run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_job_array_writes_the_same_tables_byte_for_byte(study: Study, tmp_path: Path):
+def test_a_job_array_writes_the_tables_of_one_process_byte_for_byte(study: Study, tmp_path: Path):
     run = experiment(study, "roi", multi=True)
     run.run(tmp_path / "one")
     for split, network in ((1, 1), (0, 0), (0, 1), (1, 0)):
@@ -388,7 +390,7 @@ def test_the_number_of_networks_in_memory_does_not_change_results(study: Study, 
         assert path.read_bytes() == (tmp_path / "3" / path.relative_to(tmp_path / "1")).read_bytes()
 
 
-def test_each_network_of_several_equals_one_trained_separately(study: Study, tmp_path: Path):
+def test_each_of_several_networks_equals_a_network_trained_separately(study: Study, tmp_path: Path):
     trainer = nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, seed=5)
     options = {"dropout": 0.5}
     results = experiment(study, "roi", multi=True, trainer=trainer, options=options).run(tmp_path, splits=[0])
@@ -413,7 +415,7 @@ def test_the_accuracy_of_each_part_is_drawn_at_its_position(study: Study, tmp_pa
     table = pd.read_csv(folder / "part_balanced_accuracy.tsv", sep="\t").set_index("part_id")
     painted = nib.load(folder / "part_balanced_accuracy.nii.gz")
     volume = painted.get_fdata()
-    # 2 × 2 × 2 patches of 9 in 18 × 20 × 18: the last two coronal planes belong to none
+    # In 18 × 20 × 18 voxels there are 2 × 2 × 2 patches of size 9, which do not contain the last two coronal planes.
     for part, corner in enumerate(np.ndindex(2, 2, 2)):
         block = volume[tuple(slice(9 * i, 9 * i + 9) for i in corner)]
         assert np.all(block == np.float32(table.loc[part, "balanced_accuracy"]))
@@ -424,7 +426,7 @@ def test_the_accuracy_of_each_part_is_drawn_at_its_position(study: Study, tmp_pa
     )
 
 
-def test_part_accuracies_come_from_the_validation_table(study: Study, tmp_path: Path):
+def test_part_accuracies_are_computed_from_the_validation_predictions(study: Study, tmp_path: Path):
     sklearn = pytest.importorskip("sklearn.metrics")
     results = experiment(study, "patch").run(tmp_path, splits=[0])
     for selection in ("best_loss", "best_balanced_accuracy"):
@@ -438,7 +440,9 @@ def test_part_accuracies_come_from_the_validation_table(study: Study, tmp_path: 
         np.testing.assert_allclose(written["weight"], written["balanced_accuracy"] / total, atol=1e-12)
 
 
-def test_image_level_is_the_vote_of_the_parts_with_validation_weights(study: Study, tmp_path: Path):
+def test_image_level_predictions_are_the_vote_of_the_parts_with_validation_weights(
+    study: Study, tmp_path: Path
+):
     results = experiment(study, "patch").run(tmp_path, splits=[0])
     weights = pd.read_csv(
         tmp_path / "fold-0/cnn_classification/best_loss/part_balanced_accuracy.tsv", sep="\t"
@@ -481,7 +485,7 @@ def test_a_lock_refuses_a_second_run_of_the_same_split(study: Study, tmp_path: P
     assert not (tmp_path / "fold-0" / "state").exists()
 
 
-def test_images_that_are_missing_are_all_named_before_anything_is_written(study: Study, tmp_path: Path):
+def test_all_missing_images_are_named_before_a_file_is_written(study: Study, tmp_path: Path):
     shutil.copytree(study.caps.root, tmp_path / "caps")
     lost = list(study.splits[1].validation["participant_id"][:2])
     for name in lost:
@@ -531,7 +535,7 @@ def test_missing_images_and_labels_of_all_splits_are_named_at_once(study: Study,
     assert not (tmp_path / "results").exists()
 
 
-def test_a_resume_with_custom_code_warns_that_it_is_compared_by_name(
+def test_a_resume_warns_that_custom_code_is_compared_by_name_only(
     study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     run = experiment(study, transform=lambda part: part * 2)
@@ -543,7 +547,7 @@ def test_a_resume_with_custom_code_warns_that_it_is_compared_by_name(
 
 
 class Scaled:
-    """A transform that shows its argument."""
+    """Transform whose repr contains its argument."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -556,7 +560,7 @@ class Scaled:
 
 
 class Composed:
-    """A composition without a text of its own, as MONAI's."""
+    """Composition of transforms without its own repr, like the composition of MONAI."""
 
     def __init__(self, *transforms: Scaled) -> None:
         self.transforms = transforms
@@ -573,7 +577,7 @@ def test_arguments_of_the_members_of_a_composition_are_compared(study: Study, tm
         experiment(study, transform=Composed(Scaled(1), Scaled(3))).run(tmp_path / "results")
 
 
-def test_callbacks_know_split_network_and_folder(study: Study, tmp_path: Path):
+def test_callbacks_receive_split_network_and_folder(study: Study, tmp_path: Path):
     seen = []
     experiment(study, parts="roi", multi=True).run(tmp_path / "results", callbacks=[seen.append])
     assert {(state.split, state.part_id) for state in seen} == {(k, part) for k in (0, 1) for part in (0, 1)}

@@ -1,4 +1,4 @@
-"""A flipped bit in any file of a study is detected, or the values read are identical."""
+"""A flipped bit in a file of a study is detected, or the values that are read do not change."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.faults
 
 
 def flipped(complete: bytes, count: int) -> Iterator[bytes]:
-    """Yield the file `count` times, each with another random bit changed."""
+    """Yield `count` copies of the file, each with a different random bit changed."""
     draw = random.Random(0)
     for _ in range(count):
         position = draw.randrange(8 * len(complete))
@@ -40,7 +40,7 @@ def state_of(epoch: int) -> dict[str, object]:
 
 
 @pytest.mark.filterwarnings("ignore:.*resuming from the other state")
-def test_a_flipped_bit_in_a_state_is_detected_and_the_older_state_is_used(
+def test_a_flipped_bit_in_a_checkpoint_is_detected_and_the_older_checkpoint_is_used(
     tmp_path: Path, repetitions: Callable[[int, int], int], caplog: pytest.LogCaptureFixture
 ):
     states = StateFiles(tmp_path)

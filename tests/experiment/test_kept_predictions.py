@@ -1,4 +1,4 @@
-"""The predictions of a best epoch become the final tables: no weights are evaluated twice."""
+"""The predictions of a best epoch are used for the final tables, so that no weights are evaluated twice."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,7 +22,7 @@ def _tables(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("multi", [False, True])
 @pytest.mark.parametrize("task", ["classification", "reconstruction"])
-def test_kept_predictions_are_those_of_the_best_weights(
+def test_predictions_kept_in_training_equal_those_of_the_best_weights(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, multi: bool
 ):
     settings = {"trainer": nc.Trainer(**SETTINGS), "task": task, "multi": multi}
@@ -35,7 +35,7 @@ def test_kept_predictions_are_those_of_the_best_weights(
 
 
 @pytest.mark.parametrize("multi", [False, True])
-def test_one_epoch_passes_once_over_each_set_for_training_and_once_for_evaluation(
+def test_an_epoch_trains_once_on_the_training_set_and_evaluates_each_set_once(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multi: bool
 ):
     rows: Counter[bool] = Counter()
@@ -58,7 +58,7 @@ def test_one_epoch_passes_once_over_each_set_for_training_and_once_for_evaluatio
     assert rows == {True: n_train, False: n_train + n_validation}
 
 
-def test_the_training_set_is_evaluated_at_the_end(study: Study, tmp_path: Path):
+def test_evaluating_the_training_set_at_the_end_gives_the_same_tables(study: Study, tmp_path: Path):
     for name in ("epoch", "end"):
         trainer = nc.Trainer(**SETTINGS, evaluate_train=name)
         experiment(study, trainer=trainer, multi=True).run(tmp_path / name)

@@ -1,4 +1,4 @@
-"""The main job: from a folder of images to a right answer about people whom no network has seen."""
+"""The complete workflow, from a folder of images to correct predictions for people whom no network has seen."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import neurocnn as nc
 
 
 def _held_out_accuracy(folder: Path, **settings: float) -> float:
-    """The quickstart at a third of its resolution: balanced accuracy on at least 100 held-out participants."""
+    """Run the quickstart at a third of its resolution and return the balanced accuracy on held-out participants."""
     labels = nc.make_caps(
         folder / "caps", n_participants=208, preprocessing="t1-volume", shape=(40, 48, 40), **settings
     )
@@ -39,7 +39,7 @@ def test_without_atrophy_the_accuracy_is_at_chance(tmp_path: Path):
     assert 0.35 <= _held_out_accuracy(tmp_path, atrophy=0.0) <= 0.65
 
 
-def test_t1_linear_with_the_documents_network_and_regions(tmp_path: Path):
+def test_hippocampi_of_t1_linear_images_can_be_classified_with_conv4_fc3(tmp_path: Path):
     labels = nc.make_caps(tmp_path / "caps", n_participants=8, preprocessing="t1-linear")
     caps = nc.Caps(tmp_path / "caps", "t1-linear")
     assert caps.shape(labels["participant_id"].iloc[0], "ses-M000") == (169, 208, 179)
@@ -74,7 +74,7 @@ def test_every_step_can_be_called_separately(tmp_path: Path):
     splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"], seed=0)
     patches, trainer = nc.Patch(size=50, stride=50), nc.Trainer(epochs=1, batch_size=5)
 
-    # from here on the design's second script, word for word
+    # The following lines call each step of an experiment without `Experiment`.
     split = splits[0]
     task = nc.classification("diagnosis", classes=["CN", "AD"])
     train = nc.CapsDataset(caps, split.train, parts=patches, label=task.label)

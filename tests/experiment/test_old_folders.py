@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*your own code")
 
 @pytest.fixture(scope="module")
 def caps(tmp_path_factory: pytest.TempPathFactory) -> nc.Caps:
-    """The images of `write.py`."""
+    """Return the synthetic images that `write.py` used."""
     folder = tmp_path_factory.mktemp("old") / "caps"
     nc.make_caps(folder, n_participants=16, preprocessing="t1-volume", shape=(18, 20, 18), seed=3)
     return nc.Caps(folder, "t1-volume")
@@ -36,7 +36,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def folder(name: str, caps: nc.Caps, tmp_path: Path) -> Path:
-    """A copy of an old folder, whose images are at their place of today."""
+    """Return a copy of an old folder with the current location of its images."""
     folder = tmp_path / name
     shutil.copytree(FOLDERS / name, folder)
     settings = folder / "commandline.json"
@@ -45,20 +45,20 @@ def folder(name: str, caps: nc.Caps, tmp_path: Path) -> Path:
 
 
 def assert_same_table(path: Path, expected: Path) -> None:
-    """Compare tables except for the column `time`: exactly on the kind of machine that wrote the expected one."""
+    """Compare tables except for the column `time`: exactly on the kind of machine that wrote the expected table."""
     found, wanted = (
         pd.read_csv(one, sep="\t").drop(columns="time", errors="ignore") for one in (path, expected)
     )
     machine = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
     exact = machine == json.loads((EXPECTED / "machine.json").read_text())
-    # A metric that is new since then has a column of its own.
+    # Metrics that later versions added are ignored.
     assert set(wanted) <= set(found)
-    # Intervals are computed by other formulas since then.
+    # Intervals are ignored, because later versions compute them by other formulas.
     names = [name for name in wanted if not name.endswith(("_low", "_high"))]
     pd.testing.assert_frame_equal(found[names], wanted[names], check_exact=exact, atol=1e-3)
 
 
-def test_the_images_are_those_of_the_old_version(caps: nc.Caps):
+def test_synthetic_images_equal_those_of_the_old_version(caps: nc.Caps):
     files = sorted(Path(str(caps.root)).rglob("*.nii.gz"))
     voxels = np.stack([np.asanyarray(nib.load(path).dataobj, dtype=np.float32) for path in files])
     assert voxels.shape == (16, 18, 20, 18)
@@ -83,7 +83,7 @@ def test_an_old_folder_shows_its_finished_split(name: str, folder: Path):
 
 @pytest.fixture
 def renamed(caps: nc.Caps, tmp_path: Path) -> nc.Caps:
-    """The same images under new participant ids: sub-0001 is sub-9001 there."""
+    """Return the same images with new participant ids, such as sub-9001 for sub-0001."""
     for path in sorted(Path(str(caps.root)).rglob("*.nii.gz")):
         target = tmp_path / "renamed" / str(path.relative_to(str(caps.root))).replace("sub-0", "sub-9")
         target.parent.mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_an_old_folder_predicts_the_same_values(name: str, folder: Path, renamed
             pd.testing.assert_frame_equal(again, validation, atol=1e-4)
 
 
-def test_an_old_training_is_resumed_as_by_the_old_version(name: str, folder: Path):
+def test_an_old_training_is_resumed_with_the_results_of_the_old_version(name: str, folder: Path):
     torch.set_num_threads(1)
     results = nc.Experiment.load(folder, **CUSTOM[name]).run(folder)
     assert results.splits == [0, 1]

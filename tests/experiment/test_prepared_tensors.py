@@ -13,7 +13,7 @@ from studies import PARTS, TASKS, TRAINER
 import neurocnn as nc
 
 STEM = "T1w_segm-graymatter_space-Ixi549Space_modulated-off_probability"
-#: The affine that SPM's Ixi549Space has at 1.5 mm, from the headers of Clinica's images.
+#: Affine of SPM's space Ixi549Space at 1.5 mm, from the headers of Clinica's images.
 IXI_AFFINE = np.array([[-1.5, 0, 0, 90], [0, 1.5, 0, -126], [0, 0, 1.5, -72], [0, 0, 0, 1]])
 
 
@@ -33,7 +33,7 @@ def run(caps: nc.Caps, folder: Path, parts, task: str = "classification", **sett
     return experiment.run(folder, splits=[0])
 
 
-def test_the_hippocampi_of_the_lab_have_a_map_in_the_space_of_their_pipeline(tmp_path: Path):
+def test_the_part_map_of_prepared_tensors_is_in_the_space_of_their_pipeline(tmp_path: Path):
     caps = lab_tree(tmp_path / "caps", (121, 145, 121))
     results = run(caps, tmp_path / "results", nc.Roi.hippocampi("t1-volume"), multi=True)
     assert results.splits == [0]
@@ -47,7 +47,7 @@ def test_the_hippocampi_of_the_lab_have_a_map_in_the_space_of_their_pipeline(tmp
         assert np.ptp(inside) == 0
 
 
-def test_reconstructions_of_the_lab_are_in_the_space_of_their_pipeline(tmp_path: Path):
+def test_reconstructions_of_prepared_tensors_are_in_the_space_of_their_pipeline(tmp_path: Path):
     caps = lab_tree(tmp_path / "caps", (121, 145, 121))
     regions = nc.Roi.hippocampi("t1-volume")
     run(caps, tmp_path / "results", regions, "reconstruction", reconstructions=True)

@@ -1,4 +1,4 @@
-"""Every combination of the documents leaves exactly the files and columns that the documents show."""
+"""Every combination of parts, task and `multi` writes exactly the documented files and columns."""
 
 import re
 from pathlib import Path
@@ -26,13 +26,13 @@ METRICS = {
 
 
 def tree(folder: Path) -> set[str]:
-    """The files below a folder; the event files' names end in a time and a host."""
+    """Return the paths of all files below a folder, without the time and host in names of event files."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return {re.sub(r"(events\.out\.tfevents)\..*", r"\1", name) for name in names}
 
 
 def expected_tree(parts: str, task: str, multi: bool) -> set[str]:
-    """What section 7 of the reference shows for one fold of two."""
+    """Return the documented paths of one fold of two."""
     selections = ["best_loss", "best_balanced_accuracy"] if task == "classification" else ["best_loss"]
     networks = [f"cnn-{j}/" for j in PARTS[parts].ids(SHAPE)] if multi else [""]
     files = {"commandline.json", "environment.txt"}
@@ -62,7 +62,7 @@ def expected_tree(parts: str, task: str, multi: bool) -> set[str]:
 
 
 def expected_columns(name: str, parts: str, task: str, multi: bool, cohorts: bool) -> list[str]:
-    """The columns of a table, by its name, as section 6 and 7 of the reference have them."""
+    """Return the documented columns of a table with this name."""
     if name == "part_balanced_accuracy.tsv":
         return ["part_id", "balanced_accuracy", "weight"]
     if name == "training.tsv":
@@ -74,7 +74,7 @@ def expected_columns(name: str, parts: str, task: str, multi: bool, cohorts: boo
         classes = ["true_class", "predicted_class", "proba0", "proba1"] if task == "classification" else []
         part = [] if image_level else ["part_id"]
         return [*who, *part, "true_label", "predicted_label", *classes]
-    own_level = not image_level or parts == "image"  # else the image's answer is a vote and has no loss
+    own_level = not image_level or parts == "image"  # a vote has no loss
     metrics = [*(["loss"] if own_level else []), *METRICS[task]]
     if image_level and task != "reconstruction":
         metrics += [f"{metric}_{end}" for metric in metrics for end in ("low", "high")]

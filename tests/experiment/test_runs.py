@@ -1,4 +1,4 @@
-"""However a run goes, killed, spread over processes, over several cohorts: its folder says the same."""
+"""A result folder has the same content if its run was killed or used several processes, ranks or cohorts."""
 
 import os
 import random
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 
 def _run(script: Path, study: Study, folder: Path, seconds: float | None) -> tuple[int, float]:
-    """Run the script, kill it so many seconds after it is ready; its exit status, and how long it ran."""
+    """Run the script, kill it some seconds after it is ready, and return its exit status and its duration."""
     command = [sys.executable, str(script), str(study.caps.root), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     log = folder.with_suffix(".log")
@@ -56,7 +56,7 @@ def _run(script: Path, study: Study, folder: Path, seconds: float | None) -> tup
 
 
 def _numbers(folder: Path) -> dict[str, object]:
-    """All that a run must not change: tables without their times, and the weights of the best models."""
+    """Return all tables without times, and the weights of the best models."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*.tsv")):
         table = pd.read_csv(path, sep="\t").drop(columns="time", errors="ignore")
@@ -95,7 +95,7 @@ def test_a_second_process_gets_an_error_that_names_the_first_and_changes_nothing
         while not (folder / "fold-0/state/cnn-0.lock").exists():
             assert first.poll() is None
             time.sleep(0.01)
-        first.send_signal(signal.SIGSTOP)  # the first is in the middle of its training
+        first.send_signal(signal.SIGSTOP)  # the first process is in the middle of its training
         second = subprocess.run(command, capture_output=True, text=True, env=environment)
         first.send_signal(signal.SIGCONT)
         assert first.stdout.read() == "done\n"
@@ -112,7 +112,7 @@ torch.set_num_threads(1)
 import neurocnn as nc
 
 def build(input_shape, n_outputs):
-    # no batch norm: its statistics are those of a rank's own samples
+    # The network has no batch norm, because each rank would normalise with its own samples.
     convolutions = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3), torch.nn.ReLU(), nc.PadMaxPool3d(2, 2))
     size = convolutions(torch.zeros(1, *input_shape)).numel()
     return nc.CNN(convolutions, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size, n_outputs)))
@@ -130,7 +130,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("networks", ["single", "multi"])
-def test_two_ranks_write_the_tables_of_one_process(study: Study, tmp_path: Path, networks: str):
+def test_two_ranks_write_the_same_tables_as_one_process(study: Study, tmp_path: Path, networks: str):
     script = tmp_path / "script.py"
     script.write_text(RANKS_SCRIPT)
     ways = {
@@ -162,15 +162,15 @@ def test_image_files_are_opened_once_per_pass_for_any_number_of_networks(
     monkeypatch.setattr(images, "decode", counted)
     split = study.splits[0]
     n_images = len(split.train) + len(split.validation)
-    # a cache for one image: whatever is asked for again is opened again
+    # The cache holds one image, so that an image is opened again when it is requested again.
     caps = nc.Caps(study.caps.root, "t1-volume", cache_bytes=4 * 18 * 20 * 18 + 1)
     run = nc.Experiment(
         caps, [split], PARTS["patch"], TASKS["classification"], "Conv3_FC1", TRAINER, multi=True
     )
     run.run(tmp_path)
-    # an epoch is a pass to train and one to evaluate; the best models' predictions are those of the epoch
+    # An epoch opens images once to train and once to evaluate; the best models use the epoch's predictions.
     expected = len(split.train) * 2 + len(split.validation)
-    # and a data set looks at its first image when it is made
+    # A data set also opens its first image when it is created.
     assert expected <= len(opened) <= expected + 2 * 2
     assert len(set(opened)) == n_images
 
@@ -188,7 +188,7 @@ def test_cohorts_keep_their_names_and_participants(cohort_study: Study, tmp_path
         assert set(map(tuple, table[["cohort", "participant_id"]].to_numpy())) == expected
 
 
-def test_cohorts_in_only_one_table_are_named(cohort_study: Study, tmp_path: Path):
+def test_an_error_names_cohorts_that_only_one_table_contains(cohort_study: Study, tmp_path: Path):
     labels = cohort_study.labels
     splits = nc.kfold(labels[labels["cohort"] == "ADNI"], n_splits=2, seed=0)
     run = nc.Experiment(
@@ -198,7 +198,7 @@ def test_cohorts_in_only_one_table_are_named(cohort_study: Study, tmp_path: Path
         run.run(tmp_path / "results")
 
 
-def test_a_full_disk_ends_a_run_with_the_path_and_a_second_run_resumes(
+def test_the_error_on_a_full_disk_names_the_path_and_a_second_run_resumes(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from neurocnn import storage
@@ -221,7 +221,7 @@ def test_a_full_disk_ends_a_run_with_the_path_and_a_second_run_resumes(
     assert _numbers(tmp_path / "full") == _numbers(tmp_path / "whole")
 
 
-def test_repeated_folds_give_one_answer_per_person_and_every_visit_counts(study: Study, tmp_path: Path):
+def test_repeated_folds_predict_each_person_once_per_repeat(study: Study, tmp_path: Path):
     splits = nc.kfold(study.labels, n_splits=2, repeats=2, groups="sex", visits="all")
     results = nc.Experiment(
         study.caps, splits, nc.WholeImage(), TASKS["classification"], "Conv3_FC1", TRAINER

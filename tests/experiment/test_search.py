@@ -1,4 +1,4 @@
-"""A search decides on a part of each training set, and is judged on people whom no trial has seen."""
+"""A search compares trials within each training set, and its winner is evaluated on people whom no trial has seen."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tables(root: Path) -> dict[str, str]:
-    """Every table below a folder as text, without the column `time`."""
+    """Return every table below a folder as text, without the column `time`."""
     return {
         str(path.relative_to(root)): pd.read_csv(path, sep="\t", dtype=str)
         .drop(columns="time", errors="ignore")
@@ -45,7 +45,9 @@ def people(*paths: Path) -> set[str]:
     return {name for path in paths for name in nc.read_table(path)["participant_id"]}
 
 
-def test_no_trial_sees_the_validation_set_and_the_winner_trains_on_all_others(study: Study, folder: Path):
+def test_no_trial_sees_the_validation_set_and_the_winner_is_trained_on_all_other_people(
+    study: Study, folder: Path
+):
     for split in study.splits:
         train, validation = set(split.train["participant_id"]), set(split.validation["participant_id"])
         for trial in range(N_TRIALS):
@@ -58,7 +60,7 @@ def test_no_trial_sees_the_validation_set_and_the_winner_trains_on_all_others(st
         assert people(best / "validation.tsv") == validation
 
 
-def test_the_winner_of_each_split_is_the_best_trial_and_ends_as_if_trained_directly(
+def test_the_winner_of_each_split_is_the_best_trial_and_equals_a_direct_training(
     study: Study, folder: Path, tmp_path: Path
 ):
     for index in (0, 1):
@@ -79,7 +81,7 @@ def test_the_winner_of_each_split_is_the_best_trial_and_ends_as_if_trained_direc
         assert tables(tmp_path / f"direct/{index}/fold-{index}") == tables(folder / f"best/fold-{index}")
 
 
-def test_the_winners_are_ordinary_results(study: Study, folder: Path):
+def test_the_winners_can_be_used_like_any_results(study: Study, folder: Path):
     results = nc.Results(folder / "best")
     assert results.splits == [0, 1]
     for index in (0, 1):
@@ -113,7 +115,7 @@ def test_tasks_of_a_job_array_and_a_stopped_search_leave_the_same_tables(
         assert winners[0] == winners[1]
 
 
-def test_draws_are_those_of_the_space():
+def test_drawn_values_have_the_distributions_of_the_space():
     from scipy.stats import loguniform
 
     from neurocnn.experiment.search import draw_values
@@ -122,7 +124,7 @@ def test_draws_are_those_of_the_space():
     drawn = [draw_values(space, 0, trial) for trial in range(300)]
     rates = [values["learning_rate"] for values in drawn]
     assert all(type(rate) is float and 1e-5 <= rate <= 1e-2 for rate in rates)
-    # The logarithm is uniform: the median is in the middle, 10^-3.5.
+    # The logarithm is uniformly distributed, so that the median is about 10^-3.5.
     assert 10**-3.8 < pd.Series(rates).median() < 10**-3.2
     counts = pd.Series([values["batch_size"] for values in drawn]).value_counts()
     assert set(counts.index) == {2, 4, 8}
@@ -162,7 +164,7 @@ def test_an_unknown_option_and_another_search_in_the_folder_are_refused(
         searched(study, folder, by="accuracies")
 
 
-def test_a_winner_that_changes_is_refused(study: Study, tmp_path: Path):
+def test_a_search_whose_winner_would_change_is_refused(study: Study, tmp_path: Path):
     base = experiment(study, parts="image")
     nc.search(base, {"learning_rate": [1e-3]}, 1, tmp_path, splits=[0], verbose=False)
     record = tmp_path / "best/fold-0/winner.json"

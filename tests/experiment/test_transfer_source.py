@@ -1,4 +1,4 @@
-"""Weights go from experiment to experiment, split by split, in all the ways of the documents."""
+"""Weights of one experiment initialise another, split by split, in all documented ways."""
 
 import dataclasses
 from pathlib import Path
@@ -12,14 +12,14 @@ import neurocnn as nc
 from neurocnn.errors import NeurocnnError, NotFoundError
 from neurocnn.experiment import transfer_source
 
-# A step of this length changes no float32: what a network ends with is what it started from.
+# A learning rate of 1e-30 changes no float32 weight, so that a network ends with its initial weights.
 STILL = dataclasses.replace(TRAINER, learning_rate=1e-30, weight_decay=0.0)
 CONVOLUTIONS = [f"{i}.{name}" for i in (0, 1, 4, 5, 8, 9) for name in ("weight", "bias")]
 
 
 @pytest.fixture(scope="module")
 def sources(study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One finished experiment of each kind."""
+    """Return the folder of one finished experiment of each kind."""
     folder = tmp_path_factory.mktemp("sources")
     kinds = {
         "autoencoder": {"task": "reconstruction"},
@@ -64,7 +64,7 @@ def test_a_network_starts_from_the_weights_of_the_same_split(
             assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_the_selection_of_a_cnn_source_is_a_choice(study: Study, sources, tmp_path: Path):
+def test_the_selection_of_a_cnn_source_can_be_chosen(study: Study, sources, tmp_path: Path):
     experiment(study, trainer=STILL, transfer_from=sources["cnn"], transfer_selection="best_loss").run(
         tmp_path, splits=[0]
     )
@@ -78,7 +78,9 @@ def test_networks_of_several_parts_cannot_initialise_a_single_network(study: Stu
         experiment(study, transfer_from=sources["multicnn"]).run(tmp_path)
 
 
-def test_a_misspelt_selection_is_refused_with_the_available_ones(study: Study, sources, tmp_path: Path):
+def test_the_error_about_a_misspelt_selection_lists_the_available_selections(
+    study: Study, sources, tmp_path: Path
+):
     run = experiment(study, transfer_from=sources["cnn"], transfer_selection="best_balanced_acuracy")
     with pytest.raises(NotFoundError, match="contains: best_balanced_accuracy, best_loss"):
         run.run(tmp_path / "results")
@@ -100,7 +102,9 @@ def test_a_results_object_can_be_the_source(study: Study, sources, tmp_path: Pat
     assert results.settings["transfer_from"] == str(sources["autoencoder"])
 
 
-def test_another_architecture_is_refused_with_the_differing_parameters(study: Study, sources, tmp_path: Path):
+def test_the_error_about_another_architecture_names_the_differing_parameters(
+    study: Study, sources, tmp_path: Path
+):
     def build(input_shape, n_outputs):
         convolutions = torch.nn.Sequential(torch.nn.Conv3d(1, 5, 3), torch.nn.ReLU())
         return nc.CNN(
@@ -111,7 +115,7 @@ def test_another_architecture_is_refused_with_the_differing_parameters(study: St
         experiment(study, architecture=build, transfer_from=sources["cnn"]).run(tmp_path)
 
 
-def test_a_source_without_that_split_is_refused(study: Study, sources, tmp_path: Path):
+def test_a_source_without_the_split_is_refused(study: Study, sources, tmp_path: Path):
     splits = nc.kfold(study.labels, n_splits=3, stratify=["diagnosis"], seed=0)
     run = nc.Experiment(
         study.caps,
@@ -138,7 +142,9 @@ def _lab_network() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["0.2.1 folder", "MAPS folder", "bare checkpoint", "module"])
-def test_existing_weights_initialise_a_network_with_a_warning(study: Study, tmp_path: Path, kind: str):
+def test_weights_of_unknown_participants_initialise_a_network_with_a_warning(
+    study: Study, tmp_path: Path, kind: str
+):
     network = _lab_network()
     state = network.state_dict()
     if kind == "0.2.1 folder":
@@ -153,7 +159,7 @@ def test_existing_weights_initialise_a_network_with_a_warning(study: Study, tmp_
         experiment(study, trainer=STILL, transfer_from=source).run(tmp_path / "results", splits=[0])
     found = _trained(tmp_path / "results", 0, "best_loss", None, "convolutions")
     for name, tensor in found.items():
-        # a bias of exactly 0 does move by a step of 1e-30
+        # Only a bias of exactly 0 is changed by a step of 1e-30.
         torch.testing.assert_close(tensor, state[f"convolutions.{name}"], rtol=0, atol=1e-25)
     seen = nc.read_table(tmp_path / "results/fold-0/seen.tsv", required=("participant_id", "role"))
     assert "source_unknown" in set(seen["role"])

@@ -1,4 +1,4 @@
-"""Learning curves show the numbers of the history, and mark the epochs that the trainer chose."""
+"""Learning curves show the values of the history, and mark the best epochs and the end of the training."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def line(axes, label):
 
 
 def marks(axes, marker):
-    """Positions of all marks of a kind: stars (10 corners and back) or strokes (from one end to the other)."""
+    """Return the positions of all marks of a kind: stars have a path of 11 points, strokes a path of 2."""
     corners = {"best": 11, "end": 2}[marker]
     shapes = [c for c in axes.collections if len(c.get_paths()[0].vertices) == corners]
     return [tuple(shape.get_offsets()[0].tolist()) for shape in shapes]
@@ -62,7 +62,7 @@ def test_by_default_a_training_ends_with_its_last_epoch():
         assert marks(axes, "end") == [(5, history[f"validation_{metric}"][5])]
 
 
-def test_several_trainings_are_drawn_with_their_mean_until_the_first_ends():
+def test_several_trainings_are_drawn_with_their_mean_over_common_epochs():
     tables = {name: history_of(n, seed) for seed, (name, n) in enumerate({"a": 5, "b": 7, "c": 6}.items())}
     loss = learning_curves(tables).axes[0]
     drawn = [line.get_ydata().tolist() for line in loss.lines]
@@ -75,7 +75,7 @@ def test_several_trainings_are_drawn_with_their_mean_until_the_first_ends():
     assert sorted(x for x, _ in marks(loss, "end")) == [4, 5, 6]
 
 
-def test_one_table_of_all_splits_and_networks_equals_a_mapping():
+def test_one_table_of_all_splits_and_networks_is_drawn_like_a_mapping():
     parts = {(s, n): history_of(4 + s + n, seed=10 * s + n) for s in range(2) for n in range(2)}
     together = pd.concat([table.assign(split=s, network=n) for (s, n), table in parts.items()])
     first, second = (learning_curves(history).axes[1] for history in (parts, together))

@@ -1,4 +1,4 @@
-"""The overview, and properties of every figure: no pyplot, no display, no leak."""
+"""The overview, and properties of every figure: no pyplot, no display, no memory leak."""
 
 import gc
 import pickle
@@ -64,7 +64,7 @@ def test_an_overview_without_a_map_has_four_panels(tmp_path):
 
 
 def overlaps(figure) -> list[tuple[str, str]]:
-    """Return pairs of drawn texts that overlap."""
+    """Return the pairs of drawn texts that overlap."""
     figure.draw_without_rendering()
     texts = []
     for axes in figure.axes:
@@ -79,7 +79,7 @@ def overlaps(figure) -> list[tuple[str, str]]:
     ]
 
 
-def test_no_text_overlaps_another_and_nothing_is_cut_off():
+def test_no_text_overlaps_another_text_or_is_cut_off():
     classes = ["Cognitively normal", "Alzheimer's disease"]
     figure = overview(HISTORY, PREDICTIONS, classes, VALUES, title="Two splits")
     assert overlaps(figure) == []
@@ -91,7 +91,7 @@ def test_no_text_overlaps_another_and_nothing_is_cut_off():
     assert box.y1 <= height
 
 
-def test_importing_plotting_does_not_import_matplotlib_and_drawing_not_pyplot(tmp_path):
+def test_importing_plotting_does_not_import_matplotlib_and_drawing_does_not_import_pyplot(tmp_path):
     code = (
         "import sys, numpy as np\n"
         "from neurocnn import plotting\n"

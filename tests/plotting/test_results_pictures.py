@@ -1,4 +1,4 @@
-"""Every picture takes a `Results` alone, and the report is one page that a browser shows."""
+"""Every figure can be drawn from a `Results`, and the report is one HTML page that a browser shows."""
 
 import re
 import shutil
@@ -54,7 +54,7 @@ def test_a_figure_can_be_drawn_from_results(studies, task: str, draw: Callable, 
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
-def test_the_picture_of_an_explanation_shows_its_greatest_voxel_over_the_image(studies, study):
+def test_the_figure_of_an_explanation_shows_its_greatest_voxel_over_the_image(studies, study):
     results = studies["classification"]
     results.explain(study.caps, study.labels, "gradient")
     values = np.abs(results.explanation("gradient"))
@@ -75,7 +75,7 @@ def test_a_confusion_matrix_counts_each_person_once(studies):
         assert counts == results.predictions(dataset=dataset)["participant_id"].nunique()
 
 
-def test_the_average_precision_is_that_of_each_split(studies):
+def test_the_average_precision_is_averaged_over_the_splits(studies):
     rows = studies["classification"].predictions(dataset="test")
     (axes,) = plotting.precision_recall(studies["classification"], dataset="test").axes
     areas = [
@@ -88,7 +88,7 @@ def test_the_average_precision_is_that_of_each_split(studies):
     assert len(axes.collections) == 1  # the band
 
 
-def test_bland_and_altmans_limits_are_those_of_the_differences():
+def test_the_bland_altman_limits_are_computed_from_the_differences():
     table = pd.DataFrame({"true_label": [60.0, 70, 80, 75], "predicted_label": [62.0, 69, 83, 71]})
     (axes,) = plotting.bland_altman(table).axes
     difference = table["predicted_label"] - table["true_label"]
@@ -97,7 +97,7 @@ def test_bland_and_altmans_limits_are_those_of_the_differences():
     np.testing.assert_allclose(heights, difference.mean() + np.array([0, -spread, spread]))
 
 
-def test_many_networks_are_a_band_and_not_many_lines():
+def test_many_networks_are_drawn_as_a_band_instead_of_lines():
     history = pd.concat(
         [
             pd.DataFrame({"network": n, "epoch": range(4), "train_loss": 1.0 + n, "validation_loss": 2.0 + n})
@@ -112,7 +112,7 @@ def test_many_networks_are_a_band_and_not_many_lines():
     assert {heights.min().round(6), heights.max().round(6)} == {low.round(6), high.round(6)}
 
 
-def test_planes_of_a_slice_are_one_picture_and_colours_are_kept():
+def test_a_slice_is_drawn_as_one_picture_with_its_colours():
     image = np.random.default_rng(0).random((3, 10, 12))
     (axes,) = plotting.planes(image).axes
     assert axes.images[0].get_array().shape == (12, 10, 3)

@@ -31,7 +31,7 @@ def tiles(axes) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("classes", [["CN", "AD"], ["CN", "MCI", "AD"]])
-def test_the_tiles_contain_scikit_learn_s_counts_and_percentages_of_the_true_class(classes):
+def test_the_tiles_contain_the_counts_of_scikit_learn_and_percentages_of_the_true_class(classes):
     table = predictions_of(37, len(classes))
     (axes,) = confusion_matrix(table, classes).axes
     counts = metrics.confusion_matrix(table["true_label"], table["predicted_label"])
@@ -70,7 +70,7 @@ def legend_of(axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_a_single_curve_is_scikit_learn_s_and_its_area_is_written():
+def test_a_single_roc_curve_equals_scikit_learn_and_its_area_is_shown():
     table = predictions_of(40)
     (axes,) = roc(table, ["CN", "AD"]).axes
     fpr, tpr, _ = metrics.roc_curve(table["true_label"], table["proba1"])
@@ -86,7 +86,7 @@ def test_the_chance_line_is_the_diagonal():
 
 
 def sensitivity_at(rate: float, table: pd.DataFrame) -> float:
-    """The height of the staircase at a false-positive rate: at a rise its top, on a slope its line."""
+    """Return the sensitivity of the ROC curve at a false-positive rate: the upper end of a rise, a point of a slope."""
     points = list(zip(*metrics.roc_curve(table["true_label"], table["proba1"])[:2], strict=True))
     best = max((y for x, y in points if x == rate), default=None)
     if best is not None:
@@ -112,7 +112,7 @@ def test_curves_of_splits_are_drawn_with_their_mean_and_the_mean_and_sd_of_their
     assert axes.get_legend().get_title().get_text() == "mean ± SD of 3 splits"
 
 
-def test_of_three_classes_each_is_drawn_against_the_others():
+def test_each_of_three_classes_is_drawn_against_the_other_classes():
     table = predictions_of(60, 3)
     (axes,) = roc(table, ["CN", "MCI", "AD"]).axes
     areas = [metrics.roc_auc_score(table["true_label"] == c, table[f"proba{c}"]) for c in range(3)]

@@ -13,7 +13,7 @@ BOXES = {"right": (slice(3, 5), slice(1, 4), slice(2, 6)), "left": (slice(0, 2),
 
 
 def naive_planes(volume: np.ndarray, x: int, y: int, z: int) -> list[list[list[float]]]:
-    """Rows from bottom to top, as origin='lower' shows them: sagittal, coronal, axial."""
+    """Return the sagittal, coronal and axial plane, with rows from bottom to top as origin='lower' draws them."""
     nx, ny, nz = volume.shape
     return [
         [[volume[x, j, k] for j in range(ny)] for k in range(nz)],
@@ -41,7 +41,7 @@ def test_planes_cross_by_default_in_the_centre_or_in_the_first_named_box():
     assert [a.get_title()[-1] for a in planes(VOLUME, boxes=BOXES).axes] == ["4", "2", "4"]
 
 
-def test_a_tensor_with_a_channel_that_needs_gradients_is_drawn_too():
+def test_a_tensor_with_a_channel_that_requires_gradients_is_drawn():
     tensor = torch.rand(1, *SHAPE, dtype=torch.float32).to(torch.bfloat16).requires_grad_()
     expected = tensor.detach()[0].double().numpy()
     np.testing.assert_array_equal(shown(planes(tensor, at=(0, 0, 0)).axes[0]), expected[0].T)
@@ -52,7 +52,7 @@ def test_a_box_is_outlined_at_its_edges_in_the_planes_that_cut_it():
     assert [text.get_text() for text in sagittal.texts] == ["right"]
     assert [text.get_text() for text in coronal.texts] == ["right", "left"]
     assert len(axial.patches) == 2
-    # Voxels 3 and 4 in x, 1 to 3 in y: from 2.5 to 4.5 and from 0.5 to 3.5 where voxel i is centred at i.
+    # Voxel i is drawn from i − 0.5 to i + 0.5, so that x (voxels 3 and 4) ends at 4.5 and y (1 to 3) at 3.5.
     assert axial.patches[0].get_bbox().extents.tolist() == [2.5, 0.5, 4.5, 3.5]
     assert sagittal.patches[0].get_bbox().extents.tolist() == [0.5, 1.5, 3.5, 5.5]
 

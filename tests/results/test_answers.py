@@ -40,7 +40,7 @@ def probabilities(n: int, n_classes: int = 2, seed: int = 0) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("rule", ["youden", {"sensitivity": 0.8}, {"specificity": 0.7}])
-def test_a_threshold_is_the_best_of_all_that_are_tried(rule):
+def test_no_threshold_is_better_than_the_chosen_one(rule):
     table = probabilities(40)
     true, scores = table["true_label"] == 1, table["proba1"]
     tried = {}
@@ -56,7 +56,7 @@ def test_a_threshold_is_the_best_of_all_that_are_tried(rule):
     assert tried[choose_threshold(table, rule)][0] == pytest.approx(best)
 
 
-def test_the_operating_point_is_chosen_on_validation_and_reported_on_the_test_set(results):
+def test_the_operating_point_is_chosen_on_the_validation_sets_and_reported_on_the_test_set(results):
     table = results.operating_point({"sensitivity": 0.9})
     validation, test = results.predictions(), results.predictions(dataset="test")
     for split in (0, 1):
@@ -71,7 +71,7 @@ def test_the_operating_point_is_chosen_on_validation_and_reported_on_the_test_se
     saved = json.loads((results.folder / "vote.json").read_text())["operating_points"][LAST]
     assert saved["rule"] == {"sensitivity": 0.9}
     assert list(saved["thresholds"].values()) == table.loc[[0, 1], "threshold"].tolist()
-    # The training's sets are refused, and a calibration does not move the decisions.
+    # Training and validation sets are refused, and a calibration does not change the predicted classes.
     for name in ("validation", "train"):
         with pytest.raises(
             SettingError, match=f"dataset='{name}'; expected the name of a predicted data set"
@@ -118,14 +118,14 @@ def test_a_calibration_changes_later_tables_only(results, study: Study, original
         logits = np.log(old["proba1"] / old["proba0"]) / temperatures[split]
         np.testing.assert_allclose(rows["proba1"], 1 / (1 + np.exp(-logits)), atol=1e-9)
         assert rows["predicted_label"].tolist() == old["predicted_label"].tolist()
-    # Neither a second vote nor a second calibration scales twice.
+    # A second vote or calibration does not apply the temperature twice.
     results.vote()
     pd.testing.assert_frame_equal(results.predictions(dataset="test"), voted)
     again = results.calibrate().loc[LAST, "temperature"]
     np.testing.assert_allclose(again, temperatures, rtol=1e-4)
 
 
-def test_complete_images_are_calibrated_once(study: Study, tmp_path: Path):
+def test_probabilities_of_complete_images_are_calibrated_once(study: Study, tmp_path: Path):
     results = experiment(study, "image").run(tmp_path, splits=[0])
     raw, loss = results.predictions(), results.metrics().loc[0, "loss"]
     temperature = results.calibrate().loc[(LAST, 0), "temperature"]
@@ -137,7 +137,7 @@ def test_complete_images_are_calibrated_once(study: Study, tmp_path: Path):
         assert results.metrics().loc[0, "loss"] == loss
 
 
-def test_scores_of_a_calibration_are_those_of_a_plain_loop():
+def test_calibration_scores_equal_a_plain_loop():
     table = probabilities(60)
     found = calibration_scores(table, 2, 10)
     true, p = (table["true_label"] == 1).to_numpy(), table["proba1"].to_numpy()
@@ -168,7 +168,7 @@ def test_the_reliability_of_each_split_and_of_the_ensemble_is_shown(results):
     assert list(results.calibration("validation").index) == [0, 1]
 
 
-def test_metrics_by_group_are_those_of_its_rows(results, original):
+def test_the_metrics_of_a_group_equal_the_metrics_of_its_rows(results, original):
     _, test = original
     rows = (
         results.predictions(dataset="test")
@@ -202,7 +202,7 @@ def test_metrics_by_group_are_those_of_its_rows(results, original):
 def test_groups_without_a_column_or_sessions_are_refused(results):
     with pytest.raises(TableError, match=r"fold-0/test\.tsv: the column 'scanner' is missing"):
         results.by_group("scanner")
-    with pytest.raises(SettingError, match="bins=3; expected None for a column of text"):
+    with pytest.raises(SettingError, match="bins=3; expected None, because the column is not numeric"):
         results.by_group("sex", bins=3)
     with pytest.raises(SettingError, match="limits that include"):
         results.by_group("age", bins=[0, 1])
@@ -212,7 +212,7 @@ def test_groups_without_a_column_or_sessions_are_refused(results):
 
 
 @pytest.mark.parametrize("dataset", ["validation", "test"])
-def test_confounds_are_scored_as_a_plain_logistic_regression(results, dataset: str):
+def test_confound_scores_equal_a_plain_logistic_regression(results, dataset: str):
     table = results.confounds(("age", "sex"), dataset)
     scores = []
     for split in (0, 1):
@@ -231,7 +231,7 @@ def test_confounds_are_scored_as_a_plain_logistic_regression(results, dataset: s
     assert table.loc["roc_auc", "network"] == results.metrics(dataset=dataset).loc["mean", "roc_auc"]
 
 
-def test_confounds_of_an_age_are_a_linear_regression(study: Study, tmp_path: Path):
+def test_confounds_of_a_regression_use_a_linear_regression(study: Study, tmp_path: Path):
     results = experiment(study, "image", "regression").run(tmp_path)
     table = results.confounds(["sex"])
     errors = []

@@ -1,4 +1,4 @@
-"""Intervals over people and tests of two experiments agree with independent computations."""
+"""Intervals over participants, and tests of two experiments, agree with independent computations."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def table_of(n: int, n_classes: int = 2, seed: int = 0) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_class_scores_of_draws_equal_those_of_tables_with_repeated_rows(n_classes: int):
+def test_class_scores_of_draws_equal_the_scores_of_tables_with_repeated_rows(n_classes: int):
     table = table_of(24, n_classes).drop(columns=["participant_id", "session_id"])
     weights = np.random.default_rng(1).integers(0, 3, (20, 24)).astype(float)
     task = classification("d", list("abc")[:n_classes])
@@ -44,7 +44,7 @@ def test_class_scores_of_draws_equal_those_of_tables_with_repeated_rows(n_classe
             np.testing.assert_allclose(found[name][draw], value, atol=1e-12, err_msg=name)
 
 
-def test_value_scores_of_draws_equal_those_of_tables_with_repeated_rows():
+def test_value_scores_of_draws_equal_the_scores_of_tables_with_repeated_rows():
     generator = np.random.default_rng(0)
     table = pd.DataFrame(
         {"true_label": generator.normal(70, 5, 15), "predicted_label": generator.normal(70, 5, 15)}
@@ -75,7 +75,7 @@ def test_people_are_drawn_with_all_their_rows_within_the_same_splits_and_class()
     of = {name: draws.counts[:, index] for index, name in enumerate("abcdef")}
     assert draws.n_people == 6
     assert ((of["a"] + of["b"]) == 2).all()
-    for name in "cdef":  # each alone in its splits and class
+    for name in "cdef":  # no other participant is in the same splits and class
         assert (of[name] == 1).all()
     assert set(of["a"]) == {0, 1, 2}
     assert draws.people[0].tolist() == [0, 0, 1, 2, 3]
@@ -95,7 +95,7 @@ def test_mcnemar_is_the_exact_binomial_test():
 
 
 def naive_delong(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
-    """DeLong et al. (1988), equations 4 to 6, with plain loops over pairs."""
+    """Return the p-value by equations 4 to 6 of DeLong et al. (1988), with plain loops over pairs."""
     positive, negative = np.flatnonzero(truth == 1), np.flatnonzero(truth == 0)
     psi = [
         np.array([[float(s[i] > s[j]) + 0.5 * float(s[i] == s[j]) for j in negative] for i in positive])
@@ -108,7 +108,7 @@ def naive_delong(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> float
     return float(2 * stats.norm.sf(abs(z)))
 
 
-def test_delong_is_that_of_the_paper():
+def test_delong_equals_the_formula_of_the_paper():
     for seed in range(5):
         first, second = table_of(50, seed=seed), table_of(50, seed=seed + 20)
         names = [f"sub-{i}" for i in range(50)]
@@ -121,7 +121,7 @@ def test_delong_is_that_of_the_paper():
         assert delong(first, second) == pytest.approx(expected, abs=1e-10)
 
 
-def test_delong_with_clusters_is_that_of_the_bootstrap_over_people():
+def test_delong_with_clusters_agrees_with_a_bootstrap_over_people():
     generator = np.random.default_rng(0)
     truth = np.repeat(generator.integers(0, 2, 60), 3)
     person = np.repeat(np.arange(60), 3)
@@ -153,10 +153,10 @@ def test_delong_with_clusters_is_that_of_the_bootstrap_over_people():
     assert p == pytest.approx(expected, abs=0.06)
 
 
-def test_the_resampled_t_test_is_that_of_the_formula():
+def test_the_resampled_t_test_equals_its_formula():
     differences, share = np.random.default_rng(0).normal(0.02, 0.03, 10), 0.1
     t, uncorrected = stats.ttest_1samp(differences, 0)
-    # Without the correction it is the usual t-test; the correction multiplies the variance of the mean.
+    # Without the correction, the test is the usual t-test. The correction multiplies the variance of the mean.
     assert resampled_t(differences, 0.0) == pytest.approx(uncorrected, abs=1e-12)
     corrected = t * np.sqrt((1 / 10) / (1 / 10 + share))
     assert resampled_t(differences, share) == pytest.approx(2 * stats.t.sf(abs(corrected), 9), abs=1e-12)
@@ -212,7 +212,9 @@ def test_two_experiments_are_compared_person_by_person(two, dataset: str):
     np.testing.assert_allclose(again["low"], -table["high"], atol=1e-12)
 
 
-def test_different_participants_labels_and_sets_are_refused(two, study: Study, tmp_path: Path):
+def test_experiments_with_different_participants_or_labels_are_not_compared(
+    two, study: Study, tmp_path: Path
+):
     a, b, _ = two
     shutil.copytree(b.folder, tmp_path / "results")
     other = nc.Results(tmp_path / "results")
@@ -230,7 +232,7 @@ def test_different_participants_labels_and_sets_are_refused(two, study: Study, t
         nc.compare(a, "folder")
 
 
-def test_the_interval_of_the_summary_is_that_of_a_plain_bootstrap(two):
+def test_the_interval_of_the_summary_equals_a_plain_bootstrap(two):
     results, _, _ = two
     summary = results.summary("test")
     rows = results.predictions(dataset="test")

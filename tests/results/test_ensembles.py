@@ -1,4 +1,4 @@
-"""One answer per person over all splits, and votes that are taken again without training."""
+"""Ensemble predictions, one per image over all splits, and new votes without training."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def results(original: tuple[Path, pd.DataFrame], tmp_path: Path) -> nc.Results:
 
 
 def naive_vote(parts: pd.DataFrame, weights: dict[int, float]) -> pd.Series:
-    """The probability of class 1 of each participant, by a plain loop."""
+    """Return the probability of class 1 for each participant, computed with a plain loop."""
     sums: dict[str, list[float]] = {}
     for row in parts.to_dict("records"):
         total = sums.setdefault(row["participant_id"], [0.0, 0.0])
@@ -100,7 +100,7 @@ def test_missing_files_of_the_ensemble_are_added_to_a_folder(results, study: Stu
     assert len(list(results.folder.glob("ensemble/*/test_image_level_*.tsv"))) == 4
 
 
-def test_a_split_that_is_done_later_is_included(study: Study, tmp_path: Path):
+def test_the_ensemble_includes_a_split_that_is_done_later(study: Study, tmp_path: Path):
     people = nc.Split(0, study.labels.iloc[:6], study.labels.iloc[6:9])
     more = nc.Split(1, study.labels.iloc[3:9], study.labels.iloc[:3])
     run = nc.Experiment(study.caps, [people, more], PARTS["roi"], TASKS["regression"], "Conv3_FC1", TRAINER)
@@ -119,14 +119,14 @@ def test_a_split_that_is_done_later_is_included(study: Study, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["seen", "images", "training", "balance"])
-def test_names_of_other_tables_are_refused(results, study: Study, original, name: str):
+def test_a_data_set_cannot_have_the_name_of_another_table(results, study: Study, original, name: str):
     with pytest.raises(SettingError, match=f"name='{name}'; expected letters"):
         results.predict(study.caps, original[1], name=name)
 
 
 @pytest.mark.parametrize("dataset", ["train", "validation", "test"])
 @pytest.mark.parametrize("kind", ["accuracies", "uniform", "given"])
-def test_a_vote_is_that_of_a_plain_loop(results, dataset: str, kind: str):
+def test_a_vote_equals_a_plain_loop(results, dataset: str, kind: str):
     by_split = [accuracies(results, split) for split in (0, 1)]
     threshold = sorted(by_split[0].values())[len(by_split[0]) // 2] - 0.01
     given = {part: 1.0 + part for part in by_split[0]}
@@ -200,7 +200,7 @@ def test_invalid_votes_are_refused_and_change_nothing(results, arguments, words)
     assert {path: path.read_bytes() for path in results.folder.rglob("*") if path.is_file()} == before
 
 
-def test_values_and_complete_images_have_no_weights(study: Study, tmp_path: Path):
+def test_regressions_and_complete_images_accept_no_vote_weights(study: Study, tmp_path: Path):
     regression = experiment(study, "roi", "regression").run(tmp_path / "age", splits=[0])
     before = regression.predictions()
     regression.vote()
@@ -215,7 +215,7 @@ def test_values_and_complete_images_have_no_weights(study: Study, tmp_path: Path
 
 @pytest.mark.faults
 @pytest.mark.parametrize("table", ["prediction", "metrics"])
-def test_a_table_over_all_splits_with_other_content_is_named(results: nc.Results, table: str):
+def test_an_error_names_an_ensemble_table_with_invalid_content(results: nc.Results, table: str):
     path = results.folder / f"ensemble/best_balanced_accuracy/test_image_level_{table}.tsv"
     content = pd.read_csv(path, sep="\t").astype(object)
     content.iloc[0, -2] = "text"
@@ -225,7 +225,7 @@ def test_a_table_over_all_splits_with_other_content_is_named(results: nc.Results
         read[table]()
 
 
-def test_weights_of_zero_are_refused_and_keep_the_tables(results: nc.Results):
+def test_weights_that_are_all_zero_are_refused_and_change_no_table(results: nc.Results):
     before = results.metrics()
     with pytest.raises(SettingError, match="above 0"):
         results.vote(weights={0: 0.0})

@@ -1,4 +1,4 @@
-"""Maps of what the predictions depend on, compared with torch's own derivatives and plain loops."""
+"""Attribution maps agree with torch's derivatives and with plain loops."""
 
 import sys
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def train(study: Study, folder: Path, parts: str = "patch", **settings) -> nc.Re
 
 @pytest.fixture(scope="module")
 def results(study: Study, tmp_path_factory: pytest.TempPathFactory) -> nc.Results:
-    """Overlapping patches, so that most voxels belong to two or more of them."""
+    """Train on patches that overlap, so that most voxels belong to at least two patches."""
     folder = tmp_path_factory.mktemp("explained") / "results"
     run = nc.Experiment(
         study.caps, study.splits, nc.Patch(12, 6), nc.classification("diagnosis", ["CN", "AD"]), "Conv3_FC1",
@@ -52,7 +52,7 @@ def item(study: Study, results: nc.Results, images: pd.DataFrame, row: int, part
 
 
 def log_odds(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    """By the probabilities, as the text of `explain` has it."""
+    """Return the log-odds from the probabilities, by the formula in the docstring of `explain`."""
     p = torch.softmax(model(image).double(), dim=1)[:, 1]
     return torch.log(p / (1 - p))
 
@@ -71,7 +71,9 @@ def test_integrated_gradients_sum_to_the_difference_from_the_baseline(study, res
         assert read(path).sum() == pytest.approx(expected, rel=0.02, abs=0.005)
 
 
-def test_an_image_has_the_weighted_sum_of_its_parts_averaged_over_overlaps(study, results, images):
+def test_the_map_of_an_image_is_the_weighted_sum_of_its_parts_maps_averaged_over_overlaps(
+    study, results, images
+):
     maps = results.explain(study.caps, images, "gradient")
     weights = pd.read_csv(results.folder / f"{FOLDER}/../part_balanced_accuracy.tsv", sep="\t")["weight"]
     assert weights.sum() == pytest.approx(1)
@@ -85,7 +87,7 @@ def test_an_image_has_the_weighted_sum_of_its_parts_averaged_over_overlaps(study
     np.testing.assert_allclose(read(one["path"].iloc[0]), total / np.maximum(count, 1), atol=1e-6)
 
 
-def test_a_gradient_is_the_derivative_of_the_log_odds(study, results, images):
+def test_a_gradient_map_is_the_derivative_of_the_log_odds(study, results, images):
     maps = results.explain(study.caps, images, "gradient")
     image = item(study, results, images, 0, 3).requires_grad_()
     log_odds(results.load_model(0), image).backward()
@@ -93,7 +95,7 @@ def test_a_gradient_is_the_derivative_of_the_log_odds(study, results, images):
     np.testing.assert_allclose(read(path.iloc[0]), image.grad[0, 0], atol=1e-5)
 
 
-def test_occlusion_is_the_change_when_a_box_becomes_the_mean_image(study, results, images):
+def test_an_occlusion_map_is_the_change_if_a_box_is_replaced_by_the_mean_image(study, results, images):
     maps = results.explain(study.caps, images, "occlusion", window=6)
     model, image = results.load_model(0), item(study, results, images, 2, 5)
     people = images[["participant_id", "session_id"]].itertuples(index=False)
@@ -127,7 +129,7 @@ def test_grad_cam_weights_the_maps_of_the_last_convolution_by_their_mean_gradien
     torch.testing.assert_close(found, expected)
 
 
-def test_files_are_in_the_space_of_the_image(study, results, images):
+def test_map_files_are_in_the_space_of_the_image(study, results, images):
     maps = results.explain(study.caps, images, "gradient", "space")
     who = images.iloc[0]
     own = study.caps.affine(who["participant_id"], who["session_id"])
@@ -145,7 +147,7 @@ def test_files_are_in_the_space_of_the_image(study, results, images):
     np.testing.assert_allclose(part.affine @ [0, 0, 0, 1], own @ [*corner, 1], atol=1e-5)
 
 
-def test_a_mean_is_that_of_the_participants_of_the_class(study, results, images):
+def test_a_mean_map_is_the_mean_over_the_participants_of_its_class(study, results, images):
     maps = results.explain(study.caps, images, "gradient", "means")
     for level in (maps["part_id"].isna(), maps["part_id"].eq(2)):
         ad = maps[level & maps["class"].eq("AD")]
@@ -157,7 +159,7 @@ def test_a_mean_is_that_of_the_participants_of_the_class(study, results, images)
     )
 
 
-def test_maps_without_labels_have_one_mean(study, results, images):
+def test_unlabelled_images_have_a_single_mean_map(study, results, images):
     maps = results.explain(study.caps, images.drop(columns="diagnosis"), "gradient", "unlabelled")
     assert maps["path"].iloc[0].name == "mean.nii.gz"
     assert maps["class"].isna().all()
@@ -170,7 +172,7 @@ def test_maps_of_an_earlier_call_are_replaced(study, results, images):
     assert {path.name for path in folder.iterdir()} == {path.name for path in fewer["path"]}
 
 
-def test_parts_without_a_vote_have_maps_of_their_own_only(study, images, tmp_path):
+def test_only_maps_of_parts_are_written_if_no_part_votes(study, images, tmp_path):
     results = train(study, tmp_path / "results")
     results.vote(weights={3: 1.0})
     image = results.explain(study.caps, images, "gradient")["path"][0]
@@ -204,7 +206,7 @@ def test_every_kind_of_part_network_and_task_is_explained(study, images, tmp_pat
         assert all(np.isfinite(read(path)).all() for path in maps["path"])
 
 
-def test_the_channels_of_a_slice_are_added_up(study, images, tmp_path):
+def test_the_map_of_a_slice_is_the_sum_over_its_channels(study, images, tmp_path):
     slices = nc.Slice(direction=2, discarded_slices=8, channels=3)
     task = nc.classification("diagnosis", ["CN", "AD"])
     trainer = nc.Trainer(epochs=1, batch_size=4, device="cpu")
@@ -217,14 +219,14 @@ def test_the_channels_of_a_slice_are_added_up(study, images, tmp_path):
     np.testing.assert_allclose(read(first.iloc[0])[:, :, 0], image.grad[0].sum(0), atol=1e-6)
 
 
-def test_each_network_has_random_weights_in_one_more_layer():
+def test_each_randomized_network_has_one_more_layer_of_random_weights():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = []
     for name, network in randomized_networks(model, seed=1):
         new = network.state_dict()
         seen.append((name, {key.split(".")[0] for key in before if not torch.equal(new[key], before[key])}))
-    # The weights of a new batch normalisation are those that it has here.
+    # The batch norm (layer 1) is not trained here, so that its weights equal those of a new batch norm.
     assert seen == [("3", {"3"}), ("1", {"3"}), ("0", {"3", "0"})]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -256,12 +258,12 @@ REFUSED: dict[str, Callable[[Study, nc.Results, pd.DataFrame], object]] = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_arguments_that_cannot_be_used_are_refused(message, study, results, images):
+def test_invalid_arguments_are_refused(message, study, results, images):
     with pytest.raises(SettingError, match=message):
         REFUSED[message](study, results, images)
 
 
-def test_parts_that_do_not_fit_back_are_refused(study, images, tmp_path):
+def test_parts_of_another_size_than_their_box_are_refused(study, images, tmp_path):
     results = train(study, tmp_path / "results", "roi", transform=halve)
     with pytest.raises(SettingError, match="the size of a part in the volume"):
         nc.Results(results.folder, transform=halve).explain(study.caps, images, "gradient")
@@ -286,7 +288,7 @@ def test_reconstructions_and_networks_without_convolutions_are_refused(study, im
         Attribution("grad_cam").compute(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), AD, image, image)
 
 
-def test_a_missing_captum_names_the_extra(study, results, images, monkeypatch):
+def test_the_error_without_captum_names_the_extra(study, results, images, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'neurocnn\[explain\]'"):
         results.explain(study.caps, images, "gradient")

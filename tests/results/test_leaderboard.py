@@ -1,4 +1,4 @@
-"""The table of several result folders has the settings that differ, and the means of their metrics."""
+"""The leaderboard contains the settings in which result folders differ, and their mean metrics."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_table_has_the_settings_that_differ_and_the_means(folder: Path):
+def test_the_table_contains_differing_settings_and_mean_metrics(folder: Path):
     found = nc.leaderboard(folder)
     assert list(found.columns[:4]) == ["folder", "trainer.learning_rate", "options.dropout", "splits"]
     assert (
@@ -44,7 +44,7 @@ def test_the_table_has_the_settings_that_differ_and_the_means(folder: Path):
     assert nc.leaderboard(folder, by="loss", level="roi")["loss"].is_monotonic_increasing
 
 
-def test_folders_are_listed_or_searched(folder: Path):
+def test_result_folders_are_passed_as_a_list_or_found_in_a_parent_folder(folder: Path):
     expected = nc.leaderboard(folder)
     assert set(expected["folder"]) <= set(nc.leaderboard(folder.parent)["folder"])
     listed = nc.leaderboard([str(folder / "slow"), nc.Results(folder / "fast"), folder / "usual"])

@@ -1,4 +1,4 @@
-"""A model is never judged on participants that it has seen."""
+"""A model is never evaluated on participants that it has seen."""
 
 import pandas as pd
 import pytest
@@ -14,7 +14,7 @@ def _sessions(names, cohort=None):
     return table if cohort is None else table.assign(cohort=cohort)
 
 
-def test_participants_of_the_source_and_its_own_source_are_recorded_with_their_roles():
+def test_participants_of_the_source_and_of_its_source_are_recorded_with_their_roles():
     first = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
     second = record_seen(_sessions(["sub-3"]), _sessions(["sub-4"]), first)
     third = record_seen(_sessions(["sub-5"]), _sessions(["sub-6"]), second)
@@ -30,7 +30,7 @@ def test_participants_of_the_source_and_its_own_source_are_recorded_with_their_r
 
 
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
-def test_a_leak_is_refused_exactly_when_a_participant_was_seen(train, validation, new):
+def test_an_error_is_raised_exactly_if_a_participant_was_seen(train, validation, new):
     table = record_seen(*(_sessions(f"sub-{i}" for i in sorted(ids)) for ids in (train, validation)))
     sessions = _sessions(f"sub-{i}" for i in sorted(new))
     if new & (train | validation):
@@ -40,21 +40,21 @@ def test_a_leak_is_refused_exactly_when_a_participant_was_seen(train, validation
         check_unseen(table, sessions, "test")
 
 
-def test_a_validation_participant_of_the_source_does_not_count_as_trained_on():
+def test_validation_participants_of_the_source_do_not_count_as_training_participants():
     table = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
     check_unseen(table, _sessions(["sub-2"]), "transfer", TRAINED)
     with pytest.raises(LeakError):
         check_unseen(table, _sessions(["sub-1"]), "transfer", TRAINED)
 
 
-def test_participants_of_one_name_in_two_cohorts_are_two_people():
+def test_equal_participant_ids_in_two_cohorts_are_two_people():
     table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
     check_unseen(table, _sessions(["sub-1"], "AIBL"), "test")
     with pytest.raises(LeakError, match="ADNI sub-1"):
         check_unseen(table, _sessions(["sub-1"], "ADNI"), "test")
 
 
-def test_without_cohorts_in_both_tables_only_ids_are_compared():
+def test_only_ids_are_compared_unless_both_tables_have_cohorts():
     table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"))
     with pytest.raises(LeakError, match="sub-1"):
         check_unseen(table, _sessions(["sub-1"]), "test")
@@ -69,12 +69,12 @@ def test_participants_of_a_source_without_cohorts_are_found_in_tables_with_cohor
     check_unseen(table, _sessions(["sub-3"], "AIBL"), "test")
 
 
-def test_a_source_without_recorded_participants_refuses_nobody():
+def test_no_participant_is_refused_if_the_source_recorded_none():
     table = record_seen(_sessions(["sub-1"], "ADNI"), _sessions(["sub-2"], "ADNI"), unknown_source())
     check_unseen(table, _sessions(["sub-3"], "ADNI"), "test")
 
 
-def test_sessions_without_participants_are_refused():
+def test_sessions_without_a_participant_column_are_refused():
     table = record_seen(_sessions(["sub-1"]), _sessions(["sub-2"]))
     with pytest.raises(TableError, match="expected participant_id among them"):
         check_unseen(table, pd.DataFrame({"subject": ["sub-1"]}), "test")

@@ -1,4 +1,4 @@
-"""A result folder read back says what its files say, and judges nobody whom its models have seen."""
+"""`Results` agrees with the files of its folder, and refuses participants that its models have seen."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from neurocnn.errors import LeakError, NotFoundError, SettingError
 
 @pytest.fixture(scope="module")
 def finished(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[nc.Results, pd.DataFrame]:
-    """A finished experiment on some of the participants, and the sessions of the others."""
+    """Return a finished experiment on some participants, and the sessions of all other participants."""
     rest, test = nc.holdout(study.labels, fraction=0.25, stratify=["diagnosis"], seed=0)
     splits = nc.kfold(rest, n_splits=2, stratify=["diagnosis"], seed=0)
     folder = tmp_path_factory.mktemp("finished") / "results"
@@ -26,7 +26,7 @@ def finished(study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[nc
     return run.run(folder), test
 
 
-def test_metrics_are_those_of_the_predictions_with_mean_and_deviation(finished):
+def test_metrics_are_computed_from_the_predictions_and_have_mean_and_deviation(finished):
     sklearn = pytest.importorskip("sklearn.metrics")
     results, _ = finished
     for level in ("image", "part"):
@@ -49,7 +49,7 @@ def test_new_data_are_predicted_by_the_models_of_every_split(study: Study, finis
     assert len(predictions) == 3 * len(test)
     assert set(predictions["split"]) == {0, 1, "ensemble"}
     assert list(results.metrics("image", dataset="test").index) == [0, 1, "mean", "std", "ensemble"]
-    # by hand, with plain torch
+    # The expected probabilities are computed with plain torch.
     model = results.load_model(1, "best_balanced_accuracy")
     dataset = nc.CapsDataset(study.caps, test, PARTS["roi"])
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_a_participant_whom_the_source_has_seen_is_refused(study: Study, tmp_pat
     results.predict(study.caps, labels.iloc[[14, 15]], name="test")
 
 
-def test_the_loaded_model_is_the_one_of_the_selection(finished):
+def test_the_loaded_model_is_the_best_model_of_the_selection(finished):
     results, _ = finished
     for selection in ("best_loss", "best_balanced_accuracy"):
         path = results.folder / "fold-0" / "models" / selection / "model_best.pth.tar"
@@ -132,7 +132,7 @@ def test_the_loaded_model_is_the_one_of_the_selection(finished):
         assert all(torch.equal(tensor, written[name]) for name, tensor in model.state_dict().items())
 
 
-def test_codes_of_an_autoencoder_are_its_encoders_outputs(study: Study, tmp_path: Path):
+def test_codes_of_an_autoencoder_are_the_outputs_of_its_encoder(study: Study, tmp_path: Path):
     results = experiment(study, task="reconstruction").run(tmp_path, splits=[0])
     codes = results.encode(study.caps, study.labels.iloc[:3])
     model = results.load_model(0)
@@ -144,12 +144,12 @@ def test_codes_of_an_autoencoder_are_its_encoders_outputs(study: Study, tmp_path
     np.testing.assert_allclose(codes[columns].to_numpy(dtype=float), code.flatten(1).numpy(), atol=1e-5)
 
 
-def test_the_history_is_that_of_every_split_as_it_was_written(finished):
+def test_the_history_equals_the_written_tables_of_all_splits(finished):
     results, _ = finished
     history = results.history()
     for split in (0, 1):
         own = history[history["split"] == split].drop(columns="split").reset_index(drop=True)
-        # As text first: the numbers that pandas parses may differ in the last digit.
+        # The file is read as text first, because numbers that pandas parses may differ in the last digit.
         written = pd.read_csv(results.folder / f"fold-{split}" / "training.tsv", sep="\t", dtype=str)
         written = written.astype(own.dtypes.to_dict())
         pd.testing.assert_frame_equal(own, written, check_exact=True)
@@ -187,7 +187,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path):
         nc.Results(tmp_path)
 
 
-def test_one_network_per_part_is_loaded_by_its_part(study: Study, tmp_path: Path):
+def test_each_of_several_networks_is_loaded_by_its_part_id(study: Study, tmp_path: Path):
     results = experiment(study, multi=True).run(tmp_path, splits=[0])
     with pytest.raises(SettingError, match="network="):
         results.load_model(0)
@@ -195,7 +195,7 @@ def test_one_network_per_part_is_loaded_by_its_part(study: Study, tmp_path: Path
 
 
 class Wrapped(torch.nn.Module):
-    """A network whose names look like those of other programs."""
+    """Network whose weights have names that look like those of other programs."""
 
     def __init__(self, shape, n_outputs):
         super().__init__()
@@ -209,7 +209,7 @@ class Wrapped(torch.nn.Module):
         return self.module.classifier(self.module.features(images).flatten(1))
 
 
-def test_a_custom_network_is_loaded_under_its_own_names(study: Study, tmp_path: Path):
+def test_a_custom_network_keeps_the_names_of_its_weights(study: Study, tmp_path: Path):
     results = experiment(study, architecture=Wrapped).run(tmp_path, splits=[0])
     path = tmp_path / "fold-0/models/best_loss/model_best.pth.tar"
     written = torch.load(path, weights_only=True)["model"]
@@ -245,7 +245,7 @@ def test_a_task_with_a_custom_name_has_a_summary(study: Study, tmp_path: Path):
     assert "image balanced_accuracy" in results.summary()
 
 
-def test_unfinished_results_are_shown_as_such(study: Study, tmp_path: Path):
+def test_unfinished_results_are_displayed_as_unfinished(study: Study, tmp_path: Path):
     def fail(state):
         raise KeyboardInterrupt
 
@@ -268,13 +268,15 @@ def test_unfinished_results_are_shown_as_such(study: Study, tmp_path: Path):
             question()
 
 
-def test_one_split_has_a_mean_and_no_deviation(study: Study, tmp_path: Path):
+def test_a_single_split_has_a_mean_and_no_deviation(study: Study, tmp_path: Path):
     results = experiment(study, "image").run(tmp_path, splits=[0])
     value = results.metrics().loc[0, "balanced_accuracy"]
     assert results.summary().loc["mean ± std", "image balanced_accuracy"] == f"{value:.3f}"
 
 
-def test_data_that_were_predicted_without_labels_get_metrics_once_there_are_labels(study: Study, finished):
+def test_unlabelled_predictions_get_metrics_if_the_data_are_predicted_again_with_labels(
+    study: Study, finished
+):
     results, test = finished
     first = results.predict(study.caps, test.assign(diagnosis=None), name="later")
     again = results.predict(study.caps, test, name="later")
@@ -298,7 +300,7 @@ def test_data_that_were_predicted_without_labels_get_metrics_once_there_are_labe
         (lambda table: "test.tsv", "sessions='test.tsv'; expected a table"),
     ],
 )
-def test_sessions_that_cannot_be_predicted_are_refused_and_leave_nothing(
+def test_sessions_that_cannot_be_predicted_are_refused_and_no_file_is_written(
     study: Study, finished, change, words
 ):
     results, test = finished
@@ -314,7 +316,7 @@ def test_images_of_another_shape_are_refused(finished, tmp_path: Path):
         results.predict(nc.Caps(tmp_path / "caps", "t1-volume"), labels.iloc[16:], name="large")
 
 
-def test_reconstructions_of_other_people_need_another_name(study: Study, tmp_path: Path):
+def test_reconstructions_of_other_people_need_another_name_of_the_data_set(study: Study, tmp_path: Path):
     split = nc.Split(0, study.labels.iloc[:6], study.labels.iloc[6:8])
     run = nc.Experiment(
         study.caps, [split], PARTS["roi"], TASKS["reconstruction"], "Conv3_FC1", TRAINER, multi=True
@@ -331,7 +333,7 @@ def test_reconstructions_of_other_people_need_another_name(study: Study, tmp_pat
     assert list(codes["participant_id"][::2]) == list(study.labels["participant_id"].iloc[8:12])
 
 
-def test_a_regression_is_read_as_it_was_predicted(study: Study, tmp_path: Path):
+def test_predictions_of_a_regression_are_read_as_they_were_computed(study: Study, tmp_path: Path):
     results = experiment(study, "patch", "regression").run(tmp_path, splits=[0])
     parts, image = results.predictions("part"), results.predictions("image")
     mean = parts.groupby("participant_id", sort=False)["predicted_label"].mean()
@@ -341,7 +343,7 @@ def test_a_regression_is_read_as_it_was_predicted(study: Study, tmp_path: Path):
     assert results.summary().loc[0, "image mae"] == f"{error:.3f}"
 
 
-def test_the_map_of_parts_is_their_mean_accuracy(study: Study, finished):
+def test_the_part_map_contains_the_mean_accuracy_of_each_part(study: Study, finished):
     results, _ = finished
     tables = [
         pd.read_csv(path, sep="\t").set_index("part_id")["balanced_accuracy"]
@@ -376,7 +378,7 @@ def test_the_folder_of_another_program_is_refused(tmp_path: Path):
         ("part_balanced_accuracy.tsv", "part_id\tbalanced_accuracy\n0\tgood\n"),
     ],
 )
-def test_a_table_with_other_content_is_named(finished, table, content, tmp_path):
+def test_an_error_names_a_table_with_invalid_content(finished, table, content, tmp_path):
     shutil.copytree(finished[0].folder, tmp_path / "results")
     results = nc.Results(tmp_path / "results")
     path = next(results.folder.glob(f"fold-1/**/best_balanced_accuracy/{table}"), None)
@@ -403,7 +405,7 @@ def test_a_table_with_other_content_is_named(finished, table, content, tmp_path)
         ("selection_threshold", None),
     ],
 )
-def test_settings_of_another_type_are_refused_by_name(finished, tmp_path, name, value):
+def test_an_error_names_a_setting_of_a_wrong_type(finished, tmp_path, name, value):
     settings = json.loads((finished[0].folder / "commandline.json").read_text())
     settings[name] = value
     if value is None:

@@ -1,4 +1,4 @@
-"""Settings survive JSON, and older ones get the values that held when they were written."""
+"""Settings are equal after a conversion to JSON and back; missing old settings have the values of their time."""
 
 from neurocnn import engine
 from neurocnn.results.encoding import decode, encode
@@ -6,7 +6,7 @@ from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.settings import fill_missing
 
 
-def test_an_older_reconstruction_has_the_output_mirror():
+def test_a_reconstruction_recorded_without_an_output_has_the_output_mirror():
     filled = fill_missing({"task": {"type": "reconstruction"}})
     assert filled["task"] == {"type": "reconstruction", "output": "mirror", "bottleneck": None}
     task = decode(filled["task"])
