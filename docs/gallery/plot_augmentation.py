@@ -2,8 +2,9 @@
 Augment with MONAI and TorchIO
 ==============================
 
-A transform is any callable from tensor to tensor, so those of MONAI, TorchIO and torchvision can be used. MONAI's and
-TorchIO's receive the affine of the part, so that a flip by anatomical direction or a spacing in mm is correct.
+A transform is any callable from tensor to tensor, so that transforms of MONAI, TorchIO and torchvision can be used.
+Transforms of MONAI and TorchIO receive the affine of the part, so that a flip along an anatomical direction or a
+spacing in mm is correct.
 """
 
 import tempfile
@@ -37,7 +38,7 @@ for panel, (title, augmentation) in zip(panels, augmentations.items(), strict=Tr
     panel.set(title=title, xticks=[], yticks=[])
 
 # %%
-# The same image in the first eight epochs of a training with ``Trainer(seed=0)``:
+# This figure shows the same image in the first eight epochs of a training with ``Trainer(seed=0)``:
 dataset = nc.CapsDataset(caps, labels, transform=nc.MinMax(), augmentation=augmentations["Both"]).with_seed(0)
 figure, panels = plt.subplots(1, 8, figsize=(12, 2.2), layout="constrained")
 for epoch, panel in enumerate(panels):

@@ -2,8 +2,8 @@
 An autoencoder derived from a CNN
 =================================
 
-``CNN_Transformer`` turns the convolutions of any CNN into an autoencoder: its encoder is a copy of them, its decoder
-reverses them layer by layer.
+``CNN_Transformer`` derives an autoencoder from any CNN: the encoder is a copy of the convolutions of the CNN, and the
+decoder reverses these convolutions layer by layer.
 """
 
 import tempfile
@@ -18,7 +18,8 @@ autoencoder = nc.CNN_Transformer(cnn, output="linear")
 print(nc.describe(autoencoder, "1@16x20x16", n_outputs=None))
 
 # %%
-# It learns to reproduce its input without labels, here the right hippocampus in images of 3 mm.
+# The autoencoder learns to reproduce its input without labels. Here the input is the right hippocampus in images of 3
+# mm.
 folder = tempfile.mkdtemp()
 labels = nc.make_caps(folder, n_participants=32, preprocessing="t1-volume", shape=(61, 73, 61))
 hippocampus = nc.Roi({"right": ((32, 48), (25, 45), (13, 29))})

@@ -2,8 +2,8 @@
 What a clinical paper reports
 =============================
 
-Scores for held-out participants with confidence intervals, the area under the ROC curve, the confusion matrix, and the
-accuracy in subgroups, all computed from the result folder.
+This example computes, from a result folder, scores for held-out participants with confidence intervals, the area under
+the ROC curve, the confusion matrix, and the accuracy in subgroups.
 """
 
 import tempfile
@@ -27,8 +27,8 @@ results = nc.Experiment(caps, splits, hippocampi, task, "Conv3_FC1", trainer).ru
 predictions = results.predict(caps, test, name="test")
 
 # %%
-# The row ``ensemble`` contains the metrics of the mean of the folds' probabilities. The limits of their 95 % confidence
-# intervals are in the columns ``…_low`` and ``…_high``.
+# The row ``ensemble`` contains the metrics of the ensemble prediction, the mean of the folds' probabilities. The limits
+# of 95 % confidence intervals are in the columns ``…_low`` and ``…_high``.
 metrics = results.metrics(dataset="test").round(2)
 for name in ("balanced_accuracy", "sensitivity", "specificity", "roc_auc"):
     all_folds = metrics.loc["ensemble"]
@@ -38,7 +38,7 @@ for name in ("balanced_accuracy", "sensitivity", "specificity", "roc_auc"):
     )
 
 # %%
-# Accuracy in subgroups: the columns of the participants are merged with the predictions.
+# For the accuracy in subgroups, the columns of the participants are merged with the predictions.
 rows = predictions[predictions["split"] == "ensemble"].merge(test, on=["participant_id", "session_id"])
 rows["correct"] = rows["true_label"] == rows["predicted_label"]
 rows["age group"] = rows["age"].ge(rows["age"].median()).map({True: "older half", False: "younger half"})
@@ -49,6 +49,6 @@ print(
 )
 
 # %%
-# All figures at once. Each one is also a function of ``neurocnn.plotting``.
+# ``overview`` draws all figures at once. Each figure can also be drawn by its own function of ``neurocnn.plotting``.
 template = caps.read(*test.iloc[0][["participant_id", "session_id"]])[0]
 nc.plotting.overview(results.history(), predictions, ["CN", "AD"], results.part_map(), template)

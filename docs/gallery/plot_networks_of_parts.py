@@ -2,8 +2,8 @@
 One network for each part, and its map
 ======================================
 
-With ``multi=True`` each part of the image has its own network. The balanced accuracies on the validation set show which
-parts contain information about the diagnosis, and are the weights of the vote.
+With ``multi=True`` each part of the image has its own network. The balanced accuracies of the networks on the
+validation set show which parts contain information about the diagnosis. They are also the weights of the vote.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ caps = nc.Caps(folder / "caps", "t1-volume")
 splits = nc.kfold(labels, n_splits=3, stratify=["diagnosis"])
 
 # %%
-# Six regions of 16×20×16 voxels, three on each side. Patches or slices could be used too.
+# The parts are six regions of 16×20×16 voxels, three on each side of the brain. Patches or slices could also be used.
 regions = nc.Roi(
     {
         f"{side}{name}": (x, y, z)
@@ -38,13 +38,13 @@ results = nc.Experiment(caps, splits, regions, task, "Conv3_FC1", trainer, multi
 )
 
 # %%
-# All six networks were trained in one pass over the images. The weights of the vote are their balanced accuracies,
-# divided by their sum.
+# All six networks were trained in one pass over the images. The weight of a network in the vote is its balanced
+# accuracy, divided by the sum over all networks.
 weights = nc.part_weights(results.predictions(level="part"))
 print(weights.rename(dict(enumerate(regions.regions))).round(2).to_string())
 print("Balanced accuracy of the vote:", round(results.metrics().loc[0, "balanced_accuracy"], 2))
 
 # %%
-# The synthetic patients have smaller hippocampi: the networks of both hippocampi classify best.
+# The synthetic patients have smaller hippocampi, so that the networks of both hippocampi classify best.
 template = caps.read(*labels.loc[0, ["participant_id", "session_id"]])[0]
 nc.plotting.part_map(results.part_map(), template, at=(40, 35, 21), vmin=0.5, vmax=1, voxel_size=(3, 3, 3))

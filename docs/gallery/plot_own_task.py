@@ -40,9 +40,9 @@ class VariationalAutoencoder(nn.Module):
 
 
 # %%
-# The loss of a sample is the squared error over its voxels plus the divergence of its code from the standard normal
-# distribution (Kingma and Welling, 2014). The last entry of the output is the reconstruction, as in any other
-# autoencoder, so the metrics of `reconstruction` apply.
+# The loss of a sample is the squared error, summed over its voxels, plus the divergence of its code from the standard
+# normal distribution (Kingma and Welling, 2014). As for any other autoencoder, the last entry of the output is the
+# reconstruction, so that the metrics of `reconstruction` can be used.
 def loss(output: tuple[Tensor, Tensor, Tensor], images: Tensor) -> Tensor:
     mean, log_variance, reconstruction = output
     error = (reconstruction - images).square().flatten(1).sum(1)
@@ -69,8 +69,8 @@ print(
 )
 
 # %%
-# ``encode`` returns one row of code per image. The diagnosis was not used in the training, yet the codes of
-# patients and controls differ.
+# ``encode`` returns one row per image with the numbers of its code. The diagnosis was not used in the training, but the
+# codes of patients and controls differ.
 network.load_state_dict(training.best["best_loss"])
 codes = nc.encode(network, everyone).merge(labels, on=["participant_id", "session_id"])
 figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")

@@ -18,21 +18,21 @@ shape = image.shape[1:]
 print(shape)
 
 # %%
-# Patches are cubes. Here they do not overlap, because the stride equals the size. The remaining voxels at the end of
-# an axis belong to no patch.
+# Patches are cubes. Here the patches do not overlap, because the stride equals the size. Remaining voxels at the end of
+# an axis do not belong to any patch.
 patches = nc.Patch(size=40, stride=40)
 boxes = [patches.place(shape, part_id) for part_id in patches.ids(shape)]
 nc.plotting.planes(image, at=(60, 70, 50), boxes=boxes, title=f"{len(boxes)} patches of 40×40×40 voxels")
 
 # %%
-# Regions have names. The boxes of the hippocampi are defined for the pipeline; you can also use your own boxes or
+# Regions have names. The library contains boxes of the hippocampi for this pipeline; you can also use your own boxes or
 # masks.
 regions = nc.Roi.hippocampi("t1-volume")
 boxes = {name: regions.place(shape, part_id) for part_id, name in enumerate(("right", "left"))}
 nc.plotting.planes(image, boxes=boxes, title="Both hippocampi, 30×40×30 voxels each")
 
 # %%
-# A slice has two spatial axes. Its id is its index along the third one; the outer slices can be discarded.
+# A slice has two spatial axes. The id of a slice is its index along the third axis; the outer slices can be discarded.
 slices = nc.Slice(direction=1, discarded_slices=60)
 ids = slices.ids(shape)
 print(f"{len(ids)} slices with ids from {ids[0]}, each of shape", tuple(slices.extract(image, ids[0]).shape))

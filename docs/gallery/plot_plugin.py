@@ -2,8 +2,8 @@
 An architecture in a package of its own
 =======================================
 
-A package adds networks to neurocnn by one function, marked with ``hookimpl``, that returns their names and builders.
-After ``pip install`` of the package they can be used by name, like the networks of neurocnn.
+A package adds networks to neurocnn with one function, which is marked with ``hookimpl`` and returns names and builders
+of the networks. After ``pip install`` of the package, the networks can be used by name, like the networks of neurocnn.
 """
 
 import os
@@ -32,8 +32,8 @@ def neurocnn_architectures():
 """
 
 # %%
-# The entry point of the package names the module. Usually ``pip install`` writes these files; this example writes them
-# into a temporary folder, so that nothing is installed.
+# The entry point of the package names the module. Usually ``pip install`` writes the module and the metadata of the
+# package; this example writes them into a temporary folder, so that nothing is installed.
 folder = Path(tempfile.mkdtemp())
 (folder / "smallcnn.py").write_text(module)
 metadata = folder / "smallcnn-1.0.dist-info"
@@ -42,7 +42,7 @@ metadata.mkdir()
 (metadata / "entry_points.txt").write_text("[neurocnn]\nsmallcnn = smallcnn\n")
 
 # %%
-# In a new process, the network can be used by its name, and is listed with its package and version.
+# In a new process, the network is listed with its package and version, and can be used by its name.
 script = """
 import neurocnn as nc
 print(nc.list_models()["SmallCNN"])
@@ -53,7 +53,8 @@ environment = {**os.environ, "PYTHONPATH": paths}
 print(subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True).stdout)
 
 # %%
-# Feature maps of the new network, before any training. Functions that accept a name also accept the builder.
+# The figure shows feature maps of the new network before any training. Functions that accept a name of a network also
+# accept its builder.
 sys.path.insert(0, str(folder))
 import smallcnn  # noqa: E402
 

@@ -2,8 +2,9 @@
 Pooling that keeps every voxel
 ==============================
 
-Max pooling of size 2 drops the last plane of an odd size. ``PadMaxPool`` adds a plane of zeros in front instead, and
-``CropMaxUnpool`` removes it, so that the output of a decoder has exactly the size of the encoder's input.
+Max pooling of size 2 drops the last plane of an odd size. ``PadMaxPool`` adds a plane of zeros in front of the axis
+instead, and ``CropMaxUnpool`` removes this plane, so that the output of a decoder has exactly the size of the encoder's
+input.
 """
 
 import matplotlib.pyplot as plt
@@ -21,8 +22,8 @@ pooled, indices, padding = pool(batch)
 print("Padding (left, right, top, bottom):", padding)
 
 # %%
-# The last row and column are dropped by torch's pooling: 9, 8 and 6 are lost. With padding they are kept, and unpooling
-# returns each maximum to its position.
+# torch's pooling drops the last row and column, so that the values 9, 8 and 6 are lost. With padding these values are
+# kept, and unpooling writes each maximum to its original position.
 stages = {
     "Feature map, 5×5": feature_map,
     "MaxPool2d, 2×2": nn.MaxPool2d(2)(batch)[0, 0],

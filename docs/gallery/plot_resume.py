@@ -2,8 +2,9 @@
 Resume a training that was killed
 =================================
 
-A training writes a checkpoint at the end of each epoch, and every ``checkpoint_seconds`` within one. The same script
-resumes from it, and ends with the same results as a training that was not stopped.
+A training writes a checkpoint at the end of each epoch, and every ``checkpoint_seconds`` within an epoch. If the same
+script is started again, it resumes from the last checkpoint and ends with the same results as a training that was not
+stopped.
 """
 
 import subprocess
@@ -19,8 +20,8 @@ folder = Path(tempfile.mkdtemp())
 nc.make_caps(folder / "caps", n_participants=24, preprocessing="t1-volume", shape=(40, 48, 40))
 
 # %%
-# This script trains into the folder ``sys.argv[1]``. A callback kills its process after an epoch, as a cluster may do
-# at the time limit.
+# This script trains into the folder ``sys.argv[1]``. A callback kills the process of the script after an epoch, as a
+# cluster may do at the time limit.
 script = """
 import os, signal, sys
 import torch
@@ -54,7 +55,8 @@ print("Killed in epoch 4, exit status:", run("resumed", "4"))
 print("Epochs that are done:", len(history("resumed")))
 
 # %%
-# The second call resumes. Its history differs from that of the uninterrupted training only in the column ``time``.
+# The second call resumes the training. The history then differs from the history of the uninterrupted training only in
+# the column ``time``.
 run("resumed")
 columns = history("unbroken").columns.drop("time")
 print("Identical:", history("unbroken")[columns].equals(history("resumed")[columns]))

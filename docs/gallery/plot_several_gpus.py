@@ -3,7 +3,8 @@ Several GPUs
 ============
 
 ``torchrun`` starts the same script once for each GPU. Each process computes a part of every batch, and the result
-equals that of one process, up to rounding. Without GPUs the processes share the CPU, so the script runs on any machine.
+equals the result of one process, up to rounding. Without GPUs, the processes share the CPU, so that this example runs
+on any machine.
 """
 
 import subprocess
@@ -32,7 +33,7 @@ if __name__ == "__main__":
 (folder / "train.py").write_text(script)
 
 # %%
-# ``python train.py`` and ``torchrun --standalone --nproc-per-node 2 train.py``:
+# These calls are equivalent to ``python train.py`` and ``torchrun --standalone --nproc-per-node 2 train.py``:
 torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 subprocess.run([sys.executable, "train.py", "one process"], cwd=folder, check=True)
 subprocess.run(
@@ -40,8 +41,8 @@ subprocess.run(
 )
 
 # %%
-# Both curves coincide. The network of this example has no batch norm, which would normalise the samples of each process
-# separately.
+# Both learning curves coincide. The network of this example contains no batch norm, because a batch norm would
+# normalise the samples of each process separately.
 histories = {
     name: nc.read_table(folder / name / "training.tsv", required=())
     for name in ("one process", "two processes")

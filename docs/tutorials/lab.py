@@ -4,14 +4,14 @@ The lab: Alzheimer's disease in the hippocampus
 
 A network distinguishes patients with Alzheimer's disease (AD) from cognitively normal participants (CN) by the grey
 matter of their hippocampi. The text contains questions and tasks; think before you open an answer. The code after a
-task is one solution: write your own before you read it.
+task is one solution: write your own solution before you read this code.
 
 The data are those of the lab on deep learning for medical imaging (DL4MI) of the Aramis team: the file
 ``OASIS-1-dataset_pt_new.tar.gz`` of https://aramislab.paris.inria.fr/files/data/databases/DL4MI/, unpacked as
 ``OASIS-1_dataset/`` in the working directory. If this folder is missing, a synthetic data set with the same folder tree
-is written. In it, patients have smaller hippocampi than controls, and age has no effect on the images, so the correct
-answers are known. It takes about 1 GB, and the script about ten minutes on two cores. The script requires
-``pip install 'neurocnn[plot]'``; figures are written into ``neurocnn-lab/``.
+is written. In the synthetic data, patients have smaller hippocampi than controls, and age has no effect on the images,
+so that the correct answers are known. The synthetic data require about 1 GB of disk space. The script takes about ten
+minutes on two cores. The script requires ``pip install 'neurocnn[plot]'``; figures are written into ``neurocnn-lab/``.
 """
 # sphinx_gallery_thumbnail_path = 'tutorials/lab.png'
 
@@ -47,7 +47,7 @@ torch.manual_seed(0)
 # tensors of 121×145×121 voxels, without the original NIfTI files. Two tables list the participants for training and
 # validation.
 def write_synthetic_data(folder: Path) -> None:
-    """Write a synthetic data set with the folder tree of the lab's."""
+    """Write a synthetic data set with the folder tree of the lab's data set."""
     labels = nc.make_caps(folder / "CAPS", N_PARTICIPANTS, preprocessing="t1-volume", seed=0)
     caps = nc.Caps(folder / "CAPS", "t1-volume")
     caps.prepare()
@@ -71,7 +71,8 @@ everyone = nc.read_table(tables / "OASIS_BIDS.tsv")
 print(nc.population(everyone, columns={"age": AGE, "MMS": MMS}))
 
 # %%
-# The Mini Mental State (MMS) ranges from 0 to 30, the score of a healthy person. The histograms show both diagnoses.
+# The score of the Mini Mental State (MMS) ranges from 0 to 30; healthy persons score close to 30. The histograms show
+# ages and scores for both diagnoses.
 ages, scores = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")[1]
 for axes, column, label in ((ages, AGE, "Age (years)"), (scores, MMS, "MMS")):
     groups = {name: rows[column].dropna() for name, rows in everyone.groupby("diagnosis")}
@@ -86,11 +87,11 @@ ages.figure.savefig(figures / "population.png")
 # .. dropdown:: Answer
 #
 #     The synthetic classes have equal sizes, and the ages overlap almost completely: patients are 2.5 years older on
-#     average. OASIS-1 has 73 patients and 304 controls, and its patients are 77.5 ± 7.4 years old, its controls
-#     44.0 ± 23.3: no young participant has dementia. A network that only recognises young brains would score well.
-#     The MMS was used for the diagnosis, so it must not be an input.
+#     average. OASIS-1 has 73 patients (77.5 ± 7.4 years) and 304 controls (44.0 ± 23.3 years): no young participant has
+#     dementia. A network that only recognises young brains would score well. The MMS was used for the diagnosis, so it
+#     must not be an input.
 #
-# Training and validation sets have similar distributions of diagnosis, sex and age, and no common participant.
+# The training and the validation set have similar distributions of diagnosis, sex and age, and no common participant.
 keys = ["participant_id", "session_id"]
 train, validation = (
     nc.read_table(tables / f"{name}.tsv")[keys].merge(everyone, on=keys) for name in ("train", "validation")
@@ -102,8 +103,8 @@ for rows in (train, validation):
 # Looking at an image
 # -------------------
 #
-# Look at an image in three planes before training on it: sagittal, coronal and axial. The boxes contain the two
-# hippocampi, 30×40×30 voxels each. The hippocampus is required for memory and shrinks early in the disease.
+# Before a training, look at an image in three planes: sagittal, coronal and axial. The two boxes of 30×40×30 voxels
+# contain the hippocampi. The hippocampus is required for memory and shrinks early in the disease.
 caps = nc.Caps(folder / "CAPS", "t1-volume")
 hippocampi = nc.Roi.hippocampi("t1-volume", random_shift=2)
 RIGHT, LEFT = 0, 1  # part_id of each
@@ -120,14 +121,14 @@ nc.plotting.planes(hippocampi.extract(image, LEFT), title="Left hippocampus").sa
 # torch reads data through an object with ``__len__`` and ``__getitem__``. This dataset has one item per hippocampus.
 # ``dataset[i]`` calls ``dataset.__getitem__(i)``, which
 #
-# 1. divides i by the number of parts of an image: the quotient is the row of the table, the remainder the part
-#    (``only_part`` keeps one part, so i is the row);
-# 2. reads only the voxels of the part's box from the file of that image;
+# 1. divides i by the number of parts of an image: the quotient is the row of the table, and the remainder is the part
+#    (``only_part`` keeps one part, so that i is the row);
+# 2. reads only the voxels of the part's box from the file of the image;
 # 3. applies the transform (None here, because the voxels are probabilities);
 # 4. returns a dict: ``image`` (channel, depth, height, width), the ``label`` in the table, and the ids.
 #
-# In training the box is moved by up to two voxels along each axis, in another direction in each epoch, so that the
-# network cannot memorise positions. ``without_augmentation()`` returns the dataset without these shifts.
+# In training, the box is shifted by up to two voxels along each axis, differently in each epoch, so that the network
+# cannot memorise positions. ``without_augmentation()`` returns the dataset without these shifts.
 both = nc.CapsDataset(caps, train, hippocampi, label="diagnosis", transform=None)
 train_left, train_right = both.only_part(LEFT), both.only_part(RIGHT)
 both = nc.CapsDataset(caps, validation, hippocampi, label="diagnosis", transform=None)
@@ -141,17 +142,17 @@ shifted = [validation_left[epoch, 0]["image"] for epoch in range(5)]
 print("Voxels that a shift changes:", [int((one != crop).sum()) for one in shifted])
 
 # %%
-# A ``DataLoader`` stacks items into a batch, which has one axis more.
+# A ``DataLoader`` stacks items into a batch, whose tensor has one more axis than that of an item.
 batch = next(iter(DataLoader(train_left, batch_size=4)))
 print(tuple(batch["image"].shape), batch["label"])
 
 # %%
-# **Question.** Why is validation done without shifts?
+# **Question.** Why are the boxes not shifted in validation?
 #
 # .. dropdown:: Answer
 #
-#     The score should depend on the network only. With shifts it would also depend on chance, and two networks would be
-#     compared on different images.
+#     The score should depend on the network only. With random shifts, the score would also depend on chance, and two
+#     networks would be compared on different images.
 #
 # A network by hand
 # -----------------
@@ -159,11 +160,11 @@ print(tuple(batch["image"].shape), batch["label"])
 # Three blocks of convolution, batch norm, LeakyReLU and pooling reduce a hippocampus to 32 feature maps, from which one
 # fully-connected layer computes a score for each class.
 #
-# - A convolution with kernel size k, padding P and stride S turns I voxels into (I − k + 2P) / S + 1. Its weights are
-#   (output channels, input channels, k, k, k), and it has one bias for each output channel.
-# - Batch norm subtracts the mean of each channel over the batch and divides by the standard deviation; in evaluation it
-#   uses running averages instead. Then it scales and shifts each channel by two learned numbers. Dropout sets half of
-#   its inputs to 0 in training and none in evaluation.
+# - A convolution with kernel size k, padding P and stride S turns I voxels into (I − k + 2P) / S + 1. Its weights have
+#   the shape (output channels, input channels, k, k, k), and there is one bias for each output channel.
+# - Batch norm subtracts the mean of each channel over the batch and divides by the standard deviation; in evaluation,
+#   it uses running averages instead. Then it scales and shifts each channel by two learned numbers. Dropout sets half
+#   of its inputs to 0 in training, and changes nothing in evaluation.
 # - Max pooling of size 2 and stride 2 would drop the last plane of an odd size. ``PadMaxPool3d`` adds a plane of zeros
 #   in front instead, so that no voxel is dropped.
 for size in ((4, 4, 4), (5, 5, 5)):
@@ -178,8 +179,9 @@ for size in ((4, 4, 4), (5, 5, 5)):
 #
 # .. dropdown:: Answer
 #
-#     8@15x20x15 after the first block, 16@8x10x8, and 32@4x5x4: 2,560 values. There are 22,786 weights, most of them
-#     in the third convolution (13,856) and in the fully-connected layer (5,122).
+#     The feature maps have the sizes 8@15x20x15, 16@8x10x8 and 32@4x5x4 after the three blocks, so that the
+#     fully-connected layer has 2,560 inputs. There are 22,786 weights, most of them in the third convolution (13,856)
+#     and in the fully-connected layer (5,122).
 class Network(nn.Module):
     """The lab's network for a hippocampus (B, 1, 30, 40, 30)."""
 
@@ -206,16 +208,16 @@ print(nc.describe("Conv3_FC1", "1@30x40x30"))
 # ----------------
 #
 # An epoch passes every hippocampus through the network once: compute the scores, compare them with the diagnoses,
-# compute the gradients, and update the weights with the optimizer. Then the network is tested on the complete training
-# set, and the weights with the smallest loss are kept. The validation set is not used for this selection: otherwise its
-# score would be biased, and there is no third set.
+# compute the gradients, and update the weights with the optimizer. Then the network is evaluated on the complete
+# training set, and the weights with the smallest loss are kept. The validation set is not used for this selection,
+# because its score would then be biased, and there is no third set for an unbiased score.
 #
-# **Task.** Write both functions.
+# **Task.** Write two functions: one trains a network, the other evaluates it.
 CODES = {"CN": 0, "AD": 1}
 
 
 def measure(table: pd.DataFrame) -> dict[str, float]:
-    """Return sensitivity, specificity and their mean, for columns `true_label` and `predicted_label`."""
+    """Return sensitivity, specificity and their mean, from the columns `true_label` and `predicted_label`."""
     right = table["true_label"] == table["predicted_label"]
     sensitivity, specificity = (float(right[table["true_label"] == code].mean()) for code in (1, 0))
     return {
@@ -226,7 +228,7 @@ def measure(table: pd.DataFrame) -> dict[str, float]:
 
 
 def test_by_hand(model: nn.Module, loader: DataLoader) -> tuple[pd.DataFrame, float]:
-    """Return one row per hippocampus, and the mean loss."""
+    """Return a table with one row per hippocampus, and the mean loss."""
     model.eval()  # batch norm and dropout behave differently in evaluation
     tables, total = [], 0.0
     with torch.no_grad():
@@ -254,7 +256,7 @@ def train_by_hand(
     for epoch in range(n_epochs):
         model.train()
         order = torch.randperm(len(dataset)).tolist()
-        # An index (epoch, number) gives each epoch its own shifts.
+        # With an index (epoch, number), each epoch has its own shifts.
         for batch in DataLoader(dataset, batch_size, sampler=[(epoch, number) for number in order]):
             targets = torch.tensor([CODES[label] for label in batch["label"]])
             loss = nn.functional.cross_entropy(model(batch["image"]), targets)
@@ -275,21 +277,22 @@ accuracy_by_hand = measure(table)
 print("By hand, left hippocampus:", accuracy_by_hand)
 
 # %%
-# **Question.** What happens with a learning rate of 1e-5, and of 1e-2? With batches of 64? Try
+# **Question.** What happens with a learning rate of 1e-5, with a learning rate of 1e-2, and with batches of 64? Try
 # ``train_by_hand(Network(), train_left, N_EPOCHS, 1e-2)`` and ``train_by_hand(…, LEARNING_RATE, batch_size=64)``.
 #
 # .. dropdown:: Answer
 #
-#     With 1e-5 the loss decreases so slowly that 30 epochs are not enough; with 1e-2 it varies strongly, because each
-#     step goes beyond the minimum. It may still end lower, because the network can memorise so few participants. With
-#     batches of 64 an epoch is faster, but has only two updates, so that more epochs or a larger learning rate are
-#     required. This set is small for such batches.
+#     With 1e-5, the loss decreases so slowly that 30 epochs are not enough. With 1e-2, the loss varies strongly,
+#     because each step goes beyond the minimum. The final loss may still be lower, because the network can memorise so
+#     few participants. With batches of 64, an epoch is faster but has only two updates, so that more epochs or a larger
+#     learning rate are required. The training set is small for such batches.
 #
 # The same in three lines
 # -----------------------
 #
-# ``Trainer.fit`` is the loop above. It can also write checkpoints from which a stopped training resumes, uses a GPU if
-# there is one, and returns the history. Without a validation set, the training loss selects the best epoch.
+# ``Trainer.fit`` contains the loop above. It also uses a GPU if the machine has one, can write checkpoints from which a
+# stopped training resumes, and returns the history of the training. Without a validation set, the training loss selects
+# the best epoch.
 task = nc.classification("diagnosis", classes=["CN", "AD"])
 trainer = nc.Trainer(
     epochs=N_EPOCHS, batch_size=4, learning_rate=LEARNING_RATE, weight_decay=0, patience=0, n_workers=0
@@ -310,8 +313,8 @@ print("Left hippocampus:", measure(left))
 # Two networks, one vote
 # ----------------------
 #
-# Another network is trained on the right hippocampus. Soft voting averages the probabilities of both, here with equal
-# weights, and predicts the class with the larger mean.
+# A second network is trained on the right hippocampus. Soft voting averages the probabilities of both networks, here
+# with equal weights, and predicts the class with the larger mean.
 right = train_and_predict(train_right, validation_right)
 print("Right hippocampus:", measure(right))
 votes = nc.soft_vote(pd.concat([left, right]))
@@ -319,21 +322,24 @@ accuracy_of_votes = measure(votes)
 print("Both:", accuracy_of_votes)
 
 # %%
-# **Question.** Why can a vote be better than each of the networks? Is this balanced accuracy an unbiased estimate?
+# **Question.** Why can a vote be better than each of the networks? Is the balanced accuracy of the vote an unbiased
+# estimate?
 #
 # .. dropdown:: Answer
 #
-#     Both networks are trained for the same disease but make partly different errors, and a confident network outweighs
-#     an uncertain one. This script uses the validation set neither for training nor for selection, so the estimate is
-#     unbiased for the synthetic data. The lab's architecture and learning rate were chosen on the validation set of
-#     OASIS-1, so its estimate there is too good; an unbiased one needs a third set.
+#     Both networks are trained to recognise the same disease but make partly different errors, and a confident network
+#     outweighs an uncertain network. This script uses the validation set neither for training nor for selection, so the
+#     estimate is unbiased for the synthetic data. The lab's architecture and learning rate were chosen on the
+#     validation set of OASIS-1, so that the estimate for OASIS-1 is too high; an unbiased estimate requires a third
+#     set.
 #
 # The disease or the age?
 # -----------------------
 #
-# In OASIS-1 only old participants have dementia. A network that recognises age would be right about all young
-# participants, and no better than chance in a memory clinic. There are two checks: the accuracy among those of 62 years
-# and over (62 is the lowest age of the patients), and the accuracy of predictions from age only, without images.
+# In OASIS-1 only old participants have dementia. A network that recognises age would classify all young participants
+# correctly, but would be no better than chance in a memory clinic. Two checks are possible: the accuracy among
+# participants of 62 years and over (62 is the lowest age of the patients), and the accuracy of predictions from age
+# only, without images.
 old = votes.merge(validation[[*keys, AGE]], on=keys)
 old = old[old[AGE] >= 62]
 accuracy_of_old = measure(old)
@@ -359,22 +365,25 @@ print(f"Correlation of age and the probability of AD among controls: {correlatio
 #
 # .. dropdown:: Answer
 #
-#     In the synthetic data it recognises the disease: its accuracy is the same among the old, predictions from age are
-#     much worse, and age has no effect on the images. In OASIS-1 the accuracy of the lab's network of the left
-#     hippocampus decreases from 0.78 to 0.71 among the old. Its validation set has 15 patients, all of 62 and over, and
-#     62 controls, 45 of them younger: the rule "62 and over is AD" has a balanced accuracy of 0.86, more than both
-#     networks together (0.82). Train on participants of 62 and over, and evaluate on them.
+#     In the synthetic data, the network recognises the disease: its accuracy is the same among old participants,
+#     predictions from age are much worse, and age has no effect on the images. In OASIS-1, the accuracy of the lab's
+#     network of the left hippocampus is 0.78, but only 0.71 among old participants. The validation set of OASIS-1 has
+#     15 patients, all of 62 years and over, and 62 controls, of whom 45 are younger. Therefore the rule "62 and over is
+#     AD" has a balanced accuracy of 0.86, which is higher than that of both networks together (0.82). To avoid this,
+#     train and evaluate only on participants of 62 years and over.
 #
 # An autoencoder by hand
 # ----------------------
 #
-# An autoencoder learns from images without diagnoses, which can be wrong. Its encoder compresses an image into a code,
-# and its decoder restores the image from the code. The pooling layers of the encoder return the positions of their
-# maxima, to which the unpooling layers of the decoder write their inputs. A convolution of size 1 reduces the 32
-# feature maps to a single one: 80 numbers for a hippocampus of 36,000 voxels. The decoder receives these numbers and
-# the positions of the maxima, so a good reconstruction does not prove that the code is informative.
+# An autoencoder learns from images without using their diagnoses, which can be wrong. Its encoder compresses an image
+# into a code, and its decoder restores the image from the code. The pooling layers of the encoder return the positions
+# of their maxima, to which the unpooling layers of the decoder write their inputs. A convolution of size 1 reduces the
+# 32 feature maps to a single feature map. This code has 80 numbers for a hippocampus of 36,000 voxels. The decoder
+# receives these numbers and the positions of the maxima, so that a good reconstruction does not prove that the code is
+# informative.
 #
-# **Task.** Write the autoencoder, whose decoder ends in batch norm and a sigmoid. Which layer is the reverse of which?
+# **Task.** Write the autoencoder, whose decoder ends in batch norm and a sigmoid. Which layer of the decoder reverses
+# which layer of the encoder?
 
 
 class Autoencoder(nn.Module):
@@ -408,12 +417,13 @@ class Autoencoder(nn.Module):
 # %%
 # .. dropdown:: Answer
 #
-#     Each convolution is reversed by a transposed convolution, pooling by unpooling, in the opposite order; batch norm
-#     and activation follow each transposed convolution. The sigmoid at the end keeps the output in [0, 1], as
-#     probabilities are.
+#     Each convolution is reversed by a transposed convolution, and each pooling by an unpooling, in the opposite order;
+#     batch norm and activation follow each transposed convolution. The sigmoid at the end keeps the output in [0, 1],
+#     as probabilities are.
 #
-# ``CNN_Transformer`` derives the same autoencoder from the network, for any input size. With equal weights both return
-# the same values. It is trained as above, with the squared difference of input and output as its loss.
+# ``CNN_Transformer`` derives the same autoencoder from the network, for any input size. With equal weights, both
+# autoencoders return the same values. The derived autoencoder is trained as above; the loss is the squared difference
+# of input and output.
 cnn = nc.create_model("Conv3_FC1", (1, 30, 40, 30))
 autoencoder = nc.CNN_Transformer(cnn, output="sigmoid", bottleneck=1)
 same = Autoencoder()
@@ -432,8 +442,9 @@ autoencoder.load_state_dict(training.best["best_loss"])
 nc.plotting.learning_curves(training.history).savefig(figures / "autoencoder.png")
 
 # %%
-# The error is compared with that of the best constant image, the mean image of the training set. To measure the effect
-# of the code, the decoder is then called with the mean code of all participants and each participant's own positions.
+# The error of the autoencoder is compared with the error of the best constant image, which is the mean image of the
+# training set. To measure the effect of the code, the decoder is then called with the mean code of all participants and
+# the positions of each participant.
 plain = train_left.without_augmentation()
 images = torch.stack([plain[number]["image"] for number in range(len(plain))])
 error_of_mean = float(((images - images.mean(0)) ** 2).mean())
@@ -457,9 +468,9 @@ picture.savefig(figures / "reconstruction.png")
 #
 # .. dropdown:: Answer
 #
-#     Noise and the finest folds. The size and the position of the hippocampus are restored, but mainly from the
-#     positions of the maxima: with the mean code the error is hardly larger. To have a code that contains the complete
-#     information, an autoencoder must not pass positions to its decoder.
+#     Noise and the finest folds are missing. The size and the position of the hippocampus are restored, but mainly from
+#     the positions of the maxima: with the mean code, the error is hardly larger. A code can contain the complete
+#     information only if the autoencoder does not pass positions to its decoder.
 #
 # Clusters without diagnoses
 # --------------------------
@@ -492,7 +503,8 @@ axes.figure.savefig(figures / "clusters.png")
 #
 # .. dropdown:: Answer
 #
-#     The size of the hippocampus. In the synthetic data it depends only on the disease, and so does the MMS: most
-#     patients are in one cluster, whose mean MMS is several points lower, and the mean ages differ little, like those
-#     of the diagnoses. In OASIS-1 the hippocampus also shrinks with age, so look at both axes. Next, try the codes of
-#     both hippocampi together, fewer dimensions, or features from which the effect of age was removed.
+#     The clusters show the size of the hippocampus. In the synthetic data, this size depends only on the disease, as
+#     does the MMS. Most patients are in one cluster, whose mean MMS is several points lower. The mean ages of the
+#     clusters differ little, because the mean ages of patients and controls differ little. In OASIS-1, the hippocampus
+#     also shrinks with age, so that you must consider both axes of the figure. Next, try the codes of both hippocampi
+#     together, fewer dimensions, or features from which the effect of age was removed.

@@ -2,13 +2,13 @@
 Quickstart
 ==========
 
-A complete study, from a folder of images to predictions for participants that no network has seen.
+This script is a complete study, from a folder of images to predictions for participants whom no network has seen.
 
-The data are a synthetic CAPS: grey-matter maps in which patients (AD) have smaller hippocampi than controls (CN). An
-autoencoder is trained on the two hippocampal regions without labels, and its encoder initialises the classifier. The
-classifier is trained on three folds, a vote combines the predictions for both regions, and the result is evaluated on a
-held-out third of the participants. A second classifier starts from random weights, which shows the effect of the
-pretraining.
+The data are a synthetic CAPS folder with grey-matter maps, in which patients (AD) have smaller hippocampi than controls
+(CN). An autoencoder is trained on the two hippocampal regions without labels, and its encoder initialises the
+classifier. The classifier is trained on three folds, a vote combines the predictions for both regions, and the
+classifier is evaluated on a held-out third of the participants. A second classifier starts from random weights.
+Comparing both shows the effect of the pretraining.
 """
 # sphinx_gallery_thumbnail_path = 'quickstart.png'
 

@@ -2,14 +2,15 @@
 Train your own models
 =====================
 
-All ways to train a network on brain images: on slices, patches, regions of interest or the whole image; one network
-for all parts or one for each; from random weights, or from those of an autoencoder or of another network. Further
-sections cover sMCI against pMCI, several cohorts, and your own labels and architecture.
+This page shows all ways to train a network on brain images: on slices, patches, regions of interest or the whole image;
+one network for all parts, or one network for each part; from random weights, or from the weights of an autoencoder or
+another network. Further sections are about sMCI against pMCI, several cohorts, and your own labels and architecture.
 
-The script writes small synthetic images, so that it runs anywhere, in about two minutes on two cores. With one epoch
-on a few images of 3.5 mm, **its accuracies are about chance, and it warns that the autoencoders have not learnt yet: it
-only shows the calls**. ``FULL = True`` selects the settings of a study: images of 1 mm, 20 epochs and five splits, for
-a GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study whose networks learn.
+The script writes small synthetic images, so that it runs anywhere, in about two minutes on two cores. Because it trains
+for one epoch on a few images of 3.5 mm, **the accuracies are about chance, and warnings say that the autoencoders have
+not learnt yet: the script only shows the calls**. ``FULL = True`` selects the settings of a study: images of 1 mm, 20
+epochs and five splits, for a GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study whose networks
+learn.
 """
 # sphinx_gallery_thumbnail_path = 'tutorials/train_your_own.png'
 
@@ -17,9 +18,10 @@ a GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study whose 
 # Data
 # ----
 #
-# A study requires a CAPS folder, which Clinica writes, and a table of sessions with a diagnosis. For your own data,
-# change ``caps`` and ``labels``, with ``nc.read_table("labels.tsv")`` or ``nc.read_bids("bids")``.
-# The participants are divided before the images are cut into parts: all parts of a participant are in the same set.
+# A study requires a CAPS folder, which Clinica writes, and a table of sessions with a diagnosis. To use your own data,
+# change ``caps``, and read ``labels`` with ``nc.read_table("labels.tsv")`` or ``nc.read_bids("bids")``. The
+# participants are divided into sets before the images are cut into parts, so that all parts of a participant are in the
+# same set.
 
 from pathlib import Path
 
@@ -48,12 +50,12 @@ print(nc.population(labels))
 # ``nc.read_splits("data/labels_lists/train", n_splits=5)`` reads splits of ClinicaDL.
 #
 # Every training is an experiment: images, splits, parts, task, architecture and trainer, and one result folder. The
-# function below shortens the calls of this page. With the small settings it trains the first split only; a call of
-# ``run`` without ``splits`` trains all of them.
+# function below shortens the calls on this page. With the small settings, it trains only the first split; ``run``
+# without ``splits`` trains all splits.
 
 
 def train(name, parts, task, architecture, **settings):
-    """Train into `results/<name>` of the study's folder; settings may contain other images or splits."""
+    """Train an experiment in `results/<name>`. `settings` may contain other images or splits."""
     settings = {"caps": caps, "splits": splits, "trainer": trainer} | settings
     experiment = nc.Experiment(parts=parts, task=task, architecture=architecture, **settings)
     return experiment.run(results / name, splits=None if FULL else [0])
@@ -63,11 +65,11 @@ def train(name, parts, task, architecture, **settings):
 # Slices
 # ------
 #
-# 2-D networks that are pretrained on photographs can be applied to slices. ``resnet18`` is ResNet-18, whose 1000
-# outputs are followed by one more layer. Its inputs have three channels and, as in ClinicaDL, are scaled to [0, 1] and
-# resized to 224×224. With ImageNet's weights, only the last five convolutions, the 1000 outputs and the added layer
-# are trained. The weights are downloaded on first use; here they are used if torch's cache contains the file, and
-# otherwise all layers are trained from random weights.
+# 2-D networks that are pretrained on photographs can be applied to slices. ``resnet18`` is ResNet-18 with an additional
+# layer after its 1000 outputs. Its inputs have three channels and, as in ClinicaDL, are scaled to [0, 1] and resized to
+# 224×224. With weights that were trained on ImageNet, only the last five convolutions, the 1000 outputs and the added
+# layer are trained. The weights are downloaded on first use. With the small settings, they are used only if torch's
+# cache contains the file; otherwise all layers are trained from random weights.
 
 file = Path(torch.hub.get_dir(), "checkpoints", Path(ResNet18_Weights.DEFAULT.url).name)
 pretrained = {"weights": "imagenet" if FULL or file.exists() else None}
@@ -81,7 +83,7 @@ train("slice_cnn", slices, ad_cn, "resnet18", options=pretrained, transform=to_i
 train("slice_multi-cnn", slices, ad_cn, "resnet18", options=pretrained, transform=to_imagenet, multi=True)
 
 # %%
-# An autoencoder cannot be derived from ResNet-18, because of its skip connections. It can be derived from
+# An autoencoder cannot be derived from ResNet-18, because of its skip connections. But it can be derived from
 # ``Conv4_FC3``, which also accepts slices:
 
 # autoencoder
@@ -92,17 +94,17 @@ train("slice_autoencoder", grey, nc.reconstruction(), "Conv4_FC3", reconstructio
 # Patches
 # -------
 #
-# Patches keep the third dimension. ``Conv4_FC3`` has four convolutions, each followed by a pooling that pads its
-# input as needed, and three fully-connected layers.
+# Patches keep the third dimension. ``Conv4_FC3`` has four convolutions, each followed by a pooling that pads inputs of
+# odd size, and three fully-connected layers.
 
 patches = nc.Patch(size=50, stride=50) if FULL else nc.Patch(size=32, stride=18)  # Conv4_FC3 needs 31 voxels
 print(nc.describe("Conv4_FC3", "1@50x50x50"))
 
 # %%
-# An autoencoder learns from images without labels. Its encoder has the convolutions of the network, so that its
-# weights can initialise a classifier: ``transfer_from`` accepts its results, or the path of their folder. The weights
-# of split k come from split k of the source. If the source was trained on a validation participant, an error is
-# raised.
+# An autoencoder learns from images without labels. Its encoder has the convolutions of the network, so that the weights
+# of the encoder can initialise a classifier: ``transfer_from`` accepts the results of the autoencoder, or the path of
+# their folder. The weights of split k come from split k of the source. If the source was trained on a participant of
+# the validation set, an error is raised.
 
 # autoencoder
 patch_ae = train("patch_autoencoder", patches, nc.reconstruction(), "Conv4_FC3")
@@ -117,8 +119,9 @@ train("patch_multi-cnn_single", patches, ad_cn, "Conv4_FC3", multi=True, transfe
 patch_multi = train("patch_multi-cnn", patches, ad_cn, "Conv4_FC3", multi=True)
 
 # %%
-# More combinations are possible: a network can initialise one of the same kind (several networks part by part), and a
-# classifier can initialise the encoder of an autoencoder. Several networks cannot initialise a single one.
+# More combinations are possible: a network can initialise a network of the same kind (with several networks, the
+# network of the same part), and a classifier can initialise the encoder of an autoencoder. Several networks cannot
+# initialise a single network.
 
 train("patch_single-cnn_single", patches, ad_cn, "Conv4_FC3", transfer_from=patch_cnn)
 train("patch_multi-cnn_multi", patches, ad_cn, "Conv4_FC3", multi=True, transfer_from=patch_multi)
@@ -127,7 +130,7 @@ train("patch_autoencoder_single", patches, nc.reconstruction(), "Conv4_FC3", tra
 
 # %%
 # The predictions of the parts are combined by soft voting: the weight of a part is its balanced accuracy on the
-# validation set. Both levels are in the result folder.
+# validation set. The result folder contains the metrics of the parts and of the images.
 
 print(patch_cnn.metrics(level="part")[["balanced_accuracy"]])
 print(patch_cnn.metrics(level="image")[["balanced_accuracy", "sensitivity", "specificity"]])
@@ -165,8 +168,8 @@ train("roi_autoencoder_single", hippocampi, nc.reconstruction(), "Conv4_FC3", tr
 # -----------
 #
 # ``Conv5_FC3`` has five convolutions. The size of its first fully-connected layer is computed from the size of the
-# image, so that it accepts ``t1-linear``, ``t1-extensive`` and any other images (``Conv5_FC3_mni`` is ClinicaDL's name
-# of the network for ``t1-extensive``).
+# image, so that the network accepts ``t1-linear``, ``t1-extensive`` and any other images (``Conv5_FC3_mni`` is
+# ClinicaDL's name of the network for ``t1-extensive``).
 
 image = nc.WholeImage()
 
@@ -182,11 +185,11 @@ image_cnn = train("image_cnn", image, ad_cn, "Conv5_FC3")
 # ---------------------------------
 #
 # Predicting whether mild cognitive impairment (MCI) progresses to Alzheimer's disease is harder, and fewer participants
-# are available. A network that was trained on AD against CN provides good initial weights; those of a dissimilar task
-# can be worse than random ones.
+# are available. A network that was trained on AD against CN provides good initial weights; the weights of a dissimilar
+# task can be worse than random weights.
 #
-# ``nc.progression`` divides MCI by the diagnoses of later sessions. The synthetic data have a single session: here, the
-# participants with the atrophy of AD are assigned a progression.
+# ``nc.progression`` divides MCI by the diagnoses of later sessions. The synthetic data have a single session per
+# participant. Therefore a later session is created here, in which participants with the atrophy of AD have progressed.
 
 others = everyone.iloc[len(labels) :]
 later = others["diagnosis"].replace({"CN": "MCI"})
@@ -207,8 +210,9 @@ train("mci_image_cnn", image, architecture="Conv5_FC3", transfer_from=image_cnn,
 # Several cohorts
 # ---------------
 #
-# Images and labels of several cohorts are two tables: ``cohort`` and ``path`` of the CAPS folders, and ``cohort``,
-# ``path`` and ``diagnoses`` of the split trees. Participants of different cohorts may have the same ids.
+# Several cohorts are described by two tables: the table of images has the columns ``cohort`` and ``path`` (CAPS
+# folder), and the table of labels has the columns ``cohort``, ``path`` (split tree) and ``diagnoses``. Participants of
+# different cohorts may have the same ids.
 
 second = nc.make_caps(folder / "caps-2", n_participants=200 if FULL else 8, shape=shape, seed=1)
 nc.write_splits(splits, folder / "labels")
@@ -226,7 +230,8 @@ train("cohorts_roi_cnn", hippocampi, ad_cn, "Conv4_FC3", caps=both, splits=both_
 # Your own labels
 # ---------------
 #
-# Any column of the table can be the label. A mapping joins several labels in one class; a regression predicts numbers.
+# Any column of the table can be the label. A mapping can assign several labels to one class; a regression predicts
+# numbers.
 
 train("sex_roi_cnn", hippocampi, nc.classification("sex", classes=["F", "M"]), "Conv4_FC3")
 
@@ -243,8 +248,8 @@ train("age_roi_cnn", hippocampi, age, "Conv4_FC3")
 # ---------------------
 #
 # An architecture is a function of the input's shape and the number of outputs. If it returns an ``nc.CNN``,
-# autoencoders can be derived and weights transferred as for the built-in ones. ``docs/how-to/add-an-architecture.md``
-# shows how to register it under a name.
+# autoencoders can be derived and weights transferred as for the built-in architectures.
+# ``docs/how-to/add-an-architecture.md`` shows how to register an architecture under a name.
 
 
 def two_blocks(input_shape, n_outputs, channels=8):
