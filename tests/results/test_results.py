@@ -176,7 +176,7 @@ def test_the_summary_has_a_row_per_split_and_their_mean(finished):
         ({"dataset": "tset"}, "expected one of: "),
     ],
 )
-def test_the_error_about_missing_tables_lists_existing_ones(finished, arguments: dict, words: str):
+def test_the_error_about_missing_tables_lists_existing_tables(finished, arguments: dict, words: str):
     results, _ = finished
     with pytest.raises(nc.NeurocnnError, match=words):
         results.metrics(**arguments)

@@ -21,7 +21,7 @@ def best_predictions(
     sets: Mapping[str, data.CapsDataset],
     recipe: Recipe,
 ) -> dict[str, dict[P, pd.DataFrame]]:
-    """Return the predictions for each data set and network. All ranks must call it; rank 0 receives all tables.
+    """Return the predictions by data set and network. All ranks must call this function; rank 0 gets all tables.
 
     If a network draws random numbers in evaluation mode, predictions written during the training use the training's
     seed, and all others the seed 0.

@@ -74,10 +74,10 @@ class Experiment:
     transform, augmentation
         See `CapsDataset`. Only the training set is augmented.
     reconstructions
-        Whether to write the parts of the first image of both sets and their reconstructions as NIfTI files.
+        Whether to write the parts of the first image of each set, and their reconstructions, as NIfTI files.
     networks_at_once
         Number of networks in memory at once, if each part has its own network; by default as many as fit into a quarter
-        of the available memory. It does not affect the results.
+        of the available memory. This number does not affect the results.
 
     Raises
     ------

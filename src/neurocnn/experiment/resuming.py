@@ -122,7 +122,7 @@ def has_new_values(saved: Settings, new: Settings) -> bool:
 
 
 def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
-    """Log a warning about custom code, which cannot be compared, and about another number of threads."""
+    """Log a warning about custom code, which cannot be compared, and about a changed number of threads."""
     if not is_file(where.settings) or not where.is_claimed:
         return
     own = sorted({name for value in settings.values() for name in custom_names(value)})
@@ -144,7 +144,7 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
     moves = {name: change for name, change in differences(saved, settings).items() if _is_move(name)}
     if moves and not any(is_file(fold.images) for fold in where.folds):
         LOGGER.warning(
-            "%s: the images have another location (%s), and images.tsv is missing: their content is not compared",
+            "%s: the images have another location (%s), and images.tsv is missing: the content of the images is not compared",
             where.root,
             describe_changes(moves),
         )

@@ -53,8 +53,8 @@ def search(
 ) -> Results:
     """Search settings at random, separately for each split, without the split's validation set.
 
-    The training set of a split is divided into two sets: each trial is trained on one set and evaluated on the other.
-    Then a network is trained with the settings of the best trial, the winner, on the complete training set, and
+    The training set of a split is divided into two sets: each trial is trained on one set and evaluated on the other
+    set. Then a network is trained with the settings of the best trial, the winner, on the complete training set, and
     evaluated on the validation set, which no trial has seen. The winners of the splits may differ (Varma and Simon, BMC
     Bioinformatics 7:91, 2006).
 

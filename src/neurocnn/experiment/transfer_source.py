@@ -73,7 +73,7 @@ def weights(
     selection
         Selection whose best model is used. ``best_loss`` is used if the source has no other selection (autoencoders).
     classes
-        Classes of the target, if it has any.
+        Classes of the target; None for a task without classes.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def weights(
         return source.state_dict()
     with warnings.catch_warnings():
         if classes is not None and list(classes) == sorted(classes):
-            # ClinicaDL 1.x sorts its classes too, so that the order of its outputs is correct.
+            # ClinicaDL 1.x also sorts its classes, so that the order of its outputs is correct.
             warnings.filterwarnings("ignore", message=".*output_order=None")
         return nn.read_weights(checkpoint(source, split, network, selection))
 

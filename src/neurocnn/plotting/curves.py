@@ -98,7 +98,7 @@ def _positions(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     if "iteration" not in table or not table["epoch"].duplicated().any():
         return epoch
     ends = table.groupby("epoch")["iteration"].max()
-    # Some histories count iterations over all epochs, others restart at each epoch.
+    # Some histories count iterations over all epochs, others restart the count at each epoch.
     continues = bool(ends.is_monotonic_increasing and ends.is_unique)
     starts = ends.shift(fill_value=0) if continues else ends * 0
     # The median is not affected by an unfinished epoch, which has fewer updates.
@@ -108,7 +108,7 @@ def _positions(table: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 
 def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] | None) -> list[str]:
-    """Return the metrics to draw, after a check that every training has columns of them."""
+    """Return the metrics to draw; raise an error unless every training has columns of these metrics."""
     columns = set.intersection(*(set(table.columns) for table in trainings.values()))
     found = sorted({name.partition("_")[2] for name in columns if name.partition("_")[0] in _SETS})
     usual: list[str] = [metric for metric in ("loss", "balanced_accuracy") if metric in found]

@@ -29,7 +29,7 @@ def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
     caps
         Location of the images.
     checked
-        Table that `Caps.check` returned, or rows of it. For another table of sessions, without the columns `z` and
+        Table that `Caps.check` returned, or some of its rows. For a table of sessions without the columns `z` and
         `column`, the measure is omitted.
     n
         Largest number of images.

@@ -30,8 +30,8 @@ class Answers(Decisions):
         by
             Column of the sessions (``fold-<i>/<dataset>.tsv``).
         dataset, selection
-            See `metrics`. Each image has one prediction: that of the ensemble or, for ``validation``, that of the
-            split whose validation set contains it.
+            See `metrics`. Each image has one prediction: that of the ensemble or, for ``validation``, that of the split
+            whose validation set contains the image.
         bins
             For a numeric column: number of bands with equally many images, or the limits of the bands. With None, a
             numeric column of more than 5 different values is divided into 3 bands.

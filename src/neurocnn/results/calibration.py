@@ -43,7 +43,7 @@ def labelled_tables(
     tables = read_image_level(folder, selection, dataset)
     if any(table["true_label"].isna().any() for table in tables.values()):
         raise SettingError(
-            f"{folder.root}: {where}: dataset={dataset!r} has no true labels; predict it with labels"
+            f"{folder.root}: {where}: dataset={dataset!r} has no true labels; predict the data set with labels"
         )
     return tables
 
@@ -84,7 +84,7 @@ def fit_temperature(table: pd.DataFrame) -> tuple[float, float, float]:
 
     bounds = tuple(map(math.log, _TEMPERATURES))
     found = float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
-    # The limits are compared too, because the bounded search never reaches them.
+    # Both limits are also compared, because the bounded search never reaches its limits.
     found = min((found, *bounds), key=loss)
     return round(math.exp(found), 9), loss(0.0), loss(found)
 

@@ -34,7 +34,7 @@ def compare(
     """Compare two experiments on the same participants.
 
     Each image has one prediction: for data passed to `Results.predict`, the mean over the splits; for ``validation``,
-    that of the split whose validation set contains it.
+    that of the split whose validation set contains the image.
 
     Parameters
     ----------

@@ -115,7 +115,7 @@ class Explainer:
             if caps.known_affine(*who) is None:
                 raise ImageError(
                     f"explain: {' '.join(who[:2])}: the affine is unknown, because there is only a prepared tensor; "
-                    "expected the NIfTI file; add it to the CAPS"
+                    "expected the NIfTI file; add this file to the CAPS"
                 )
         if baseline is not None and not isinstance(baseline, pd.DataFrame):
             return cls(
@@ -130,7 +130,7 @@ class Explainer:
         checked = data.CapsDataset(caps, reference, dataset.parts, transform=None)
         if checked.caps.shape(*_who(checked.sessions, 0)) != caps.shape(*_who(dataset.sessions, 0)):
             raise SettingError(
-                "explain: baseline: these images have another shape than those of sessions; expected equal shapes"
+                "explain: baseline: the shape of its images differs from that of the images of sessions; expected equal shapes"
             )
         return cls(experiment, dataset, attribution, index, mean_image(caps, checked.sessions))
 

@@ -170,7 +170,7 @@ def compare_randomized(
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two maps, NaN if one of them is constant.
+    """Return Spearman's rank correlation of two maps, NaN if one of the maps is constant.
 
     Examples
     --------

@@ -130,7 +130,7 @@ class Explanations(Answers):
         Raises
         ------
         NotFoundError
-            If the map does not exist; the message lists those that exist.
+            If the map does not exist. The message lists the existing maps.
 
         Examples
         --------

@@ -49,7 +49,7 @@ def group_table(
     answers = answer_table(folder, selection, dataset)
     if answers["true_label"].isna().any():
         raise SettingError(
-            f"{folder.root}: by_group: dataset={dataset!r} has no true labels; predict it with labels"
+            f"{folder.root}: by_group: dataset={dataset!r} has no true labels; predict the data set with labels"
         )
     folds = folder.done if dataset in SETS else folder.done[:1]
     tables = [read_sessions(folder, fold, dataset, [by]) for fold in folds]

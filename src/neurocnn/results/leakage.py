@@ -93,7 +93,7 @@ def drop_unused_cohorts(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.
 
 
 def unknown_source() -> pd.DataFrame:
-    """Return the table of seen participants for a source that did not record them."""
+    """Return the table of seen participants for a source that did not record its participants."""
     return pd.DataFrame({"participant_id": [None], "role": [UNKNOWN]})
 
 
@@ -105,8 +105,8 @@ def check_unseen(
     Parameters
     ----------
     seen
-        See `record_seen`. Cohorts are compared only if both tables have them. A row of `seen` without a cohort matches
-        participants of any cohort.
+        See `record_seen`. Cohorts are compared only if both tables have a column ``cohort``. A row of `seen` without a
+        cohort matches participants of any cohort.
     sessions
         Sessions to be evaluated.
     where

@@ -1,4 +1,4 @@
-"""Predictions for new data with the models of a result folder, written into it."""
+"""Predictions for new data with the models of a result folder, which are written into the same folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -224,7 +224,7 @@ def predict_fold(
 
 
 def read_validation(folder: ResultFolder, fold: Fold, selection: str) -> pd.DataFrame:
-    """Return the part-level predictions for the validation set; an empty table if no vote needs them.
+    """Return the part-level predictions for the validation set; an empty table if the vote has no weights.
 
     Raises
     ------

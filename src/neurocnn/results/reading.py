@@ -63,7 +63,7 @@ def read_network_histories(folder: ResultFolder, split: int, networks: list[int]
 
 
 def read_part_accuracy(folder: ResultFolder, selection: str | None) -> dict[int, float]:
-    """Return the parts' validation balanced accuracies, averaged over the splits that have them.
+    """Return the parts' validation balanced accuracies, averaged over the splits that have accuracies.
 
     Raises
     ------

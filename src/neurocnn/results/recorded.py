@@ -142,7 +142,7 @@ class RecordedExperiment:
 
     @property
     def evaluation(self) -> Evaluation:
-        """Recorded settings of the trainer that an evaluation uses. The device is not among them."""
+        """Recorded settings of the trainer that an evaluation uses, without the device."""
         trainer = self.settings["trainer"]  # `setting` would fail for custom functions of the trainer
         return {
             "batch_size": trainer["batch_size"],

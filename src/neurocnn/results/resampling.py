@@ -15,7 +15,7 @@ from neurocnn.results.written import drop_names
 from neurocnn.storage.identity import IMAGE, PARTICIPANT, key_columns
 
 Array = np.ndarray[Any, Any]
-#: Scores of each draw, by metric. The first score is that of the original data.
+#: Scores of each draw, by metric. The first score belongs to the original data.
 Scores = dict[str, Array]
 
 
@@ -108,7 +108,7 @@ def scores_of_draws(
     known = (
         class_scores(numbers, len(task.classes), weights) if task.classes else value_scores(numbers, weights)
     )
-    # A user's metric may have the name of a built-in one: only an equal value shows that it is the same metric.
+    # A user's metric may have the name of a built-in metric. Only equal values show that both are the same metric.
     found = {
         name: known[name]
         for name, value in observed.items()

@@ -197,6 +197,6 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
 
 
 def shorten_list(texts: Sequence[str]) -> str:
-    """Return the first 5 texts, joined, and the number of the remaining ones."""
+    """Return the first 5 texts, joined, and the number of remaining texts."""
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more

@@ -95,13 +95,13 @@ def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict
 
 
 def describe(root: object, folder: ResultFolder | None, settings: Settings) -> str:
-    """Return the line that a console displays. `folder` is None if custom code is needed to read it."""
+    """Return the line that a console displays. `folder` is None if custom code is needed to read the folder."""
     state = f"splits {[fold.index for fold in folder.done]} done" if folder else _code_needed(settings)
     return limit_length(f"Results({str(root)!r}): {_kind(folder, settings)}, {state}")
 
 
 def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> str:
-    """Return the HTML that a notebook displays. `folder` is None if custom code is needed to read it."""
+    """Return the HTML that a notebook displays. `folder` is None if custom code is needed to read the folder."""
     architecture = settings["architecture"]
     name = architecture[CUSTOM] if isinstance(architecture, dict) else architecture
     several = ", one network per part" if settings["multi"] else ""

@@ -185,12 +185,12 @@ class ResultTables:
         -------
         DataFrame
             Columns: participants, epochs and minutes (of the longest training), the main metric of the parts, and all
-            metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over them (with n − 1); ``95
-            % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron & Tibshirani
-            (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class, evaluates each
-            split and averages the scores; ``chance``: for k classes 1/k (specificity 1 − 1/k, area under the ROC curve
-            1/2), for values the error of a constant prediction, the mean training label. An autoencoder has neither
-            interval nor chance.
+            metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over the splits (with n −
+            1); ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron &
+            Tibshirani (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class,
+            evaluates each split and averages the scores; ``chance``: for k classes 1/k (specificity 1 − 1/k, area under
+            the ROC curve 1/2), for values the error of a constant prediction, the mean training label. An autoencoder
+            has neither interval nor chance.
 
         Raises
         ------
