@@ -74,7 +74,7 @@ def part_path(source: Source, parts: StorableParts, part_id: int) -> Path:
 
 
 def part_signature(parts: LocatedParts, shape: Shape, part_id: int) -> str:
-    """Return a text that identifies the voxels of a part: its box and, if the part has a mask, the checksum of the mask.
+    """Return a text that identifies the voxels of a part: its box and, if it has a mask, the checksum of the mask.
 
     Examples
     --------

@@ -24,7 +24,7 @@ class Preprocessing(Protocol):
 
     @property
     def folder(self) -> str:
-        """Folder of the images, relative to a session's folder. If empty, all subfolders of the session are searched."""
+        """Folder of the images, relative to a session's folder. If empty, all subfolders are searched."""
         ...
 
     @property

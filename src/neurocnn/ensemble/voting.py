@@ -46,7 +46,8 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     Warns
     -----
     UserWarning
-        If a part has no weight (the part is omitted), or all parts of an image have weight zero (equal weights are used).
+        If a part has no weight (the part is omitted), or all parts of an image have weight zero (equal weights
+        are used).
 
     Raises
     ------

@@ -191,7 +191,7 @@ class Recipe:
     def build_network(
         self, train: data.CapsDataset, split: int, part: int | None, starts: bool
     ) -> torch_nn.Module:
-        """Return a network with initial weights: equal random weights for every part, or those of the transfer's source.
+        """Return a network with initial weights: the same random ones for every part, or those of the transfer.
 
         If `starts` is True, the decoder of an autoencoder is initialised with the mean intensity of the training set.
         """

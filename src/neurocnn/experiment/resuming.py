@@ -144,7 +144,8 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
     moves = {name: change for name, change in differences(saved, settings).items() if _is_move(name)}
     if moves and not any(is_file(fold.images) for fold in where.folds):
         LOGGER.warning(
-            "%s: the images have another location (%s), and images.tsv is missing: the content of the images is not compared",
+            "%s: the images have another location (%s), and images.tsv is missing: "
+            "the content of the images is not compared",
             where.root,
             describe_changes(moves),
         )

@@ -130,7 +130,8 @@ class Explainer:
         checked = data.CapsDataset(caps, reference, dataset.parts, transform=None)
         if checked.caps.shape(*_who(checked.sessions, 0)) != caps.shape(*_who(dataset.sessions, 0)):
             raise SettingError(
-                "explain: baseline: the shape of its images differs from that of the images of sessions; expected equal shapes"
+                "explain: baseline: the shape of its images differs from that of the images of sessions; "
+                "expected equal shapes"
             )
         return cls(experiment, dataset, attribution, index, mean_image(caps, checked.sessions))
 

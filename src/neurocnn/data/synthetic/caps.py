@@ -32,8 +32,8 @@ from neurocnn.storage.tables import read_table, write_table
 DEFAULT_ATROPHY = 0.35
 """Mean fraction of the hippocampal volume that the participants labelled AD have lost.
 
-This fraction is at the upper end of losses in dementia. The volumes of both groups overlap: the true volumes separate them
-with an area under the ROC curve near 0.99, so the best possible balanced accuracy is about 0.95.
+This fraction is at the upper end of losses in dementia. The volumes of both groups overlap: the true volumes
+separate them with an area under the ROC curve near 0.99, so the best possible balanced accuracy is about 0.95.
 """
 
 SESSION = "ses-M000"
