@@ -145,7 +145,7 @@ def test_cohorts_that_differ_between_two_tables_are_refused(tmp_path: Path):
     ("text", "message"),
     [
         ("cohort\tpath\nA\tx\nA\ty\n", "twice"),
-        ("cohort\tpath\nA\tn/a\n", "expected both"),
+        ("cohort\tpath\nA\tn/a\n", "in both columns"),
         ("cohort\tfolder\nA\tx\n", "'path' is missing"),
         ("cohort\tpath\nA\tnowhere\n", "cohort 'A'"),
     ],

@@ -194,7 +194,7 @@ def test_an_error_names_a_sample_that_lacks_an_entry_of_other_samples(name):
 
 @pytest.mark.parametrize("part", ["left", None, [1, 2], torch.tensor([1])])
 def test_a_part_id_that_is_not_a_number_is_refused(part):
-    with pytest.raises(SettingError, match=r"part_id is .* expected integers"):
+    with pytest.raises(SettingError, match=r"part_id=.*; expected one integer per sample"):
         collate([{"image": torch.zeros(1), **ITEM, "part_id": part}])
 
 

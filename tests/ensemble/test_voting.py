@@ -295,7 +295,7 @@ def test_two_true_labels_for_one_image_are_refused_and_shown():
     table = table_of({("sub-1", "ses-M00", j): [0.9, 0.1] for j in (0, 1)}, true_label=[0, 1])
     for vote in (soft_vote, hard_vote):
         with pytest.raises(
-            TableError, match=r"two true labels \(\[0, 1\] for the first\): sub-1 ses-M00 part 0"
+            TableError, match=r"two true labels \(\[0, 1\] for the first such image\): sub-1 ses-M00 part 0"
         ):
             vote(table)
 
