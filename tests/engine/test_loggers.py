@@ -180,7 +180,9 @@ def test_requirements_are_logged_before_a_training_after_its_first_epoch_and_at_
     assert re.search(r"the training takes at most 6 updates, .*are free", lines[0])
     (estimate,) = [line for line in lines if line.startswith("an epoch takes")]
     assert lines.index(estimate) < next(i for i, line in enumerate(lines) if line.startswith("epoch 2/3"))
-    assert re.fullmatch(r"an epoch takes 0:\d\d:\d\d: at most 0:.* for a training, 0:.* for all 4", estimate)
+    assert re.fullmatch(
+        r"an epoch takes 0:\d\d:\d\d: at most 0:.* for one training run, 0:.* for all 4", estimate
+    )
     assert re.search(r"the training has taken .* s, .* of memory at its peak; .* has .* MB", lines[-1])
 
 

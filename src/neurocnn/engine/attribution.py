@@ -34,7 +34,7 @@ class Attribution:
         ``"grad_cam"`` of the last convolution (Selvaraju et al., ICCV 2017) or ``"occlusion"`` (Zeiler & Fergus, ECCV
         2014).
     steps
-        Number of points at which integrated gradients are evaluated (Gauss–Legendre quadrature).
+        Number of points of the Gauss–Legendre quadrature, with which integrated gradients are computed.
     window
         Edge length of the occluded boxes in voxels. With None, a fifth of the longest edge of the part, rounded up.
     batch_size
@@ -154,8 +154,8 @@ def last_convolution(model: nn.Module) -> nn.Module:
 def task_output(task: Task, index: int) -> Output:
     """Return a function that computes the number to explain for a task, see `Output`.
 
-    For a classification the number is the log-odds, log (p / (1 − p)), of class `index`; for two classes these are the
-    difference of the outputs. For a regression the number is the predicted value, in the unit of the label.
+    For a classification, the number is the log-odds, log (p / (1 − p)), of class `index`. For two classes, the log-odds
+    are the difference of the outputs. For a regression the number is the predicted value, in the unit of the label.
 
     Examples
     --------

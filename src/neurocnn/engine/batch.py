@@ -36,7 +36,7 @@ class Dataset(Protocol):
 
 
 class DatasetExtras(Protocol):
-    """Optional members of a dataset, each of which is used if it is present.
+    """Optional members of a dataset. A member is used if the dataset has it.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ def seeded_dataset(dataset: Any, seed: int) -> Dataset:
 
 
 def label_list(batch: Mapping[str, Any], label: str) -> list[Any]:
-    """Return the labels of a batch; `label` is the name of their column, for the message.
+    """Return the labels of a batch. `label` is the name of the label column, for the error message.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def _select_rows(value: Any, rows: Tensor, indices: list[int]) -> Any:
     if isinstance(value, Mapping):
         return {name: _select_rows(each, rows, indices) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        # torch keeps only text as a list of samples; it transposes tuples and lists into columns.
+        # torch collates strings to a list with one entry per sample, but transposes tuples and lists into columns.
         if value and isinstance(value[0], str | bytes):
             return [value[row] for row in indices]
         return [_select_rows(each, rows, indices) for each in value]

@@ -1,4 +1,4 @@
-"""Reusable memory of batches: to allocate memory takes longer than to scale the voxels that are written to it."""
+"""Reusable memory for batches. Allocating new memory takes longer than scaling the voxels that are written into it."""
 
 import sys
 
@@ -40,7 +40,8 @@ class Buffers:
             if self.arrays[k].shape[1:] == shape and len(self.arrays[k]) >= n:
                 return self.arrays[k]
         if free:
-            # All unused arrays are too small or have samples of another shape.
+            # No unused array fits, because it is too small or was created for samples of another shape. One of them is
+            # replaced.
             self.copies.pop(id(self.arrays.pop(free[0])), None)
         largest = max([n, *(len(array) for array in self.arrays if array.shape[1:] == shape)])
         # torch aligns memory for all kernels, so that results do not depend on the buffer.

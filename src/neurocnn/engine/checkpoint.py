@@ -1,8 +1,8 @@
-"""Checkpoint files of a training: the states from which it resumes, and the best weights.
+"""Checkpoint files: the states from which training resumes, and the best weights.
 
-A training state has two files with checksums, which are written alternately. If a process is killed while it writes
-a file, or a file is damaged, the other file can be read. A best model is written after the state of the same epoch: if
-a process is killed between these two writes, the best model is restored from the weights in the state.
+The training state of a network is written alternately to two files with checksums. If a process is killed while it
+writes one file, or one file is damaged, the other file can be read. A best model is written after the state of the same
+epoch. If a process is killed between these two writes, the best model is restored from the weights in the state.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from neurocnn.storage.tensors import check_finite_weights, load_tensors, save_te
 
 State = dict[str, Any]
 _NUMBER = (int, float)
-#: Upper limit of numbers in a state: larger integers are not exact as floats, and no training reaches them.
+#: Upper limit of the numbers in a state. Larger integers are not exact as floats, and training never reaches them.
 _LARGEST = 2**53
 #: Required entries of a state and their types; later versions may add entries.
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
@@ -118,7 +118,7 @@ def check_state(content: Any, path: Path) -> State:
     --------
     >>> check_state({"serial": 0, "epoch": "three"}, Path("state-0.pt"))
     Traceback (most recent call last):
-    neurocnn.errors.CheckpointError: state-0.pt: epoch='three'; expected int; the file is not a state of this training
+    neurocnn.errors.CheckpointError: state-0.pt: epoch='three'; expected int; the file is not a training state
     """
     if not isinstance(content, dict):
         raise _content_error(path, "content", content, "dict")
@@ -139,7 +139,7 @@ def check_state(content: Any, path: Path) -> State:
         if not {"epoch", "iteration", "time"} <= row.keys():
             raise _content_error(path, "history", row, "rows with epoch, iteration and time")
     last = content["history"][-1] if content["history"] else {"epoch": -1, "iteration": 0}
-    # Each epoch ends with an evaluation, so the state is at most one epoch after the last row.
+    # Each epoch ends with an evaluation, so the epoch of the state is that of the last row or the next one.
     if not last["epoch"] <= content["epoch"] <= last["epoch"] + 1:
         raise _content_error(
             path, "epoch", content["epoch"], f"the epoch of the last row, {last['epoch']}, or the next epoch"
@@ -157,7 +157,7 @@ def check_state(content: Any, path: Path) -> State:
 
 
 def check_tensors(path: Path, name: str, content: Any) -> dict[str, Tensor]:
-    """Return an entry of a file if it is a dict of tensors, else raise a CheckpointError."""
+    """Return the entry `name` of a file, `content`, if it is a dict of tensors, else raise a CheckpointError."""
     if not isinstance(content, dict):
         raise _content_error(path, name, content, "a state dict")
     for key, value in content.items():
@@ -177,7 +177,7 @@ def _check_plain_dict(path: Path, name: str, content: Any, kinds: tuple[type, ..
 def _content_error(path: Path, name: str, value: Any, expected: str) -> CheckpointError:
     shown = repr(value) if isinstance(value, str | int | float | tuple) else f"a {type(value).__name__}"
     return CheckpointError(
-        f"{path}: {name}={shown:.80}; expected {expected}; the file is not a state of this training"
+        f"{path}: {name}={shown:.80}; expected {expected}; the file is not a training state"
     )
 
 

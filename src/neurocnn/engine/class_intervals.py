@@ -15,7 +15,7 @@ Interval = tuple[float, float, float]
 
 
 def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float) -> dict[str, Interval]:
-    """Return the metrics for which a formula exists, with their limits.
+    """Return the value and the limits of each metric for which a formula exists.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def class_intervals(table: pd.DataFrame, people: Array, n_classes: int, z: float
 
 
 def _proportion_interval(hit: Array, people: Array, z: float) -> Interval:
-    """Return the share of True in `hit` with Wilson's limits; 0 with the limits 0 and 1 if there are no rows."""
+    """Return the share of True in `hit` and its Wilson limits: 0, with the limits 0 and 1, if there are no rows."""
     if len(hit) == 0:
         return 0.0, 0.0, 1.0
     value = float(hit.mean())
@@ -85,7 +85,8 @@ def wilson(share: float, size: float, z: float) -> tuple[float, float]:
 def effective_size(hit: Array, people: Array) -> float:
     """Return the effective sample size of clustered rows: the number of rows divided by the design effect.
 
-    It is at most the number of rows, and at least the effective size of rows that are equal within each person.
+    The result is at most the number of rows, and at least the effective size that rows would have if they were equal
+    within each person.
 
     Examples
     --------

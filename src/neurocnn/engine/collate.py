@@ -100,7 +100,7 @@ def _missing_entries(item: object) -> str:
 
 
 def _collate_column(values: list[Any]) -> Any:
-    # Shortcut for text, because torch compares many types first.
+    # torch compares many types before it recognises strings, so strings are returned at once.
     return values if type(values[0]) is str else default_collate(values)
 
 
@@ -115,7 +115,7 @@ def _collate_part_ids(values: list[Any]) -> Tensor:
 
 
 def _plain_label(value: Any) -> Any:
-    # Labels that are images stay arrays: as lists they would take many times the memory.
+    # Labels that are images stay arrays, because as lists they would take many times the memory.
     if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim < 2:
         return value.tolist()
     return value

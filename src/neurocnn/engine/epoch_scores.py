@@ -22,7 +22,7 @@ def scores(
     computation: Computation,
     on_batch: Callable[[], None],
 ) -> dict[Network, dict[str, float]]:
-    """Return the metrics of each network by name (``train_loss``), and store its tables in `Run.tables`.
+    """Return the metrics of each network by name, such as ``train_loss``, and store the tables in `Run.tables`.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def scores(
     sets
         Training set, and validation set if there is one.
     task, computation
-        Task of the training, and settings of the computation.
+        Task, and settings of the computation.
     on_batch
         Function that is called before each batch.
     """
@@ -52,7 +52,7 @@ def scores(
 
 
 def _has_checked_sessions(task: Task, dataset: Dataset) -> bool:
-    """Return whether a set has a table of participants and classes, which `inputs.check_sets` has then checked."""
+    """Return whether a set has a table of participants and classes. `inputs.check_sets` checks such a table."""
     sessions = sessions_of(dataset)
     if sessions is None or "participant_id" not in sessions:
         return False

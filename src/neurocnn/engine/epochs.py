@@ -1,4 +1,4 @@
-"""Batches of a training, epoch by epoch."""
+"""Batches of the training set, epoch by epoch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
@@ -13,7 +13,7 @@ from neurocnn.errors import CheckpointError
 
 
 def updates_per_epoch(trainer: TrainingSettings, dataset: Dataset, parts: Sequence[Network]) -> int:
-    """Return the number of updates per epoch; `parts` are the parts of the networks, [None] for a single network."""
+    """Return the number of updates per epoch. `parts` are the networks' part_ids, or [None] for a single network."""
     n_units = len(network_batches(dataset, parts, trainer.batch_size).order)
     return Plan(n_units, trainer.batch_size, trainer.accumulation_steps, 0, True).n_updates
 
@@ -81,7 +81,7 @@ class TrainingBatches:
         batches.positions = network_batches(self._seeded, parts, trainer.batch_size).positions
 
     def _expect_next(self, epoch: int, parts: Sequence[Network], join_last: bool) -> None:
-        """Announce the passes over the sets that follow this epoch, so that their batches are read in advance."""
+        """Set the passes over the sets that follow this epoch, so that their batches are loaded in advance."""
         scored = scored_sets(self._trainer)
         passes: list[tuple[Dataset, Iterable[Sequence[Index]]]] = [
             evaluation_pass(dataset, parts, self._computation)

@@ -1,4 +1,4 @@
-"""Translation of torch's errors into errors with a remedy."""
+"""Replacement of torch's errors by errors that contain a remedy."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from torch import nn
 from neurocnn.engine.batch import Batch, sample_name
 from neurocnn.errors import ModelError, NeurocnnError, TrainingError
 
-# Errors that a forward pass may raise although the network is not their cause.
+# A forward pass may raise errors with these words, although the network is not their cause.
 _NOT_OF_THE_NETWORK = re.compile(r"DataLoader worker|CUDA|cuDNN|NCCL|gloo|[Cc]onnection|deterministic")
 
 
@@ -19,14 +19,14 @@ _NOT_OF_THE_NETWORK = re.compile(r"DataLoader worker|CUDA|cuDNN|NCCL|gloo|[Cc]on
 def translate_errors(
     device: torch.device, batch_size: int, accumulation_steps: int | None = None
 ) -> Iterator[None]:
-    """Translate errors of torch that the block raises into errors with a remedy.
+    """Replace errors of torch in the block by errors that contain a remedy.
 
     Parameters
     ----------
     device
         Device of the computation.
     batch_size, accumulation_steps
-        Settings of the training; `accumulation_steps` is None in an evaluation.
+        Settings of the trainer; `accumulation_steps` is None in an evaluation.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def translate_errors(
 
 @contextmanager
 def translate_network_errors(model: nn.Module, batch: Batch) -> Iterator[None]:
-    """Translate an error of a network's forward pass into one that names the samples, their shape and a remedy.
+    """Replace an error of a network's forward pass by an error that names the samples, their shape and a remedy.
 
     Parameters
     ----------

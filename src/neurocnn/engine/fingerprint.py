@@ -1,9 +1,9 @@
-"""Settings that must be equal on a resume, and the comparison of settings.
+"""Comparison of the settings before a resume.
 
-Whether a setting may change on a resume is metadata of its dataclass field, ``field(metadata={"resume": rule})``, with
-one of the rules
+The metadata of a dataclass field, ``field(metadata={"resume": rule})``, contain the rule that determines whether the
+setting may differ when training resumes:
 
-- ``"free"``: may change at any time, because the results do not depend on it;
+- ``"free"``: may change at any time, because the results do not depend on the setting;
 - ``"grow"``: may become larger;
 - ``"until scored"``: may change until a split has its final tables.
 
@@ -33,7 +33,7 @@ Change = tuple[Any, Any]
 
 
 def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
-    """Return the rule of each field of a dataclass that has a rule, by the field's name after `prefix`.
+    """Return the rule of each field of a dataclass that has one, by the name of the field with `prefix` before it.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
 
 
 def earlier_values(kind: type) -> dict[str, Any]:
-    """Return the value of each field for settings that were written before the field existed.
+    """Return, for each field, the value that settings have that were written before the field existed.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def earlier_values(kind: type) -> dict[str, Any]:
 
 
 def differences(old: Settings, new: Settings, prefix: str = "") -> dict[str, Change]:
-    """Return the settings that differ, by dotted name, with their old and new value.
+    """Return the old and the new value of each setting that differs, by dotted name.
 
     Settings of the same type (``{"type": "Trainer", …}``) are compared field by field. A list equals a tuple of the
     same items.
@@ -105,7 +105,7 @@ def forbidden_changes(
     rules
         Rule by dotted name, see `resume_rules`.
     scored
-        Whether a split has its final tables, which must not change any more.
+        Whether the final tables of a split exist, which must not change any more.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folde
     Raises
     ------
     SettingError
-        If a setting differs that must not change. The message contains both values.
+        If a setting that must not change differs. The message contains both values.
 
     Examples
     --------
@@ -152,14 +152,14 @@ def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folde
 def fingerprint(
     trainer: Any, task: Task, model: torch.nn.Module, sets: Mapping[str, Dataset], part: Network
 ) -> dict[str, Any]:
-    """Return the settings that must be equal on a resume, as plain values by name.
+    """Return the settings that are compared before a resume, as plain values by name.
 
     Parameters
     ----------
     trainer
         Dataclass of settings.
     task
-        Task of the training.
+        Task.
     model
         Network: the names and shapes of its weights are part of the fingerprint.
     sets
@@ -184,13 +184,13 @@ def fingerprint(
 
 
 def describe_network(model: torch.nn.Module) -> str:
-    """Return a text with a network's class, the number of its tensors, and a hash of their names and shapes."""
+    """Return a string with a network's class, the number of its tensors, and a hash of their names and shapes."""
     shapes = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
     return f"{type(model).__name__}, {len(shapes)} tensors, {_digest(shapes)}"
 
 
 def plain_setting(value: Any) -> Any:
-    """Return a setting as a plain value: functions and classes by name, a partial with its arguments."""
+    """Return a setting as a plain value: a function or class as its name, a partial as a name with arguments."""
     value = plain(value)
     if value is None or isinstance(value, str | bool | int | float):
         return value

@@ -1,4 +1,4 @@
-"""Pass of networks over a dataset, which returns one row per sample in the order of the dataset."""
+"""Evaluation of networks in one pass over a dataset, with one row per sample in the order of the dataset."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -58,7 +58,7 @@ class Measure:
     columns
         ``columns(output, target)`` returns the columns of the table.
     by_labels
-        Whether `target` reads no images, so that the targets of many batches can be computed at once.
+        Whether `target` reads only labels, not images. Then the targets of many batches can be computed at once.
     """
 
     output: Callable[[nn.Module, Tensor], Any]
@@ -97,7 +97,7 @@ def network_tables(
         stack.enter_context(current_device(computation.device))
         passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
         if len(passes) == 1:
-            # For a single network the random state is set once, for several it is switched for each batch.
+            # For a single network, the random state is set once. For several networks, it is set before each batch.
             stack.enter_context(next(iter(passes.values())).random.as_global())
         stream = stack.enter_context(catch_worker_death(source))
         first = ranks.rank * computation.batch_size
@@ -107,7 +107,8 @@ def network_tables(
                 with one.random.as_global() if len(passes) > 1 else nullcontext():
                     one.add(part_rows(batch, network), first)
             first += ranks.world * computation.batch_size
-            del batch  # The next batch can reuse the memory.
+            # Deleting the batch allows the next one to reuse its memory.
+            del batch
         found = {network: one.finish() for network, one in passes.items()}
     everyone = ranks.gather(found, "to put their tables together")
     return {network: join_ranks([columns[network] for columns in everyone]) for network in networks}
@@ -123,7 +124,7 @@ def evaluation_pass(
 
 
 class _Pass:
-    """Network during a pass, in evaluation mode.
+    """One network during a pass over a dataset, in evaluation mode.
 
     Small outputs and their labels are collected up to some thousands of rows, because the columns of thousands of rows
     take about as long to compute as the columns of one row.
@@ -163,7 +164,7 @@ class _Pass:
         else:
             self.flush()
             self.measure_outputs(output, batch | {"image": image})
-        # Identities are added last, because `flush` above needs the identities of the earlier rows only.
+        # Identities are added after `flush`, which uses the identities of the earlier rows only.
         self.identities.add(batch, first)
 
     def collect(self, output: Tensor, labels: list[Any] | None) -> None:
@@ -176,7 +177,8 @@ class _Pass:
             or (labels is None) != (self.labels is None)
         ):
             self.flush()
-            # Many small tensors that are kept longer than their batches would fragment the memory; one block does not.
+            # The outputs are collected in one block: many small tensors that are kept longer than their batches would
+            # fragment the memory.
             block = self.outputs = output.new_empty((max(self.rows_at_once, n), *output.shape[1:]))
             self.labels = None if labels is None else []
         block[self.n_outputs : self.n_outputs + n] = output
@@ -210,7 +212,7 @@ class _Pass:
         self.chunks.append(columns | {FINITE: finite_rows(output, n).numpy()})
 
     def finish(self) -> Columns:
-        """Return the columns of all rows of this rank."""
+        """Return the columns of all rows that this rank has computed."""
         self.flush()
         return self.identities.arrays() | concatenate(self.chunks)
 

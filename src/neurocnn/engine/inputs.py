@@ -99,7 +99,7 @@ def _check_wrapper(name: str, dataset: object) -> None:
 
 
 def check_disjoint(tables: Sequence[pd.DataFrame]) -> None:
-    """Check that no participant is in both sets, by their tables of sessions or of the first evaluation.
+    """Check that no participant is in both tables. Each table is that of a set's sessions or of its first evaluation.
 
     The tables of the first evaluation also contain the participants of datasets without a table of sessions.
 
@@ -154,7 +154,7 @@ def image_targets(task: Task, dataset: object) -> list[Any] | None:
 
 
 def unit_classes(task: Task, dataset: Dataset, n_units: int) -> list[int]:
-    """Return the class of each unit of an epoch: of each sample or, with one network per part, of each image.
+    """Return the class of each unit of an epoch. A unit is a sample or, with one network per part, an image.
 
     If the dataset has no table of sessions, all its samples are read.
     """

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM during a training: a signal is recorded, and takes effect between two updates."""
+"""Handling of Ctrl-C and SIGTERM during training: a signal is recorded, and takes effect between two updates."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interruption:
-    """Record of a signal to end this process.
+    """Record of a received signal that requests the end of this process.
 
     Examples
     --------
@@ -24,7 +24,7 @@ class Interruption:
 
     @contextmanager
     def catch_signals(self) -> Iterator["Interruption"]:
-        """Record SIGINT and SIGTERM during the block. A second signal has its usual effect.
+        """Record the first SIGINT or SIGTERM during the block. A second signal has its usual effect.
 
         In threads other than the main thread nothing is recorded, because handlers cannot be set there.
         """

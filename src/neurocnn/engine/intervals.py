@@ -96,7 +96,8 @@ def confidence_intervals(
         by_class = n_classes > 0 and "true_label" in numbers
         strata = _strata(numbers["true_label"].to_numpy() if by_class else np.zeros(len(numbers)), people)
         if set(values) - set(found) == {"loss"} and math.isclose(values["loss"], numbers["loss"].mean()):
-            # Only the loss needs a bootstrap. To compute all metrics here would take most of an evaluation's time.
+            # All other metrics have formulas. Computing them in the bootstrap would take most of the time of an
+            # evaluation.
             numbers, score = numbers[["loss"]], _mean_loss
         found = _bootstrap(numbers, strata, score, n, seed, level) | found
     rows = [
@@ -113,7 +114,8 @@ def _analytic_limits(
     if not n_classes:
         return {}
     known = class_intervals(numbers, people, n_classes, NormalDist().inv_cdf((1 + level) / 2))
-    # A user's metric may have the name of a built-in metric: only an equal value shows that it is the same metric.
+    # A user's metric may have the name of a built-in metric. The limits of the built-in metric are used only if both
+    # values are equal.
     return {
         name: known[name][1:]
         for name, value in values.items()
@@ -122,7 +124,7 @@ def _analytic_limits(
 
 
 def _standard_score(numbers: pd.DataFrame, n_classes: int) -> Callable[[pd.DataFrame], Mapping[str, float]]:
-    """Return a function that computes the built-in metrics without a formula: the loss, and metrics of a regression."""
+    """Return a function for the built-in metrics whose limits have no formula: the loss, or those of a regression."""
     if not n_classes and {"true_label", "predicted_label"} <= set(numbers):
         return regression_metrics
     return _mean_loss if "loss" in numbers else lambda _: {}

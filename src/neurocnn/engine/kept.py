@@ -14,7 +14,8 @@ from neurocnn.storage.tensors import load_tensors, save_tensors
 def write_predictions(path: Path, epoch: int, tables: Mapping[str, pd.DataFrame]) -> None:
     """Write the predictions of an epoch by set, without rounding.
 
-    If a column contains values that are neither numbers nor text, nothing is written, because they could not be read.
+    Nothing is written if a column contains values that are neither numbers nor text, because such values could not be
+    read.
 
     Examples
     --------

@@ -16,7 +16,7 @@ MISSING = ""
 
 
 def label_key(value: Any) -> str:
-    """Return the canonical text of a label, which is the same for 1, 1.0 and "1", and empty for a missing label.
+    """Return the canonical string of a label, which is the same for 1, 1.0 and "1", and empty for a missing label.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def label_key(value: Any) -> str:
     try:
         number = float(text)
     except (TypeError, ValueError, RuntimeError):
-        # NA of pandas cannot be converted, but is missing. A list of several numbers is not a missing label.
+        # pandas' NA is a missing label, but cannot be converted to a float. A list of several numbers is a label.
         if isinstance(text, str):
             return text
         return MISSING if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
@@ -43,7 +43,7 @@ def label_key(value: Any) -> str:
 
 
 def class_codes(classes: Sequence[Any] | Mapping[Any, int]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return the index of the output for each label, and the name of each output.
+    """Return the output index of each label, and the name of each output.
 
     Raises
     ------

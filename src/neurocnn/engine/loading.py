@@ -1,8 +1,9 @@
-"""Threads that load the batches of all passes of a training in advance.
+"""Threads that load batches in advance, from one pass over a dataset to the next.
 
 The samples of a `FillingDataset` are read by threads in the order of the passes, continuing from one pass to the next,
 into buffers that are reused; small samples are read by the calling thread. Other datasets may draw random numbers from
-the global state, which threads share. Their samples are read by `n_workers` processes, or by this process if it is 0.
+the global state, which threads share. Their samples are read by `n_workers` processes, or by this process if
+`n_workers` is 0.
 """
 
 import math
@@ -64,7 +65,7 @@ class Pass:
 
 
 class Loading:
-    """Workers of all passes of a training or prediction. The context manager ends the threads on exit.
+    """Workers that load the batches of `fit` or `predict`. The context manager ends the threads on exit.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ class Loading:
     def __init__(self, n_workers: int | str, pinned: bool) -> None:
         automatic = n_workers == "auto"
         self.n_processes = 0 if automatic else int(n_workers)
-        # The ranks on a machine share its CPUs.
+        # All ranks of a machine share the CPUs of the machine.
         n_cpus = usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.n_threads = max(1, min(n_cpus, _MAX_THREADS)) if automatic else int(n_workers)
         self.pinned = pinned
@@ -98,7 +99,7 @@ class Loading:
         seed: int | None,
         persistent: bool = False,
     ) -> Iterable[Batch]:
-        """Return an iterable of the batches of a dataset. Each iteration uses `batches` as they are at its start.
+        """Return an iterable over the batches of a dataset. Changes of `batches` apply from the next iteration.
 
         Parameters
         ----------
@@ -192,7 +193,7 @@ class _Stream:
         self.pool = _start_threads(n_threads) if n_threads else None
 
     def close(self) -> None:
-        """End the threads after the samples that they are reading."""
+        """Cancel the pieces that no thread has started, wait for the others, and end the threads."""
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
@@ -210,7 +211,8 @@ class _Stream:
                     self._load_ahead(current)
                 yield pending.batch()
                 self.buffers.mark_copied(pending.image)
-                del pending  # Its buffer can now be reused.
+                # The batch is deleted, so that its buffer can be reused.
+                del pending
         finally:
             current.cancel()
 
@@ -256,7 +258,7 @@ def _fill(dataset: FillingDataset, keys: Sequence[Index], image: Floats) -> list
 
 
 def _start_threads(n: int) -> ThreadPoolExecutor:
-    """Return a pool of `n` threads in which torch starts no further threads, because `n` may be the number of CPUs."""
+    """Return a pool of `n` threads. torch starts no further threads in them, because `n` may be the number of CPUs."""
     n_torch, ready = torch.get_num_threads(), threading.Barrier(n + 1, timeout=60)
 
     def start() -> None:
@@ -283,7 +285,7 @@ def can_fill(dataset: object) -> TypeGuard[FillingDataset]:
 
 
 def _is_large(dataset: FillingDataset) -> bool:
-    # Channels are not counted, because the channels of a slice are copies.
+    # The number of channels is ignored, because the channels of a slice are copies.
     return math.prod(dataset.input_shape[1:]) >= _SMALL_SAMPLE
 
 

@@ -1,4 +1,4 @@
-"""Progress and history of a training: a table, tensorboard logs, a progress bar or lines of text."""
+"""Output of progress and history during training: a table, tensorboard logs, a progress bar or lines of text."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def write_history(history: Sequence[Row], path: Path) -> None:
-    """Write the history of a training as a table with one row per evaluation."""
+    """Write the history of one network as a table with one row per evaluation."""
     with write_whole(path, "w") as file:
         pd.DataFrame(history).to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
@@ -27,7 +27,7 @@ def write_history(history: Sequence[Row], path: Path) -> None:
 class Events:
     """Tensorboard logs of one network: one folder per data set, one value per evaluation and metric.
 
-    On a resume the logs are rewritten from the history, so that nothing is logged twice.
+    When training resumes, the logs are rewritten from the history, so that no value is logged twice.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ class Events:
     history
         Evaluations before the resume.
     started
-        Start of the training, in seconds since 1970. The time of a value is this plus the row's ``time``.
+        Time at which training started, in seconds since 1970. The time of a logged value is the sum of `started` and
+        the row's ``time``.
 
     Raises
     ------
@@ -88,16 +89,15 @@ class Events:
                 LOGGER.warning("%s: closing the tensorboard logs failed: %s", self.folder, error)
 
 
-#: Setting of `show_progress`: whether progress is shown, the text before it, and the number of remaining trainings.
-#: With None, lines are only logged.
+#: Arguments of the current `show_progress` block; None outside such a block, where progress is only logged.
 _SHOWN: ContextVar[tuple[bool, str, int] | None] = ContextVar("_SHOWN", default=None)
 
 
 @contextmanager
 def show_progress(shown: bool, prefix: str = "", n_trainings: int = 1) -> Iterator[None]:
-    """Show the progress of the trainings in the block on standard error, after `prefix`; or hide the progress.
+    """Show the progress of training within the block on standard error, after `prefix`; hide it if `shown` is False.
 
-    `n_trainings` is the number of remaining trainings including this one, whose total time is estimated.
+    `n_trainings` is the number of training runs that remain, including the current one. Their total time is estimated.
     """
     token = _SHOWN.set((shown, prefix, n_trainings))
     try:
@@ -107,13 +107,13 @@ def show_progress(shown: bool, prefix: str = "", n_trainings: int = 1) -> Iterat
 
 
 def shows_bars() -> bool:
-    """Return whether progress is shown as a bar, as in a terminal or notebook."""
+    """Return whether progress is shown as a bar, which requires a terminal or a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", ())
 
 
 class Progress:
-    """Progress of a training: a bar of all updates in a terminal or notebook, otherwise one line per epoch.
+    """Display of progress: a bar over all updates in a terminal or notebook, otherwise one line per epoch.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class Progress:
         self._log_estimate(epoch)
         if not self.shown or self.bar is not None:
             return
-        # The times of several networks are not separate, so they are logged in a line of their own.
+        # The times are measured for all networks together. For several networks, they are logged in a separate line.
         single = f"; {spent}" if len(rows) == 1 else ""
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
@@ -191,14 +191,14 @@ class Progress:
             sys.stderr.flush()
 
     def _log_estimate(self, epoch: int) -> None:
-        """After the first epoch, log its time and the estimated times of the training and of all trainings."""
+        """After the first epoch, log its time and the estimated time of this and of all remaining training runs."""
         if self.shown and not self.estimated:
             seconds = self._seconds_per_epoch(epoch)
             all_trainings = (
                 f", {_duration_text(self.n_trainings * self.epochs * seconds)} for all {self.n_trainings}"
             )
             LOGGER.info(
-                "an epoch takes %s: at most %s for a training%s",
+                "an epoch takes %s: at most %s for one training run%s",
                 _duration_text(seconds),
                 _duration_text(self.epochs * seconds),
                 all_trainings if self.n_trainings > 1 else "",
@@ -210,7 +210,7 @@ class Progress:
         return (monotonic() - started) / max(epoch + 1 - first, 1e-9)
 
     def _remaining_time(self, epoch: int) -> str:
-        """Return the longest remaining time as text; a training may stop early."""
+        """Return the remaining time as text. It is an upper limit, because training may stop early."""
         left = (self.epochs - epoch - 1) * self._seconds_per_epoch(epoch)
         return f", at most {_duration_text(left)} left" if left else ""
 

@@ -1,8 +1,8 @@
 """Training loop.
 
-One or several networks are trained on the same batches; each network receives the rows of its part. The states for a
-resume are written between two updates: `train_epoch` can begin at any update; if an evaluation is due there and
-missing, it is done first.
+One or several networks are trained on the same batches; each network receives the rows of its part. Checkpoints are
+written between two updates. Therefore `train_epoch` can begin at any update. If an evaluation is due at this update and
+has not been done, `train_epoch` evaluates first.
 """
 
 import os
@@ -46,7 +46,7 @@ class Loop:
     Parameters
     ----------
     trainer
-        Settings of the training.
+        Settings.
     task, train, validation, folder, callbacks
         See `Trainer.fit`.
     """
@@ -85,7 +85,7 @@ class Loop:
             stack.enter_context(exclusive("the training"))
             stack.enter_context(current_device(self.device))
             if self.ranks.world > 1:
-                # torch warns if strides differ, although for one input channel different strides are the same layout.
+                # torch warns if strides differ. For one input channel, different strides describe the same layout.
                 stack.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             n_updates = updates_per_epoch(self.trainer, self.sets["train"], list(networks))
@@ -103,7 +103,7 @@ class Loop:
             self.batches = TrainingBatches(self.trainer, self.task, self.sets, parts, self.computation)
             self.train_runs(runs, stack)
         # All ranks wait, because they read the best weights from files that rank 0 may still be writing.
-        self.ranks.barrier("at the end of the training")
+        self.ranks.barrier("at the end of training")
         [self.interruption.signal] = self.ranks.all_reduce_max(self.interruption.signal)
         if self.interruption.signal:
             # The signal came after the last batch: everything is saved, but the caller must not continue.
@@ -120,13 +120,14 @@ class Loop:
             Progress(trainer.epochs, scored_sets(trainer), self.ranks.rank == 0)
         )
         while active := [run for run in runs if not run.is_finished()]:
-            # Networks can share a pass if they have the same epoch and the same division into batches.
+            # Networks can share a pass over the data if they are at the same epoch and their epochs have the same
+            # batches.
             first = min(active, key=lambda run: run.epoch)
             position = first.epoch, first.join_last
             self.train_epoch(first.epoch, [run for run in active if (run.epoch, run.join_last) == position])
 
     def train_epoch(self, epoch: int, runs: list[Run]) -> None:
-        """Train the networks of this epoch, each from the update of its saved state."""
+        """Train the networks for one epoch, each from the update at which its saved state was written."""
         self.active, self.clock = runs, EpochClock()
         parts, start = [run.part for run in runs], min(run.updates for run in runs)
         plan = self.batches.begin_epoch(epoch, start, parts, runs[0].join_last)
@@ -150,7 +151,7 @@ class Loop:
         self.progress.end_epoch(epoch, {run.part: run.history[-1] for run in runs}, str(self.clock))
 
     def update(self, runs: list[Run], sizes: list[int], source: Iterator[Batch]) -> None:
-        """Accumulate the gradients of batches of these sizes, and update each network once."""
+        """Accumulate the gradients of the next batches, whose sizes are `sizes`, and update each network once."""
         for number, size in enumerate(sizes):
             batch = next(source)
             self.ranks.barrier("for a batch")
@@ -173,7 +174,7 @@ class Loop:
         return every > 0 and update > 0 and update % every == 0
 
     def evaluate(self, runs: list[Run], ended: bool) -> None:
-        """Add a row to the history of these networks, from all samples of both sets."""
+        """Evaluate the networks on all samples of both sets, and add a row to the history of each network."""
         if not runs:
             return
         try:
@@ -186,9 +187,9 @@ class Loop:
             raise
         self.clock.lap("evaluating")
         if not self.has_saved:
-            # The first state must precede the first row of the table, because a table without a state cannot be
-            # resumed. It is not written earlier, so that a training that fails sooner can be restarted with other
-            # settings.
+            # The first checkpoint must precede the first row of the table, because training cannot resume from a table
+            # without a checkpoint. It is not written earlier, so that training that fails before its first score can be
+            # restarted with other settings.
             self.save()
         for run in runs:
             where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}
@@ -217,7 +218,7 @@ class Loop:
         self.clock.lap("callbacks")
 
     def open_files(self, runs: list[Run], stack: ExitStack) -> dict[Network, NetworkFiles]:
-        """Open the files of the networks, and restore the states that an earlier training has written."""
+        """Open the files of the networks, and restore the states that an earlier run has written."""
         files = {}
         for run in runs:
             settings = fingerprint(self.trainer, self.task, run.model, self.sets, run.part)
@@ -247,7 +248,7 @@ class Loop:
         self.saved, self.has_saved = time.monotonic(), True
 
     def save_if_due(self) -> None:
-        """Write states if the last states are too old or a rank received a signal. Exit after a signal."""
+        """Write states if `checkpoint_seconds` have passed or a rank has received a signal. Exit after a signal."""
         due = time.monotonic() - self.saved >= self.trainer.checkpoint_seconds
         due_anywhere, self.interruption.signal = self.ranks.all_reduce_max(due, self.interruption.signal)
         if self.interruption.signal:
@@ -257,7 +258,7 @@ class Loop:
             self.save()
 
     def exit_if_signalled(self) -> None:
-        """Exit within an evaluation after a signal; several ranks exit together, after their next update."""
+        """If a signal was received during an evaluation, exit. Several ranks exit together, after their next update."""
         if self.interruption.signal and self.ranks.world == 1:
             self.save()
             self.exit()
@@ -276,7 +277,7 @@ class Loop:
         self.interruption.leave()
 
     def result(self, run: Run) -> Training:
-        """Return the result of a network's training.
+        """Return the result for one network.
 
         Raises
         ------

@@ -35,8 +35,9 @@ def classification_metrics(table: pd.DataFrame, n_classes: int) -> Metrics:
         Columns ``true_label`` and ``predicted_label`` (indices of classes) and, optionally, ``proba0``, ``proba1``, …
         for the area under the ROC curve, and ``loss``.
     n_classes
-        Number of classes. Of two classes, class 1 is the positive class. With more classes, sensitivity, specificity,
-        PPV, NPV and the area under the ROC curve are means over the classes, each against the rest.
+        Number of classes. With two classes, class 1 is the positive class. With more classes, sensitivity, specificity,
+        PPV, NPV and the area under the ROC curve are means over the classes, where each class is compared with all
+        others.
 
     Returns
     -------

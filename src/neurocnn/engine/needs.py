@@ -1,4 +1,4 @@
-"""Requirements of a training: updates, memory and disk space."""
+"""Requirements of training: updates, memory and disk space."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ from neurocnn.storage.memory import peak_memory
 
 @dataclass(frozen=True)
 class Needs:
-    """Upper limits of the updates, memory and disk space that a training requires.
+    """Upper limits of the updates, memory and disk space that training requires.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def needs_of(
 def log_needs(
     what: str, needs: Needs, folder: Path | None, device: torch.device | None = None
 ) -> Iterator[None]:
-    """Log the requirements before the block, and the used time, memory and disk space after it, in rank 0.
+    """On rank 0, log the requirements before the block, and the used time, memory and disk space after the block.
 
     Parameters
     ----------

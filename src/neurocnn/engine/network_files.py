@@ -1,4 +1,4 @@
-"""Files of one network's training, written in an order that allows a resume after a kill at any time.
+"""Files of one network, written in an order that allows a resume if the process is killed at any time.
 
 At the end of an epoch the state is written first, then the best models. If the process is killed between these two
 writes, the missing best model is restored from the state.
@@ -27,14 +27,14 @@ from neurocnn.storage.tensors import save_tensors
 
 
 class NetworkFiles:
-    """Files of one network's training.
+    """Files that are written while one network is trained.
 
     Parameters
     ----------
     folder
-        Folder of the training; None keeps the best models in memory and writes nothing.
+        Folder for the files. With None, the best models are kept in memory and nothing is written.
     run
-        Training of the network.
+        Network in training.
     settings
         Settings that are compared on a resume, see `fingerprint`.
     writes
@@ -66,7 +66,7 @@ class NetworkFiles:
             yield
 
     def restore(self) -> None:
-        """Restore the run from the last saved state, if there is one.
+        """Restore `run` from the last saved state, if there is one.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class NetworkFiles:
                 )  # fmt: skip
 
     def open(self) -> None:
-        """Restore the table, the best models and the logs to the epoch and update of the state."""
+        """Bring the table, the best models and the logs to the epoch and update of the restored state."""
         if not self.writes:
             return
         bests = [folder / "model_best.pth.tar" for folder in self.models.glob("best_*")]
@@ -142,26 +142,27 @@ class NetworkFiles:
                 )
 
     def write_evaluation(self) -> None:
-        """Write the last row of the history into the table and the logs."""
+        """Write the history to the table, and its last row to the logs."""
         if self.writes:
             write_history(self.run.history, self.table)
         if self.events is not None:
             self.events.add(self.run.history[-1])
 
     def write_state(self, randoms: list[dict[str, Any]]) -> None:
-        """Write the state of the training. `randoms` are the random states of all ranks."""
+        """Write the training state. `randoms` are the random states of all ranks."""
         if self.writes:
             self.states.write(self.run.state(randoms) | {"settings": self.settings})
 
     def discard_checkpoint(self) -> None:
-        """Delete the state of a training without history, to allow other settings."""
+        """Delete a training state that has no history yet, so that other settings are allowed."""
         if self.writes and not self.run.history:
             self.states.remove()
 
     def write_predictions(self, selections: list[str]) -> None:
-        """Write the predictions of the last evaluation as those of the best epoch of these selections.
+        """Write the predictions of the last evaluation, whose epoch is the best one of these selections.
 
-        They are written before the state of their epoch: after a kill between these two writes, the epoch is repeated.
+        The predictions are written before the state of the same epoch. If the process is killed between these two
+        writes, the epoch is repeated.
         """
         for selection in selections if self.writes else ():
             epoch = self.run.best_epochs[selection]

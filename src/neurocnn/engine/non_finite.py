@@ -13,12 +13,12 @@ from neurocnn.errors import ModelError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.identity import describe_rows
 
-#: Column of an evaluation's table that marks rows with outputs that are not finite.
+#: Column of an evaluation's table: whether all outputs of the row are finite.
 FINITE = "_finite"
 
 
 def finite_rows(output: Any, n: int) -> Tensor:
-    """Return a bool tensor (n,) on the CPU: whether all outputs of each sample are finite.
+    """Return whether all outputs of each sample are finite, as a bool tensor (n,) on the CPU.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
 
 
 def log_outputs(where: str, rows: pd.DataFrame, name: str) -> None:
-    """Log a warning about outputs that are not finite, with the network and epoch (`where`) and the set's `name`."""
+    """Log a warning about outputs that are not finite. `where` is the network and epoch, `name` the name of the set."""
     LOGGER.warning(
         "%s: the output is NaN or infinite for %s of the %s set; the metrics of this evaluation are NaN, so that "
         "its epoch is never the best",
@@ -80,7 +80,8 @@ def scores_or_nan(
     """Return the metrics of a table by name, or NaN for all of them if not `all_finite`."""
     if all_finite:
         return {name: float(score) for name, score in metrics(table).items()}
-    # Metrics may raise an error for NaN, so they are called with zeros; only their names are used.
+    # Metrics may raise an error for NaN. Therefore they are called with zeros, and only the names of the results are
+    # used.
     numbers = table.select_dtypes("number")
     filled = table.assign(**numbers.where(np.isfinite(numbers), 0.0))
     return dict.fromkeys(metrics(filled), math.nan)
@@ -124,7 +125,7 @@ def gradients_error(where: str) -> TrainingError:
 
 
 def scale_error(where: str) -> TrainingError:
-    """Return an error for float16 gradients that overflow at any scale of the loss."""
+    """Return an error for float16 gradients that overflow even at the smallest loss scale."""
     return TrainingError(
         f"{where}: the gradients are NaN or infinite at any scale of the loss; the weights were not updated; use "
         "precision='bfloat16' or 'float32'"

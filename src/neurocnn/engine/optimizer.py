@@ -1,4 +1,4 @@
-"""Optimizer and scheduler of a training."""
+"""Creation and steps of the optimizer and the scheduler."""
 
 import inspect
 import warnings
@@ -18,12 +18,13 @@ def make_optimizer(trainer: TrainingSettings, parameters: Sequence[nn.Parameter]
     if make is None:
         fused = all(parameter.is_floating_point() for parameter in parameters)
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused)
-    # A class is called with the learning rate and weight decay if its signature has them; a function sets both itself.
+    # A class is called with the learning rate and weight decay if it has these parameters. A function sets both itself.
     known = inspect.signature(make).parameters if isinstance(make, type) else ()
     rates = {"lr": rate, "weight_decay": decay}
     made = make(parameters, **{name: value for name, value in rates.items() if name in known})
     for group in made.param_groups:
-        # Checkpoints contain plain numbers. With numpy scalars, an optimizer might round otherwise than after a resume.
+        # Checkpoints contain plain numbers. If the optimizer computed with numpy scalars, it might round differently
+        # before and after a resume.
         group.update({name: plain(value) for name, value in group.items() if name != "params"})
     return made
 
@@ -80,7 +81,8 @@ def _has_free_parameter(function: Callable[..., object], name: str) -> bool:
     """Return whether a function has a parameter of this name whose value is missing or None."""
     try:
         found = inspect.signature(function).parameters.get(name)
-    except (TypeError, ValueError):  # Some builtins have no signature.
+    except (TypeError, ValueError):
+        # Some builtins have no signature.
         return False
     return found is not None and found.default in (None, inspect.Parameter.empty)
 
@@ -91,12 +93,12 @@ def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
     Raises
     ------
     SettingError
-        If the scheduler has no more steps, for example because the training was extended by more epochs.
+        If the scheduler has no more steps, for example because `epochs` was increased.
     """
     if scheduler is None:
         return
     with warnings.catch_warnings():
-        # torch warns if the optimizer made no step, which happens if all gradients overflow, or after a resume here.
+        # torch warns if the optimizer made no step. This is expected if all gradients overflow, and after a resume.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(loss)
@@ -105,6 +107,6 @@ def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
             scheduler.step()
         except ValueError as error:
             raise SettingError(
-                f"scheduler: {error}; expected a scheduler for all steps of the training; a training with such a "
-                "scheduler cannot be continued with more epochs"
+                f"scheduler: {error}; expected a scheduler with at least as many steps as training has; with such a "
+                "scheduler, epochs cannot be increased"
             ) from error

@@ -1,4 +1,4 @@
-"""Losses per sample and columns of tables, computed from the outputs of a network, for each kind of task."""
+"""Computation of the losses and table columns of each sample from the outputs of a network, for each kind of task."""
 
 from typing import Any
 
@@ -97,7 +97,8 @@ def _predicted_numbers(output: object) -> Tensor:
 
 
 def _shortest_decimals(target: Tensor) -> np.ndarray[Any, Any]:
-    # As a float64, the float32 value of 71.8 is 71.80000305; its shortest decimal restores the value of the table.
+    # The label 71.8 becomes 71.80000305 if it is converted to float32 and then to float64. Its shortest decimal
+    # representation is 71.8.
     return np.array([float(str(value)) for value in target.cpu().numpy()], dtype=np.float64)
 
 

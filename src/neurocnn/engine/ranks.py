@@ -21,7 +21,7 @@ _control: dict[str, Any] = {}
 
 @dataclass(frozen=True)
 class Ranks:
-    """Process of a job; a single process is rank 0 of 1.
+    """Rank of this process in a job of several processes. A single process is rank 0 of 1.
 
     Attributes
     ----------
@@ -64,7 +64,8 @@ class Ranks:
     def _closed_ranks(self) -> list[int]:
         """Return the ranks whose connection to rank 0 is closed; an empty list on other ranks.
 
-        gloo's error does not name a rank that died before the barrier, but receiving from it fails.
+        gloo's error does not name a rank that died before the barrier. To find this rank, rank 0 tries to receive from
+        each rank: receiving from a dead rank fails.
         """
         closed: list[int] = []
         for rank in range(1, self.world if self.rank == 0 else 1):
@@ -94,7 +95,7 @@ class Ranks:
 
 
 def find_ranks(seconds: float | None = None) -> Ranks:
-    """Return the rank of this process, after it has joined the job that ``torchrun`` started, if there is one.
+    """Return the rank of this process. If ``torchrun`` started the process, join its job first.
 
     Any launcher that sets the same environment variables works. Joining creates torch's default process group (if there
     is none), which is destroyed when the process ends.
@@ -123,8 +124,8 @@ def find_ranks(seconds: float | None = None) -> Ranks:
     if "group" not in _control:
         gloo = dist.get_backend() == "gloo"
         _control["group"] = dist.group.WORLD if gloo else dist.new_group(backend="gloo", timeout=wait)
-        # The group is released before Python ends: a thread of the group that waited for the interpreter lock at the
-        # end would abort the process.
+        # The group is released before Python ends, because a thread of the group that waits for the interpreter lock at
+        # exit aborts the process.
         atexit.register(_control.pop, "group", None)
     rank = dist.get_rank()
     return Ranks(rank, dist.get_world_size(), int(os.environ.get("LOCAL_RANK", str(rank))), seconds)

@@ -52,7 +52,7 @@ class Identities:
 
 
 def concatenate(chunks: Sequence[Columns]) -> Columns:
-    """Return the concatenated columns. Values of a column that a chunk lacks are NaN."""
+    """Return the concatenated columns of all chunks. If a chunk lacks a column, its values are NaN."""
     columns = {}
     for name in dict.fromkeys(name for chunk in chunks for name in chunk):
         columns[name] = np.concatenate(

@@ -23,7 +23,7 @@ from neurocnn.randomness import RandomState
 from neurocnn.storage.identity import PART
 
 Row = dict[str, Any]
-# Fields of a run that a saved state contains without conversion.
+# A saved state contains these fields of a run without conversion.
 _COUNTERS = ("epoch", "updates", "iteration", "started")
 _PLAIN_FIELDS = (*_COUNTERS, "history", "best", "best_epochs", "stopped", "join_last")
 
@@ -31,8 +31,8 @@ _PLAIN_FIELDS = (*_COUNTERS, "history", "best", "best_epochs", "stopped", "join_
 class Run:
     """Network in training, with its optimizer, random state, early stopping, best weights and history.
 
-    Networks that are trained in the same pass share only the batches, so that each has the same result as in a
-    separate training.
+    Networks that are trained in the same pass share only the batches, so that each has the same result as if it were
+    trained alone.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class Run:
     trainer
         Settings.
     task
-        Task of the training.
+        Task.
     part
         The part_id of the network's part; None for a network for all parts.
     device, ranks
-        Device and process of the training.
+        Device, and rank of this process.
     n_updates
         Number of updates per epoch, which some schedulers require.
     """
@@ -131,14 +131,15 @@ class Run:
             with translate_compiler_errors():
                 self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         if not empty:
-            # Sample names are made only for an error: making them takes as long as the update of a small network.
+            # Names of samples are created only for an error, because this takes as long as an update of a small
+            # network.
             self._window.append((losses.detach(), {name: batch[name] for name in PART if name in batch}))
 
     def update(self) -> float:
         """Step the optimizer, and return the mean loss of the update.
 
-        If the scaled loss of float16 made gradients overflow, the weights do not change and the scale is halved; this
-        counts as an update.
+        If gradients overflow because of the loss scale of float16, the weights do not change and the scale is halved.
+        Such a step counts as an update.
 
         Raises
         ------
@@ -149,7 +150,7 @@ class Run:
         """
         losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
         mean = float(losses.mean())
-        # One check of the mean is enough for finite losses: if any loss is not finite, the mean is not finite.
+        # If any loss is not finite, the mean is not finite either. Therefore a finite mean needs no further check.
         if not math.isfinite(mean) and not losses.isfinite().all():
             names = [sample_name(who, row) for part, who in self._window for row in range(len(part))]
             raise loss_error(self.where(), losses, names, self.parameters)
@@ -215,11 +216,11 @@ class Run:
         return "validation" if "validation_loss" in row else "train"
 
     def is_evaluated(self) -> bool:
-        """Return whether the current weights have been evaluated: the history contains a row for them."""
+        """Return whether the history contains a row for the current weights."""
         return bool(self.history) and self.history[-1]["iteration"] == self.iteration
 
     def is_finished(self) -> bool:
-        """Return whether this training has ended."""
+        """Return whether training of this network has ended."""
         return self.stopped or self.epoch >= self.trainer.epochs
 
     def weights(self) -> dict[str, Tensor]:
@@ -243,7 +244,7 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore the training from a state.
+        """Restore the network, optimizer, random state and history from a state.
 
         Raises
         ------
@@ -272,7 +273,7 @@ class Run:
             ) from error
 
     def seconds(self) -> float:
-        """Return the seconds of training so far, including those before a resume."""
+        """Return the seconds since training started, including those before a resume."""
         return time.monotonic() - self._clock
 
     def release(self) -> None:

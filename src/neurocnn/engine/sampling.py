@@ -22,7 +22,7 @@ def epoch_order(n: int, seed: int, epoch: int, weights: Sequence[float] | None =
     seed, epoch
         Numbers that determine the order.
     weights
-        Relative probability with which each unit is drawn, with replacement. With None, each unit occurs once.
+        Relative probability of each unit. Units are drawn with replacement. With None, each unit occurs once.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Settings of a training, with a check of their values."""
+"""Settings of `Trainer`, with checks of their values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -92,5 +92,5 @@ class TrainingSettings:
 
 
 def scored_sets(settings: TrainingSettings) -> tuple[str, ...]:
-    """Return the names of the sets that each evaluation includes, if they exist."""
+    """Return the names of the sets on which each evaluation is done, if these sets exist."""
     return ("validation",) if settings.evaluate_train == "end" else ("train", "validation")

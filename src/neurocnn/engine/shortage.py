@@ -5,7 +5,7 @@ import re
 
 from neurocnn.errors import TrainingError
 
-#: Messages of the system and of torch.
+#: Words in the messages of the system and of torch that report this lack.
 _MESSAGES = re.compile(r"Too many open files|ancdata|shared memory|/dev/shm|shm_open")
 
 
@@ -23,7 +23,7 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def shortage_error(error: BaseException) -> TrainingError:
-    """Return an error with a remedy in place of an error for which `is_shortage` is true."""
+    """Return an error with a remedy, to replace an error for which `is_shortage` returns True."""
     return TrainingError(
         f"no more file handles or shared memory: {str(error).strip().splitlines()[-1]}; use fewer workers "
         "(n_workers) or a smaller batch_size, or raise the limit (ulimit -n, or the size of /dev/shm)"

@@ -98,8 +98,8 @@ def regression(
         Column of the labels.
     mean, scale
         Constants of the prediction, ``mean + scale * output``. Use about the mean and the standard deviation of the
-        training labels: the outputs of a new network are near 0, and without these constants it would take many
-        updates to reach an age of 75. Tables and metrics are in the unit of the label, the loss in the square of it.
+        training labels: the outputs of a new network are near 0, and without these constants it would take many updates
+        to reach an age of 75. Tables and metrics are in the unit of the label; the unit of the loss is its square.
     selection
         Metrics, such as ``["loss", "mae"]``. A best epoch is selected by each metric.
 
@@ -199,7 +199,7 @@ def _check_selection(selection: object, where: str) -> tuple[str, ...]:
 
 
 def _unusual_selection(selection: Sequence[str], usual: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return the argument `selection` if it differs from its default, so that existing records of tasks stay valid."""
+    """Return `selection` as a recorded argument, or nothing if it is the default, which older records lack."""
     return {} if tuple(selection) == usual else {"selection": list(selection)}
 
 

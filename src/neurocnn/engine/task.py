@@ -1,4 +1,4 @@
-"""Tasks: the targets, losses, table columns and metrics for which a network is trained.
+"""Tasks, which define the targets, losses, table columns and metrics for which a network is trained.
 
 A task is a dataclass of functions, so that ``dataclasses.replace(task, loss=…)`` creates a variant without a subclass.
 The functions of the built-in tasks are defined in modules (or are `functools.partial` objects), so that a task can be
@@ -37,7 +37,7 @@ def _output_itself(output: Any) -> Any:
 
 @dataclass(frozen=True)
 class Task:
-    """Functions that convert a batch to targets, losses, columns of a table and metrics.
+    """Functions that compute the targets, losses, table columns and metrics of a kind of problem.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Trainer: settings of a training, and the method `fit`. For the training loop, see `loop`."""
+"""Trainer: settings, and the method `fit`. The training loop is in `loop`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from neurocnn.storage.display import html_view, short_repr
 @suggest_keywords
 @dataclass(frozen=True, kw_only=True)
 class Trainer(TrainingSettings):
-    """Settings of a training, which `fit` runs.
+    """Settings for training, and the method `fit`, which trains networks.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class Trainer(TrainingSettings):
     evaluation_steps
         Updates between evaluations within an epoch; 0 to evaluate only at the end of the epoch.
     evaluate_train
-        ``"epoch"`` to include the training set in each evaluation, ``"end"`` to evaluate only the validation set during
-        training, which is then required. With ``"end"`` the metrics of the training set are NaN in the history, and an
+        ``"epoch"`` to include the training set in each evaluation, ``"end"`` to evaluate only the validation set, which
+        is then required, during training. With ``"end"`` the metrics of the training set are NaN in the history, and an
         `Experiment` evaluates the training set with the best models only. A training set without a table of its
         participants and labels is evaluated once, to check them.
     patience, tolerance
@@ -79,7 +79,7 @@ class Trainer(TrainingSettings):
     checkpoint_seconds
         Seconds between checkpoints within an epoch, if a folder is given.
     rank_seconds
-        Seconds that the ranks of a distributed training wait for a rank that does not respond.
+        Seconds that the ranks of a distributed job wait for a rank that does not respond.
 
     Raises
     ------
@@ -136,23 +136,23 @@ class Trainer(TrainingSettings):
         ----------
         model
             Network, trained in place: afterwards it has the weights of the last epoch. With a mapping from part_id to
-            network, each network is trained on its part, with the same result as in a separate training.
+            network, each network is trained on its part, with the same result as if it were trained alone.
         task
-            Task of the training.
+            Task to learn.
         train, validation
             Datasets whose items are dicts. Without `validation`, the training metrics are used for selection and early
             stopping.
         folder
-            Folder for ``training.tsv``, ``models/``, ``tensorboard_logs/`` and ``state/``. If it contains a
-            stopped training, this training is resumed from its last checkpoint; if it contains a finished training, the
-            result is returned.
+            Folder for ``training.tsv``, ``models/``, ``tensorboard_logs/`` and ``state/``. If the folder contains a
+            checkpoint of a stopped run, training resumes from it. If training is finished, its result is read and
+            returned.
         callbacks
             Functions that are called with a `TrainingState` after each evaluation.
 
         Returns
         -------
         Training
-            Result of the training; for a mapping of networks, a dict by part_id.
+            Result; for a mapping of networks, a dict of results by part_id.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Result of a training, and argument of its callbacks."""
+"""Result of `Trainer.fit`, and argument of its callbacks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from neurocnn.engine.batch import Network
 
 @dataclass(frozen=True)
 class Training:
-    """Result of a training.
+    """Result of `Trainer.fit`.
 
     Attributes
     ----------
@@ -24,14 +24,15 @@ class Training:
     best
         State dict (on the CPU) of the best epoch of each selection: ``best["best_loss"]``.
     best_epochs
-        Best epoch by each selection metric.
+        Best epoch of each selection: ``best_epochs["best_loss"]``.
     stopped_at
-        Last epoch of the training.
+        Last epoch that was trained.
     stopped_early
         Whether early stopping ended the training.
     predictions
-        Tables of the best epochs as `evaluate` returns them, by selection and set, read from the folder of the
-        training. Empty without a folder, or if an earlier version of neurocnn wrote the folder.
+        Tables of the best epochs, as `evaluate` returns them, by selection and set. They are read from the folder that
+        was passed to `fit`. The mapping is empty without a folder, or if an earlier version of neurocnn wrote the
+        folder.
 
     Examples
     --------
@@ -63,14 +64,14 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Argument of a callback: the training after an evaluation.
+    """Argument of a callback: the state of training after an evaluation.
 
     Attributes
     ----------
     epoch, iteration
         Epoch from 0, and number of updates.
     metrics
-        New row of the history.
+        Row that the evaluation added to the history.
     history
         Rows of the history so far.
     epoch_ended
@@ -80,7 +81,7 @@ class TrainingState:
     part_id
         Part of the network, if each part has its own network; else None.
     folder
-        Folder of the training (``fold-<split>`` in an experiment); None if no files are written.
+        Folder that was passed to `fit` (``fold-<split>`` in an experiment); None if no files are written.
     split
         Index of the split in an experiment, otherwise None.
 

@@ -1,4 +1,4 @@
-"""Loaders that read samples in worker processes, and the error if a worker dies."""
+"""Loaders that read samples in worker processes, and an error that names the sample if a worker dies."""
 
 import multiprocessing
 import os
@@ -62,7 +62,8 @@ class Samples(torch.utils.data.Dataset[Item]):
             return [dataset[index] for _, index in keys]
         if self.takes_epoch or self.seed is None:
             return [self[key] for key in keys]
-        # States are restored once per batch, because this takes longer for numpy's state than reading a small sample.
+        # The random states are restored once per batch, not per sample: restoring numpy's state takes longer than
+        # reading a small sample.
         with preserve_random_states():
             return [self[key] for key in keys]
 
@@ -87,7 +88,7 @@ def exit_if_orphaned(worker: int) -> None:
     for ever, and so would the reader of its output.
     """
     parent = multiprocessing.parent_process()
-    # The parent of all workers of a fork server is the server, not the process that started them.
+    # With a fork server, the parent of a worker is the server, not the process that started the worker.
     if (
         parent is not None
         and multiprocessing.get_start_method() != "forkserver"
@@ -186,13 +187,13 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
             getattr(batches, "_shutdown_workers", int)()
         reported = isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
         lost = bool(ended) and isinstance(error, ConnectionError | EOFError)
-        # torch re-raises an error of the dataset in a worker with this prefix.
+        # If the dataset raises an error in a worker, torch raises it again with this prefix.
         if (reported or lost) and not str(error).startswith("Caught "):
             raise TrainingError(_worker_death_message(str(error), ended)) from error
         if is_shortage(error):
             raise shortage_error(error) from error
         if isinstance(error, NeurocnnError) and str(error).startswith("Caught "):
-            # The new error omits the worker's traceback, which torch adds before the message.
+            # torch adds the traceback of the worker before the message. The new error has only the message.
             raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].rstrip()) from error
         raise
 
@@ -200,7 +201,8 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
 def _ended_workers(batches: Any) -> set[int]:
     workers = getattr(batches, "_workers", ())
     for worker in workers:
-        # A worker's connection closes shortly before its process ends. torch's signal handler may raise an error here.
+        # The connection of a worker closes shortly before its process ends, so the end is awaited. Meanwhile torch's
+        # signal handler may raise an error.
         with suppress(RuntimeError):
             worker.join(0.2)
     return {worker.pid for worker in workers if worker.exitcode}
