@@ -32,7 +32,7 @@ def common_shape(images: Images, sources: Sequence[Source]) -> tuple[int, int, i
 
 
 def compare_masks(parts: Roi, images: Images, source: Source) -> None:
-    """Log a warning if a mask and the images have different affines, because the mask then covers other structures."""
+    """Log a warning if a mask and the images have different affines: the mask then covers the wrong structures."""
     grid = images.grid(source)
     for name, header in parts.mask_headers().items():
         mask = Grid(header.shape, header.affine, is_oriented=header.is_oriented)

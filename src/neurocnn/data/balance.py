@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from neurocnn.storage.identity import IMAGE, person_columns
 
-#: Text columns with more distinct values than this, such as names, are omitted.
+#: Text columns with more distinct values, such as names, are omitted.
 MAX_VALUES = 10
 _COLUMNS = ["column", "value", "train", "validation", "difference"]
 
 
 def balance(train: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """Return the standardised mean differences of two sets, one row per numeric column and per value of other columns.
+    """Return the standardised mean differences of two sets: one row per numeric column and per value of each text
+    column.
 
     Only the first row of each participant is used. Text columns with more than 10 distinct values are omitted, and
     missing values are ignored.

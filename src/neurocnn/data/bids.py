@@ -79,7 +79,7 @@ def read_bids(folder: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _read_sessions(folder: Path) -> pd.DataFrame:
-    """Return the sessions of one participant as a table of text."""
+    """Return the sessions of one participant as a table of strings."""
     path = folder / f"{folder.name}_sessions.tsv"
     found = _folders(folder, "ses-")
     if not is_file(path):
@@ -102,7 +102,8 @@ def _folders(parent: Path, prefix: str) -> list[str]:
 
 
 def _check_listed(folders: Iterable[str], ids: Iterable[str], path: Path) -> None:
-    # Without this error, images would have no labels, often because of different spellings (ses-M00, ses-M000).
+    # Without this error, images would have no labels if, for example, the table and the folder spell an id differently
+    # (ses-M00, ses-M000).
     missing = sorted({*folders} - {*ids})
     if missing:
         raise TableError(

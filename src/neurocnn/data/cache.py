@@ -1,4 +1,4 @@
-"""Cache of images with a limited size in bytes, and the locks of threads that read images."""
+"""Cache of images, limited in bytes, and locks for threads that read images."""
 
 import os
 import threading

@@ -183,7 +183,7 @@ class Caps:
         return ids.assign(fingerprint=found)
 
     def check(self, sessions: pd.DataFrame) -> pd.DataFrame:
-        """Return one row of measures per image, ordered by decreasing difference from the cohort.
+        """Return a table of measures with one row per image. Images that differ most from their cohort are first.
 
         Each image is read once. One complete image at a time is in memory, together with a copy of each image that is
         downsampled to at most 32 voxels along each axis.
@@ -220,7 +220,8 @@ class Caps:
     def match(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the sessions of `table` without an image, and the sessions with an image that are not in `table`.
 
-        The column ``missing`` of the returned table is ``image`` or ``row``. The table is empty if all sessions match.
+        In the returned table, the column ``missing`` contains ``image`` or ``row``. If all sessions match, the table is
+        empty.
 
         Examples
         --------
@@ -266,7 +267,7 @@ class Caps:
         )
 
     def check_cohorts(self, names: Iterable[str]) -> None:
-        """Check that the cohorts of the labels, `names`, equal those of the CAPS.
+        """Check that the cohort names of the labels, `names`, are the cohort names of the CAPS.
 
         Raises
         ------

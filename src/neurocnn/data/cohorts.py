@@ -76,7 +76,9 @@ def cohort_paths(table: PathLike) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for cohort, given in zip(frame["cohort"], frame["path"], strict=True):
         if not isinstance(cohort, str) or not isinstance(given, str):
-            raise TableError(f"{table}: cohort={cohort!r}, path={given!r}; expected a text in both columns")
+            raise TableError(
+                f"{table}: cohort={cohort!r}, path={given!r}; expected a non-empty string in both columns"
+            )
         if cohort in paths:
             raise TableError(f"{table}: cohort={cohort!r} occurs twice; expected one row per cohort")
         relative_to_table = Path(table).parent / given
@@ -86,7 +88,7 @@ def cohort_paths(table: PathLike) -> dict[str, Path]:
 
 
 def check_same_cohorts(names: Iterable[str], cohorts: Iterable[str]) -> None:
-    """Check that the cohorts of the labels, `names`, equal those of the CAPS; see `Caps.check_cohorts`."""
+    """Check that the cohort names of the labels, `names`, are those of the CAPS; see `Caps.check_cohorts`."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise argument_error("names", names, "cohort names", where="Caps.check_cohorts")
     labels, caps = set(map(str, names)), set(cohorts)

@@ -107,7 +107,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if not len(sessions):
             raise TableError("CapsDataset: sessions has no rows; expected one row per image")
         if not caps.cohorts and label != COHORT:
-            # In a table for a CAPS without cohorts, `cohort` may be a study phase, which does not distinguish people.
+            # If the CAPS has no cohorts, the column `cohort` may be a study phase, which does not distinguish people.
             self.sessions = self.sessions.drop(columns=COHORT, errors="ignore")
         self._labels = read_labels(self.sessions, label)
         self._sources = caps.sources(self.sessions)
@@ -170,9 +170,9 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     @property
     def fills(self) -> bool:
-        """Whether `fill` can be used, even by several threads: if parts and transform are not random and of neurocnn.
+        """Whether several threads can use `fill`: parts and transform must be those of neurocnn and not random.
 
-        Other transforms may use the global random state, which threads share; transforms of TorchIO always do.
+        Other transforms may use the global random state, which threads share. Those of TorchIO always use it.
         """
         own_items = type(self).__getitem__ is CapsDataset.__getitem__
         return own_items and self._is_plain(self.augmented) and type(self.parts) in OWN_PARTS
@@ -189,7 +189,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return self._item(row, position, out)
 
     def _is_plain(self, augmented: bool) -> bool:
-        """Return whether items need no random numbers, because only a transform of this package is applied."""
+        """Return whether items depend on no random numbers: no random shift, and only transforms of this package."""
         changed = self.augmentation is not None or bool(getattr(self.parts, "random_shift", 0))
         return (self.transform is None or type(self.transform) in (MinMax, ZScore)) and not (
             augmented and changed
@@ -201,12 +201,12 @@ class CapsDataset(Dataset[dict[str, Any]]):
         while True:
             generation, kept = images.generation, self._bounds.get(row, position)
             part, found = read_part(images, source, self.parts, part_id, checked=kept is not None)
-            # If the generation differs, the file was replaced during the read, and the kept bounds are outdated.
+            # If the generation has changed, the file was replaced during the read, so its bounds must not be stored.
             if images.generation == generation:
                 return part, kept or found
 
     def _transform(self, part: Tensor, bounds: Bounds | None, row: int, position: int, out: Tensor) -> None:
-        """Write a part, after one of this package's transforms, into `out`."""
+        """Apply one of this package's transforms to a part, and write the result into `out`."""
         source, part_id = self._sources[row], self.part_ids[position]
         if part.dtype != out.dtype:
             out.copy_(apply("transform", self.transform, part, source, part_id))
@@ -215,7 +215,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
             self._bounds.put(row, position, bounds)
             scale(part, bounds, out)
         else:
-            # The transform gets a contiguous copy, because sums depend on the order of the voxels in memory.
+            # The transform receives a contiguous copy, because sums depend on the order of the voxels in memory.
             found = apply("transform", self.transform, copy_voxels(part, out), source, part_id)
             if found is not out:
                 out.copy_(found)
@@ -258,7 +258,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return part_space(grid.affine, box, tuple(part.shape), shift)
 
     def _check_augmentation(self) -> None:
-        """Log a warning if two augmentations with the same seed differ, because `reseed` misses a random generator."""
+        """Log a warning if two augmentations with the same seed differ, because `reseed` does not seed a generator."""
         first, second = (self._item_image(0, 0, 0, True) for _ in range(2))
         if first.shape != second.shape or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
             LOGGER.warning(

@@ -20,13 +20,14 @@ def decode(source: Source) -> Tensor:
 
 
 def holds_voxels(tensor: Tensor, path: Path, source: Source, read: Callable[[Source], Tensor]) -> bool:
-    """Return whether a prepared tensor is up to date: whether it equals the voxels that ``read(source)`` returns.
+    """Return whether a prepared tensor is up to date, that is, equals the voxels that ``read(source)`` returns.
 
-    The voxels are read only if the record in the tensor's file, or the times of both files, cannot show this. A tensor
-    without a NIfTI file is always up to date.
+    The voxels are read only if neither the record in the tensor's file nor the times of both files show that they are
+    equal. A tensor without a NIfTI file is always up to date.
     """
     if source.nifti is None or is_made_from(path, source.nifti):
         return True
-    # The tolerance is needed because other programs scale integers in float64, which adds a rounding. NaN counts as 0.
+    # Other programs scale integers in float64, which adds a rounding; therefore small differences are allowed. NaN
+    # counts as 0.
     first, second = torch.nan_to_num(read(source)), torch.nan_to_num(tensor)
     return torch.allclose(first, second, rtol=1e-5, atol=1e-6 * float(first.abs().max()))

@@ -1,4 +1,4 @@
-"""Fingerprints of images: short texts that change if the content of the image changes.
+"""Fingerprints of images: short strings that change if the content of the image changes.
 
 A result folder contains fingerprints, so that a replaced image is recognised. They depend only on the content of an
 image, so that the images in a copied folder have the same fingerprints.
@@ -61,7 +61,8 @@ def _tensor_fingerprint(path: Path) -> str:
             records = [entry for entry in archive.infolist() if "/data/" in entry.filename]
     except DAMAGED_ZIP:
         records = []
-    if not records:  # torch before 1.6 wrote no zip files
+    # torch before version 1.6 wrote files that are not zip files, without checksums.
+    if not records:
         return f"tensor-{_file_checksum(path)}"
     return "tensor-" + "-".join(f"{entry.CRC:08x}-{entry.file_size}" for entry in records)
 

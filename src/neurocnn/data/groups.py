@@ -79,7 +79,7 @@ def assign_groups(
     )
     counts = np.zeros((len(names), features.shape[1]))
     np.add.at(counts, codes, features)
-    # The division gives rare classes the same weight as frequent classes.
+    # After the division, rare classes have the same weight as frequent ones.
     counts /= np.maximum(features.sum(axis=0), 1)
     order = rng.permutation(len(names))
     order = order[np.argsort(-counts[order, 0], kind="stable")]

@@ -27,7 +27,8 @@ from neurocnn.errors import ImageError, NeurocnnError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import storage_errors
 
-_MAPPED_FILES = 4096  # far below the kernel's limit of memory maps per process
+# This number is far below the kernel's limit of memory maps per process.
+_MAPPED_FILES = 4096
 
 
 class Images:
@@ -54,7 +55,7 @@ class Images:
         self.forget()
 
     def forget(self) -> None:
-        """Clear all caches, because files may have changed."""
+        """Clear all caches, and increase `generation`, so that other objects discard values of the old files."""
         self._decoded = Cache(self.cache_bytes, n_images=_MAPPED_FILES)
         self._mapped = Cache(2**62, n_images=_MAPPED_FILES)
         self._grids: dict[Source, Grid] = {}
@@ -62,7 +63,6 @@ class Images:
         self._reported: set[Source] = set()
         self._stamps: dict[Source, tuple[int, ...]] = {}
         self._bounds: dict[Source, tuple[float, float]] = {}
-        # Values that were derived from the previous files are outdated.
         self.generation += 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Images:
         return self._grids[source]
 
     def own_grid(self, source: Source) -> Grid:
-        """Return the voxel grid of an image without a comparison with its cohort. Only the header is read."""
+        """Return the voxel grid of an image, without comparing it with the cohort. Only the header is read."""
         if source.nifti is None:
             shape = self._tensor_shape(source)
             return Grid(shape, known_affine(source.stem, shape))
@@ -158,7 +158,7 @@ class Images:
         with storage_errors(source.session_folder, f"read {source.name}"):
             mapped = self.prepared_tensor(source)
         voxels = mapped if mapped is not None else decode(source)
-        # A mapped tensor with known bounds was checked before it was evicted from the cache.
+        # If the bounds are known, the tensor was checked before it was removed from the cache.
         if mapped is None or source not in self._bounds:
             voxels, bounds = self.finite(voxels, source)
             if bounds[0] == bounds[1] and source not in self._reported:
@@ -168,7 +168,7 @@ class Images:
                 self._bounds[source] = bounds
         image = grid.reorient(voxels)
         if image is mapped and image.stride(-1) != 1 and self._decoded.has_room(image):
-            # In tensors of other programs the first axis is contiguous, which makes reading several times slower.
+            # A tensor of another program, whose first axis is contiguous, is read several times faster from this copy.
             image = copy_voxels(image)
         (self._mapped if image is mapped else self._decoded).put(source, image)
         return image
@@ -183,7 +183,7 @@ class Images:
         return image if image is not None else self._decoded.get(source)
 
     def prepared_tensor(self, source: Source) -> Tensor | None:
-        """Return the memory-mapped tensor of the complete image, in the file's order of axes; None if unusable.
+        """Return the complete image's memory-mapped tensor, with the axes as in the file; None if it cannot be used.
 
         Raises
         ------

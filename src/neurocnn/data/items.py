@@ -1,4 +1,4 @@
-"""Components of an item of a dataset: a transformed part as a plain tensor, and a label."""
+"""Components of a dataset item: the transformed part as a plain tensor, and the label."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from neurocnn.storage.identity import check_columns, describe_rows
 
 
 def apply(name: str, transform: Transform | None, part: Tensor, source: Source, part_id: int) -> Tensor:
-    """Return a part after a transform or an augmentation, which is called `name` in messages.
+    """Apply a transform or an augmentation to a part. Error messages call it `name`.
 
     Raises
     ------

@@ -20,7 +20,7 @@ def balanced(
     on: Sequence[str] = ("age", "sex"),
     tolerance: float | Mapping[str, float] = 2,
 ) -> pd.DataFrame:
-    """Return the sessions of participants of two groups who form pairs with, for example, equal sex and similar age.
+    """Return the sessions of participants of two groups who form pairs, for example of the same sex and similar age.
 
     The number of pairs is as large as possible, and the sum of their differences as small as possible (an assignment
     problem, solved exactly by SciPy's ``linear_sum_assignment``). A network that is trained on the pairs cannot use the
@@ -33,8 +33,8 @@ def balanced(
     by
         Column with two different values, the groups.
     on
-        Columns to match. Within a pair, texts and the numbers of columns with only two values are equal; other numbers
-        differ by at most `tolerance`.
+        Columns to match. Within a pair, strings are equal, and so are numbers of a column with only two different
+        values; other numbers differ by at most `tolerance`.
     tolerance
         Largest difference within a pair, in the unit of the column (such as years), or a mapping from columns to such
         differences.
@@ -113,7 +113,7 @@ def _limit(values: "pd.Series[Any]", name: str, tolerance: float | Mapping[str, 
 def _match(
     first: pd.DataFrame, second: pd.DataFrame, limits: Mapping[str, float | None]
 ) -> np.ndarray[Any, Any]:
-    """Return the row numbers of each pair, shape (pairs, 2)."""
+    """Return, for each pair, its row numbers in `first` and `second`, shape (pairs, 2)."""
     from scipy.optimize import linear_sum_assignment
 
     distance = np.zeros((len(first), len(second)))
@@ -124,7 +124,7 @@ def _match(
             allowed &= one[:, None] == other[None, :]
         else:
             apart = np.abs(np.subtract.outer(one.astype(float), other.astype(float)))
-            # 1e-9 for rounding: the difference of 72.1 and 70.1 is not exactly 2.
+            # The addition of 1e-9 allows for rounding: the difference of 72.1 and 70.1 is not exactly 2.
             allowed &= apart <= limit + 1e-9
             distance += apart / (limit or 1.0)
     # A forbidden pair costs more than all allowed pairs together, so that the number of allowed pairs is maximal.

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 Box = tuple[slice | EllipsisType, ...]
-# A tile has one cache line of the first axis, and as many voxels of the other axes as fit into the processor's cache.
+# Along the first axis, a tile is as long as a cache line. Along the other axes, it has as many voxels as fit into the
+# processor's cache.
 _LINE, _TILE = 16, 2**15
 
 
@@ -26,7 +27,7 @@ def bounds_of(voxels: Tensor) -> tuple[float, float]:
 
 
 def tiles(voxels: Tensor) -> Iterator[Box]:
-    """Yield the boxes in which a tensor is copied: a single box if the tensor is small or its last axis contiguous."""
+    """Yield the boxes by which a tensor is copied: one box if the tensor is small or its last axis is contiguous."""
     if voxels.dim() < 3 or voxels.stride(-1) == 1 or voxels.numel() <= _TILE:
         yield (...,)
         return

@@ -30,7 +30,8 @@ _BEST_RATIO = 1032
 _HEADER_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 _ZEROS = re.compile(rb"\0*")
-_FIRST_WINDOW = 4096  # bytes
+# Number of bytes of the first window that is passed to a decompressor.
+_FIRST_WINDOW = 4096
 # A file may have this many gzip members, and one more per 512 bytes of content: parallel compressors write members of
 # 64 KiB, and a file of very many empty members would take long to read.
 _FREE_MEMBERS, _MEMBER_BYTES = 64, 512
@@ -129,7 +130,7 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
             f"or damaged; {_RESTORE}"
         )
     proxy: Any = nib.arrayproxy.ArrayProxy
-    # A value that float32 cannot represent becomes infinite, which the caller reports.
+    # A value that is too large for float32 becomes infinite, which the caller reports.
     with np.errstate(all="ignore"):
         # nibabel applies the slope and intercept of the header, so that the values equal those of other programs.
         voxels = np.asanyarray(proxy(io.BytesIO(content), header.layout), dtype=np.float32)
@@ -163,7 +164,7 @@ def _zlib() -> Any:
 
 
 def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
-    """Return the content of gzip members, at most `n_bytes`, after a check of their checksums and lengths."""
+    """Check the gzip members of a file, and return their decompressed content, at most `n_bytes`."""
     damage = (zlib.error, getattr(_zlib(), "error", zlib.error), getattr(_zlib(), "IsalError", zlib.error))
     view = memoryview(content)
     pieces: list[bytes] = []
@@ -183,7 +184,7 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
             # proportional to the size of the file, even if it consists of very many empty members.
             block = view[position : position + window]
             try:
-                # One byte more than allowed is enough to detect a larger member.
+                # One byte more than allowed is requested, to detect content that is too large.
                 pieces.append(stream.decompress(block, remaining + 1))
             except damage as error:
                 raise ImageError(

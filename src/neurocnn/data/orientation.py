@@ -16,8 +16,9 @@ from neurocnn.errors.arguments import argument_error
 
 Affine = npt.NDArray[np.float64]
 Shape3 = tuple[int, int, int]
-_nibabel: Any = nib_orientations  # nibabel has no types
-# Voxel size and position of the first voxel, in mm, by space and shape.
+# nibabel has no type hints.
+_nibabel: Any = nib_orientations
+# Voxel size and position of the first voxel, in mm. The key is the name of the space and the shape.
 _SPACES: Mapping[tuple[str, Shape3], tuple[tuple[float, ...], tuple[float, ...]]] = MappingProxyType(
     {
         ("MNI152NLin2009cSym", (193, 229, 193)): ((1, 1, 1), (-96, -132, -78)),
@@ -84,13 +85,13 @@ class Grid:
         return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
     def is_at(self, other: "Grid") -> bool:
-        """Return whether both grids have the same corners, within a tenth of a voxel, or one position is unknown."""
+        """Return whether the corners of both grids differ by at most a tenth of a voxel, or one position is unknown."""
         if self.affine is None:
             return True
         return not self.distance(other) > 0.1 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
 
     def describe_difference(self, name: str, other: "Grid", other_name: str) -> str:
-        """Return a message about an image `other` whose affine differs from the affine of this grid."""
+        """Return a message about the difference between the affine of this grid and that of another image, `other`."""
         affines = [np.round(grid.affine, 3).tolist() for grid in (other, self) if grid.affine is not None]
         return (
             f"{other_name}: its voxels are up to {self.distance(other):.1f} mm from those of {name}, which has the "

@@ -1,4 +1,4 @@
-"""Volumes made from values of parts: each value is written to the voxels of its part."""
+"""Volumes in which the value of each part is written to the voxels of the part."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -21,7 +21,7 @@ from neurocnn.data.tensor_files import Origin, nifti_stamp, part_stem, read_orig
 from neurocnn.errors import ImageError, NeurocnnError, SettingError
 from neurocnn.storage.files import storage_errors
 
-#: Parts with a method `view`, whose result may share the memory of the image.
+#: Classes of parts with a method `view`. Its result may share the memory of the image.
 OWN_PARTS = (WholeImage, Patch, Slice, Roi)
 
 
@@ -47,7 +47,7 @@ def read_part(
     images, source, parts, part_id
         Part to read.
     checked
-        Whether the voxels of the part are known to be finite, because the part was read before.
+        Whether the part was read before, so that its voxels are known to be finite.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def part_path(source: Source, parts: StorableParts, part_id: int) -> Path:
 
 
 def part_signature(parts: LocatedParts, shape: Shape, part_id: int) -> str:
-    """Return a text that identifies the voxels of a part: its box and, if it has a mask, the checksum of the mask.
+    """Return a string that identifies the voxels of a part: its box and, if it has a mask, the checksum of the mask.
 
     Examples
     --------
@@ -131,7 +131,8 @@ def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> S
         try:
             reoriented = images.grid(source).reorientation is not None
         except NeurocnnError:
-            continue  # This image raises its error after the other images are prepared.
+            # The error of this image is raised after the other images are prepared.
+            continue
         if reoriented:
             raise SettingError(
                 f"{source.name}: orientation={images.orientation!r}, but prepared parts have the file's "
@@ -148,7 +149,8 @@ def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
         return
     prepared = images.prepared_tensor(source)
     image = prepared if prepared is not None else decode(source)
-    images.finite(image, source)  # Invalid voxels raise an error now instead of during training.
+    # `finite` is called for its error: invalid voxels are reported now, not during training.
+    images.finite(image, source)
     origin = nifti_stamp(source.nifti) if source.nifti is not None else ""
     for part_id in missing:
         write_prepared(

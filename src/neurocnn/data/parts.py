@@ -38,7 +38,7 @@ class Parts(Protocol):
 
 @runtime_checkable
 class LocatedParts(Parts, Protocol):
-    """Parts that are boxes of voxels, so that only these voxels are read, and values of parts can form a volume."""
+    """Parts that are boxes of voxels. A part can be read separately, and values of parts can form a volume."""
 
     def place(self, shape: Shape, part_id: int) -> Place:
         """Return the box of a part in a volume of `shape`, as a slice along each axis."""

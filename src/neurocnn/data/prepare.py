@@ -21,7 +21,8 @@ from neurocnn.storage.files import remove_leftovers
 from neurocnn.storage.locks import hold
 
 _LOCK = ".prepare.lock"
-_OVERHEAD = 2048  # bytes of a file in addition to its voxels
+# A file has this many bytes in addition to its voxels.
+_OVERHEAD = 2048
 
 
 def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_workers: int) -> None:
@@ -40,12 +41,14 @@ def _without_leftovers(
     """Lock each CAPS until the block ends, and remove the temporary files of killed processes."""
     files: dict[Path, list[Path]] = {}
     for source in sources:
-        with suppress(NeurocnnError):  # This image raises its error after the other images are prepared.
+        # The error of this image is raised after the other images are prepared.
+        with suppress(NeurocnnError):
             root = source.session_folder.parents[2]
             files.setdefault(root, []).extend(_files(images, source, parts))
     with ExitStack() as locks:
         for root in sorted(files):
-            # A read-only CAPS cannot be locked, which is not an error if all tensors exist; otherwise writing fails.
+            # A read-only CAPS cannot be locked. This is not an error if all tensors exist; otherwise writing fails
+            # later.
             with suppress(StorageError):
                 lock = locks.enter_context(hold(root / _LOCK, f"the prepared tensors of {root}", wait=True))
                 remove_leftovers(lock, *files[root])
@@ -67,7 +70,7 @@ def _prepare(
             try:
                 future.result()
             except NeurocnnError as error:
-                # An error while writing ends the call, because the next image would fail too.
+                # An error while writing ends the call, because writing the next image would fail too.
                 if isinstance(error, StorageError) and error.filename != str(futures[future].nifti):
                     raise
                 failed.append(str(error))
@@ -95,7 +98,8 @@ def _prepare_image(images: Images, source: Source, parts: StorableParts | None) 
         LOGGER.warning("%s: the prepared tensor %s is damaged; writing it again", source.name, source.tensor)
     assert source.nifti is not None
     image = decode(source)
-    images.finite(image, source)  # Invalid voxels raise an error now instead of during training.
+    # `finite` is called for its error: invalid voxels are reported now, not during training.
+    images.finite(image, source)
     write_prepared(image, source.tensor, Origin(nifti_stamp(source.nifti)))
 
 
@@ -108,7 +112,8 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
         try:
             sizes = [size for path, size in _files(images, source, parts).items() if not path.is_file()]
         except NeurocnnError:
-            continue  # This image raises its error after the other images are prepared.
+            # The error of this image is raised after the other images are prepared.
+            continue
         device = source.session_folder.stat().st_dev
         folders.setdefault(device, source.session_folder)
         needed[device] = needed.get(device, 0) + sum(sizes)
@@ -125,7 +130,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
 
 
 def _files(images: Images, source: Source, parts: StorableParts | None) -> dict[Path, int]:
-    """Return the files of an image's prepared tensors, with their sizes in bytes."""
+    """Return the path and the size in bytes of each prepared tensor of an image."""
     if parts is None:
         if source.nifti is None:
             return {}

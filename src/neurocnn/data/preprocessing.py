@@ -85,7 +85,7 @@ class T1Extensive:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """Possible endings of a file name after ``<participant>_<session>``, in both spellings."""
+        """Possible endings after ``<participant>_<session>``, with ``SkullStripped`` or ``skullstripped``."""
         ends = [f"_space-Ixi549Space_desc-{word}_T1w.nii.gz" for word in ("SkullStripped", "skullstripped")]
         return tuple(f"{source}{end}" for source in ("_T1w", "") for end in ends)
 

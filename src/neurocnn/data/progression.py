@@ -90,7 +90,7 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
 
 
 def _stability(visits: Mapping[int, str], start: int, end: int) -> str:
-    """Return the kind of MCI at month `start`, from the diagnosis of each month; `end` is the last month."""
+    """Return the kind of MCI at month `start`. `visits` are the diagnoses by month, and `end` is the time horizon."""
     until = [visits[month] for month in sorted(visits) if month <= end]
     within = {visits[month] for month in visits if start < month <= end}
     since_ad = until[until.index("AD") :] if "AD" in until else []

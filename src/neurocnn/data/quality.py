@@ -26,11 +26,12 @@ Floats = NDArray[np.float64]
 
 _TEXTS = ("shape", "voxel_size", "orientation")
 _NUMBERS = ("minimum", "maximum", "nan", "zeros", "contrast", "sharpness", "correlation")
-_MAX_POOLED = 32  # voxels along each axis of a downsampled image, which takes at most 128 KiB
+# A downsampled image has at most this many voxels along each axis, and takes at most 128 KiB.
+_MAX_POOLED = 32
 
 
 def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -> pd.DataFrame:
-    """Return the measures of each image, ordered by decreasing difference from the cohort; see `Caps.check`."""
+    """Return the measures of each image. Images that differ most from their cohort are first; see `Caps.check`."""
     rows: list[dict[str, Any]] = []
     pooled: list[Tensor | None] = []
     names: dict[bytes, list[int]] = {}
@@ -56,7 +57,7 @@ def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -
     for index, source in enumerate(sources):
         places.setdefault(source.cohort, []).append(index)
     parts = [_compare(table.iloc[own], [pooled[index] for index in own]) for own in places.values()]
-    # The sort is stable: images of equal z keep the order of the sessions.
+    # The sort is stable, so that images of equal z keep the order of the sessions.
     return pd.concat(parts or [table]).sort_values("z", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -130,7 +131,7 @@ def _compare(table: pd.DataFrame, pooled: Sequence[Tensor | None]) -> pd.DataFra
     """Return the rows of a cohort with the columns ``correlation``, ``z`` and ``column`` of `Caps.check`."""
     readable = [image for image in pooled if image is not None]
     if readable:
-        # Images of other shapes are resampled to the most frequent shape for the comparison.
+        # For the comparison, images of other shapes are resampled to the most frequent shape.
         first, second, third = Counter(image.shape[1:] for image in readable).most_common(1)[0][0]
         flat = np.stack(
             [

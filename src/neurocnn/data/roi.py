@@ -23,7 +23,8 @@ from neurocnn.errors.arguments import (
 
 Box = Sequence[Sequence[int]]
 
-# Voxel indices in the files' order, from ClinicaDL (MNI152NLin2009cSym) and from its tutorial (Ixi549Space).
+# The boxes are voxel indices in the order of the file's axes. They are from ClinicaDL (MNI152NLin2009cSym) and from its
+# tutorial (Ixi549Space).
 _HIPPOCAMPI: dict[str, dict[str, Box]] = {
     "t1-linear": {
         "rightHippocampusBox": ((84, 134), (71, 121), (43, 93)),
@@ -38,7 +39,7 @@ _HIPPOCAMPI: dict[str, dict[str, Box]] = {
 
 @dataclass(frozen=True)
 class _Region:
-    """Checked region: the box and, for a region from a mask, the voxels of the mask within the box."""
+    """Region after its checks: the box and, for a region from a mask, the voxels of the mask within the box."""
 
     name: str
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -189,7 +190,7 @@ class Roi:
         return self._region(part_id).mask
 
     def mask_headers(self) -> dict[str, Header]:
-        """Return the headers of the masks by name of the region, without regions that are boxes."""
+        """Return the header of each mask, by name of the region. Regions that are boxes are omitted."""
         return {region.name: region.header for region in self._checked if region.header is not None}
 
     def descriptor(self, part_id: int) -> str:

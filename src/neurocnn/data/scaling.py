@@ -12,17 +12,17 @@ from neurocnn.data.memory_order import tiles
 Floats = npt.NDArray[np.float32]
 #: Smallest and largest value of a part.
 Bounds = tuple[float, float]
-# Number of voxels per block, so that a block remains in the processor's cache for both operations.
+# Number of voxels per block. A block of this size remains in the processor's cache for both operations.
 _BLOCK = 2**16
 
 
 class KeptBounds:
-    """Known bounds of the parts of a dataset, with which a part is scaled in a single pass.
+    """Smallest and largest values of the parts of a dataset, with which a part can be scaled in a single pass.
 
     Parameters
     ----------
     images
-        Reader of the images. If the reader detects that a file was replaced, all bounds are forgotten.
+        Reader of the images. If the reader detects that a file was replaced, all stored values are deleted.
     n_images, n_parts
         Number of images, and number of parts per image.
 
@@ -42,19 +42,19 @@ class KeptBounds:
         return KeptBounds, (self._images, *self._shape[:2])
 
     def _clear(self) -> None:
-        # The zeros take no memory until bounds are written.
+        # The system allocates the memory of the zeros only when values are written.
         self._values: Floats = np.zeros(self._shape, np.float32)
         self._generation = self._images.generation
 
     def get(self, row: int, position: int) -> Bounds | None:
-        """Return the bounds of a part, or None if they are unknown."""
+        """Return the smallest and largest value of a part, or None if they are unknown."""
         if self._generation != self._images.generation:
             self._clear()
         low, high = self._values[row, position].tolist()
         return (low, high) if low != high else None
 
     def put(self, row: int, position: int, bounds: Bounds) -> None:
-        """Store the bounds of a part."""
+        """Store the smallest and largest value of a part."""
         # A single assignment sets both values, so that other threads never read a new and an old one.
         self._values[row, position] = bounds
 

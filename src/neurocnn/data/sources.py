@@ -46,7 +46,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Text with the cohort, the participant and the session, for messages."""
+        """Name of the image in messages: cohort, participant and session."""
         ids = {"cohort": self.cohort, "participant_id": self.participant_id, "session_id": self.session_id}
         return describe_row(ids)
 
@@ -150,7 +150,7 @@ def missing_message(caps: Path, participant_id: str, session_id: str, preprocess
 
 
 def _preprocessing_of(tail: str, preprocessing: Preprocessing) -> str:
-    """Return code that creates the preprocessing of a file whose name ends in `tail` after the session."""
+    """Return Python code that creates the preprocessing of a file. `tail` is its name after the session."""
     if is_dataclass(preprocessing) and hasattr(preprocessing, "cropped"):
         other = replace(preprocessing, cropped=not preprocessing.cropped)
         if tail in other.endings:
@@ -202,7 +202,7 @@ def _tensors(session: Path, start: str, preprocessing: Preprocessing) -> list[Pa
 
 
 def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessing) -> list[str]:
-    """Return the expected names that exist or, if there are none, existing names with additional BIDS entities."""
+    """Return the expected names that exist. If none exists, return existing names with additional BIDS entities."""
     ends = list(map(_without_suffix, preprocessing.endings))
     known = set(stems)
     exact = [f"{start}{end}" for end in ends if f"{start}{end}" in known]
@@ -213,7 +213,7 @@ def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessi
 
 
 def _fits(name: str, end: str) -> bool:
-    """Return whether a file name equals the ending `end` of a pipeline, apart from additional BIDS entities."""
+    """Return whether a file name is the ending `end` of a pipeline, possibly with additional BIDS entities."""
     (found, rest), (wanted, tail) = _split_entities(name), _split_entities(end)
     # In older versions of BIDS, `acq` contains the tracer of PET, without its isotope.
     if "trc" in wanted and "trc" not in found and "acq" in found:
@@ -224,7 +224,7 @@ def _fits(name: str, end: str) -> bool:
 
 
 def _split_entities(name: str) -> tuple[dict[str, str], str]:
-    """Return the BIDS entities at the start of a name, after the session, and the remainder."""
+    """Return the BIDS entities at the start of `name`, which follows the session, and the remainder."""
     entities = {}
     while match := _ENTITY.match(name):
         entities[match[1]] = match[2]

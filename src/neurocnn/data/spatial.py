@@ -39,7 +39,8 @@ class Space:
     across: int | None = None
 
     def plane_affine(self) -> Floats:
-        """Return the two-dimensional affine (3, 3) of a slice, in the two world axes that are nearest to its axes.
+        """Return the two-dimensional affine (3, 3) of a slice. Its world axes are the two that are nearest to the
+        slice's axes.
 
         Examples
         --------
@@ -53,7 +54,7 @@ class Space:
         return self.affine[np.ix_([first, second, 3], [*axes, 3])]
 
 
-#: Position of the part that is being transformed, updated by each transform that changes it.
+#: Position of the part that is being transformed. A transform that changes the position updates this value.
 _space: ContextVar[Space | None] = ContextVar("space", default=None)
 
 
@@ -102,7 +103,8 @@ def with_affine(transform: Transform) -> Transform:
     """Return a transform whose members from TorchIO and MONAI are called with the affine of the part."""
     library = _library(transform)
     inner = members(transform)
-    # Members of a composition of TorchIO or MONAI are not wrapped: their library passes its images to them.
+    # Members of a composition of TorchIO or MONAI are not wrapped, because the composition passes images of its library
+    # to them.
     wrapped = [
         member if library == "torchio" or library == _library(member) == "monai" else with_affine(member)
         for member in inner
@@ -129,7 +131,7 @@ class _WithAffine:
 
     def _torchio(self, part: Any, space: Space) -> Tensor:
         """Apply a transform of TorchIO, which accepts volumes only: a slice becomes a volume of one voxel across."""
-        # Within a composition of MONAI, the part is a MetaTensor, whose affine an earlier member may have changed.
+        # In a composition of MONAI, the part is a MetaTensor, and an earlier transform may have changed its affine.
         in_monai = hasattr(part, "affine")
         affine = part.affine.numpy() if in_monai and space.across is None else space.affine
         across = space.across if part.ndim == 3 else None

@@ -20,17 +20,17 @@ from neurocnn.storage.files import find, is_file, is_folder, write_whole
 from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows
 from neurocnn.storage.tables import format_table, read_table
 
-_LEVELS = 4  # number of parent folders of a split in which labels.tsv is searched for
+_MAX_PARENTS_OF_LABELS = 4
 
 
 @dataclass(frozen=True)
 class _Tree:
-    """Split tree. `pairs` contains each split's index and the folders of its training and validation set."""
+    """Split tree. `pairs` are the index and the two set folders of each split; a single split has no `n_splits`."""
 
     folder: Path
-    n_splits: int | None  # None for a single split
+    n_splits: int | None
     pairs: tuple[tuple[int, Path, Path], ...]
-    by_diagnosis: bool  # whether the tree has the layout of ClinicaDL 0.2.1
+    by_diagnosis: bool
 
 
 def read_splits(
@@ -151,7 +151,7 @@ def _find_tree(folder: Path, n_splits: int | None) -> _Tree:
 
 
 def _trees(folder: Path) -> list[_Tree]:
-    """Return the split trees in a folder: the folder itself may be a tree, and so may its subfolders."""
+    """Return the split trees in a folder. The folder itself or its subfolders may be trees."""
     trees = []
     own = _split_folders(folder)
     if any(is_file(path / name) for _, path in own for name in ("train.tsv", "train_baseline.tsv")):
@@ -198,7 +198,7 @@ def _read_tree(
 
 
 def _diagnoses(folder: Path) -> list[str]:
-    """Return the diagnoses of the files in a folder of ClinicaDL 0.2.1."""
+    """Return the diagnoses for which a folder of ClinicaDL 0.2.1 contains files."""
     names = sorted(
         {path.name.removesuffix(".tsv").removesuffix("_baseline") for path in find(folder, "*.tsv")}
     )
@@ -239,7 +239,7 @@ def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline
 
 def _with_labels(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Add the columns of labels.tsv, from the nearest parent folder that contains this file, to the rows."""
-    for folder in list(path.resolve().parents)[: _LEVELS + 1]:
+    for folder in list(path.resolve().parents)[: _MAX_PARENTS_OF_LABELS + 1]:
         if is_file(folder / "labels.tsv"):
             labels = read_table(folder / "labels.tsv")
             new = [column for column in labels.columns if column not in frame.columns]

@@ -158,13 +158,14 @@ def _assign_people(
     """Return the number of each participant's validation set."""
     order = stratified_order(people, columns, n_splits, rng)
     folds = np.empty(len(people), dtype=np.int64)
-    # The sets are numbered at random, because otherwise the first sets would always be the larger ones.
+    # The sets are numbered at random. Otherwise the first sets would always be the larger ones.
     folds[order] = rng.permutation(n_splits)[np.arange(len(people)) % n_splits]
     return folds
 
 
 def leave_one_group_out(sessions: pd.DataFrame, column: str, *, visits: str = "baseline") -> list[Split]:
-    """Return one split per group, such as a site or a cohort, which is the validation set; the others are for training.
+    """Return one split per group, such as a site or a cohort: the group is the validation set, the others are for
+    training.
 
     Parameters
     ----------
@@ -248,7 +249,8 @@ def holdout(
     n_out = min(max(1, round(fraction * n)), n - 1)
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0, where="holdout"))
     order = stratified_order(people, columns, max(2, round(n / min(n_out, n - n_out))), rng)
-    # Held-out participants are evenly spaced in the sorted order, so that similar participants are in both sets.
+    # The held-out participants are evenly spaced in the sorted order. Neighbours are similar, so that both sets are
+    # similar.
     steps = np.floor(np.arange(n + 1) * n_out / n + rng.random())
     held_out = np.empty(n, dtype=bool)
     held_out[order] = np.diff(steps) > 0

@@ -14,9 +14,9 @@ from neurocnn.errors.arguments import check_each, check_list, check_text
 from neurocnn.storage.identity import check_columns, describe_rows
 from neurocnn.storage.tables import is_number
 
-# A numeric column with more distinct values than this is continuous; the CDR has fewer, so its values are classes.
+# A numeric column with more distinct values is continuous. The CDR has fewer values, so they are classes.
 _MAX_CLASSES = 6
-# A text column with at least this fraction of numbers is treated as a numeric column with invalid cells.
+# A text column in which at least this fraction of cells are numbers is treated as a numeric column with invalid cells.
 _MIN_NUMERIC = 0.8
 
 Integers = NDArray[np.int64]
@@ -64,7 +64,7 @@ def _check_numbers(sessions: pd.DataFrame, name: str) -> None:
         return
     cells = [(row, str(value)) for row, value in enumerate(column.tolist()) if not pd.isna(value)]
     invalid = [(row, cell) for row, cell in cells if not _is_finite(cell)]
-    # Cells with a decimal comma count here, because their column should probably be numeric.
+    # A cell with a decimal comma counts as a number here, because its column should probably be numeric.
     n_numbers = sum(is_number(cell.replace(",", ".", 1)) for _, cell in cells)
     if invalid and n_numbers >= _MIN_NUMERIC * len(cells):
         row, cell = invalid[0]
@@ -121,7 +121,7 @@ def stratified_order(
 
 
 def indicators(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
-    """Return one column per class, with 1 in the rows of the class and 0 elsewhere; numbers form four equal classes.
+    """Return one column per class, 1 in the rows of the class and 0 elsewhere. Numbers are divided into four classes.
 
     Parameters
     ----------
@@ -160,13 +160,13 @@ def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
 def _order_by_numbers(
     rows: Integers, values: list[Integers], block: int, rng: np.random.Generator
 ) -> Integers:
-    """Sort rows by the first column, each run of sorted rows by the second column, and so on; shuffle each block."""
+    """Sort rows by the first column, each run of consecutive rows by the second, and so on; then shuffle each block."""
     if not values:
         return rows
     if len(rows) <= block:
         return rng.permutation(rows)
     rows = rows[np.argsort(values[0][rows], kind="stable")]
-    # A run contains a power of the number of blocks, so that all columns are balanced equally well.
+    # The number of blocks in a run is a power of their total number, so that all columns are balanced equally well.
     run = block * max(1, round((len(rows) / block) ** (1 - 1 / len(values))))
     runs = [rows[i : i + run] for i in range(0, len(rows), run)]
     if len(values) == 1:

@@ -42,9 +42,10 @@ class Origin:
 
 
 def nifti_stamp(nifti: Path) -> str:
-    """Return a short text that changes if a NIfTI file changes. At most the last bytes of the file are read.
+    """Return a short string that changes if a NIfTI file changes. At most the last bytes of the file are read.
 
-    The text contains the checksum and length at the end of a gzip file, or the time of an uncompressed file.
+    For a gzip file, the string contains the checksum and the length at the end of the file; for an uncompressed file,
+    the modification time. Both also contain the size of the file.
     """
     status = nifti.stat()
     if not nifti.name.endswith(".gz"):
@@ -54,7 +55,7 @@ def nifti_stamp(nifti: Path) -> str:
 
 
 def part_stem(stem: str, descriptor: str) -> str:
-    """Return the name of a part's tensor: the image's name with the part's descriptor before the last ``_``.
+    """Return the name of a part's tensor: the name of the image, with the descriptor of the part before the last ``_``.
 
     Examples
     --------
@@ -94,8 +95,8 @@ def is_made_from(path: Path, nifti: Path) -> bool | None:
     origin = read_origin(path)
     if origin is not None:
         return True if origin.source == nifti_stamp(nifti) else None
-    # Without a record (tensors of other programs), times are compared. A NIfTI file that was replaced by an older one
-    # has a new ctime, even if its modification time was kept.
+    # Tensors of other programs have no record, so times are compared. If the NIfTI file was replaced by an older one,
+    # its ctime is new, even if its modification time was kept.
     return True if path.stat().st_mtime_ns >= max(file_stamp(nifti)[2:]) else None
 
 

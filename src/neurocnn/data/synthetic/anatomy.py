@@ -106,7 +106,7 @@ def head(person: Person, axes: Sequence[Floats]) -> Floats:
     x, y, z = _warped(person, axes)
     depth = -np.minimum(_cerebrum(x, y, z), _cerebellum(x, y, z))
     hull = _hull(x, y, z)
-    # Large fissures are sulci too: near a fissure, the distance to the fissure replaces the field of folds.
+    # Large fissures are treated as sulci: near a fissure, the distance to the fissure replaces the field of folds.
     core = _ellipsoid(np.abs(x), y, z, (0, -8, 2), (30, 46, 27))
     middle = _step(-np.abs(x), -14, -7) * _step(core, 0, 5) * _step(_below_tentorium(x, y, z), -2, 3)
     lateral = z + 2.0 - 0.35 * (y + 10.0)

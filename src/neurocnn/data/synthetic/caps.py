@@ -37,15 +37,14 @@ separate them with an area under the ROC curve near 0.99, so the best possible b
 """
 
 SESSION = "ses-M000"
-_WHERE = "make_caps"
-_SETTINGS = "synthetic.json"
-_LOCK = ".make_caps.lock"
-_FORMAT = 1  # version of the images, to be increased with each change of the code that changes the images
-_LEVELS = 128  # integer steps per unit; a power of two, so that probabilities remain within [0, 1]
-_GZIP_LEVEL = 1  # noise hardly compresses: level 6 makes files 3 % smaller and takes 5 times longer
-_MAX_WORKERS = 8  # more threads would wait for each other
-_LOSS_SPREAD = 0.6  # largest deviation of individual losses, as a fraction of the mean loss
-_MIN_VOXELS = 8  # lowest allowed number of voxels along an axis
+_WHERE, _SETTINGS, _LOCK = "make_caps", "synthetic.json", ".make_caps.lock"
+# Version of the images. Increase it with each change of the code that changes the images.
+_FORMAT = 1
+# Number of integer steps per unit. It is a power of two, so that probabilities remain within [0, 1].
+_LEVELS = 128
+# Level 6 would take 5 times as long for files that are only 3 % smaller. More threads would wait for each other.
+_GZIP_LEVEL, _MAX_WORKERS = 1, 8
+_MAX_LOSS_DEVIATION, _MIN_VOXELS = 0.6, 8
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class _Space:
 
 # Clinica crops voxels 12 to 180, 13 to 220 and 0 to 178 out of a template whose origin is (-96, -132, -78).
 _MNI = _Space((169, 208, 179), (1.0, 1.0, 1.0), (-84.0, -119.0, -78.0), 1.0)
-# SPM writes x from right to left, and its registration is nonlinear.
+# SPM writes x from right to left. After its nonlinear registration, less of the individual form remains.
 _IXI = _Space((121, 145, 121), (-1.5, 1.5, 1.5), (90.0, -126.0, -72.0), 0.4)
 
 _BRAIN = {"csf": 0.22, "grey": 0.58, "white": 0.82, "nucleus": 0.66, "hippocampus": 0.6}
@@ -155,7 +154,8 @@ def make_caps(
     indices = range(n_participants)
     images = [folder / image_path(_participant(i), preprocessing) for i in indices]
     labels = folder / "labels.tsv"
-    # This check precedes the lock file: nothing is written into other folders, or a complete CAPS (maybe read-only).
+    # The lock file is created later, because other folders and a complete CAPS (which may be read-only) must not
+    # change.
     if _has_settings(folder, settings) and labels.exists() and all(image.exists() for image in images):
         return read_table(labels)
 
@@ -177,7 +177,7 @@ def make_caps(
 
 
 def _run_in_threads(draw: Callable[[int], None], indices: Sequence[int], n_workers: int) -> None:
-    # Threads suffice: numpy and zlib release the interpreter lock, and processes would repeat all imports.
+    # Threads are sufficient, because numpy and zlib release the interpreter lock. Processes would repeat all imports.
     with ThreadPoolExecutor(n_workers) as pool:
         try:
             list(tqdm(pool.map(draw, indices), "synthetic CAPS", len(indices), disable=None, unit="image"))
@@ -220,7 +220,7 @@ def _has_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
                 f"{folder} contains a synthetic CAPS with other settings: {changes}; choose another folder"
             )
         return True
-    # A run that is killed at its start leaves only the lock and a temporary file of the settings.
+    # If a run is killed at its start, only the lock and a temporary file of the settings remain.
     if folder.exists() and not (
         folder.is_dir()
         and all(entry.name == _LOCK or entry.name.startswith(f".{_SETTINGS}.") for entry in folder.iterdir())
@@ -248,7 +248,9 @@ def _person(seed: int, index: int, atrophy: float, individuality: float) -> Pers
     person = draw_person(np.random.default_rng([seed, index, 0]), individuality)
     if _diagnosis(seed, index) == "CN":
         return person
-    return person.atrophied(atrophy + _LOSS_SPREAD * min(atrophy, 1 - atrophy) * _severity(seed, index))
+    return person.atrophied(
+        atrophy + _MAX_LOSS_DEVIATION * min(atrophy, 1 - atrophy) * _severity(seed, index)
+    )
 
 
 def _labels(seed: int, index: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ LOWEST, HIGHEST = (-100.0, -140.0, -90.0), (100.0, 110.0, 120.0)
 """Corners of the box (x, y, z) in which random fields are defined. The box contains every image."""
 
 VENTRICLE_GROWTH = 2.0
-"""Relative growth of the ventricles' volume, divided by the lost fraction of the hippocampal volume."""
+"""Relative growth of the volume of the ventricles, per lost fraction of the volume of the hippocampi."""
 
 _FOLD_SPACING = 6.5
 
@@ -181,7 +181,7 @@ def draw_person(random: np.random.Generator, individuality: float = 1.0) -> Pers
 
 
 def _bounded(random: np.random.Generator, deviation: float) -> float:
-    """Return a normal random number, clipped so that structures remain at plausible positions."""
+    """Return a normally distributed number, clipped so that structures remain at plausible positions."""
     return deviation * float(np.clip(random.standard_normal(), -2.5, 2.5))
 
 

@@ -15,9 +15,12 @@ from neurocnn.data.synthetic.anatomy import FOLD_WIDTH, Box, head, structures
 from neurocnn.data.synthetic.person import HIGHEST, LOWEST, Floats, Person
 
 _HEAD_SPACING = 3.5
-_MIN_WIDTH = 1.2  # smallest width over which edges are blended, in mm
-_STEP, _REACH = 0.1, 40.0  # resolution and largest depth of the table of layers, in mm
-_FLUID = 3.0  # depth (mm) of the brain's surface below the inside of the skull, for the choice of layers
+# Smallest width over which edges are blended, in mm.
+_MIN_WIDTH = 1.2
+# Resolution and largest depth of the table of layers, in mm.
+_STEP, _REACH = 0.1, 40.0
+# Assumed depth of the brain's surface below the inside of the skull, in mm.
+_FLUID = 3.0
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def _outer_layers(fields: Floats, table: Floats, width: np.float32) -> Floats:
     layer += ends
     np.minimum(layer, depth, out=layer)
     layer += np.float32(_FLUID)
-    # The space between the brain and the skull contains fluid, as the sulci do.
+    # The space between the brain and the skull contains fluid, and so do the sulci.
     np.maximum(layer, np.minimum(hull, np.float32(_FLUID / 2)), out=layer)
     layer += np.float32(_REACH)
     layer *= np.float32(1 / _STEP)
