@@ -106,7 +106,9 @@ def test_splits_that_are_not_finished_use_the_larger_number_of_epochs(study: Stu
     assert history.groupby("split")["epoch"].max().to_dict() == {0: 0, 1: 1}
     assert (tmp_path / "fold-0/training.tsv").read_bytes() == finished
     longer = experiment(study, trainer=dataclasses.replace(TRAINER, epochs=3))
-    with pytest.raises(SettingError, match=r"all splits are finished with 2.*transfer_from="):
+    with pytest.raises(
+        SettingError, match=r"all splits were trained with epochs=2 and are finished.*transfer_from="
+    ):
         longer.run(tmp_path)
 
 

@@ -431,7 +431,7 @@ def test_new_images_at_another_position_cause_a_warning(study: Study, finished, 
         moved = image.affine + np.array([[0, 0, 0, 100], *np.zeros((3, 4))])
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), path)
     results.predict(nc.Caps(tmp_path / "caps", study.caps.preprocessing), test, name="moved")
-    message = next(line for line in caplog.messages if "the first image of the training" in line)
+    message = next(line for line in caplog.messages if "the first training image" in line)
     assert participant in message
     assert session in message
     assert "100.0 mm" in message

@@ -1,4 +1,4 @@
-"""Part-level predictions of the best epochs, read from the training's files or computed with the best weights."""
+"""Part-level predictions of the best epochs: read from files that training wrote, or computed with the best weights."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -23,17 +23,17 @@ def best_predictions(
 ) -> dict[str, dict[P, pd.DataFrame]]:
     """Return the predictions by data set and network. All ranks must call this function; rank 0 gets all tables.
 
-    If a network draws random numbers in evaluation mode, predictions written during the training use the training's
-    seed, and all others the seed 0.
+    If a network draws random numbers in evaluation mode, predictions that were written during training use the seed of
+    the trainer, and all other predictions use the seed 0.
 
     Parameters
     ----------
     selection
         Selection of the best epoch.
     models
-        Networks with the best weights, which are evaluated if the training has not written their predictions.
+        Networks with the best weights, which are evaluated if their predictions were not written during training.
     trainings
-        Training of each network.
+        Result of `Trainer.fit` for each network.
     sets, recipe
         Data sets by name, and settings of the experiment.
     """

@@ -1,7 +1,7 @@
 """Experiment, which trains the networks of all splits and writes a result folder.
 
 A fold is done when its last table exists. There is no other record of progress: `run` creates all missing files. The
-engine stores the checkpoints from which a training resumes.
+engine writes the checkpoints from which training resumes.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from neurocnn.storage.identity import key_columns
 @suggest_keywords
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """Training of an architecture on every split, with all results in one folder.
+    """Experiment that trains an architecture on every split and writes all results into one folder.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Experiment:
     architecture
         Name from `list_models`, builder ``build(input_shape, n_outputs, **options)``, or module (copied).
     trainer
-        Settings of the training.
+        Settings for training.
     multi
         Whether each part has its own network.
     transfer_from
@@ -232,7 +232,7 @@ class Experiment:
         by_index = {split.index: split for split in self.splits}
         chosen = [by_index[index] for index in choose("splits", splits, by_index)]
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
-        # All checks precede the first epoch and the first written file.
+        # All checks are done before the first epoch, and before any file is written.
         images = check_sessions(self.caps, self.task.label, self.splits, chosen)
         runs = [self._fold_run(where, split, images, callbacks) for split in chosen]
         settings = self._settings(runs[0].train)

@@ -69,7 +69,7 @@ class FoldRun:
     callbacks: tuple[engine.Callback, ...] = ()
 
     def check(self, networks: Sequence[int] | None) -> Needs:
-        """Raise errors that would stop `run` after it has written files, and return the requirements of the run.
+        """Check everything that could stop `run` after it has written files, and return the requirements of the run.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class FoldRun:
         claimed = self.folder.is_claimed
         if networks is None:
             with self._hold(None) as lock:
-                # The fold is checked again, because another process may have finished it and removed the lock.
+                # Another process may have finished the fold and removed the lock since the first check.
                 if not self._broadcast(self.is_done):
                     self._write_people(lock, claimed)
                     self._write_tables(self._train_one())
@@ -123,8 +123,8 @@ class FoldRun:
         self._remove_checkpoints()
 
     def _write_people(self, lock: BaseFileLock | None, claimed: bool) -> None:
-        """Write the tables of seen participants and fingerprints, unless the fold already has results."""
-        if lock is None:  # only rank 0 holds the lock and writes
+        """On rank 0, which holds the lock, write the tables of seen participants and of fingerprints."""
+        if lock is None:
             return
         storage.remove_leftovers(lock, *self._paths())
         seen = leakage.record_seen(self.train.sessions, self.validation.sessions, self.source_seen)
@@ -143,7 +143,7 @@ class FoldRun:
             fold.table(*key)
             for key in product(selections, SETS, self.folder.levels, ("metrics", "prediction"))
         ]
-        # With one network per part, reconstructions are written under the locks of the networks.
+        # With one network per part, reconstructions are protected by the locks of the networks.
         if self.recipe.reconstructions and (
             not self.recipe.multi or all(map(self._is_predicted, self.train.part_ids))
         ):
@@ -163,7 +163,7 @@ class FoldRun:
         return self.folder.is_done(self.fold)
 
     def _remove_checkpoints(self) -> None:
-        """Remove the checkpoints if the fold is done, also if the process that finished it was killed."""
+        """Remove the checkpoints if the fold is done, even if another process finished it and was killed."""
         if self._is_writer and self.is_done:
             shutil.rmtree(self.fold.state, ignore_errors=True)
 
@@ -234,7 +234,7 @@ class FoldRun:
     def _n_networks_in_memory(self) -> int:
         """Return the number of networks that fit into a quarter of the available memory."""
         tensors = self._network(self.train.part_ids[0]).state_dict().values()
-        # A weight takes the memory of itself, its gradient, Adam's two moments, and a copy per selection.
+        # For each weight, memory contains the weight, its gradient, Adam's two moments, and a copy per selection.
         needed = sum(tensor.nbytes for tensor in tensors) * (4 + len(self.folder.selections))
         device = find_device(self.recipe.trainer.device, engine.find_ranks().local)
         return int(max(1, available_memory(device) // 4 // needed))
@@ -248,7 +248,7 @@ class FoldRun:
         )
 
     def _read_predictions(self, selection: str) -> dict[str, pd.DataFrame]:
-        """Return the predictions of all networks in the row order of a single network: image by image."""
+        """Return the predictions of all networks in one table, image by image, as for a single network."""
         parts = self.train.part_ids
         return {
             name: interleave_parts(

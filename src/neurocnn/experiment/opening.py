@@ -60,7 +60,7 @@ def check_sessions(
 
 
 def log_unknown_affine(where: ResultFolder, dataset: data.CapsDataset, reconstructions: bool) -> None:
-    """If the affine is unknown, because only prepared tensors exist, log that no NIfTI files will be written."""
+    """Log that no NIfTI files will be written if the affine is unknown, because only prepared tensors exist."""
     writes = reconstructions or (where.has_part_accuracy and hasattr(dataset.parts, "place"))
     if writes and dataset.caps.known_affine(*first_image(dataset)) is None:
         LOGGER.info("%s: no NIfTI maps are written, because the affine of the images is unknown", where.root)

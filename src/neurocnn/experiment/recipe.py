@@ -103,7 +103,7 @@ class Recipe:
 
     @staticmethod
     def rules() -> dict[str, str]:
-        """Return, by dotted name, the rule that a resume applies to changes of each setting in `commandline.json`."""
+        """Return the rule for changes of each setting in `commandline.json` before a resume, by dotted name."""
         return (
             {"neurocnn": "free", "n_threads": "free", "image_affine": "free"}
             | resume_rules(Recipe)
@@ -191,7 +191,8 @@ class Recipe:
     def build_network(
         self, train: data.CapsDataset, split: int, part: int | None, starts: bool
     ) -> torch_nn.Module:
-        """Return a network with initial weights: the same random ones for every part, or those of the transfer.
+        """Return a network with initial weights: those of the transfer, or random weights that are the same for every
+        part.
 
         If `starts` is True, the decoder of an autoencoder is initialised with the mean intensity of the training set.
         """

@@ -94,8 +94,8 @@ def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> 
         return None
     if new > saved and len(where.done) == n_splits:
         raise SettingError(
-            f"{where.root}: epochs={new}, but all splits are finished with {saved}; a finished training is not "
-            f"continued; train in another folder with transfer_from={str(where.root)!r}"
+            f"{where.root}: epochs={new}, but all splits were trained with epochs={saved} and are finished; a "
+            f"finished split is not trained further; use another folder with transfer_from={str(where.root)!r}"
         )
     if new < saved:
         LOGGER.warning(
@@ -154,7 +154,7 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
 def _compare_settings(where: ResultFolder, new: Settings) -> None:
     saved = read_settings(where.settings)
     changes = forbidden_changes(saved, drop_unrecorded(new, saved), Recipe.rules(), scored=bool(where.done))
-    # Epochs are checked by `continued_epochs`, and the content of moved images by `check_same_images`.
+    # Epochs and moved images are omitted here: `continued_epochs` and `check_same_images` check them.
     refused = {
         name: change for name, change in changes.items() if name != "trainer.epochs" and not _is_move(name)
     }

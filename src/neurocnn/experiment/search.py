@@ -33,7 +33,7 @@ from neurocnn.storage.tensors import plain
 
 _WHERE = "search"
 _TRAINER = [field.name for field in dataclasses.fields(engine.Trainer)]
-#: Fields of an experiment that may differ between the folds of a result folder.
+#: These fields of an experiment may differ between the folds of a result folder.
 _FIELDS = ("architecture", "augmentation", "transfer_from", "transfer_selection")
 _OTHERS = [field.name for field in dataclasses.fields(Experiment) if field.name not in _FIELDS]
 

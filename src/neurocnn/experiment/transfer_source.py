@@ -43,7 +43,8 @@ def as_source(value: object) -> Source | None:
     """
     if value is None or isinstance(value, torch_nn.Module):
         return value
-    value = getattr(value, "folder", value)  # a Results has a folder
+    # A `Results` object has the attribute `folder`.
+    value = getattr(value, "folder", value)
     if not isinstance(value, str | Path):
         raise argument_error("transfer_from", value, "a result folder, a checkpoint or a module")
     path = Path(value)
@@ -84,7 +85,7 @@ def weights(
         return source.state_dict()
     with warnings.catch_warnings():
         if classes is not None and list(classes) == sorted(classes):
-            # ClinicaDL 1.x also sorts its classes, so that the order of its outputs is correct.
+            # The warning is not needed here: the classes of this experiment are sorted as in ClinicaDL 1.x.
             warnings.filterwarnings("ignore", message=".*output_order=None")
         return nn.read_weights(checkpoint(source, split, network, selection))
 
@@ -104,7 +105,7 @@ def checkpoint(source: Path, split: int, network: int | None, selection: str) ->
         )
     if _is_ours(source) and fold.state.exists():
         raise SettingError(
-            f"{fold.path}: the training has not ended; finish the training before the transfer"
+            f"{fold.path}: this split is not fully trained; finish its run before the transfer"
         )
     several = bool(find(fold.path / "models", "cnn-*"))
     if several and network is None:
@@ -125,7 +126,7 @@ def _checkpoint_in_maps(folder: Path, network: int | None, selection: str) -> Pa
 
 
 def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
-    """Return `wanted` if it exists, else `by_loss` if no other model exists, as for autoencoders and regressions."""
+    """Return `wanted` if it exists, else `by_loss` if it is the only model, as for autoencoders and regressions."""
     if is_file(wanted):
         return wanted
     folder = wanted.parents[1]

@@ -69,10 +69,10 @@ class Answers(Decisions):
         *,
         selection: str | None = None,
     ) -> pd.DataFrame:
-        """Return the scores of a linear model that predicts from columns of the sessions, next to the network's scores.
+        """Return the scores of the network, and those of a linear model that predicts from columns of the sessions.
 
         A logistic regression (for a regression task, a linear one) is fitted to the training sessions of each split and
-        evaluated with the network's metrics. Numbers are standardised, texts one-hot encoded (scikit-learn).
+        evaluated with the network's metrics. Numbers are standardised, and strings are one-hot encoded (scikit-learn).
 
         Parameters
         ----------

@@ -21,7 +21,7 @@ from neurocnn.results.votes import OperatingPoint, Vote, set_temperature
 from neurocnn.results.written import drop_names
 
 Array = np.ndarray[Any, Any]
-#: Limits of the search for a temperature.
+#: The search for a temperature is limited to this range.
 _TEMPERATURES = (0.05, 20.0)
 
 
@@ -51,7 +51,7 @@ def labelled_tables(
 def with_ensemble(
     folder: ResultFolder, tables: dict[int, pd.DataFrame], dataset: str
 ) -> dict[Any, pd.DataFrame]:
-    """Return the tables of the splits and, for a data set that was passed to `predict`, the ensemble's table."""
+    """Return `tables` and, for a data set that was passed to `predict`, the table of the ensemble."""
     return tables if dataset in SETS else {**tables, ENSEMBLE: ensemble_table(folder, tables)}
 
 
@@ -84,7 +84,7 @@ def fit_temperature(table: pd.DataFrame) -> tuple[float, float, float]:
 
     bounds = tuple(map(math.log, _TEMPERATURES))
     found = float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
-    # Both limits are also compared, because the bounded search never reaches its limits.
+    # The losses at both limits are also compared, because the search itself never reaches a limit.
     found = min((found, *bounds), key=loss)
     return round(math.exp(found), 9), loss(0.0), loss(found)
 
@@ -113,7 +113,7 @@ def calibrate(folder: ResultFolder, vote: Vote) -> tuple[Vote, pd.DataFrame]:
 
 
 def outcomes(table: pd.DataFrame, n_classes: int) -> tuple[Array, Array]:
-    """Return, for each image, whether an event has occurred, and the predicted probability of this event.
+    """Return whether an event has occurred for each image, and the predicted probability of the event.
 
     For two classes, the event is that the second class is true; for more classes, that the predicted class is true.
     """
@@ -210,7 +210,8 @@ def choose_threshold(table: pd.DataFrame, rule: str | Mapping[str, float]) -> fl
         index = int(np.argmax(true >= rule["sensitivity"] - 1e-12))
     else:
         index = int(np.flatnonzero(1 - false >= rule["specificity"] - 1e-12)[-1])
-    # scikit-learn's first threshold, at which no image is positive, is infinite, which JSON cannot contain.
+    # scikit-learn's first threshold, at which no image is positive, is infinite. JSON cannot contain infinity, so a
+    # finite threshold is returned.
     return float(min(thresholds[index], np.nextafter(scores.max(), 2)))
 
 
@@ -222,7 +223,8 @@ def operating_point(
     Raises
     ------
     SettingError
-        If there are more than two classes, a validation set has one class, or `dataset` is a set of the training.
+        If there are more than two classes, a validation set has one class, or `dataset` is the training or validation
+        set.
     """
     where = "operating_point"
     if dataset in SETS:

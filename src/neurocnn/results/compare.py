@@ -185,7 +185,7 @@ def delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
 def _resampled_t(
     first: ResultFolder, second: ResultFolder, selection: str | None, dataset: str
 ) -> dict[str, float]:
-    """Return each metric's p-value of the resampled t-test; an empty dict for different splits, or only one split."""
+    """Return the p-value of the resampled t-test for each metric; empty if the splits differ or there is only one."""
     done = [fold.index for fold in first.done]
     if len(done) < 2 or done != [fold.index for fold in second.done]:
         return {}
@@ -208,7 +208,8 @@ def _resampled_t(
 def _people(folder: ResultFolder, index: int, dataset: str) -> set[tuple[object, ...]]:
     fold = folder.fold(index)
     path = fold.sessions(dataset)
-    if not is_file(path):  # an earlier version wrote the folder
+    # Earlier versions did not write this file.
+    if not is_file(path):
         path = fold.table(folder.selections[0], dataset, IMAGE, "prediction")
     table = storage.read_table(path)
     return set(table[key_columns(table, PARTICIPANT)].itertuples(index=False, name=None))

@@ -51,7 +51,7 @@ def encode(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [encode(item) for item in value]
     if isinstance(value, set | frozenset):
-        # The values are sorted, because the order of a set of texts differs between processes.
+        # The values are sorted, because the order of a set of strings differs between processes.
         return sorted(map(encode, value), key=repr)
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("neurocnn."):
         return _encode_fields(value)
@@ -176,7 +176,7 @@ def find_type(kind: str) -> Callable[..., Any]:
 
 
 def describe_task(value: Settings) -> engine.Task | None:
-    """Return a task for reading its tables, whose custom functions raise an error; None if its name is not recorded.
+    """Return a task with which tables can be read; None if its name is not recorded. Its custom functions raise errors.
 
     Examples
     --------

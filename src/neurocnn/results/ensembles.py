@@ -58,7 +58,7 @@ Tables = tuple[pd.DataFrame | None, pd.DataFrame | None]
 
 
 def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Tables:
-    """Return the ensemble's predictions and its row of metrics, from their files or, if these are missing, computed.
+    """Return the ensemble's predictions and metrics. If their files are missing, both tables are computed.
 
     Both are None for ``train`` and ``validation``, or if there are no predictions. The metrics are None if labels or
     the code of a custom task are missing.
@@ -72,7 +72,8 @@ def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Table
 
 
 def answer_table(folder: ResultFolder, selection: str | None, dataset: str) -> pd.DataFrame:
-    """Return one prediction per image: the ensemble's or, for ``validation``, that of the image's validation split.
+    """Return one prediction per image: that of the ensemble or, for ``validation``, of the split that validates the
+    image.
 
     Raises
     ------
@@ -102,7 +103,8 @@ def _compute(folder: ResultFolder, selection: str, dataset: str) -> Tables:
         return found, None
     try:
         row = metrics_row(folder.task, drop_names(found), intervals=True)
-    except SettingError:  # the metrics of a custom task need its code
+    except SettingError:
+        # The metrics of a custom task cannot be computed without its code.
         return found, None
     return found, row.assign(**{N_SPLITS: float(found[N_SPLITS].max())})
 

@@ -62,7 +62,7 @@ def check_target(task: engine.Task, target: object) -> int:
 
 
 def mean_image(caps: data.Caps, sessions: pd.DataFrame) -> Tensor:
-    """Return the mean image of the sessions, of shape (1, D, H, W), with one image in memory at a time."""
+    """Return the mean image of the sessions, (1, D, H, W). Only one image is in memory at a time."""
     total: Tensor | None = None
     for row in sessions.to_dict("records"):
         image = caps.read(row["participant_id"], row["session_id"], row.get(COHORT)).double()
@@ -81,7 +81,7 @@ class Explainer:
     experiment
         Experiment of the result folder.
     dataset
-        Images, with the parts and transform of the training.
+        Images, with the same parts and transform as in training.
     attribution
         Attribution method and its settings.
     target
@@ -167,7 +167,7 @@ class Explainer:
         return networks
 
     def errors(self) -> AbstractContextManager[Any]:
-        """Return a context in which the device is the current one and its errors become errors of this library."""
+        """Return a context in which the device is the current one and its errors get a remedy."""
         stack = ExitStack()
         stack.enter_context(current_device(self.device))
         stack.enter_context(translate_errors(self.device, self.attribution.batch_size))

@@ -53,14 +53,15 @@ def file_name(row: Mapping[str, Any]) -> str:
 
 
 def list_maps(explainer: Explainer, votes: bool) -> pd.DataFrame:
-    """Return a table with one row per map of a fold: first the means of the classes, with ``participant_id`` None.
+    """Return a table with one row per map of a fold. The mean maps of the classes are first; their ``participant_id``
+    is None.
 
     Parameters
     ----------
     explainer
         Images and settings.
     votes
-        Whether the parts vote, so that there are maps of complete images.
+        Whether the parts vote. Only then there are maps of complete images.
     """
     sessions, classes = explainer.dataset.sessions, explainer.image_classes()
     names = list(dict.fromkeys(classes))
@@ -111,7 +112,7 @@ def explain_fold(
 
 
 def write_means(folder: Path, maps: pd.DataFrame) -> None:
-    """Write the mean map of each class and part, with one map of a participant in memory at a time."""
+    """Write the mean map of each class and part. Only one map of a participant is in memory at a time."""
     groups = maps.groupby(["class", "part_id"], dropna=False, sort=False)
     for _, group in groups:
         mean, people = group[group["participant_id"].isna()], group[group["participant_id"].notna()]

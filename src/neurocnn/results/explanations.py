@@ -78,8 +78,8 @@ class Explanations(Answers):
         MissingExtraError
             If Captum is not installed.
         SettingError
-            If an argument has an invalid value, the images differ in shape from those of the training, the parts have
-            no boxes, or a transform changes the size of the parts.
+            If an argument has an invalid value, the images differ in shape from those in training, the parts have no
+            boxes, or a transform changes the size of the parts.
         ModelError
             If the method is ``"grad_cam"`` and a network has no convolution, or the output of a network is not one row
             per sample.

@@ -14,9 +14,9 @@ from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, WRITING_LOCK, Fold,
 from neurocnn.storage.files import find, is_file, is_folder
 from neurocnn.storage.locks import hold, is_held
 
-#: Level of complete images, and name of the parts `WholeImage`.
+#: Name of the level of complete images, which is also the name of the parts `WholeImage`.
 IMAGE = "image"
-#: Files of a training that another experiment must not replace. A corrected run may replace all other files.
+#: Files that another experiment must not replace. A run with corrected settings may replace all other files.
 _RESULTS = (
     "training.tsv",
     "*/best_*/*.tsv",
@@ -130,7 +130,7 @@ class ResultFolder:
 
     @property
     def is_claimed(self) -> bool:
-        """Whether the folder has results or is in use; not after a run that failed before its first score."""
+        """Whether the folder has results or is in use. It is False after a run that failed before its first score."""
         folds = [fold.path for fold in self.folds]
         if any(find(path, pattern) for path in folds for pattern in _RESULTS):
             return True
@@ -138,13 +138,14 @@ class ResultFolder:
 
     @contextmanager
     def hold(self) -> Iterator[BaseFileLock]:
-        """Wait for the folder's lock for short writes, and hold this lock during the ``with`` block."""
+        """Wait for the lock for short writes into the folder, and hold this lock during the ``with`` block."""
         path = self.root / WRITING_LOCK
         with hold(path, f"writing into {self.root}", wait=True) as lock:
             try:
                 yield lock
             finally:
-                # The file is removed while it is locked, so that a waiting process notices this and creates a new file.
+                # The lock file is removed while it is locked. A waiting process detects the removal and creates a new
+                # file.
                 path.unlink()
 
     def check_done(self) -> list[Fold]:
@@ -228,7 +229,7 @@ class ResultFolder:
             )
             reason = self._missing_reason(done, chosen, dataset, wanted, content)
             raise NotFoundError(
-                f"{self.root}: the {content} table of dataset={dataset!r}, level={wanted!r} does not exist{reason};  "
+                f"{self.root}: the {content} table of dataset={dataset!r}, level={wanted!r} does not exist{reason}; "
                 f"expected one of: {', '.join(existing) or 'none yet'}"
             )
         return found

@@ -20,7 +20,7 @@ from neurocnn.results.written import drop_names
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, check_columns, describe_rows, key_columns
 
-#: Largest number of different values of a numeric column for which each value is a group.
+#: If a numeric column has at most this many different values, each value is a group.
 _MAX_GROUPS = 5
 
 

@@ -18,7 +18,7 @@ from neurocnn.results.tables import ResultTables
 from neurocnn.storage.files import find, is_file
 
 _WHERE = "leaderboard"
-# These settings are not chosen by the user, but follow from the data and the version.
+# The user does not choose these settings: they follow from the data and the version of neurocnn.
 _NOT_CHOSEN = {*DESCRIPTIONS, "neurocnn", "input_shape", "image_shape", "splits"}
 
 
@@ -108,7 +108,7 @@ def _open(folders: Any) -> list[ResultTables]:
 
 def _find_folders(root: Path) -> list[Path]:
     paths = [path.parent for pattern in ("*", "*/*") for path in find(root, f"{pattern}/{COMMANDLINE}")]
-    # Paths are sorted by length first, so that trial-2 precedes trial-10.
+    # Shorter paths precede longer ones, so that trial-2 precedes trial-10.
     return sorted(paths, key=lambda path: (len(str(path)), str(path)))
 
 

@@ -93,7 +93,7 @@ def drop_unused_cohorts(sessions: pd.DataFrame, cohorts: Collection[str]) -> pd.
 
 
 def unknown_source() -> pd.DataFrame:
-    """Return the table of seen participants for a source that did not record its participants."""
+    """Return the table of seen participants for a transfer from a source that did not record its participants."""
     return pd.DataFrame({"participant_id": [None], "role": [UNKNOWN]})
 
 

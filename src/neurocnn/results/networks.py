@@ -42,7 +42,8 @@ class NetworkRecipe:
     task: engine.Task
 
     def build(self) -> torch_nn.Module:
-        """Return a new network of the architecture, or for a reconstruction the autoencoder derived from it.
+        """Return a new network of the architecture. For a reconstruction, return the autoencoder derived from the
+        network.
 
         For a reconstruction, an architecture whose output has the shape of the image is used as the autoencoder.
         """
@@ -58,7 +59,7 @@ class NetworkRecipe:
                     "autoencoder already"
                 )
             return model
-        # A custom task may lack these arguments.
+        # A custom task may lack these arguments, so only existing arguments are passed.
         ends = {
             name: self.task.arguments[name]
             for name in ("output", "bottleneck")
@@ -80,7 +81,7 @@ class NetworkRecipe:
         ModelError
             If the weights of the file do not fit the architecture.
         """
-        # `nn.read_weights` is not used, because it would rename weights that look like those of other programs.
+        # `nn.read_weights` is not used, because it would rename parameters whose names are used in other programs.
         state = read_best_weights(path)
         model = self._build_without_weights()
         try:
@@ -97,9 +98,9 @@ class NetworkRecipe:
 
     def _build_without_weights(self) -> torch_nn.Module:
         """Return a network with arbitrary weights, without a warning."""
-        # The caller replaces or ignores the weights, so that the ImageNet weights need not be read.
+        # The ImageNet weights are not read, because the caller replaces or ignores the weights.
         options = {**self.options, "weights": None} if self.architecture == "resnet18" else self.options
         with warnings.catch_warnings():
-            # These networks are not trained, so that the warning about their training is irrelevant.
+            # The warning concerns only training, and these networks are not trained.
             warnings.filterwarnings("ignore", message="CNN_Transformer: output='mirror'")
             return replace(self, options=options).build()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from neurocnn.errors.arguments import argument_error
 
-#: Name of the folder of a fold's tables, by name of the task.
+#: Name of the folder that contains the tables of a fold, by name of the task.
 TABLES = {
     "classification": "cnn_classification",
     "regression": "cnn_regression",
@@ -110,7 +110,7 @@ class Fold:
         return self.tables / selection / f"part_balanced_accuracy.{suffix}"
 
     def explanations(self, selection: str, name: str, method: str) -> Path:
-        """Return the folder of a set of attribution maps of one method."""
+        """Return the folder of the maps that one method wrote for the set `set_name`."""
         return self.tables / selection / "explanations" / name / method
 
     def model(self, selection: str, network: int | None = None) -> Path:

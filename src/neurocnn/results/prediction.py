@@ -31,7 +31,7 @@ from neurocnn.results.votes import Vote
 from neurocnn.storage.identity import describe_row, interleave_parts, key_columns
 from neurocnn.storage.tables import format_table
 
-#: Names that a data set must not have, because other tables of a fold have them.
+#: A data set must not have one of these names, because other tables of a fold have them.
 RESERVED = (*SETS, "seen", "images", "training", "balance")
 #: One network for all parts, or one per part_id.
 Networks = torch_nn.Module | Mapping[int, torch_nn.Module]
@@ -71,14 +71,14 @@ def make_dataset(
     transform: Callable[..., Any] | None,
     grid: Grid,
 ) -> data.CapsDataset:
-    """Return a data set of new images, prepared as in training, with labels if the sessions have any.
+    """Return a data set of new images with the parts and transform of training, and with labels if there are any.
 
-    A warning is logged if the images have another position than `grid`, which describes the images of the training.
+    A warning is logged if the images have another position than `grid`, which describes the images in training.
 
     Raises
     ------
     SettingError
-        If the images have another shape than those of the training.
+        If the images have another shape than those in training.
     """
     check_instance("caps", caps, data.Caps, "an nc.Caps")
     check_instance("sessions", sessions, pd.DataFrame, "a table such as that of nc.read_table")
@@ -94,7 +94,7 @@ def make_dataset(
             "contain other regions; use images of the same preprocessing"
         )
     if not own.is_at(grid):
-        names = "the first image of the training", f"the image of {' '.join(first[:2])}"
+        names = "the first training image", f"the image of {' '.join(first[:2])}"
         LOGGER.warning(grid.describe_difference(names[0], own, names[1]))
     return dataset
 
@@ -113,7 +113,8 @@ def check_new_data(
     TableError
         If a label is unknown.
     """
-    format_table(dataset.sessions, fold.sessions(name))  # raises an error if the sessions cannot be written
+    # `format_table` raises an error if the sessions cannot be written.
+    format_table(dataset.sessions, fold.sessions(name))
     where, seen = f"{fold.path}: prediction on new data", read_seen(fold)
     check_unseen(seen, dataset.sessions, where)
     check_renamed_cohorts(fold, seen, images, where)
@@ -135,7 +136,7 @@ def check_new_data(
 
 
 def _has_tables(folder: ResultFolder, fold: Fold, name: str) -> bool:
-    """Return whether a fold has tables of the data set `name`."""
+    """Return whether a fold has tables of the data set `dataset_name`."""
     return any(path.is_file() for path in _tables(folder, fold, name))
 
 
@@ -248,7 +249,7 @@ def encode_folds(
     load: Callable[[Fold], Networks],
     evaluation: Evaluation,
 ) -> pd.DataFrame:
-    """Return the codes of all folds' autoencoders in one table, by fold and in the order of the data set."""
+    """Return the codes of all autoencoders in one table: fold by fold, in the order of the data set."""
     tables = []
     for fold in folds:
         networks = load(fold)

@@ -18,7 +18,7 @@ def read_metrics(folder: ResultFolder, level: str, selection: str | None, datase
     rows = {fold.index: read_row(path) for fold, path in tables}
     table = pd.concat(rows).droplevel(1)
     spread = pd.DataFrame({"mean": table.mean(), "std": table.std()}).T
-    # An average of the splits' limits is not a confidence interval of their mean.
+    # The limits are omitted, because their average over the splits is not a confidence interval of the mean.
     limits = [name for name in map(str, table) if name.endswith(("_low", "_high"))]
     table = pd.concat([table, spread.assign(**dict.fromkeys(limits, np.nan))])
     if folder.check_level(level) == IMAGE_LEVEL:

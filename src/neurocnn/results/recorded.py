@@ -1,4 +1,4 @@
-"""Recorded experiment of a result folder: settings as objects, networks, and data sets prepared as in training."""
+"""Experiment that is recorded in a result folder: its settings as objects, its networks, and data sets for them."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -137,13 +137,14 @@ class RecordedExperiment:
     @cached_property
     def folder(self) -> ResultFolder:
         """Result folder."""
-        # If custom code is needed, `task` or `parts` raises an error that names this setting.
+        # If custom code is needed, `task` or `parts` raises an error that names the missing setting.
         return self.readable or ResultFolder(self.root, self.task, self.parts.name)
 
     @property
     def evaluation(self) -> Evaluation:
         """Recorded settings of the trainer that an evaluation uses, without the device."""
-        trainer = self.settings["trainer"]  # `setting` would fail for custom functions of the trainer
+        # The fields are read one by one, because `setting` would raise an error for custom functions of the trainer.
+        trainer = self.settings["trainer"]
         return {
             "batch_size": trainer["batch_size"],
             "n_workers": trainer["n_workers"],
@@ -183,7 +184,7 @@ class RecordedExperiment:
         return self.load_network(fold.index, selection, None)
 
     def new_dataset(self, caps: data.Caps, sessions: pd.DataFrame) -> data.CapsDataset:
-        """Return a data set of new images, prepared as in training."""
+        """Return a data set of new images, with the parts and transform of training."""
         affine = self.settings.get("image_affine")
         return make_dataset(
             caps,

@@ -42,7 +42,7 @@ class Draws:
     def scores(
         self, task: engine.Task, tables: Sequence[pd.DataFrame], observed: Sequence[Mapping[str, float]]
     ) -> Scores:
-        """Return the mean score over the tables for each draw. `observed` are the scores of the original tables."""
+        """Return the score of each draw, averaged over the tables. `observed` are the scores of the original tables."""
         found = [
             scores_of_draws(task, table, self.counts[:, people], values)
             for table, people, values in zip(tables, self.people, observed, strict=True)
@@ -99,7 +99,8 @@ def limits(draws: Array, level: float = 0.95) -> tuple[float, float]:
 def scores_of_draws(
     task: engine.Task, table: pd.DataFrame, weights: Array, observed: Mapping[str, float]
 ) -> Scores:
-    """Return the metrics of a table in each draw: draw i counts row j `weights[i, j]` times, draw 0 each row once.
+    """Return the metrics of a table in each draw. Draw i counts row j `weights[i, j]` times; draw 0 counts each row
+    once.
 
     Metrics of this library are computed for all draws at once, other metrics by the task's function for each draw.
     Other metrics are omitted if the code of a custom task is missing.
@@ -108,7 +109,7 @@ def scores_of_draws(
     known = (
         class_scores(numbers, len(task.classes), weights) if task.classes else value_scores(numbers, weights)
     )
-    # A user's metric may have the name of a built-in metric. Only equal values show that both are the same metric.
+    # A user's metric may have the name of a built-in metric. Both are the same metric only if their values are equal.
     found = {
         name: known[name]
         for name, value in observed.items()

@@ -76,7 +76,7 @@ class Results(Explanations):
         Raises
         ------
         LeakError
-            If a participant was seen in training, by the selection, or by the transfer's source.
+            If a participant was in the training or validation set of a split, or was seen by the transfer's source.
         SettingError
             If the name is in use for other data or labels, or the images have another shape than in training.
         NotFoundError

@@ -60,7 +60,7 @@ def check_same_rows(path: Path, new: pd.DataFrame, columns: Sequence[str]) -> No
 
 
 def describe_other_sessions(saved: pd.DataFrame, new: pd.DataFrame) -> str:
-    """Return the sessions that only one of two tables contains as text, which is empty for equal sessions."""
+    """Return a string with the sessions that only one of two tables contains; it is empty for equal sessions."""
     rows = [set(table.itertuples(index=False, name=None)) for table in (saved, new)]
     names = [
         f"{describe_row(dict(zip(saved.columns, row, strict=True)))} only {where}"
@@ -112,7 +112,7 @@ def read_images(fold: Fold, datasets: Sequence[str] | None = None) -> pd.DataFra
         return pd.DataFrame(columns=[*REQUIRED, DATASET, "fingerprint"], dtype=object)
     saved = storage.read_table(fold.images, required=("participant_id", DATASET, "fingerprint"))
     recorded = set(saved[DATASET])
-    # A folder of an earlier version contains fingerprints of later predictions only, not of its training.
+    # A folder of an earlier version contains no fingerprints of training images, only those of later predictions.
     if not recorded or not recorded.isdisjoint(SETS):
         for name in SETS:
             _check_complete(fold, name, saved[saved[DATASET] == name])
@@ -192,11 +192,11 @@ def check_renamed_cohorts(fold: Fold, seen: pd.DataFrame, images: pd.DataFrame, 
         ]
         raise LeakError(
             f"{where}: {len(names)} participants were seen under another cohort: {shorten_list(names)}; use the cohort "
-            "names of the training, and leave these participants out"
+            "names that were used in training, and leave these participants out"
         )
 
 
-def shorten_list(texts: Sequence[str]) -> str:
-    """Return the first 5 texts, joined, and the number of remaining texts."""
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return "; ".join(texts[:_SHOWN]) + more
+def shorten_list(items: Sequence[str]) -> str:
+    """Return a string with the first 5 items, and the number of remaining items."""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return "; ".join(items[:_SHOWN]) + more

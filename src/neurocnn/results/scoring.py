@@ -98,7 +98,7 @@ def _write(
 def vote_images(
     task: engine.Task, predictions: pd.DataFrame, weights: "pd.Series[float] | None"
 ) -> pd.DataFrame:
-    """Return one row per image: the soft vote of its parts for classes, their unweighted mean for values."""
+    """Return one row per image: for classes, the soft vote of its parts; for values, their unweighted mean."""
     if task.vote == "average":
         return ensemble.average(predictions)
     known = key_columns(predictions, [*PART, "true_label", "predicted_label"])
@@ -163,7 +163,8 @@ def write_part_accuracy(
     accuracy = ensemble.part_balanced_accuracy(validation)
     table = pd.DataFrame({"part_id": accuracy.index, "balanced_accuracy": accuracy.to_numpy()})
     table["weight"] = weights.reindex(table["part_id"]).fillna(0.0).to_numpy()
-    if hasattr(dataset.parts, "place"):  # custom parts may have no `place`
+    # Custom parts may have no method `place`.
+    if hasattr(dataset.parts, "place"):
         values = {int(part): float(value) for part, value in zip(accuracy.index, accuracy, strict=True)}
         first = first_image(dataset)
         painted = data.paint(cast(LocatedParts, dataset.parts), dataset.caps.shape(*first), values)
@@ -185,5 +186,5 @@ def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     image = nib.nifti1.Nifti1Image(np.asarray(volume, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     with write_whole(path) as file:
-        # mtime=0: the same volume gives the same bytes.
+        # With mtime=0, the same volume gives the same bytes.
         file.write(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))

@@ -21,7 +21,7 @@ from neurocnn.storage.files import is_file, storage_errors, write_whole
 DESCRIPTIONS = ("network", "n_threads", "image_affine")
 #: Settings whose values are objects of this library, or custom.
 _OBJECTS = {"caps", "parts", "task", "trainer"}
-#: Values of missing settings in folders that were written before the setting existed, if they differ from its default.
+#: Values of settings in folders that were written before the setting existed, if the value differs from the default.
 _EARLIER: dict[str, Settings] = {
     "reconstruction": {"output": "mirror", "bottleneck": None},
     "Trainer": {"n_workers": 0},
@@ -29,7 +29,7 @@ _EARLIER: dict[str, Settings] = {
 
 
 def fill_missing(value: Any) -> Any:
-    """Return encoded settings in which each missing setting has the value that was used before the setting existed.
+    """Return encoded settings in which each missing setting has the value that was used before it existed.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 @contextlib.contextmanager
 def content_errors(path: Path) -> Iterator[None]:
-    """Add the path to errors about the content of a file of settings.
+    """Add the path to errors that the content of a settings file causes.
 
     Examples
     --------
@@ -126,7 +126,9 @@ def read_settings(path: Path) -> Settings:
     except (RecursionError, ValueError) as error:
         raise SettingError(f"{path}: {error}; expected JSON; restore the file from a copy") from error
     if not isinstance(settings, dict):
-        raise SettingError(f"{path}: found a {type(settings).__name__}; expected settings by name")
+        raise SettingError(
+            f"{path}: found a {type(settings).__name__}; expected a dict from names to settings"
+        )
     with content_errors(path):
         filled: Settings = fill_missing(settings)
         indices = check_list("splits", filled.get("splits", []), "a list of indices")

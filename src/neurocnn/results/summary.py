@@ -59,7 +59,7 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
 def _intervals(
     folder: ResultFolder, dataset: str, values: pd.DataFrame, draws: int
 ) -> dict[str, dict[str, object]]:
-    """Return the bootstrap interval and the chance level of each metric, as text."""
+    """Return the bootstrap interval and the chance level of each metric, as strings."""
     tables = read_image_level(folder, folder.selections[-1], dataset)
     if not tables:
         return {}
@@ -89,7 +89,8 @@ def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict
         mean = pd.to_numeric(train.get(folder.task.label, pd.Series(dtype=float)), errors="coerce").mean()
         try:
             rows.append(dict(folder.task.metrics(table.assign(predicted_label=mean))) if mean == mean else {})
-        except SettingError:  # the metrics of a custom task need its code
+        except SettingError:
+            # The metrics of a custom task cannot be computed without its code.
             return {}
     return {str(name): float(value) for name, value in pd.DataFrame(rows).mean().items()}
 
@@ -138,14 +139,15 @@ def _metrics(folder: ResultFolder, names: list[str]) -> list[str]:
 
 
 def _spread(values: "pd.Series[float]") -> str:
-    """Return mean ± sample standard deviation as text, or only the mean if there is one value."""
+    """Return a string with the mean ± the sample standard deviation, or only the mean if there is one value."""
     deviation = f" ± {values.std():.3f}" if values.count() > 1 else ""
     return "no part" if math.isnan(values.mean()) else f"{values.mean():.3f}{deviation}"
 
 
 def _participants(fold: Fold, dataset: str) -> object:
     path = fold.sessions(dataset)
-    if not is_file(path):  # an earlier version wrote the folder
+    # Earlier versions did not write this file.
+    if not is_file(path):
         return ""
     table = storage.read_table(path)
     return len(table[key_columns(table, PARTICIPANT)].drop_duplicates())

@@ -133,10 +133,10 @@ class ResultTables:
         -------
         DataFrame
             One row per split and image (or part): ``participant_id``, ``session_id``, [``cohort``, ``part_id``,]
-            ``true_label`` (may be missing), ``predicted_label`` and ``proba0``, …. Labels of a classification are
-            indices of its classes; ``true_class`` and ``predicted_class`` are the names. For data passed to `predict`,
-            the table at image level also has one row per image with the split ``ensemble``, the mean of ``n_splits``
-            splits.
+            ``true_label`` (may be missing), ``predicted_label`` and ``proba0``, …. For a classification, a label is the
+            index of a class; ``true_class`` and ``predicted_class`` are the names of the classes. For data passed to
+            `predict`, the table at image level also has one row per image with the split ``ensemble``, the mean of
+            ``n_splits`` splits.
 
         Raises
         ------
@@ -184,10 +184,10 @@ class ResultTables:
         Returns
         -------
         DataFrame
-            Columns: participants, epochs and minutes (of the longest training), the main metric of the parts, and all
-            metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over the splits (with n −
-            1); ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron &
-            Tibshirani (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class,
+            Columns: participants, epochs and minutes (of the network that took longest), the main metric of the parts,
+            and all metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over the splits
+            (with n − 1); ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron
+            & Tibshirani (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class,
             evaluates each split and averages the scores; ``chance``: for k classes 1/k (specificity 1 − 1/k, area under
             the ROC curve 1/2), for values the error of a constant prediction, the mean training label. An autoencoder
             has neither interval nor chance.

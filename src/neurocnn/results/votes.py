@@ -205,10 +205,10 @@ def check_vote_weights(
 
 
 def set_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """Return a table with probabilities p_c ∝ q_c^(1 / T) of temperature T, from uncalibrated probabilities q_c.
+    """Return a table with the probabilities p_c ∝ q_c^(1 / T) at temperature T; q_c are the uncalibrated probabilities.
 
-    A temperature other than 1 is recorded in the column ``temperature``. The function computes the uncalibrated
-    probabilities from this column, so that it may be applied repeatedly. The predicted classes do not change.
+    A temperature other than 1 is recorded in the column ``temperature``. From this column the function computes the
+    uncalibrated probabilities, so that it can be applied to its own result. The predicted classes do not change.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Functions that read tables of a result folder and check that every cell has its expected type."""
+"""Functions that read tables of a result folder and check the type of every cell."""
 
 import numbers
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from neurocnn.storage.identity import COHORT, IMAGE, REQUIRED
 CLASS_NAMES = ("true_class", "predicted_class")
 #: Column of the number of splits over which an ensemble prediction is averaged.
 N_SPLITS = "n_splits"
-#: Columns without missing values.
+#: Columns that must not have missing values.
 _COUNTS = ("epoch", "iteration", "part_id")
 
 
