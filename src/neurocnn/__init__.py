@@ -178,12 +178,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Pictures are optional: matplotlib is imported only when a figure is drawn.
+    # The plotting module is optional. matplotlib is imported only when a figure is drawn.
     if name == "plotting":
         return importlib.import_module("neurocnn.plotting")
     raise AttributeError(f"module 'neurocnn' has no attribute {name!r}; {suggestion(name, __all__)}")
 
 
 def __dir__() -> list[str]:
-    # Submodules, which an import makes attributes of the package, are not listed.
+    # An import makes submodules attributes of the package, but they are not listed here.
     return [*__all__, "plotting"]

@@ -2,8 +2,8 @@
 
 The only extension point is the hook `neurocnn_architectures`. A package names a module in the entry-point group
 ``neurocnn``; the module has a function with the name of the hook, marked with `hookimpl`. The built-in networks use the
-same hook. Installing a package never changes a training: a name that two packages provide is refused, not overridden,
-and a broken package affects only those who request its networks.
+same hook. Installing a package never changes the network that is trained: a name that two packages provide raises an
+error, and a broken package affects only calls that request its networks.
 """
 
 import inspect
@@ -94,7 +94,8 @@ class Architectures:
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(_Specification)
         self._found: dict[str, list[Architecture]] = {}
-        self.broken: dict[str, str] = {}  # Traceback of each failed package, by origin.
+        # Traceback of each package that failed to load, by origin.
+        self.broken: dict[str, str] = {}
         self._add_plugin(f"neurocnn {metadata.version('neurocnn')}", lambda: builtin)
         for origin, load in sorted(_installed_plugins(), key=lambda plugin: plugin[0]):
             self._add_plugin(origin, load)
@@ -106,11 +107,13 @@ class Architectures:
             for architecture in self._call_hook(origin, plugin):
                 self._found.setdefault(architecture.name, []).append(architecture)
         except BaseException as error:
-            # The other packages must work, even if this one calls sys.exit() or raises KeyboardInterrupt.
+            # All exceptions are caught: the other packages must work even if this one calls sys.exit() or raises
+            # KeyboardInterrupt.
             if plugin is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             self.broken[origin] = traceback.format_exc()
-            reason = "".join(traceback.format_exception_only(error)).strip()  # str(error) may raise
+            # The standard library formats the reason, because str(error) may raise an error.
+            reason = "".join(traceback.format_exception_only(error)).strip()
             warnings.warn(
                 f"plugin {origin} failed to load: {reason}; its traceback is shown when an unknown architecture is "
                 "requested",
@@ -119,7 +122,8 @@ class Architectures:
 
     def _call_hook(self, origin: str, plugin: object) -> list[Architecture]:
         name = self._manager.register(plugin)
-        self._manager.check_pending()  # pluggy raises an error for a hook with an unknown name.
+        # pluggy raises an error for a hook with an unknown name.
+        self._manager.check_pending()
         hooks = self._manager.hook.neurocnn_architectures.get_hookimpls()
         own = [hook.function for hook in hooks if hook.plugin_name == name]
         if not own:
@@ -127,7 +131,7 @@ class Architectures:
         return _check_builders(origin, own[0]())
 
     def names(self) -> dict[str, str]:
-        """Return the origin of each architecture by name; several packages are joined by "and"."""
+        """Return the origin of each architecture by name. The origins of several packages are joined by "and"."""
         return {
             name: " and ".join(one.origin for one in found) for name, found in sorted(self._found.items())
         }
@@ -178,7 +182,8 @@ def _installed_plugins() -> list[tuple[str, Callable[[], object]]]:
     """Return the origin and the loader of each plugin. If its metadata cannot be read, the loader raises the error."""
     try:
         return [(_origin_of(entry), entry.load) for entry in metadata.entry_points(group=GROUP)]
-    except Exception:  # The loop below catches the errors of each package separately.
+    except Exception:
+        # The loop below catches the errors of each package separately.
         plugins: list[tuple[str, Callable[[], object]]] = []
         for distribution in metadata.distributions():
             try:

@@ -1,4 +1,4 @@
-"""Seeds and random states: random numbers depend on named keys only, and drawing them has no side effect."""
+"""Seeds and random states. Random numbers depend only on given keys, and drawing them does not affect other code."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ _LOCK = threading.RLock()
 
 @contextlib.contextmanager
 def exclusive(what: str) -> Iterator[None]:
-    """Keep the other threads of this process from running such a block meanwhile, because random states are global.
+    """Prevent other threads of this process from running such a block at the same time: random states are global.
 
     Blocks of the same thread may be nested.
 
@@ -41,7 +41,7 @@ def exclusive(what: str) -> Iterator[None]:
 
 
 def _replace_lock() -> None:
-    # A fork copies only the calling thread, so a lock that another thread holds would never be released in the child.
+    # A fork copies only the calling thread. In the child, a lock that another thread holds would never be released.
     global _LOCK
     _LOCK = threading.RLock()
 
@@ -101,7 +101,7 @@ def seeded(*key: str | int | None) -> Iterator[int]:
 
 
 def reseed(transform: Callable[..., object], seed: int) -> None:
-    """Seed a transform with its own generator (MONAI's `set_random_state`), or each such member of a composition.
+    """Seed a transform that has its own generator (MONAI's `set_random_state`), or all such members of a composition.
 
     Parameters
     ----------

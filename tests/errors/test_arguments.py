@@ -31,7 +31,7 @@ CHECKS = {
     "an integer": check_integer,
     "a finite number": check_number,
     "True or False": check_flag,
-    "a non-empty text": check_text,
+    "a non-empty string": check_text,
     "one of 'x', 2": lambda name, value, **where: check_choice(name, value, ["x", 2], **where),
     "a callable": check_callable,
     "a dict": lambda name, value, **where: check_instance(name, value, dict, "a dict", **where),

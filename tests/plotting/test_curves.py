@@ -112,9 +112,9 @@ def test_the_metrics_to_draw_can_be_chosen_and_a_training_may_have_no_validation
 def test_unusable_histories_are_refused():
     with pytest.raises(TableError, match=r"of mae are missing; available metrics: balanced_accuracy, loss"):
         learning_curves(history_of(3), metrics=["mae"])
-    with pytest.raises(TableError, match="a training has no row"):
+    with pytest.raises(TableError, match="a table has no row"):
         learning_curves(history_of(3).iloc[:0])
-    with pytest.raises(TableError, match="a training has no row"):
+    with pytest.raises(TableError, match="a table has no row"):
         learning_curves({})
     with pytest.raises(TableError, match="of loss are missing; available metrics: none"):
         learning_curves(pd.DataFrame({"epoch": [0]}))

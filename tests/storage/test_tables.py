@@ -228,7 +228,7 @@ def test_a_text_that_looks_like_a_number_is_read_as_a_number(tmp_path: Path):
 @pytest.mark.faults
 @pytest.mark.parametrize("value", ["a\nb", " a", "a ", "a\r", "", "n/a"])
 def test_a_value_that_could_not_be_read_back_is_not_written(tmp_path: Path, value: str):
-    with pytest.raises(TableError, match="a TSV file cannot keep this text"):
+    with pytest.raises(TableError, match="a TSV file cannot keep this string"):
         write_table(pd.DataFrame({"x": [value]}), tmp_path / "t.tsv")
     assert os.listdir(tmp_path) == []
 

@@ -1,4 +1,4 @@
-"""Rows of parts, checked and grouped by image.
+"""Grouping of the rows of parts by image, with checks.
 
 An image is identified by its participant, session and, if there are several, cohort. Rows may be in any order, because
 several networks, workers and ranks write them.
@@ -28,9 +28,9 @@ class PartsOfImages:
     images: pd.DataFrame
     """One row per image: its identity columns and, if the table contains it, `true_label`."""
     image: npt.NDArray[np.integer[Any]]
-    """Row number in `images` of the image of each row of `rows`."""
+    """For each row of `rows`, the number of its image's row in `images`."""
     starts: npt.NDArray[np.integer[Any]]
-    """Row number in `rows` of the first part of each image."""
+    """For each image, the number of its first part's row in `rows`."""
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: list[str]) -> "PartsOfImages":
@@ -70,11 +70,11 @@ class PartsOfImages:
         return values
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the sums of an array (rows, columns) over each image's parts, added in the order of their ids."""
+        """Return the sums of an array (rows, columns) over the parts of each image, in the order of the part ids."""
         return cast(npt.NDArray[np.float64], np.add.reduceat(values, self.starts, axis=0))
 
     def refuse(self, wrong: npt.NDArray[np.bool_], why: str) -> None:
-        """Raise a TableError with the reason `why` and the rows where `wrong` is True, if there are such rows."""
+        """Raise a TableError with the reason `why` if `wrong` is True for any row. The message contains these rows."""
         lines = np.flatnonzero(wrong.reshape(len(self.rows), -1).any(axis=1))
         if len(lines):
             rows = describe_rows(self.rows.iloc[lines])

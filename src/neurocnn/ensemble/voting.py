@@ -19,15 +19,15 @@ from neurocnn.errors import TableError
 from neurocnn.errors.arguments import check_table
 from neurocnn.storage.identity import PART, describe_rows
 
-# Probabilities whose exact sums are equal may differ by rounding. Differences up to this limit count as a tie.
+# Sums of probabilities that are equal may differ because of rounding. Differences up to this limit count as a tie.
 _ROUNDING = 1e-12
 
 
 def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.DataFrame:
     """Return the weighted mean of the parts' probabilities: p_c = Σ_i w_i p_i,c / Σ_i w_i.
 
-    The sums run over the existing parts of an image: if a part is missing, the weights of the others are scaled up. The
-    class with the largest probability is predicted; in a tie, the class with the lowest index.
+    The sums are over the existing parts of an image. If a part is missing, the weights of the other parts are scaled
+    up. The class with the largest probability is predicted; in a tie, the class with the lowest index.
 
     Parameters
     ----------
@@ -164,7 +164,8 @@ def average(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     if _probability_columns(predictions):
         raise TableError(
-            f"{WHERE}: found probabilities of classes; expected numeric values; use soft_vote or hard_vote"
+            f"{WHERE}: found class probabilities (proba0, …); expected predictions of a regression or reconstruction; "
+            "for a classification use soft_vote or hard_vote"
         )
     omitted = {*PART, "true_label", "loss"}
     columns = [str(name) for name in predictions.select_dtypes("number").columns if name not in omitted]

@@ -1,7 +1,8 @@
 """Weight of each part of an image in a vote.
 
 Patches in the corners of an image show background and skull, and predict worse than patches within the brain. A part's
-weight comes from its accuracy on the validation set of the same split and selection, never from the set to predict.
+weight comes from its accuracy on the validation set of the same split and selection, never from the set for which the
+vote is computed.
 """
 
 import warnings
@@ -14,7 +15,7 @@ from neurocnn.ensemble.grouping import WHERE, check_predictions
 from neurocnn.errors import SettingError, TableError
 from neurocnn.errors.arguments import argument_error, check_integer, check_number
 
-# Quoted and in a Union, because pandas is generic for type checkers only.
+# The type is quoted and in a Union, because only type checkers treat pandas' Series as generic.
 Weights: TypeAlias = Union["pd.Series[Any]", Mapping[int, float]]
 
 
@@ -107,7 +108,7 @@ def part_weights(
     elif not accuracies.any():
         warnings.warn(
             f"all {len(accuracies)} parts have a validation balanced accuracy of 0 and get the same weight; check "
-            "their trainings",
+            "how they were trained",
             stacklevel=2,
         )
         accuracies = accuracies + 1.0

@@ -49,7 +49,7 @@ class NotFoundError(NeurocnnError, FileNotFoundError):
     """
 
     def __str__(self) -> str:
-        # OSError shows its arguments as a tuple if it has several.
+        # The method of OSError would show several arguments as a tuple.
         return str(self.args[0])
 
 
@@ -134,7 +134,7 @@ class StorageError(NeurocnnError, OSError):
 
 
 class TrainingError(NeurocnnError, RuntimeError):
-    """A training that cannot continue.
+    """Training that cannot continue.
 
     Examples
     --------
@@ -178,7 +178,7 @@ class MissingExtraError(NeurocnnError, ImportError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown name: similar names, and all known names.
+    """Return the end of an error message about an unknown name. It lists similar names and all known names.
 
     >>> suggestion("Conv4_FC", ["Conv4_FC3", "resnet18"])
     "did you mean 'Conv4_FC3'? There are: Conv4_FC3, resnet18"

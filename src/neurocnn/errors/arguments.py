@@ -34,7 +34,7 @@ def argument_error(
     expected
         Description of the values that can be used.
     where
-        Function or class that takes the argument.
+        Name of the function or class that has the argument.
     remedy
         Instruction that corrects the call.
 
@@ -121,7 +121,7 @@ def check_number(
 
 
 def _as_float(value: Any) -> float | None:
-    # Users often pass a mean as a tensor or array with one value.
+    # A tensor or array with one value, such as a mean, is accepted as a number.
     plain = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
         return None
@@ -145,8 +145,8 @@ def check_flag(name: str, value: object, *, where: str = "") -> bool:
     raise argument_error(name, value, "True or False", where=where)
 
 
-def check_text(name: str, value: object, *, expected: str = "a non-empty text", where: str = "") -> str:
-    """Return `value` if it is a non-empty text, else raise a SettingError.
+def check_text(name: str, value: object, *, expected: str = "a non-empty string", where: str = "") -> str:
+    """Return `value` if it is a non-empty string, else raise a SettingError.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def check_list(name: str, value: Any, expected: str, *, where: str = "") -> list
     Raises
     ------
     SettingError
-        If `value` is not iterable, or is text, bytes, a mapping or a set.
+        If `value` is not iterable, or is a string, bytes, a mapping or a set.
 
     Examples
     --------

@@ -42,7 +42,7 @@ def suggest_keywords(cls: Class) -> Class:
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """Return the known names that are similar to `name`; if there are none, those with the initials `name`.
+    """Return the known names that are similar to `name`. If there are none, return those whose initials are `name`.
 
     Examples
     --------

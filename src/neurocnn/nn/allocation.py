@@ -1,4 +1,4 @@
-"""Fast allocation of large tensors, memory formats, and checks of whether the values of tensors can be accessed.
+"""Fast allocation of large tensors, memory formats, and checks whether the values of a tensor can be accessed.
 
 On a CPU, allocation takes most of the time of an unpooling: the system clears each new page of 4 KiB at its first
 access, and torch clears it again. numpy requests pages of 2 MiB (on Linux), and does not clear memory that the system
@@ -69,7 +69,8 @@ def is_eager_cpu(x: Tensor) -> bool:
         return False
     try:
         x.untyped_storage()
-    except NotImplementedError:  # The wrapped tensors of torch.func and torch.vmap have no storage.
+    except NotImplementedError:
+        # The wrapped tensors of torch.func and torch.vmap have no storage.
         return False
     return True
 
@@ -81,7 +82,7 @@ def needs_plain_operations() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    # The level is read, because a dual tensor is not recognisable if another transform of torch.func wraps it.
+    # The nesting level is read, because a dual tensor cannot be recognised if another transform of torch.func wraps it.
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     return tracing or getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
 

@@ -1,4 +1,4 @@
-"""The built-in networks, provided by the same hook as networks of other packages.
+"""Built-in networks. They are provided by the same hook as networks of other packages.
 
 A block consists of a convolution (kernel 3), batch norm, activation, and pooling that halves the feature map. The size
 of the first fully-connected layer is computed from the input, so any image size is accepted. Names, channels and the
@@ -45,7 +45,8 @@ def conv3_fc1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
 def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
     """Return the network for patches and regions: 15-25-50-50 channels without padding, 50 and 40 hidden values."""
     channels = (15, 25, 50, 50)
-    # For n output voxels a block without padding needs 2n + 1: the convolution removes 2, and pooling pads to 2n.
+    # For n output voxels, a block without padding needs 2n + 1 input voxels: the convolution removes 2, and the pooling
+    # pads the remaining 2n − 1 to 2n.
     minimum = 2 ** (len(channels) + 1) - 1
     if min(input_shape[1:]) < minimum:
         raise ModelError(
@@ -54,7 +55,8 @@ def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
         )
     convolutions = _blocks(input_shape, channels, padding=0)
     fc = _fc(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout)
-    fc.insert(4, nn.Dropout(dropout))  # The published network has a dropout between its first two layers.
+    # The published network has a dropout between its first two layers.
+    fc.insert(4, nn.Dropout(dropout))
     return CNN(convolutions, fc)
 
 

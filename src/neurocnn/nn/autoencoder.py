@@ -1,6 +1,6 @@
-"""An autoencoder derived from a CNN: its convolutions, and a decoder that mirrors them.
+"""Autoencoder that is derived from a CNN: the convolutions of the CNN, and a decoder that mirrors them.
 
-Layers with a stride round the size of feature maps. The encoder records the sizes before rounding and the decoder
+Layers with a stride round the size of their output. The encoder records the sizes before rounding and the decoder
 restores these sizes, so that the reconstruction has exactly the size of the input.
 """
 
@@ -28,7 +28,7 @@ from neurocnn.nn.decoder import (
 from neurocnn.nn.dry_run import copy_network
 from neurocnn.nn.functional import pad_max_pool, scatter_maxima
 
-#: Ends of a decoder, see `CNN_Transformer`.
+#: Choices for the end of a decoder, see `CNN_Transformer`.
 OUTPUTS = ("mirror", "linear", "sigmoid")
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 #: Factor by which `start_at` multiplies the weights of the last layer.
@@ -219,6 +219,7 @@ def _restore_size(layer: Any, x: Tensor, size: Sequence[int]) -> Tensor:
     windows = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
     minimum = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in windows]
     out: Tensor = layer(x, output_size=[max(a, b) for a, b in zip(minimum, size, strict=True)])
-    for axis, n in enumerate(size, 2):  # With padding "same", an even kernel returns one voxel too many.
+    # With padding "same", an even kernel returns one voxel too many.
+    for axis, n in enumerate(size, 2):
         out = out if out.shape[axis] == n else out.narrow(axis, 0, n)
     return out

@@ -1,4 +1,4 @@
-"""Weights from checkpoint files of neurocnn, of ClinicaDL 0.2 and 1.x, and of torchvision."""
+"""Reading of weights from checkpoint files of neurocnn, ClinicaDL 0.2 and 1.x, and torchvision."""
 
 import os
 import re
@@ -84,9 +84,11 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
     ]
     weights = check_state_dict(content[keys[0]] if keys else content, file)
     state = unwrap_names(weights)
-    if "valid_loss" in content:  # ClinicaDL 0.2
+    # ClinicaDL 0.2 wrote this key.
+    if "valid_loss" in content:
         state = from_torchvision(_rename(state, V02_PREFIXES))
-    elif set(content) == {"model", "epoch", "name"}:  # ClinicaDL 1.x, or neurocnn
+    elif set(content) == {"model", "epoch", "name"}:
+        # ClinicaDL 1.x or neurocnn wrote these keys.
         state = _rename(state, V1_PREFIXES)
         if order is None and str(content["name"]) in V1_CLASSIFIERS:
             warnings.warn(
@@ -133,7 +135,7 @@ def _reorder_outputs(state: dict[str, Tensor], order: list[int], path: object) -
 
 
 def _position(name: str) -> list[tuple[int, str]]:
-    """Return a sort key for a parameter's name: the numbers of its layers."""
+    """Return the numbers of the layers in a parameter's name, as a key by which names are sorted."""
     # Numbers are compared by length first, because int() refuses thousands of digits.
     return [(len(digits), digits) for digits in re.findall(r"\.(\d+)(?=\.)", name)]
 

@@ -1,4 +1,4 @@
-"""The decoder of an autoencoder: the layers of its encoder, transposed and in reverse order.
+"""Decoder of an autoencoder: the layers of its encoder, transposed and in reverse order.
 
 The decoder reverses the encoder unit by unit. A unit is a convolution (or a fully-connected layer) and the layers up
 to the next convolution or fully-connected layer. The reverse of a unit consists of the unpoolings, the transposed
@@ -20,7 +20,7 @@ Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
 PadPool = PadMaxPool2d | PadMaxPool3d
 MaxPool = nn.MaxPool2d | nn.MaxPool3d
 FlattenOrUnflatten = nn.Flatten | nn.Unflatten
-# (C, H, W), (C, D, H, W) or (N,). Only C, N and the number of axes matter.
+# Shape (C, H, W), (C, D, H, W) or (N,). Only C, N and the number of axes are used.
 Shape = tuple[int, ...]
 # A layer of the encoder: its index, path and module.
 Layer = tuple[int, str, nn.Module]
@@ -103,7 +103,7 @@ def _replace_end(decoder: list[Step], is_sigmoid: bool) -> list[Step]:
         n = last.out_features if isinstance(last, nn.Linear) else last.out_channels
         norm = norms.get(type(last), nn.BatchNorm3d)(n, **_placement(last))
         end = [(norm, None), (nn.Sigmoid(), None)]
-    # Unpoolings and reshapes, the steps with a source, are kept, because they restore the size.
+    # Unpoolings and reshapes (the steps with an index) are kept, because they restore the size.
     sized = [step for step in decoder[mains[-1] + 1 :] if step[1] is not None]
     return [*decoder[: mains[-1] + 1], *end, *sized]
 

@@ -119,7 +119,8 @@ def layer_shapes(
 
 
 def _copy(module: nn.Module, device: str) -> nn.Module:
-    # deepcopy takes these tensors from its memo instead of copying the network's tensors on their device.
+    # deepcopy uses these tensors from its memo, so that it does not copy the tensors of the network on their own
+    # device.
     memo: dict[int, Any] = {
         id(p): nn.Parameter(p.detach().to(device), requires_grad=p.requires_grad and p.is_floating_point())
         for p in module.parameters()

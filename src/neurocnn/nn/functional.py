@@ -28,7 +28,8 @@ from neurocnn.nn.allocation import (
 )
 from neurocnn.nn.kernels import halve_by_kernels, pools_by_kernels
 
-PIECE = 2**23  # voxels that are pooled at once; 32 MiB of float32
+# Number of voxels that are pooled at once, which are 32 MiB of float32.
+PIECE = 2**23
 _MAX_POOL: dict[int, Callable[..., Any]] = {2: F.max_pool2d, 3: F.max_pool3d}
 Ints = tuple[int, ...]
 Mask = Tensor | None
@@ -63,7 +64,7 @@ def pad_max_pool(
     pads = [-size % step for size, step in zip(x.shape[2:], stride, strict=True)]
     padding = tuple(number for pad in reversed(pads) for number in (pad, 0))
     if needs_plain_operations():
-        # While tracing, the sizes are tensors, whose values must not be read: the map is padded in any case.
+        # While tracing, sizes are tensors whose values must not be read. Therefore the map is always padded.
         out, indices = _MAX_POOL[len(kernel)](F.pad(x, padding), kernel, stride, return_indices=True)
         return out, indices if return_indices else None, padding
     windows = list(zip(pads, kernel, stride, strict=True))
@@ -150,7 +151,8 @@ class _DisjointPool(torch.autograd.Function):
         # The maxima are not saved, because a later layer may change them in place.
         ctx.save_for_backward(*output[1:])
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # Otherwise torch would allocate gradients of zeros for the indices.
+        # Without this call, torch would allocate gradients of zeros for the indices.
+        ctx.set_materialize_grads(False)
         added = (0,) * len(ctx.pads) if ctx.skip_padding else ctx.pads
         ctx.size = tuple(n + pad for n, pad in zip(x.shape[2:], added, strict=True))
 
@@ -224,7 +226,8 @@ def _clamp_padded(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
     for axis, pad in enumerate(pads, 2):
         if pad:
             first = out.narrow(axis, 0, 1)
-            pad_won.append(first <= 0)  # In a tie, the padding is the maximum.
+            # The comparison includes 0, because in a tie the padding is the maximum.
+            pad_won.append(first <= 0)
             first.masked_fill_(pad_won[-1], 0)
     return pad_won
 
@@ -243,7 +246,8 @@ class _Scatter(torch.autograd.Function):
         values = _drop(values, (first, second, third))
         flatten, axis = flattening(indices)
         rows, positions = flatten(values), flatten(indices)
-        if not is_eager_cpu(values):  # vmap does not support in-place scatter.
+        # vmap does not support in-place scatter.
+        if not is_eager_cpu(values):
             zeros = rows.new_zeros([math.prod(size) if i == axis else n for i, n in enumerate(rows.shape)])
             return unflatten(zeros.scatter(axis, positions, rows), axis, size)
         out = allocate_like(indices, (*values.shape[:2], *size), values.dtype, zeros=True)
@@ -277,7 +281,7 @@ class _Scatter(torch.autograd.Function):
 
 
 def _by_axis(pads: Sequence[int], pad_won: Sequence[Tensor]) -> list[Mask]:
-    """Return the masks of `_clamp_padded` as a list with one mask per axis; None for an axis without padding."""
+    """Return one entry per axis: the mask of `_clamp_padded`, or None if the axis has no padding."""
     masks = iter(pad_won)
     return [next(masks, None) if pad else None for pad in (*pads, 0)[:3]]
 

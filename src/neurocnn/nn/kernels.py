@@ -8,7 +8,7 @@ TRITON_VOXELS: int | None = None
 
 
 def pools_by_kernels(x: Tensor) -> bool:
-    """Return whether pairs of voxels of `x` (B, C, …) are pooled by the Triton kernels."""
+    """Return whether the Triton kernels pool the map `x` (B, C, …)."""
     return TRITON_VOXELS is not None and x.is_cuda and x.numel() >= TRITON_VOXELS
 
 

@@ -88,9 +88,9 @@ class PadMaxPool2d(_PadMaxPool):
 
     Notes
     -----
-    Works with torch.compile, torch.export (any batch size, fixed image size), torch.func.grad, vmap, autocast,
-    channels_last and on the meta device. In deterministic mode on CUDA the backward pass is slower: torch's max
-    pooling has no deterministic backward pass, and is replaced by a deterministic scatter or gather, which is slow.
+    The layer works with torch.compile, torch.export (any batch size, fixed image size), torch.func.grad, vmap,
+    autocast, channels_last and on the meta device. In deterministic mode on CUDA the backward pass is slower: torch's
+    max pooling has no deterministic backward pass, and is replaced by a deterministic scatter or gather, which is slow.
     torch.jit.trace, the graph of TensorBoard and forward-mode derivatives (torch.func.jvp, hessian) use torch's padding
     and max pooling, with the same result; forward-mode derivatives do not work in torch.compile.
 

@@ -124,7 +124,7 @@ def _check_options(build: Builder, options: Mapping[str, Any], title: str) -> No
     try:
         parameters = list(inspect.signature(build).parameters.values())
     except (TypeError, ValueError):
-        # Functions of extension modules may have no signature. Then the call shows whether the arguments fit.
+        # A function of an extension module may have no signature. Its call then shows whether the arguments fit.
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
@@ -195,7 +195,8 @@ def describe(
     if match is None:
         raise argument_error("input_size", input_size, expected, where="describe")
     shape = tuple(int(number) for number in match.groups() if number is not None)
-    with torch.device("meta"):  # Shapes are sufficient, so nothing is computed or loaded.
+    # Shapes are sufficient, so nothing is computed or loaded.
+    with torch.device("meta"):
         model = create_model(architecture, shape, n_outputs, **options)
     rows = [("layer", "type", "output", "parameters")]
     for name, layer, size in layer_shapes(model, shape):

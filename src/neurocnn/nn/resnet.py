@@ -70,7 +70,8 @@ def resnet18(
 def _torchvision_resnet18() -> Any:
     try:
         from torchvision.models import resnet18
-    except Exception as error:  # A torchvision that was built for another torch raises errors of any kind.
+    except Exception as error:
+        # A torchvision that was built for another torch raises errors of any kind.
         raise ModelError(
             f"resnet18: torchvision cannot be imported ({type(error).__name__}: {error}); expected the version for "
             f"torch {torch.__version__}; install it, or use another network"
@@ -81,7 +82,8 @@ def _torchvision_resnet18() -> Any:
 def _load(model: nn.Module, weights: FilePath) -> None:
     """Load pretrained weights. The last layer keeps its initial weights if the file has no weights for it."""
     if all(parameter.is_meta for parameter in model.parameters()):
-        return  # Parameters on the meta device have no values; only their shapes are of interest.
+        # Parameters on the meta device have no values, so that no weights need to be loaded.
+        return
     state = from_torchvision(read_weights(_imagenet_file() if weights == "imagenet" else weights))
     own = {name: value for name, value in model.state_dict().items() if name.startswith("fc.3.")}
     transfer_weights({**own, **state}, model)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from neurocnn.errors import ModelError
 from neurocnn.errors.arguments import argument_error, check_instance
 
-# Wrappers that prefix the name of every parameter: torch.compile and DistributedDataParallel.
+# torch.compile and DistributedDataParallel add these prefixes to the name of every parameter.
 WRAPPERS = re.compile(r"^((_orig_mod|module)\.)+")
 UNINITIALIZED = "an uninitialised lazy layer"
 

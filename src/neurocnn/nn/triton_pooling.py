@@ -21,7 +21,8 @@ from torch.library import triton_op, wrap_triton
 
 from neurocnn.nn.allocation import is_channels_last
 
-_WINDOWS = 256  # windows per program
+# Number of windows per program.
+_WINDOWS = 256
 _WARPS = 4
 
 
@@ -51,7 +52,8 @@ def _first_voxel(
     h = 2 * (window % ((H + PH) // 2)) - PH
     window = window // ((H + PH) // 2)
     d = 2 * (window % D2) - PD if DEEP else c * 0
-    n = window // D2  # image and channel, or image if the channels are last
+    # Index of the image and channel, or of the image if the channels are last.
+    n = window // D2
     return (((n * D + d) * H + h) * W + w) * S + c, d, h, w
 
 
@@ -81,7 +83,8 @@ def _pool(
     valid = inside & (d >= 0) & (h >= 0) & (w >= 0)
     best = tl.load(x_ptr + first, mask=valid, other=0.0)
     if not DOUBLE:
-        best = best.to(tl.float32)  # exact; half precision cannot be compared directly
+        # The conversion is exact. Values in half precision cannot be compared directly.
+        best = best.to(tl.float32)
     code = tl.zeros([BLOCK], tl.int32)
     # The loop has no names for the offsets, because constants cannot be reassigned in a loop that is unrolled.
     for k in tl.static_range(1, 8 if DEEP else 4):
@@ -128,7 +131,8 @@ def _unpool(
         if LAST:
             tl.store(dx_ptr + start, left, mask=valid & (w >= 0))
             tl.store(dx_ptr + start + S, right, mask=valid)
-        else:  # Both voxels of a row are neighbours in memory: one store writes them.
+        else:
+            # Both voxels of a row are neighbours in memory, so that one instruction writes them.
             voxels = tl.interleave(start, start + 1)
             mask = tl.interleave((valid & (w >= 0)).to(tl.int8), valid.to(tl.int8)) != 0
             tl.store(dx_ptr + voxels, tl.interleave(left, right), mask=mask)
@@ -252,7 +256,8 @@ class _Unhalve(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         [codes] = ctx.saved_tensors
         pads = [side for n in reversed(gradients[0].shape[2:]) for side in (n % 2, 0)]
-        padded = torch.nn.functional.pad(gradients[0], pads)  # a value that pooling omits has no gradient
+        # A value that the pooling omits has no gradient, so its gradient is padded with zeros.
+        padded = torch.nn.functional.pad(gradients[0], pads)
         positions = padded_indices(codes, gradients[0].shape[2:])
         return padded.flatten(2).gather(2, positions.flatten(2)).view(codes.shape), None, None
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Colour-blind people can also distinguish Okabe and Ito's colours (jfly.uni-koeln.de/color).
+# Colour-blind people can distinguish these colours of Okabe and Ito (jfly.uni-koeln.de/color).
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = CYCLE
 INK, MUTED, FAINT = "#222222", "#666666", "#DDDDDD"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 History: TypeAlias = pd.DataFrame | Mapping[Any, pd.DataFrame] | ResultTables
 BestEpochs: TypeAlias = Mapping[Any, Any]
-#: Largest number of trainings that are drawn as single lines; more lines would hide each other.
+#: Largest number of histories that are drawn as single lines. More lines would hide each other.
 _MAX_LINES = 8
 _SETS = {"train": canvas.BLUE, "validation": canvas.VERMILLION}
 
@@ -32,21 +32,20 @@ def learning_curves(
 ) -> "Figure":
     """Draw training and validation metrics by epoch, with marks for the best models and the end of training.
 
-    Up to 8 trainings are drawn as thin lines, more than 8 as a band of ± one standard deviation. A thick line is the
-    mean over several trainings, for the epochs that all of them have.
+    Up to 8 histories are drawn as thin lines, more than 8 as a band of ± one standard deviation. A thick line is the
+    mean over several histories, for the epochs that all of them have.
 
     Parameters
     ----------
     history
         Results, or a table with ``epoch, iteration, train_loss, …, validation_loss, …``, one row per evaluation. For
-        several trainings: a mapping from the name of a training to its table, or one table with a column ``split`` or
+        several networks: a mapping from the name of each network to its table, or one table with a column ``split`` or
         ``network``, such as the table of `Results.history`.
     best_epochs
-        Epoch of each selection, ``{"best_loss": 7, …}``; for several trainings, a mapping from the name of a training
-        to its mapping. With None, the first epoch with the best validation metric at its end.
+        Epoch of each selection, ``{"best_loss": 7, …}``; for several networks, a mapping from the name of each network
+        to such a mapping. With None, the first epoch with the best validation metric at its end.
     stopped
-        Epoch at which the training was stopped, or a mapping from names of trainings to epochs. With None, the last
-        epoch.
+        Epoch at which training was stopped, or a mapping from names of networks to epochs. With None, the last epoch.
     metrics
         Metrics to draw, each in its own panel. With None, the loss and, if the history has this metric, the balanced
         accuracy.
@@ -75,7 +74,7 @@ def learning_curves(
 
 
 def by_training(history: History) -> dict[Any, pd.DataFrame]:
-    """Return the history of each training by name, with the x value of each row (in epochs) as column `position`."""
+    """Return each history by name. The column `position` contains the x value of each row, in epochs."""
     tables: dict[Any, pd.DataFrame] = {}
     if isinstance(history, ResultTables):
         history = history.history()
@@ -88,7 +87,7 @@ def by_training(history: History) -> dict[Any, pd.DataFrame]:
     for name, table in tables.items():
         check_columns(table, ["epoch"], f"history {name!r}")
     if not tables or any(table.empty for table in tables.values()):
-        raise TableError("history: a training has no rows; expected at least one row for each training")
+        raise TableError("history: a table has no rows; expected at least one row for each network")
     return {name: table.assign(position=_positions(table)) for name, table in tables.items()}
 
 
@@ -108,7 +107,7 @@ def _positions(table: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 
 def panel_metrics(trainings: Mapping[Any, pd.DataFrame], metrics: Sequence[str] | None) -> list[str]:
-    """Return the metrics to draw; raise an error unless every training has columns of these metrics."""
+    """Return the metrics to draw; raise an error unless every history has columns of these metrics."""
     columns = set.intersection(*(set(table.columns) for table in trainings.values()))
     found = sorted({name.partition("_")[2] for name in columns if name.partition("_")[0] in _SETS})
     usual: list[str] = [metric for metric in ("loss", "balanced_accuracy") if metric in found]
@@ -146,7 +145,7 @@ def draw_curves(
 
 
 def _entry_of_training(value: Any, name: Any) -> Any:
-    """Return the entry of the training `name` if `value` is a mapping by training, else `value` itself."""
+    """Return the entry `name` if `value` is a mapping with one entry per history, else `value` itself."""
     if isinstance(value, Mapping) and (name in value or any(isinstance(v, Mapping) for v in value.values())):
         return value.get(name)
     return value

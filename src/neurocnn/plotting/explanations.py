@@ -75,7 +75,8 @@ def explanation(
     *panels, bar = sections.plane_axes(figure, values.shape, voxel_size)[0]
     shown = np.where(size < _HIDDEN * limit, np.nan, values)
     for axis, axes in enumerate(panels):
-        if image.shape == values.shape:  # the map of a part has the shape of its box
+        # The map of a part has the shape of its box, so that no image is drawn below it.
+        if image.shape == values.shape:
             sections.draw_plane(axes, image, axis, point, voxel_size, sections.grey_limits(image), "gray")
         drawn = sections.draw_plane(axes, shown, axis, point, voxel_size, (-limit, limit), "RdBu_r", 0.8)
         sections.set_plane_title(axes, axis, point[axis])

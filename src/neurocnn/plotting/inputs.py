@@ -13,7 +13,7 @@ from neurocnn.results.tables import ResultTables
 
 
 def answers(predictions: Any, dataset: str) -> Any:
-    """Return the predictions of results, one row per image. Any other value is returned unchanged."""
+    """If `predictions` are `Results`, return their predictions, one row per image; else return the value unchanged."""
     return (
         answer_table(predictions._folder, None, dataset)
         if isinstance(predictions, ResultTables)
@@ -22,7 +22,7 @@ def answers(predictions: Any, dataset: str) -> Any:
 
 
 def splits(predictions: Any, dataset: str) -> Any:
-    """Return the predictions of each split of results. Any other value is returned unchanged."""
+    """If `predictions` are `Results`, return the predictions of each split; else return the value unchanged."""
     if not isinstance(predictions, ResultTables):
         return predictions
     found = predictions.predictions(dataset=dataset)

@@ -41,7 +41,7 @@ def reconstruction(
     voxel_size
         Length of a voxel along each axis (mm).
     caps
-        Current location of the images, for results. With None, their location during the training.
+        Current location of the images, for results. With None, their location during training.
 
     Raises
     ------

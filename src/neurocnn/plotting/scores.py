@@ -198,7 +198,7 @@ def _draw_class(
         return
     for fpr, tpr in curves:
         axes.plot(fpr, tpr, color=colour, linewidth=0.9, alpha=opacity)
-    # interp returns the upper end of the vertical rise at rate 0, so that the origin is added to the mean curve.
+    # At rate 0, interp returns the upper end of the vertical rise. Therefore the origin is added to the mean curve.
     heights = [np.interp(_GRID, fpr, tpr) for fpr, tpr in curves]
     mean, deviation = np.mean(heights, axis=0), np.std(heights, axis=0, ddof=1)
     axes.fill_between(_GRID, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)

@@ -142,7 +142,7 @@ def draw_slice(
 
 
 def draw_box(axes: "Axes", region: Box, axis: int, index: int, colour: str, name: str | None) -> None:
-    """If the plane intersects a box, outline the box, with its name above."""
+    """Draw the outline of a box, with its name above, if the plane intersects the box."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -174,7 +174,7 @@ def add_colour_bar(shown: "AxesImage", axes: "Axes", label: str = "", extend: st
     """Draw a colour bar in `axes`."""
     from matplotlib.cm import ScalarMappable
 
-    # The bar is drawn from norm and colour map, because from the image it would have the opacity of the image.
+    # The bar is drawn from the norm and the colour map. A bar drawn from the image would have the opacity of the image.
     bar = axes.figure.colorbar(ScalarMappable(shown.norm, shown.cmap), cax=axes, label=label, extend=extend)
     bar.outline.set_visible(False)
     axes.tick_params(labelsize=SMALL, color=MUTED, labelcolor=INK, length=3)

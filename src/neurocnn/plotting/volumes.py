@@ -114,7 +114,7 @@ def parts(results: Results, caps: Caps | None = None, at: Sequence[int] | None =
     results
         Results of an experiment whose parts have boxes: patches, regions or slices.
     caps
-        Current location of the images. With None, their location during the training.
+        Current location of the images. With None, their location during training.
     at
         See `planes`.
 
@@ -222,7 +222,8 @@ def draw_map(
         if below is not None:
             dark, bright = sections.grey_limits(below)
             sections.draw_plane(axes, below, axis, point, voxel_size, (dark, bright), "gray")
-            # The template is lighter below the map, because on black the map's colours would not match the colour bar.
+            # The template is made lighter below the map. On black, the colours of the map would not match the colour
+            # bar.
             lit = np.where(np.isnan(values), np.nan, below)
             sections.draw_plane(
                 axes, lit, axis, point, voxel_size, (dark - 0.6 * (bright - dark), bright), "gray"

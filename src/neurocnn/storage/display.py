@@ -28,7 +28,7 @@ def short_repr(value: Any) -> str:
         1, len(texts)
     )
     if sum(map(len, texts.values())) > room * len(texts):
-        # Long values are shortened, so that the names of all settings fit.
+        # Long values are shortened, so that the names of all settings can be shown.
         texts = {name: limit_length(text, max(1, room)) for name, text in texts.items()}
     settings = ", ".join(f"{name}={text}" for name, text in texts.items())
     return limit_length(f"{type(value).__name__}({settings})")
@@ -56,7 +56,7 @@ def html_view(value: Any) -> str:
 
 
 def limit_length(text: str, maximum: int = _MAX_LENGTH) -> str:
-    """Return a text of at most `maximum` characters; a longer one ends with "…"."""
+    """Return `text`, shortened to at most `maximum` characters. A shortened text ends with "…"."""
     return text if len(text) <= maximum else f"{text[: maximum - 1]}…"
 
 
@@ -110,7 +110,7 @@ def _describe_group(people: pd.DataFrame) -> dict[str, object]:
 
 
 def _tables(settings: dict[str, Any]) -> Iterable[tuple[str, pd.DataFrame]]:
-    """Yield the tables of participants by name. The tables of all splits are joined into one table."""
+    """Yield the name and content of each table of participants. The tables of all splits are joined into one."""
     for name, value in settings.items():
         if isinstance(value, pd.DataFrame):
             yield name, value

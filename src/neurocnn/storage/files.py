@@ -56,13 +56,13 @@ def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file exists. Raise a StorageError if its folder may not be accessed."""
+    """Return whether a file exists, or raise a StorageError if this process may not access its folder."""
     with storage_errors(path, "read"):
         return Path(path).is_file()
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Return whether a folder exists. Raise a StorageError if its parent folder may not be accessed."""
+    """Return whether a folder exists, or raise a StorageError if this process may not access its parent folder."""
     with storage_errors(path, "read"):
         return Path(path).is_dir()
 
@@ -72,7 +72,8 @@ def find(folder: str | os.PathLike[str], pattern: str = "*") -> list[Path]:
     with storage_errors(folder, "read"):
         if not Path(folder).is_dir():
             return []
-        os.scandir(folder).close()  # glob finds nothing in an unreadable folder
+        # `scandir` is called for its error, because glob returns nothing for a folder that cannot be read.
+        os.scandir(folder).close()
         return sorted(Path(folder).glob(pattern))
 
 

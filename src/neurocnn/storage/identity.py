@@ -1,4 +1,4 @@
-"""The columns that identify a row: participant, session, cohort and part.
+"""Columns that identify a row: participant, session, cohort and part.
 
 A participant is identified by ``participant_id``, together with ``cohort`` if every row of a table has a cohort.
 """
@@ -19,7 +19,7 @@ COHORT = "cohort"
 PARTICIPANT = (COHORT, "participant_id")
 IMAGE = (*PARTICIPANT, "session_id")
 PART = (*IMAGE, "part_id")
-#: The columns that every table of sessions has.
+#: Columns that every table of sessions must have.
 REQUIRED = ("participant_id", "session_id")
 # Prefix and example of the ids in these columns.
 _EXAMPLES = {"participant_id": ("sub-", "sub-001"), "session_id": ("ses-", "ses-M00")}
@@ -89,7 +89,7 @@ def interleave_parts(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def person_columns(*tables: pd.DataFrame) -> list[str]:
-    """Return the columns by which participants of these tables are compared.
+    """Return the columns that identify a participant when these tables are compared.
 
     Cohorts are compared only if every row of every table has a cohort: a participant without a cohort may belong to
     any cohort.
@@ -201,7 +201,8 @@ def warn_of_similar_ids(*tables: pd.DataFrame) -> None:
         _warn_once(", ".join(map(ascii, sorted(ids))))
 
 
-@lru_cache(maxsize=1024)  # Each warning is logged once, not once per split.
+# The cache ensures that each warning is logged once, not once per split.
+@lru_cache(maxsize=1024)
 def _warn_once(ids: str) -> None:
     LOGGER.warning(
         "the participant ids %s differ only in upper and lower case, Unicode normalisation or invisible characters, "

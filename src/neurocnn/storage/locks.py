@@ -20,7 +20,8 @@ from typing import Any
 
 try:
     import fcntl
-except ImportError:  # on Windows, and in some builds of Python for small systems
+except ImportError:
+    # fcntl is missing on Windows, and in some builds of Python for small systems.
     fcntl = None  # type: ignore[assignment]
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -28,13 +29,13 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from neurocnn.errors import InUseError
 from neurocnn.storage.files import storage_errors
 
-#: Time for which `hold` retries before it raises an error: `is_held` in another process takes the lock briefly.
+#: `hold` retries for this time before it raises an error, because `is_held` in another process takes the lock briefly.
 _PROBE_SECONDS = 0.5
 
 
 @contextlib.contextmanager
 def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iterator[BaseFileLock]:
-    """Hold a lock while the block runs. The system releases it if the process dies.
+    """Hold a lock during the block. If the process dies, the system releases the lock.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
     what
         Name of the protected files, for the message to a second process.
     wait
-        Wait until the other process releases the lock, instead of raising.
+        Whether to wait until another process releases the lock, instead of raising an error.
 
     Yields
     ------
@@ -79,7 +80,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
 
 
 def _acquire(lock: BaseFileLock, path: Path) -> None:
-    """Acquire a lock. Its folder is created again if a process that has finished removes the folder meanwhile."""
+    """Acquire a lock. If another process removes the folder of the lock meanwhile, the folder is created again."""
     for _ in range(100):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -91,7 +92,7 @@ def _acquire(lock: BaseFileLock, path: Path) -> None:
 
 
 def _write_note(descriptor: int) -> None:
-    # A hard link could point to another file, whose content the note would replace.
+    # If the lock file is a hard link, the note would overwrite the content of another file.
     if os.fstat(descriptor).st_nlink > 1:
         raise OSError(errno.EMLINK, "the lock file has several names (hard links)")
     os.ftruncate(descriptor, 0)
@@ -101,12 +102,13 @@ def _write_note(descriptor: int) -> None:
 def _read_note(path: Path) -> str:
     try:
         return path.read_text("utf-8", errors="replace")[:200].strip() or "unknown"
-    except OSError:  # Windows denies access to locked bytes.
+    except OSError:
+        # Windows denies access to locked bytes.
         return "unknown"
 
 
 def is_held(path: str | os.PathLike[str]) -> bool:
-    """Return whether any process, including this one, holds the lock; never create the file.
+    """Return whether any process, including this one, holds the lock. The file is never created.
 
     Examples
     --------
@@ -124,7 +126,7 @@ def is_held(path: str | os.PathLike[str]) -> bool:
                     return False
             return False
         return True
-    # Not `hold`: it would create the folder of a finished split again, which another process has removed meanwhile.
+    # `hold` is not used, because it would create the lock's folder again if another process has removed it meanwhile.
     with storage_errors(path, "lock"), contextlib.ExitStack() as stack:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
@@ -132,7 +134,8 @@ def is_held(path: str | os.PathLike[str]) -> bool:
             return False
         stack.callback(os.close, descriptor)
         try:
-            # A shared lock, so that two processes that ask at the same time do not see each other.
+            # The lock is shared, so that two processes that call this function at the same time do not detect each
+            # other.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True

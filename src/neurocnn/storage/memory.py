@@ -35,11 +35,12 @@ def available_memory(device: torch.device | None = None) -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 8 << 30  # The system does not report its memory: assume a small machine.
+        # The system does not report its memory, so a small machine is assumed.
+        return 8 << 30
 
 
 def peak_memory(device: torch.device | None = None) -> int:
-    """Return the peak memory use of this process in bytes, on a device (None: main memory); 0 if unknown.
+    """Return the peak memory use of this process on a device, in bytes; 0 if unknown. None means main memory.
 
     Examples
     --------
@@ -50,7 +51,8 @@ def peak_memory(device: torch.device | None = None) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:
+        # The module resource is missing on Windows.
         return 0
-    # macOS counts bytes, Linux KiB.
+    # macOS reports bytes, and Linux reports KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

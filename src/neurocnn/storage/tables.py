@@ -2,9 +2,9 @@
 
 A table that is read wrongly would silently train a network on wrong labels. Therefore nothing is guessed: a line with
 too many or too few cells, a repeated row, a stray space or a malformed id is an error that names the line, and only
-``n/a`` and the empty cell are missing values. Ids are never converted to numbers. A TSV file has no types: a text that
-looks like a number, such as "12", is read as a number unless other values of its column are text, and True is read as
-the text "True".
+``n/a`` and the empty cell are missing values. Ids are never converted to numbers. A TSV file has no types: a string
+that looks like a number, such as "12", is read as a number unless other values of its column are text, and True is read
+as the string "True".
 """
 
 import codecs
@@ -76,14 +76,14 @@ def read_table(path: str | os.PathLike[str], required: Sequence[str] = REQUIRED)
 
 
 def read_texts(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return a table whose cells are text (it may have no rows), and the names of its rows: ``line 2``, …"""
+    """Return a table of strings, which may have no rows, and the names of its rows: ``line 2``, …"""
     header, rows, lines = _read_cells(path)
     check_columns(header, required, path)
     return pd.DataFrame(rows, columns=header, dtype=object), [f"line {line}" for line in lines]
 
 
 def typed_columns(texts: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
-    """Convert a table of text to numbers, text and missing values. `rows` are the names of its rows in messages."""
+    """Convert a table of strings to numbers, strings and missing values. `rows` names its rows in messages."""
     columns = {str(name): _typed_column(texts[name].tolist(), str(name), rows) for name in texts}
     return pd.DataFrame(columns, columns=texts.columns)
 
@@ -94,7 +94,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     frame
-        The table. Its index is not written. Missing values become ``n/a``. Texts that look like numbers are written
+        The table. Its index is not written. Missing values become ``n/a``. Strings that look like numbers are written
         unchanged, but `read_table` returns them as numbers.
     path
         Path of the TSV file. Its folder is created if missing.
@@ -102,8 +102,8 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     TableError
-        If a value could not be read back: it contains a line break, starts or ends with a space, or is an empty text
-        or the text "n/a", which would be read as missing.
+        If a value could not be read back: it contains a line break, starts or ends with a space, or is an empty string
+        or the string "n/a", which would be read as missing.
     StorageError
         If the file cannot be written (full disk, read-only folder). The message contains `path`.
 
@@ -121,7 +121,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 
 def format_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> str:
-    """Return the text that `write_table` writes to `path`."""
+    """Return the content of the file that `write_table` would write to `path`."""
     names = [str(name) for name in frame.columns]
     for name in names:
         if names.count(name) > 1:
@@ -135,7 +135,7 @@ def format_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> str:
 
 
 def _read_cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Return the header, the rows as text, and the line number of each row."""
+    """Return the header, the cells of each row as strings, and the line number of each row."""
     # `splitlines` would also split at other characters, such as U+2028, which may occur in a cell.
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter="\t", strict=True)
     header: list[str] = []
@@ -156,7 +156,8 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             if not cells:
                 blank = blank or line
                 continue
-            if blank:  # Blank lines are allowed at the end of the file only.
+            # Blank lines are allowed at the end of the file only.
+            if blank:
                 _check_cells([], header, path, blank)
             _check_cells(cells, header, path, line)
             rows.append(cells)
@@ -242,7 +243,7 @@ def _typed_column(cells: list[str], name: str, where: Sequence[str]) -> pd.Serie
 
 
 def is_number(cell: str) -> bool:
-    """Return whether a cell is read as a number, if all other cells of its column are numbers too.
+    """Return whether a cell is read as a number, provided that all other cells of its column are numbers.
 
     A cell with leading zeros, such as "001", or with more digits than int64 holds, is read as text.
     """
@@ -252,14 +253,14 @@ def is_number(cell: str) -> bool:
 
 
 def _cell_texts(column: pd.Series, name: str, path: object) -> list[str]:
-    """Return the cells of one column as text."""
+    """Return the cells of one column as strings."""
     texts = []
     for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True):
-        # repr is the shortest text from which the same float is read.
+        # repr returns the shortest string from which the same float is read.
         text = repr(float(value)) if isinstance(value, float) else str(value)
         if not missing and (text in MISSING or text != text.strip() or any(c in text for c in "\n\r\0")):
             raise TableError(
-                f"{path}: {name}={text!r}; a TSV file cannot keep this text; expected text without line breaks and "
+                f"{path}: {name}={text!r}; a TSV file cannot keep this string; expected text without line breaks and "
                 "surrounding spaces, neither empty nor 'n/a'; replace it (use None for a missing value)"
             )
         texts.append("n/a" if missing else text)

@@ -15,7 +15,7 @@ import torch
 from neurocnn.errors import CheckpointError
 
 _MAX_DEPTH = 100
-# Globals that `weights_only` allows, although they allocate as many bytes as the pickle requests.
+# `weights_only` allows these globals, although they allocate as many bytes as the pickle requests.
 _ALLOCATING = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n|ctorch[\w.]*\n\w*Tensor\n")
 _REMEDY = "restore it from a copy or write it again"
 
@@ -60,14 +60,15 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
             return archive.read(names[0]) if names else b"", set(sizes)
     except CheckpointError:
         raise
-    except Exception as error:  # zipfile raises errors of any kind on damaged bytes.
+    except Exception as error:
+        # zipfile raises errors of any kind on damaged bytes.
         raise CheckpointError(
             f"{path}: the checksum of {error} is wrong or the archive is incomplete: the file is damaged; {_REMEDY}"
         ) from error
 
 
 def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> None:
-    """Check that loaded content is no larger than its file, `n_bytes`, and not deeply nested.
+    """Check that loaded content is not larger than its file, which has `n_bytes`, and not deeply nested.
 
     `sizes` are the sizes of the file's records: the storage of every tensor must have one of these sizes. An empty
     set disables this check.
@@ -90,7 +91,8 @@ def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> No
             inner = [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
             inner = list(value)
-        # A list that is referenced several times is counted each time, because a reader visits it each time.
+        # If a list is referenced several times, it is counted each time, because code that reads the content also
+        # visits it each time.
         n_items += len(inner)
         if n_items > n_bytes or (inner and depth >= _MAX_DEPTH):
             raise CheckpointError(

@@ -129,7 +129,8 @@ def load_tensors(
             f"{path}: found {unsafe[0].strip() if unsafe else 'a pickle of other objects'}; expected tensors and "
             "plain values; nothing else is loaded"
         ) from error
-    except Exception as error:  # An unpickler raises errors of any kind on damaged bytes.
+    except Exception as error:
+        # An unpickler raises errors of any kind on damaged bytes.
         raise CheckpointError(
             f"{path}: {type(error).__name__}: {error}; expected a file of tensors; it is truncated, damaged or "
             "another kind of file; restore it from a copy or write it again"

@@ -1,4 +1,4 @@
-"""State dicts read from files: parameter names, types and finiteness are checked before a network loads them."""
+"""Check of a state dict from a file before a network loads it: names of parameters, types and finite values."""
 
 import os
 
@@ -34,7 +34,9 @@ def check_state_dict(state: object, where: str | os.PathLike[str]) -> dict[str, 
         raise CheckpointError(f"{where}: found {found}; expected a dict from names to tensors")
     for name, value in state.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"{where}: found the name {name!r}; expected text, the name of a parameter")
+            raise CheckpointError(
+                f"{where}: found the name {name!r}; expected a string, the name of a parameter"
+            )
         # The loader has checked layout and size of each tensor.
         if not isinstance(value, Tensor) or value.is_nested:
             raise CheckpointError(f"{where}: {name}: found {type(value).__name__}; expected a plain tensor")
