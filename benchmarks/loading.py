@@ -1,4 +1,4 @@
-"""Samples per second of a training whose network costs nothing: what the loader delivers, epoch by epoch.
+"""Samples per second that the loader delivers in each epoch, measured with a network that takes no time.
 
 Run with ``python benchmarks/loading.py [--workers 0 2] [--kinds image patch slice] [--sources prepared nifti]``. Images
 have the size of t1-linear. The network reads eight voxels, so that an epoch (a pass of training, and an evaluation of

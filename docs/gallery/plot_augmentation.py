@@ -38,7 +38,7 @@ for panel, (title, augmentation) in zip(panels, augmentations.items(), strict=Tr
     panel.set(title=title, xticks=[], yticks=[])
 
 # %%
-# This figure shows the same image in the first eight epochs of a training with ``Trainer(seed=0)``:
+# This figure shows the same image in the first eight epochs of training with ``Trainer(seed=0)``:
 dataset = nc.CapsDataset(caps, labels, transform=nc.MinMax(), augmentation=augmentations["Both"]).with_seed(0)
 figure, panels = plt.subplots(1, 8, figsize=(12, 2.2), layout="constrained")
 for epoch, panel in enumerate(panels):

@@ -1,10 +1,9 @@
 """
-Resume a training that was killed
-=================================
+Resume a run that was killed
+============================
 
-A training writes a checkpoint at the end of each epoch, and every ``checkpoint_seconds`` within an epoch. If the same
-script is started again, it resumes from the last checkpoint and ends with the same results as a training that was not
-stopped.
+A checkpoint is written at the end of each epoch, and every ``checkpoint_seconds`` within an epoch. If the same script
+is started again, it resumes from the last checkpoint and ends with the same results as a run that was not stopped.
 """
 
 import subprocess

@@ -103,7 +103,7 @@ for rows in (train, validation):
 # Looking at an image
 # -------------------
 #
-# Before a training, look at an image in three planes: sagittal, coronal and axial. The two boxes of 30×40×30 voxels
+# Before you train, look at an image in three planes: sagittal, coronal and axial. The two boxes of 30×40×30 voxels
 # contain the hippocampi. The hippocampus is required for memory and shrinks early in the disease.
 caps = nc.Caps(folder / "CAPS", "t1-volume")
 hippocampi = nc.Roi.hippocampi("t1-volume", random_shift=2)
