@@ -242,7 +242,7 @@ def clinicadl_rows() -> list[list[str]]:
     return [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
 
 
-def test_the_page_on_clinicadl_answers_every_command_and_option():
+def test_the_page_on_clinicadl_lists_every_command_and_option():
     named = [name for row in clinicadl_rows() for name in re.findall(r"`([^`]+)`", row[0])]
     assert len(set(named)) == len(named)
     commands = {re.sub(r" (…|<).*", "", name) for name in named}

@@ -69,7 +69,7 @@ def test_each_name_builds_the_network_of_monai(name, same):
 
 
 @pytest.mark.parametrize(("name", "options"), [("MonaiResNet18", TINY_RESNET), ("MonaiViT", TINY_VIT)])
-def test_a_training_is_resumed_transferred_and_loaded(study, tmp_path, name, options):
+def test_a_monai_network_is_resumed_transferred_and_loaded(study, tmp_path, name, options):
     first = experiment(study, name, options).run(tmp_path / "first", splits=[0])
     model = first.load_model(0, "best_loss")
     caps, splits = study

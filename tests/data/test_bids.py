@@ -41,7 +41,7 @@ def test_the_table_has_a_row_per_session_and_the_columns_of_both_kinds_of_table(
     assert table.iloc[:, :4].values.tolist()[0] == ["sub-02", "ses-M000", "MCI", 27.0]
     assert table["diagnosis"].tolist() == ["MCI", "AD", "CN"]
     assert table["age"].tolist() == [71, 71, 65]
-    # A column has the same type in all files: 007 is a text, so that 12 is a text too.
+    # A column has the same type in all files: 007 is a string, so that 12 is a string too.
     assert table["site"].tolist() == ["007", "007", "12"]
     assert math.isnan(table["MMS"][1])
     assert math.isnan(table["cdr"][0])
@@ -125,6 +125,6 @@ def test_an_invalid_folder_is_refused_with_file_and_line(name, tmp_path):
         read_bids(write(tmp_path, files))
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path):
+def test_an_error_names_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(NotFoundError, match="bids: the folder does not exist"):
         read_bids(tmp_path / "bids")

@@ -61,7 +61,7 @@ def test_only_sessions_with_the_image_are_listed(tmp_path: Path):
 
 
 @pytest.mark.faults
-def test_a_missing_root_or_subjects_folder_is_named(tmp_path: Path):
+def test_an_error_names_a_missing_root_or_subjects_folder(tmp_path: Path):
     with pytest.raises(NotFoundError, match="does not exist"):
         Caps(tmp_path / "nowhere")
     with pytest.raises(NotFoundError, match="no folder 'subjects'"):
@@ -111,7 +111,7 @@ def test_cohorts_of_different_shapes_are_refused_in_a_dataset(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["mapping", "tsv", "tsv with relative paths"])
-def test_several_cohorts_are_read_by_name(tmp_path: Path, kind: str):
+def test_images_of_several_cohorts_are_read_with_the_name_of_their_cohort(tmp_path: Path, kind: str):
     folders = {name: small_caps(tmp_path / name, 2) for name in ("A", "B")}
     write_t1(folders["B"], "sub-00", voxels_of(7))
     table = tmp_path / "caps.tsv"

@@ -142,7 +142,7 @@ class TestUnreadableFiles:
             Path(folder).chmod(0o755)
             yield Path(folder)
 
-    def test_a_file_or_folder_without_permission_is_named(self, public: Path):
+    def test_an_error_names_a_file_or_folder_without_permission(self, public: Path):
         """Read in a child process without the rights of root, because root can read every file."""
         root = small_caps(public / "caps")
         path = Caps(root).path("sub-01", "ses-M00")

@@ -1,4 +1,4 @@
-"""Participants are matched in as many pairs as possible, with equal sex and similar age."""
+"""Participants are matched in as many pairs as possible, of the same sex and similar age."""
 
 from itertools import permutations
 

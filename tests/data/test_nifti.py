@@ -76,7 +76,7 @@ def test_nifti_2_and_gzip_of_several_members_are_read(tmp_path: Path, inflater: 
 
 
 @pytest.mark.faults
-def test_a_missing_file_is_named(tmp_path: Path):
+def test_an_error_names_a_missing_file(tmp_path: Path):
     with pytest.raises(NotFoundError, match="sub-1"):
         nifti.read_voxels(tmp_path / "a.nii.gz", "sub-1, ses-M00")
 

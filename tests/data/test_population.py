@@ -109,7 +109,7 @@ def test_the_share_of_women_omits_missing_values_and_accepts_all_spellings():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("code", [0, 1, 1.0, "0", "W", "woman", "", True])
-def test_other_codes_of_sex_are_refused_by_row(code: object):
+def test_an_error_names_the_row_of_an_unknown_code_of_sex(code: object):
     frame = oasis(4).astype({"sex": object})
     frame.loc[2, "sex"] = code
     with pytest.raises(TableError, match=f"sex={code!r} of sub-2 ses-M00; expected F, M, female or male"):
@@ -118,7 +118,7 @@ def test_other_codes_of_sex_are_refused_by_row(code: object):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("column", ["age_bl", "education_level", "MMS", "cdr_global"])
-def test_a_text_among_numbers_is_refused_by_row(column: str):
+def test_an_error_names_the_row_of_a_string_among_numbers(column: str):
     frame = oasis(6).astype({column: object})
     frame.loc[4, column] = "0.5"
     with pytest.raises(TableError, match=f"{column}='0.5' of sub-4 ses-M00; expected a number"):

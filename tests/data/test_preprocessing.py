@@ -61,7 +61,7 @@ def test_images_of_every_pipeline_and_both_generations_are_found(
     assert caps.shape("sub-1", session) == voxels.shape
 
 
-def test_t1_extensive_is_found_in_both_spellings(tmp_path: Path):
+def test_t1_extensive_images_are_found_with_both_spellings_of_skullstripped(tmp_path: Path):
     folder = tmp_path / "subjects" / "sub-1" / "ses-M00" / "t1_extensive"
     path = write_nifti(folder / "sub-1_ses-M00_space-Ixi549Space_desc-skullstripped_T1w.nii.gz", voxels_of(1))
     assert Caps(tmp_path, "t1-extensive").path("sub-1", "ses-M00") == path
@@ -75,7 +75,7 @@ def test_sessions_m00_and_m000_are_never_confused(tmp_path: Path):
 
 
 @pytest.mark.faults
-def test_two_files_that_match_are_both_named(tmp_path: Path):
+def test_an_error_names_both_of_two_matching_files(tmp_path: Path):
     folder = tmp_path / "subjects" / "sub-1" / "ses-M00" / "t1_linear"
     end = TABLE[T1Linear()][1]
     paths = [write_nifti(folder / f"sub-1_ses-M00{middle}{end}", voxels_of(1)) for middle in ("", "_T1w")]
@@ -86,7 +86,7 @@ def test_two_files_that_match_are_both_named(tmp_path: Path):
         Caps(tmp_path).sessions()
 
 
-def test_two_custom_files_that_match_are_both_named(tmp_path: Path):
+def test_an_error_names_both_of_two_matching_custom_files(tmp_path: Path):
     folder = tmp_path / "subjects" / "sub-1" / "ses-M00"
     paths = [write_nifti(folder / place / "sub-1_ses-M00_x_T1w.nii.gz", voxels_of(1)) for place in "ab"]
     with pytest.raises(ImageError) as caught:

@@ -91,12 +91,12 @@ def test_images_are_compared_within_their_cohort(cohort_study) -> None:
         assert own["participant_id"].tolist() == alone["participant_id"].tolist()
 
 
-def test_all_missing_images_are_named(tmp_path: Path) -> None:
+def test_an_error_names_all_missing_images(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"(?s)2 of 5 images.*sub-03.*sub-04"):
         nc.Caps(small_caps(tmp_path, n=3)).check(rows(5))
 
 
-def test_match_finds_what_is_missing_on_both_sides(tmp_path: Path) -> None:
+def test_match_finds_rows_without_images_and_images_without_rows(tmp_path: Path) -> None:
     caps = nc.Caps(small_caps(tmp_path, n=4))
     table = pd.concat([rows(3)[1:], rows(1, session="ses-M12")])
     assert caps.match(table).to_numpy().tolist() == [

@@ -62,7 +62,7 @@ def test_a_participant_in_two_study_phases_is_one_person(tmp_path: Path):
 
 
 @pytest.mark.faults
-def test_an_experiment_ignores_a_phase_that_the_images_lack(tmp_path: Path):
+def test_an_experiment_ignores_a_column_cohort_that_the_images_lack(tmp_path: Path):
     caps = nc.Caps(small_caps(tmp_path / "caps", 8))
     splits = nc.kfold(rows(8).assign(cohort="phase 1"), 2, "diagnosis")
     results = nc.Experiment(caps, splits, nc.WholeImage(), nc.classification(), tiny, FAST).run(
@@ -157,7 +157,7 @@ def test_a_box_of_unordered_sets_is_refused(box: object):
 
 
 @pytest.mark.faults
-def test_an_infinite_age_is_refused_by_its_row():
+def test_an_error_names_the_row_of_an_infinite_age():
     with pytest.raises(nc.TableError, match="sub-01"):
         nc.population(rows(2).assign(age=[60.0, np.inf]))
 

@@ -151,7 +151,7 @@ def test_a_transform_of_monai_equals_that_of_the_part_saved_as_a_file(
 
 
 @pytest.mark.faults
-def test_monai_sees_the_spacing_within_a_slice(caps: Caps):
+def test_monai_receives_the_spacing_within_a_slice(caps: Caps):
     monai = pytest.importorskip("monai.transforms")
     found = item(caps, Slice(0, 1), monai.Spacing(pixdim=(1.0, 1.5)), 4)
     assert found.shape == (1, 2 * (12 - 1) + 1, 10)  # 2 mm become 1 mm, 1.5 mm remain

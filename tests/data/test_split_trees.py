@@ -141,7 +141,7 @@ def test_missing_labels_are_an_error_only_if_needed(tmp_path: Path):
         read_splits(tmp_path, diagnoses=["AD"])
 
 
-def test_a_missing_split_tree_lists_the_searched_folders(tmp_path: Path):
+def test_the_error_of_a_missing_split_tree_lists_the_searched_folders(tmp_path: Path):
     with pytest.raises(NotFoundError, match="found no folder; expected the folder"):
         read_splits(tmp_path / "nowhere")
     with pytest.raises(
@@ -150,14 +150,14 @@ def test_a_missing_split_tree_lists_the_searched_folders(tmp_path: Path):
         read_splits(tmp_path)
 
 
-def test_a_missing_fold_is_named(tmp_path: Path):
+def test_an_error_names_a_missing_fold(tmp_path: Path):
     for i in (0, 2):
         write_new(tmp_path / "3_fold" / f"split-{i}", people(f"t{i}"), people(f"v{i}"))
     with pytest.raises(NotFoundError, match="found split-0, split-2; expected split-0 to split-2"):
         read_splits(tmp_path)
 
 
-def test_a_missing_table_is_named(tmp_path: Path):
+def test_an_error_names_a_missing_table(tmp_path: Path):
     write_new(tmp_path / "2_fold" / "split-0", people("t0"), people("v0"))
     write_new(tmp_path / "2_fold" / "split-1", people("t1"), people("v1"))
     (tmp_path / "2_fold" / "split-1" / "validation_baseline.tsv").unlink()
@@ -165,7 +165,7 @@ def test_a_missing_table_is_named(tmp_path: Path):
         read_splits(tmp_path)
 
 
-def test_a_leak_in_a_tree_is_refused(tmp_path: Path):
+def test_a_participant_in_both_sets_of_a_split_tree_is_refused(tmp_path: Path):
     write_new(tmp_path / "split", people("t0"), people("t0")[4:])
     with pytest.raises(LeakError, match="sub-t0002, sub-t0003"):
         read_splits(tmp_path)
@@ -284,7 +284,7 @@ def test_n_splits_must_be_none_or_at_least_2(tmp_path: Path, n_splits: object):
         read_splits(tmp_path, n_splits=n_splits)
 
 
-def test_cohorts_of_labels_and_caps_are_compared_by_name(tmp_path: Path):
+def test_the_cohort_names_of_labels_and_caps_are_compared(tmp_path: Path):
     from small_caps import small_caps
 
     from neurocnn.data import Caps

@@ -179,7 +179,7 @@ def test_the_same_id_in_two_cohorts_is_two_participants():
         Split(0, frame[:6], frame[5:])
 
 
-def test_a_participant_in_two_sets_is_refused_by_name():
+def test_an_error_names_a_participant_in_two_sets():
     frame = people(4, sessions=2)
     with pytest.raises(LeakError, match="share 2 participants: sub-0001, sub-0003; expected none") as caught:
         Split(3, frame[:4], frame.iloc[[5, 7]])
@@ -301,7 +301,7 @@ def test_a_column_of_decimal_commas_is_refused():
         kfold(frame.assign(age=[f"{age:.1f}".replace(".", ",") for age in frame["age"]]), 2, "age")
 
 
-def test_texts_and_categories_that_include_numbers_are_classes():
+def test_strings_and_categories_that_include_numbers_are_classes():
     frame = people(10)
     assert len(kfold(frame.assign(site=["1", "2", "A", "B", "C"] * 2), 2, "site")) == 2
     assert len(kfold(frame.assign(site=["001", "002", "003", "004", "A"] * 2), 2, "site")) == 2

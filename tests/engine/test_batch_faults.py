@@ -229,7 +229,7 @@ def test_equal_ids_are_different_people_only_if_every_row_has_a_cohort():
 def test_an_error_names_samples_of_different_shapes_in_a_batch(n_workers):
     data = Toys(4)
     items = [data[i] for i in range(3)] + [data[3] | {"image": torch.zeros(1, 6, 6, 5)}]
-    # A training may read these samples in any order.
+    # These samples may be read in any order during training.
     shapes = r"\(1, 6, 6, [65]\)"
     message = rf"image: sub-0\d ses-M00 part 0 has shape {shapes} and sub-0\d .* has shape {shapes}; expected the same"
     with pytest.raises(SettingError, match=message):
@@ -301,7 +301,7 @@ def test_a_daemonic_process_reads_its_samples_without_workers():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_process_that_is_forked_after_a_training_does_not_hang():
+def test_a_process_that_is_forked_after_training_does_not_hang():
     # This test does not run in a forked process, which would itself hang after threads of its parent have computed.
     torch.set_num_threads(4)
     data = Toys(8, size=40)

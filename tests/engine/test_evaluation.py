@@ -344,7 +344,7 @@ def test_items_that_are_not_samples_are_refused_with_the_missing_entries():
         predict(network(), TASK, [], device="cpu")
 
 
-def test_out_of_memory_names_a_smaller_batch():
+def test_the_error_of_exhausted_memory_names_a_smaller_batch():
     class Greedy(nn.Module):
         def forward(self, image):
             return torch.empty(2**60)

@@ -1,4 +1,4 @@
-"""Faults during a training: error messages, and the files that remain in the folder."""
+"""Faults during training: error messages, and the files that remain in the folder."""
 
 import contextlib
 import errno
@@ -81,7 +81,7 @@ class Wrecked(nn.Module):
         return self.inner(image) * (1.0 if self.left >= 0 else float("nan"))
 
 
-def test_a_folder_accepts_other_settings_after_a_training_with_a_non_finite_loss(tmp_path):
+def test_a_folder_accepts_other_settings_after_a_run_with_a_non_finite_loss(tmp_path):
     with pytest.raises(TrainingError, match="lower learning_rate"):
         Trainer(**{**SETTINGS, "learning_rate": 1e30}).fit(network(), TASK, Toys(8), folder=tmp_path)
     model, other = network(), network()
@@ -127,7 +127,7 @@ class Greedy(nn.Module):
 
 
 @pytest.mark.parametrize("error", [None, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
-def test_out_of_memory_names_the_peak_and_a_smaller_batch_with_the_same_virtual_batch(error):
+def test_the_error_of_exhausted_memory_names_the_peak_and_a_smaller_batch_with_the_same_virtual_batch(error):
     with pytest.raises(
         TrainingError, match=r"peak \d+\.\d+ GiB.*batch_size=6.*accumulation_steps=4 .*batch of 24"
     ):
@@ -225,7 +225,7 @@ def test_an_error_names_a_folder_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_named(tmp_path):
+def test_an_error_names_a_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(PermissionError, match=str(tmp_path)):
@@ -251,7 +251,7 @@ def test_an_error_names_an_operation_without_a_deterministic_implementation():
     Trainer(**SETTINGS).fit(Random(), TASK, Toys(4))
 
 
-def test_an_error_of_a_callback_is_raised_and_the_training_can_be_resumed(tmp_path):
+def test_an_error_of_a_callback_is_raised_and_the_run_can_be_resumed(tmp_path):
     def fail(state):
         if state.epoch == 2:
             raise ZeroDivisionError

@@ -17,7 +17,7 @@ def train(model, folder=None, **settings):
     return Trainer(**SETTINGS | settings).fit(model, TASK, Toys(16), folder=folder)
 
 
-def test_a_training_on_the_gpu_ends_close_to_a_training_on_the_cpu():
+def test_weights_trained_on_the_gpu_are_close_to_weights_trained_on_the_cpu():
     one, other = network(), network()
     other.load_state_dict(one.state_dict())
     with torch.backends.cudnn.flags(allow_tf32=False):
@@ -27,7 +27,7 @@ def test_a_training_on_the_gpu_ends_close_to_a_training_on_the_cpu():
         assert torch.allclose(value.cpu(), other.state_dict()[name], atol=1e-4), name
 
 
-def test_two_deterministic_trainings_are_equal():
+def test_two_deterministic_runs_are_equal():
     one = network()
     other = copy.deepcopy(one)
     train(one, deterministic=True)
@@ -36,7 +36,7 @@ def test_two_deterministic_trainings_are_equal():
         assert torch.equal(value, other.state_dict()[name]), name
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path):
     whole, broken = network(), network()
     broken.load_state_dict(whole.state_dict())
     train(whole, deterministic=True)

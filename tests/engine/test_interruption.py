@@ -15,7 +15,7 @@ TRAINER = Trainer(epochs=3, batch_size=4, learning_rate=0.01, patience=0, device
 )
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 @pytest.mark.parametrize("kept", [True, False], ids=["in a folder", "in memory"])
-def test_a_signal_in_the_last_callback_of_an_epoch_ends_the_training(kept, epoch, number, raised, tmp_path):
+def test_a_signal_in_the_last_callback_of_an_epoch_ends_training(kept, epoch, number, raised, tmp_path):
     def ask(state):
         if state.epoch == epoch:
             signal.raise_signal(number)

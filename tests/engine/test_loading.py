@@ -79,7 +79,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(tmp_path, parts, transfo
                     assert torch.equal(one, data[number]["image"])
 
 
-def test_trainings_with_processes_and_threads_are_equal(tmp_path):
+def test_training_with_processes_equals_training_with_threads(tmp_path):
     results = []
     for n_workers, kind in ((0, CapsDataset), (2, CapsDataset), (2, Overridden)):
         data = dataset(tmp_path, "patch")
@@ -250,7 +250,7 @@ def train(folder, data, signalled=None, **changed):
     return model, trainer.fit(model, TASK, data, folder=folder, callbacks=[interrupt])
 
 
-def test_ctrl_c_ends_the_threads_and_a_resume_equals_a_training_without_workers(tmp_path):
+def test_ctrl_c_ends_the_threads_and_a_resumed_run_equals_a_run_without_workers(tmp_path):
     data = dataset(tmp_path / "caps", "patch")
     options = {"evaluation_steps": 5, "checkpoint_seconds": 0}
     unbroken, training = train(tmp_path / "one", data, n_workers=0, **options)

@@ -166,7 +166,7 @@ def test_lines_that_the_logger_shows_are_not_written_again(capsys, caplog):
     assert capsys.readouterr().err == ""
 
 
-def test_requirements_are_logged_before_a_training_after_its_first_epoch_and_at_its_end(caplog, tmp_path):
+def test_requirements_are_logged_before_training_after_the_first_epoch_and_at_the_end(caplog, tmp_path):
     model = network()
     with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True, "", n_trainings=4):
         Trainer(epochs=3, accumulation_steps=2, **SETTINGS).fit(
@@ -187,7 +187,7 @@ def test_requirements_are_logged_before_a_training_after_its_first_epoch_and_at_
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(9, 4), (8, 4), (2, 4), (5, 2)])
-def test_the_logged_number_of_updates_equals_the_updates_of_the_training(caplog, n, batch_size):
+def test_the_logged_number_of_updates_is_the_number_of_updates_in_training(caplog, n, batch_size):
     trainer = Trainer(epochs=2, batch_size=batch_size, device="cpu")
     with caplog.at_level(logging.INFO, logger="neurocnn"):
         history = trainer.fit(network(), TASK, Toys(n)).history

@@ -175,7 +175,7 @@ def test_without_a_validation_set_the_training_loss_selects_epochs_and_stops_ear
     assert not [name for name in training.history if name.startswith("validation")]
 
 
-def test_networks_trained_in_one_pass_equal_networks_of_separate_trainings(tmp_path):
+def test_networks_trained_in_one_pass_equal_networks_trained_one_by_one(tmp_path):
     parts = (3, 7, 8)
     train, validation = Toys(9, parts, noise=True), Toys(5, parts, prefix="val", seed=3)
     trainer = Trainer(
@@ -211,7 +211,7 @@ def test_images_are_read_once_for_all_networks():
     )
 
 
-def test_a_training_changes_only_the_weights_of_a_network():
+def test_training_changes_only_the_weights_of_a_network():
     model = network()
     state = torch.get_rng_state()
     Trainer(epochs=1, **FAST).fit(model, TASK, Toys(4))

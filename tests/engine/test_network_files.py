@@ -1,4 +1,4 @@
-"""Files of a training: which of them remain after failures and kills, and do not prevent another training."""
+"""Files of a run: which of them remain after failures and kills, and do not prevent another run."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def misspelt():
 @pytest.mark.parametrize(
     ("wrong", "error"), [(single, TableError), (unknown, TableError), (misspelt, SettingError)]
 )
-def test_a_training_that_failed_in_its_first_evaluation_can_be_corrected_in_its_folder(
+def test_after_a_failed_first_evaluation_the_folder_accepts_corrected_settings(
     wrong, error, seconds, tmp_path
 ):
     trainer = Trainer(**SETTINGS, checkpoint_seconds=seconds)
@@ -49,7 +49,7 @@ def test_a_training_that_failed_in_its_first_evaluation_can_be_corrected_in_its_
     assert len(pd.read_csv(tmp_path / "training.tsv", sep="\t")) == 2
 
 
-def test_the_first_evaluation_names_a_misspelt_selection_and_the_available_metrics(tmp_path):
+def test_the_error_of_a_misspelt_selection_in_the_first_evaluation_lists_the_metrics(tmp_path):
     trainer = Trainer(**SETTINGS, evaluation_steps=1)
     task, train, _ = misspelt()
     model, updated = network(), []

@@ -148,7 +148,7 @@ def test_the_scale_of_the_loss_is_restored_on_a_resume(steps, tmp_path):
     assert found["scaler"]["_growth_tracker"] == 12 // steps - 2
 
 
-def test_gradients_that_overflow_at_any_scale_end_the_training():
+def test_gradients_that_overflow_at_any_scale_end_training():
     model, before = Overflowing(range(10**6)), Exact()
     # 41 updates halve the scale from 2^16 to below 2^-24; an epoch has 4 updates.
     with pytest.raises(

@@ -87,7 +87,7 @@ def test_only_rank_0_writes_files(ranks):
         assert logs == sorted(sets), "one file per set"
 
 
-def test_a_killed_training_of_several_ranks_can_be_resumed(ranks, tmp_path):
+def test_a_killed_job_of_several_ranks_can_be_resumed(ranks, tmp_path):
     _, (first, _) = ranks
 
     def fit(model):

@@ -1,4 +1,4 @@
-"""A training that is killed and resumed ends with the results of an uninterrupted training."""
+"""A run that is killed and resumed ends with the results of an uninterrupted run."""
 
 import os
 import random
@@ -48,7 +48,7 @@ def fit(folder, multi=False, spoil=lambda model: None, callbacks=(), **changed):
 
 
 def written(folder, multi, **changed):
-    """Return all results of a training that must not depend on kills: everything except `time`."""
+    """Return all results of a run that must not depend on kills: everything except `time`."""
     tables = sorted(folder.rglob("training.tsv"))
     found = {str(p.relative_to(folder)): pd.read_csv(p, sep="\t").drop(columns="time") for p in tables}
     bests = {str(p.relative_to(folder)): load_tensors(p) for p in sorted(folder.rglob("model_best.pth.tar"))}
@@ -159,7 +159,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_training_killed_at_a_certain_moment_ends_as_if_uninterrupted(unbroken, moment, tmp_path):
+def test_a_run_killed_at_a_certain_moment_ends_as_if_uninterrupted(unbroken, moment, tmp_path):
     multi, expected, _ = unbroken
     assert in_child(lambda: fit(tmp_path, multi, MOMENTS[moment])) == signal.SIGKILL
     fit(tmp_path, multi)
@@ -183,7 +183,7 @@ def kill_at_random(folder, multi, seconds, n_kills, n_workers, seed):
 
 
 @pytest.mark.parametrize(("n_workers", "n_kills"), [(0, 5), (2, 5)])
-def test_a_training_killed_at_random_moments_ends_as_if_uninterrupted(unbroken, n_workers, n_kills, tmp_path):
+def test_a_run_killed_at_random_moments_ends_as_if_uninterrupted(unbroken, n_workers, n_kills, tmp_path):
     multi, expected, seconds = unbroken
     assert kill_at_random(tmp_path, multi, seconds / 3, n_kills, n_workers, seed=n_workers) > 0
     fit(tmp_path, multi)
@@ -192,7 +192,7 @@ def test_a_training_killed_at_random_moments_ends_as_if_uninterrupted(unbroken, 
 
 @pytest.mark.on_demand
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_a_training_killed_at_fifty_random_moments_ends_as_if_uninterrupted(unbroken, n_workers, tmp_path):
+def test_a_run_killed_at_fifty_random_moments_ends_as_if_uninterrupted(unbroken, n_workers, tmp_path):
     multi, expected, seconds = unbroken
     n_kills = 0
     for attempt in range(100):
@@ -202,7 +202,7 @@ def test_a_training_killed_at_fifty_random_moments_ends_as_if_uninterrupted(unbr
         assert_same(written(folder, multi), expected)
         if n_kills >= 50:
             return
-    raise AssertionError(f"only {n_kills} of the kills met a training")
+    raise AssertionError(f"only {n_kills} of the kills happened during training")
 
 
 @pytest.mark.parametrize(("n_workers", "multi"), [(1, False), (2, False), (2, True)])
@@ -292,7 +292,7 @@ def test_a_state_that_would_run_code_is_refused(tmp_path):
         fit(tmp_path, epochs=1)
 
 
-def test_a_finished_training_is_returned_without_training(tmp_path):
+def test_the_result_of_a_finished_run_is_returned_without_training(tmp_path):
     model, training = fit(tmp_path, epochs=3)
     files = {
         path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"
@@ -303,7 +303,7 @@ def test_a_finished_training_is_returned_without_training(tmp_path):
     assert all(path.read_bytes() == content for path, content in files.items())
 
 
-def test_a_finished_training_can_be_continued_with_more_epochs(tmp_path):
+def test_a_finished_run_can_be_continued_with_more_epochs(tmp_path):
     fit(tmp_path / "two", epochs=3, patience=0)
     model, training = fit(tmp_path / "two", epochs=6, patience=0)
     expected, other = fit(None, epochs=6, patience=0)
@@ -373,7 +373,7 @@ def test_results_without_a_state_are_not_overwritten(tmp_path):
     assert (tmp_path / "training.tsv").read_bytes() == table
 
 
-def test_a_second_training_in_a_folder_fails_with_an_error_that_names_the_first(tmp_path):
+def test_a_second_run_in_a_folder_fails_with_an_error_that_names_the_first(tmp_path):
     with hold(tmp_path / "state" / "training.lock", "it"), pytest.raises(InUseError, match=str(os.getpid())):
         fit(tmp_path)
 
@@ -387,7 +387,7 @@ def test_callbacks_are_called_once_per_evaluation(tmp_path):
     assert 0 < len(told) < len(training.history)
 
 
-def test_a_training_without_faults_raises_no_warnings(tmp_path):
+def test_training_without_faults_raises_no_warnings(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(tmp_path, epochs=1)

@@ -40,7 +40,7 @@ def numpys_metrics(table):
 @pytest.mark.parametrize(
     "optimizer", [None, partial(torch.optim.SGD, lr=np.float64(0.1), momentum=np.float32(0.9))]
 )
-def test_a_training_with_numpy_scalars_as_settings_can_be_resumed(optimizer, tmp_path):
+def test_a_run_with_numpy_scalars_as_settings_can_be_resumed(optimizer, tmp_path):
     task, data = replace(TASK, metrics=numpys_metrics), Toys(6)
 
     def fit(epochs, folder):
@@ -81,7 +81,7 @@ def test_a_setting_that_is_not_a_number_is_refused(name, value):
 
 
 def rates(trainer, n, **settings):
-    """Return the learning rate after each update, from a training with an evaluation after each update."""
+    """Return the learning rate after each update, from a run with an evaluation after each update."""
     found = []
     training = trainer.fit(
         network(),

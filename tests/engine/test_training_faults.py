@@ -1,4 +1,4 @@
-"""Trainings that fail: outputs that are not finite, networks for other shapes, and states with wrong content."""
+"""Runs that fail: outputs that are not finite, networks for other shapes, and states with wrong content."""
 
 import copy
 import inspect
@@ -68,7 +68,7 @@ def test_an_epoch_with_a_nan_output_has_nan_metrics_and_is_never_the_best(where,
     assert all(f"{name} ses-M00 part 0 of the {where} set" in message for message in messages)
 
 
-def test_epochs_with_nan_do_not_improve_and_a_training_of_only_such_epochs_fails(tmp_path):
+def test_epochs_with_nan_do_not_improve_and_a_run_of_only_such_epochs_fails(tmp_path):
     model = NanFor(range(100))
     data = Toys(8)
     data.images[2] += 10
@@ -158,7 +158,7 @@ def test_a_network_for_another_shape_is_refused_with_samples_and_shape(model):
             call()
 
 
-def test_lazy_layers_without_weights_are_refused_by_name():
+def test_an_error_names_lazy_layers_without_weights():
     model = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
     for call in (
         lambda: Trainer(**SETTINGS).fit(model, TASK, Toys(4)),
@@ -205,7 +205,7 @@ def test_the_error_of_compile_without_a_compiler_names_the_setting(tmp_path):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """Provide a training stopped after two epochs, and the weights and history of a complete training."""
+    """Provide a run that stopped after two epochs, and the weights and history of a complete run."""
     folder = tmp_path_factory.mktemp("stopped")
     Trainer(**{**SETTINGS, "epochs": 2}).fit(network(), TASK, Toys(8), folder=folder)
     model = network()
@@ -275,7 +275,7 @@ def test_a_well_formed_state_with_wrong_content_is_replaced_by_the_older_one(kin
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_states_with_invalid_entries_are_refused_by_name(change, folder):
+def test_an_error_names_the_invalid_entry_of_a_state(change, folder):
     for path in (folder / "state").glob("*.pt"):
         save_tensors(load_tensors(path) | change, path)
     with pytest.raises(CheckpointError, match="state"):
@@ -299,7 +299,7 @@ def test_optimizer_moments_of_a_wrong_shape_are_refused(folder):
 
 
 @pytest.mark.parametrize("content", [[1], {"model": 3}, {"model": {"0.bias": "text"}}, {"epoch": 1}])
-def test_a_best_model_with_wrong_content_is_refused_by_name(content, tmp_path):
+def test_a_best_model_with_wrong_content_is_refused_with_its_path(content, tmp_path):
     # Without learning, the first epoch is the best epoch, and the state does not contain its weights.
     constant = {**SETTINGS, "learning_rate": 0.0}
     training = Trainer(**constant).fit(network(norm=False), TASK, Toys(8), folder=tmp_path)
@@ -339,7 +339,7 @@ def test_a_flipped_bit_in_a_state_is_detected_or_changes_nothing(stopped, folder
 
 
 @pytest.mark.parametrize("changed", [{"batch_size": 2}, {"learning_rate": 0.001}, {"epochs": 2}, {"seed": 3}])
-def test_a_training_that_failed_before_its_first_score_can_be_repeated_with_other_settings(changed, tmp_path):
+def test_a_run_that_failed_before_its_first_score_can_be_repeated_with_other_settings(changed, tmp_path):
     data = Toys(12)
     data.images[5] = float("nan")
     with pytest.raises(TrainingError, match="sub-05"):
@@ -390,7 +390,7 @@ def test_another_number_of_threads_is_logged_on_resume(tmp_path, caplog):
     assert load_tensors(newest(tmp_path))["settings"]["n_threads"] == 2
 
 
-def test_trainings_in_two_threads_do_not_affect_each_other(caplog):
+def test_calls_of_fit_in_two_threads_do_not_affect_each_other(caplog):
     def fit(model, seed, barrier=None):
         if barrier is not None:
             barrier.wait()

@@ -96,7 +96,7 @@ class Restless(Toys):
 
 
 @pytest.mark.parametrize("parts", [(0,), (0, 4)])
-def test_evaluations_during_a_training_do_not_depend_on_the_number_of_workers(parts):
+def test_evaluations_during_training_do_not_depend_on_the_number_of_workers(parts):
     task = classification("diagnosis", ["CN", "AD"])
     histories = []
     for n_workers in (0, 0, 1):

@@ -1,4 +1,4 @@
-"""Script of `test_loading_exits.py`: a training with loading threads, which may end early."""
+"""Script of `test_loading_exits.py`: a run with loading threads, which may end early."""
 
 import os
 import signal

@@ -59,7 +59,7 @@ def test_an_experiment_can_be_rebuilt_from_its_settings(study: Study, tmp_path: 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_builder_is_recorded_as_custom_and_an_error_requires_it_by_name(study: Study, tmp_path: Path):
+def test_a_builder_is_recorded_as_custom_and_an_error_names_the_setting_to_pass(study: Study, tmp_path: Path):
     def build(input_shape, n_outputs, **options):
         features = int(np.prod(input_shape))
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(features, n_outputs))
@@ -75,9 +75,7 @@ def test_a_builder_is_recorded_as_custom_and_an_error_requires_it_by_name(study:
     assert nc.Results(tmp_path).metrics("image").shape[0] == 3
 
 
-def test_running_again_with_other_settings_names_the_differences_and_changes_nothing(
-    study: Study, tmp_path: Path
-):
+def test_an_error_names_other_settings_of_a_second_run_and_nothing_changes(study: Study, tmp_path: Path):
     experiment(study).run(tmp_path, splits=[0])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
     other = nc.Trainer(epochs=1, batch_size=2, learning_rate=1e-3)
@@ -487,7 +485,7 @@ def test_a_lock_refuses_a_second_run_of_the_same_split(study: Study, tmp_path: P
     assert not (tmp_path / "fold-0" / "state").exists()
 
 
-def test_all_missing_images_are_named_before_a_file_is_written(study: Study, tmp_path: Path):
+def test_an_error_names_all_missing_images_before_a_file_is_written(study: Study, tmp_path: Path):
     shutil.copytree(study.caps.root, tmp_path / "caps")
     lost = list(study.splits[1].validation["participant_id"][:2])
     for name in lost:
@@ -516,7 +514,7 @@ def test_a_source_that_trained_on_a_validation_participant_is_refused(study: Stu
     assert not (tmp_path / "cnn").exists()
 
 
-def test_missing_images_and_labels_of_all_splits_are_named_at_once(study: Study, tmp_path: Path):
+def test_one_error_names_missing_images_or_labels_of_all_splits(study: Study, tmp_path: Path):
     lost = study.labels.iloc[:2].assign(participant_id=["sub-8888", "sub-9999"])
     splits = nc.kfold(pd.concat([study.labels, lost], ignore_index=True), n_splits=2, seed=0)
     run = nc.Experiment(study.caps, splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER)
@@ -537,7 +535,7 @@ def test_missing_images_and_labels_of_all_splits_are_named_at_once(study: Study,
     assert not (tmp_path / "results").exists()
 
 
-def test_a_resume_warns_that_custom_code_is_compared_by_name_only(
+def test_a_resume_warns_that_only_the_name_of_custom_code_is_compared(
     study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     run = experiment(study, transform=lambda part: part * 2)

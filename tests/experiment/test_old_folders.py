@@ -106,7 +106,9 @@ def test_an_old_folder_predicts_the_same_values(name: str, folder: Path, renamed
             pd.testing.assert_frame_equal(again, validation, atol=1e-4)
 
 
-def test_an_old_training_is_resumed_with_the_results_of_the_old_version(name: str, folder: Path):
+def test_an_unfinished_run_of_an_old_version_is_resumed_with_the_results_of_that_version(
+    name: str, folder: Path
+):
     torch.set_num_threads(1)
     results = nc.Experiment.load(folder, **CUSTOM[name]).run(folder)
     assert results.splits == [0, 1]

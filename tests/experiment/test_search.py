@@ -60,7 +60,7 @@ def test_no_trial_sees_the_validation_set_and_the_winner_is_trained_on_all_other
         assert people(best / "validation.tsv") == validation
 
 
-def test_the_winner_of_each_split_is_the_best_trial_and_equals_a_direct_training(
+def test_the_winner_of_each_split_is_the_best_trial_and_equals_an_experiment_with_its_settings(
     study: Study, folder: Path, tmp_path: Path
 ):
     for index in (0, 1):
@@ -115,7 +115,7 @@ def test_tasks_of_a_job_array_and_a_stopped_search_leave_the_same_tables(
         assert winners[0] == winners[1]
 
 
-def test_drawn_values_have_the_distributions_of_the_space():
+def test_drawn_values_have_the_distributions_of_the_search_space():
     from scipy.stats import loguniform
 
     from neurocnn.experiment.search import draw_values
@@ -142,7 +142,7 @@ def test_drawn_values_have_the_distributions_of_the_space():
         ({"learning_rate": [-1.0]}, "learning_rate=-1.0; expected"),
     ],
 )
-def test_a_space_that_cannot_be_searched_is_refused_before_a_file_is_written(
+def test_an_invalid_search_space_is_refused_before_a_file_is_written(
     study: Study, tmp_path: Path, space: dict, message: str
 ):
     with pytest.raises(SettingError, match=message):

@@ -1,4 +1,4 @@
-"""Invalid images are refused before a training, with errors that contain the file, the participant and the values."""
+"""Invalid images are refused before training, with errors that contain the file, the participant and the values."""
 
 import gzip
 import math

@@ -164,7 +164,7 @@ def weights(tmp_path: Path) -> Path:
 
 @covers("truncated, empty or text")
 @pytest.mark.parametrize("content", [b"", b"no weights", None], ids=["empty", "text", "truncated"])
-def test_a_file_without_weights_is_refused_by_name(weights: Path, content: bytes | None):
+def test_a_file_without_weights_is_refused_with_its_path(weights: Path, content: bytes | None):
     weights.write_bytes(weights.read_bytes()[:-500] if content is None else content)
     refuse(lambda: nc.read_weights(weights), nc.CheckpointError, str(weights))
 
@@ -213,7 +213,7 @@ def test_an_error_lists_layers_that_differ_and_the_network_is_unchanged():
 
 @covers("NaN weights")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(weights: Path, value: float):
+def test_an_error_names_the_parameter_with_weights_that_are_not_finite(weights: Path, value: float):
     state = torch.load(weights, weights_only=True)
     state["fc.2.bias"][0] = value
     torch.save(state, weights)

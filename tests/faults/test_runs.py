@@ -1,4 +1,4 @@
-"""Faults of a training and of its result folder: no results are lost or wrong without an error."""
+"""Faults of a run and of its result folder: no results are lost or wrong without an error."""
 
 import errno
 import fcntl
@@ -222,7 +222,7 @@ def test_epochs_with_nan_outputs_are_neither_best_nor_scored(caps: nc.Caps, tmp_
 
 
 @covers("out of memory")
-def test_out_of_memory_names_a_smaller_batch(caps: nc.Caps, tmp_path: Path):
+def test_the_error_of_exhausted_memory_names_a_smaller_batch(caps: nc.Caps, tmp_path: Path):
     class Large(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -429,8 +429,8 @@ def test_participants_of_a_wrapped_dataset_are_compared(caps: nc.Caps):
     refuse(lambda: fit(train, validation), nc.LeakError, "sub-06")
 
 
-@covers("two trainings in two threads")
-def test_two_trainings_in_two_threads_do_not_disturb_each_other():
+@covers("two runs in two threads")
+def test_two_runs_in_two_threads_do_not_affect_each_other():
     torch.set_num_threads(1)
     model = nn.Sequential(nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, 2))
     for layer in model:
@@ -462,8 +462,8 @@ def test_two_trainings_in_two_threads_do_not_disturb_each_other():
         assert torch.equal(network[3].weight, alone[3].weight)  # type: ignore[index]
 
 
-@covers("fork after a training")
-def test_a_process_that_is_forked_after_a_training_can_train():
+@covers("fork after training")
+def test_a_process_that_is_forked_after_training_can_train():
     torch.set_num_threads(2)
     fit(Items())
     child = os.fork()
@@ -613,7 +613,7 @@ def test_a_settings_file_with_unexpected_content_is_refused(
 
 
 @covers("well-formed with other content")
-def test_options_that_do_not_fit_the_architecture_are_named_with_the_file(caps: nc.Caps, tmp_path: Path):
+def test_an_error_names_the_file_with_options_that_do_not_fit_the_architecture(caps: nc.Caps, tmp_path: Path):
     on(caps, architecture="Conv3_FC1").run(tmp_path / "results", splits=[0])
     path = tmp_path / "results/commandline.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"options": {"dropout": "x"}}))
@@ -666,7 +666,7 @@ def test_a_changed_number_of_threads_is_logged(
 
 
 @covers("autoencoder above the mean image")
-def test_an_autoencoder_above_the_error_of_the_mean_image_is_logged(
+def test_an_autoencoder_with_a_larger_error_than_the_mean_image_is_logged(
     caps: nc.Caps, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     trainer = nc.Trainer(epochs=1, batch_size=4, learning_rate=1e-8, device="cpu")

@@ -72,9 +72,9 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path):
     assert next(iter(nc.read_table(tmp_path / "t.tsv"))) == "participant_id"
 
 
-@covers("number column with one text")
+@covers("number column with one string")
 @pytest.mark.parametrize("cell", ["NA", "-", "90+", "63,5"])
-def test_a_column_of_numbers_with_one_text_is_not_stratified_as_classes(tmp_path: Path, cell: str):
+def test_a_column_of_numbers_with_one_string_is_not_stratified_as_classes(tmp_path: Path, cell: str):
     rows = "".join(f"sub-{i}\tses-M00\tCN\t{60 + i}\n" for i in range(10))
     (tmp_path / "t.tsv").write_text(HEAD + rows.replace("63", cell))
     table = nc.read_table(tmp_path / "t.tsv")

@@ -82,7 +82,7 @@ def test_a_builder_that_returns_no_module_is_refused():
         create_model(lambda shape, n_outputs: "network", (1, 9, 9))
 
 
-def test_a_builder_that_fails_is_named_with_its_error():
+def test_the_error_of_a_failing_builder_names_the_builder_and_the_cause():
     def broken(input_shape, n_outputs):
         raise KeyError("depth")
 

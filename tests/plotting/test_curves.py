@@ -1,4 +1,4 @@
-"""Learning curves show the values of the history, and mark the best epochs and the end of the training."""
+"""Learning curves show the values of the history, and mark the best epochs and the end of training."""
 
 import numpy as np
 import pandas as pd
@@ -56,13 +56,13 @@ def test_given_best_epochs_and_the_end_are_marked_at_their_values():
     assert marks(accuracy, "best") == []
 
 
-def test_by_default_a_training_ends_with_its_last_epoch():
+def test_by_default_the_last_epoch_is_marked_as_the_end():
     history = history_of(6)
     for axes, metric in zip(learning_curves(history).axes, ("loss", "balanced_accuracy"), strict=True):
         assert marks(axes, "end") == [(5, history[f"validation_{metric}"][5])]
 
 
-def test_several_trainings_are_drawn_with_their_mean_over_common_epochs():
+def test_several_histories_are_drawn_with_their_mean_over_common_epochs():
     tables = {name: history_of(n, seed) for seed, (name, n) in enumerate({"a": 5, "b": 7, "c": 6}.items())}
     loss = learning_curves(tables).axes[0]
     drawn = [line.get_ydata().tolist() for line in loss.lines]
@@ -84,7 +84,7 @@ def test_one_table_of_all_splits_and_networks_is_drawn_like_a_mapping():
         np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
 
 
-def test_each_of_several_trainings_has_its_own_best_epochs_and_end():
+def test_each_of_several_histories_has_its_own_best_epochs_and_end():
     tables = {0: history_of(5), 1: history_of(6, 1)}
     best = {0: {"best_loss": 1}, 1: {"best_loss": 2}}
     loss, accuracy = learning_curves(tables, best, stopped={0: 3, 1: 4}).axes
@@ -101,7 +101,7 @@ def test_evaluations_inside_an_epoch_are_drawn_at_the_fraction_of_its_updates(it
     np.testing.assert_allclose(x, [-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1, 4 / 3], atol=1e-12)
 
 
-def test_the_metrics_to_draw_can_be_chosen_and_a_training_may_have_no_validation():
+def test_the_metrics_to_draw_can_be_chosen_and_a_history_may_have_no_validation():
     history = history_of(5).drop(columns=["validation_loss", "validation_balanced_accuracy"])
     (axes,) = learning_curves(history.assign(train_mae=1.5), metrics=["mae"]).axes
     assert axes.get_title("left") == "MAE"

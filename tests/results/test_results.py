@@ -100,7 +100,7 @@ def test_data_without_labels_are_predicted_without_metrics(study: Study, finishe
 
 
 @pytest.mark.parametrize("dataset", ["train", "validation"])
-def test_a_participant_whom_a_model_has_seen_is_refused(study: Study, finished, dataset: str):
+def test_a_participant_that_a_model_has_seen_is_refused(study: Study, finished, dataset: str):
     results, test = finished
     seen = nc.read_table(results.folder / "fold-1" / f"{dataset}.tsv").iloc[:1]
     with pytest.raises(LeakError, match=seen["participant_id"].iloc[0]):
@@ -108,7 +108,7 @@ def test_a_participant_whom_a_model_has_seen_is_refused(study: Study, finished, 
     assert not list(results.folder.rglob("leaky*"))
 
 
-def test_a_participant_whom_the_source_has_seen_is_refused(study: Study, tmp_path: Path):
+def test_a_participant_that_the_source_has_seen_is_refused(study: Study, tmp_path: Path):
     labels = study.labels
     first = nc.Split(0, labels.iloc[:6], labels.iloc[6:8])
     second = nc.Split(0, labels.iloc[8:12], labels.iloc[12:14])

@@ -98,7 +98,7 @@ def test_a_waiting_process_gets_the_lock_when_the_holder_releases_it(tmp_path: P
             assert time.monotonic() - start > 0.1
 
 
-def test_a_question_about_a_lock_creates_nothing_while_its_folder_is_removed(tmp_path: Path):
+def test_is_held_creates_nothing_while_the_folder_of_the_lock_is_removed(tmp_path: Path):
     folder = tmp_path / "state"
     ended = threading.Event()
 

@@ -213,12 +213,12 @@ def test_missing_values_are_written_as_n_a(tmp_path: Path):
     assert (tmp_path / "t.tsv").read_text() == "a\tb\tc\nx\t1.5\tn/a\nn/a\tn/a\ty\n"
 
 
-def test_a_code_like_1e999_among_texts_is_text(tmp_path: Path):
+def test_a_code_like_1e999_among_strings_is_text(tmp_path: Path):
     frame = read_table(written(tmp_path, "hash\n1e999\n3fa\n"), required=())
     assert frame["hash"].tolist() == ["1e999", "3fa"]
 
 
-def test_a_text_that_looks_like_a_number_is_read_as_a_number(tmp_path: Path):
+def test_a_string_that_looks_like_a_number_is_read_as_a_number(tmp_path: Path):
     write_table(pd.DataFrame({"x": ["12", "1.50"], "y": ["12", "a"]}), tmp_path / "t.tsv")
     again = read_table(tmp_path / "t.tsv", required=())
     assert again["x"].tolist() == [12, 1.5]
