@@ -24,9 +24,9 @@ def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
         pytest.importorskip("isal")
     else:
         monkeypatch.setitem(sys.modules, "isal", None)
-    nifti._zlib.cache_clear()
+    nifti._zlib_module.cache_clear()
     yield
-    nifti._zlib.cache_clear()
+    nifti._zlib_module.cache_clear()
 
 
 def header_bytes(shape: tuple[int, ...] = (4, 5, 6), **fields: object) -> bytearray:

@@ -69,7 +69,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(tmp_path, parts, transfo
     order = epoch_order(len(data), 3, 1)
     for n_workers in (0, 1, 2):
         with Loading(n_workers, pinned=False) as workers:
-            source = workers.source(data, Batches(order, 4, epoch=1), seed=0)
+            source = workers.loader(data, Batches(order, 4, epoch=1), seed=0)
             for _ in range(2):  # The second pass may read cached images.
                 found = torch.cat([batch["image"] for batch in copies(source)])
                 for one, number in zip(found, order, strict=True):
@@ -151,7 +151,7 @@ def test_batches_come_in_order_for_any_expected_passes(tmp_path_factory, passes,
     plan = [(data, Batches(epoch_order(len(data), 0, epoch), size, epoch=epoch)) for size, epoch in passes]
     with Loading(n_threads, pinned=False) as workers:
         for k, (each, batches) in enumerate(plan):
-            source = workers.source(each, batches, seed=0)
+            source = workers.loader(each, batches, seed=0)
             workers.expect([plan[j] for j in (foreseen or range(k + 1, len(plan))) if j < len(plan)])
             found = []
             for batch in source:
@@ -181,7 +181,7 @@ def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
     data = dataset(tmp_path)
     data.__class__, data.filled = Counted, []
     with Loading(1, pinned=False) as workers:
-        source = workers.source(data, Batches(range(6), 2), seed=0)
+        source = workers.loader(data, Batches(range(6), 2), seed=0)
         workers.expect([(data.without_augmentation(), Batches(range(6), 2, epoch=1))])
         batches = iter(source)
         for _ in range(3):
@@ -191,7 +191,7 @@ def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
             time.sleep(0.01)
         assert (1, 0) in data.filled
         assert (
-            len(copies(workers.source(data.without_augmentation(), Batches(range(6), 2, epoch=1), seed=0)))
+            len(copies(workers.loader(data.without_augmentation(), Batches(range(6), 2, epoch=1), seed=0)))
             == 3
         )
     assert sorted(data.filled) == [(epoch, i) for epoch in (0, 1) for i in range(6)], (
@@ -202,7 +202,7 @@ def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
 def test_memory_is_bounded_and_a_kept_batch_is_not_overwritten(tmp_path):
     data = dataset(tmp_path, "patch", n=6)
     with Loading(2, pinned=False) as workers:
-        source = workers.source(data, Batches(range(len(data)), 3), seed=0)
+        source = workers.loader(data, Batches(range(len(data)), 3), seed=0)
         for _ in range(3):
             for batch in source:
                 del batch
@@ -295,7 +295,7 @@ def test_threads_do_not_change_the_number_of_torchs_threads(tmp_path):
     data = dataset(tmp_path)
     before, other = torch.get_num_threads(), []
     with Loading(2, pinned=False) as workers:
-        copies(workers.source(data, Batches(range(6), 2), seed=0))
+        copies(workers.loader(data, Batches(range(6), 2), seed=0))
         later = threading.Thread(target=lambda: other.append(torch.get_num_threads()))
         later.start()
         later.join()
@@ -333,7 +333,7 @@ def test_tensors_whose_first_axis_is_contiguous_give_the_same_batches(
     caps = Caps(tmp_path, cache_bytes=cache_bytes)
     again = CapsDataset(caps, rows(6), PARTS[parts], label="diagnosis", transform=transform)
     with Loading(2, pinned=False) as workers:
-        source = workers.source(again, Batches(range(len(again)), 4), seed=0)
+        source = workers.loader(again, Batches(range(len(again)), 4), seed=0)
         for _ in range(2):
             found = torch.cat([batch["image"] for batch in copies(source)])
             assert torch.equal(found, torch.stack(expected))

@@ -6,7 +6,7 @@ from torch import nn
 from toys import Toys, network, same_weights
 
 from neurocnn.engine import Trainer, classification
-from neurocnn.engine.runtime import determinism, find_device, memory_format, to_model_format
+from neurocnn.engine.runtime import find_device, memory_format, to_model_format, use_deterministic_algorithms
 from neurocnn.errors import SettingError
 from neurocnn.randomness import RandomState
 
@@ -46,7 +46,7 @@ def test_random_states_of_networks_are_independent():
 
 
 def test_determinism_changes_and_restores_the_setting_of_torch():
-    with determinism(True):
+    with use_deterministic_algorithms(True):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"]

@@ -62,7 +62,7 @@ def main(folder: Path, ending: str) -> None:
     if ending == "abandoned":
         workers = Loading(2, pinned=False)
         workers.expect([(data, Batches(range(len(data)), 4, epoch=1))])
-        batches = iter(workers.source(data, Batches(range(len(data)), 4), seed=0))
+        batches = iter(workers.loader(data, Batches(range(len(data)), 4), seed=0))
         next(batches)
         sys.exit(3)
     endings = {"exception": fail, "signal": interrupt, "exit": leave, "a rank fails": fail if rank else None}

@@ -10,12 +10,12 @@ from torch import Tensor
 from neurocnn.data.cohorts import Root, check_same_cohorts, cohort_folders
 from neurocnn.data.fingerprints import fingerprint
 from neurocnn.data.images import Images
-from neurocnn.data.locating import image_keys, locate_image, locate_images, named_cohorts
+from neurocnn.data.locating import cohort_names, image_keys, locate_image, locate_images
 from neurocnn.data.orientation import Affine, check_orientation
 from neurocnn.data.parts import Parts, WholeImage, check_parts
 from neurocnn.data.prepare import prepare_images
 from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
-from neurocnn.data.quality import check_images, unmatched
+from neurocnn.data.quality import check_images, unmatched_sessions
 from neurocnn.data.sources import Source, find_source, list_subfolders, missing_message
 from neurocnn.errors import ImageError
 from neurocnn.errors.arguments import check_choice, check_integer, check_table
@@ -88,7 +88,7 @@ class Caps:
     @property
     def cohorts(self) -> list[str]:
         """Names of the cohorts; empty if `root` is a single folder."""
-        return named_cohorts(self._folders)
+        return cohort_names(self._folders)
 
     def sessions(self) -> pd.DataFrame:
         """Return the ids of all sessions with an image: `participant_id`, `session_id` and, with cohorts, `cohort`."""
@@ -235,7 +235,7 @@ class Caps:
         """
         check_ids(check_table("table", table, where="Caps.match"), "table")
         image_keys(table, self._folders)
-        return unmatched(table, self.sessions())
+        return unmatched_sessions(table, self.sessions())
 
     def prepare(
         self, sessions: pd.DataFrame | None = None, parts: Parts | None = None, n_workers: int = 0

@@ -17,7 +17,7 @@ from neurocnn.data.parts import LocatedParts, Parts, ShiftedParts, WholeImage, c
 from neurocnn.data.roi import Roi, check_equal_sizes
 from neurocnn.data.scaling import Bounds, KeptBounds, scale
 from neurocnn.data.sources import Source
-from neurocnn.data.spatial import Space, located, needs_affine, part_space
+from neurocnn.data.spatial import Space, needs_affine, part_space, set_space
 from neurocnn.data.transforms import MinMax, Transform, ZScore, check_transform
 from neurocnn.errors import SettingError, TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_instance, check_integer, check_table, check_text
@@ -131,14 +131,14 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """Return the item at an index, or at a pair of epoch and index."""
-        epoch, row, position = self._place(index)
+        epoch, row, position = self._resolve_index(index)
         image = self._item_image(row, position, epoch, self.augmented)
         # Augmented items are not checked, because an augmentation may change the size of all parts.
         if not (self.augmented and self.augmentation is not None):
             self._check_size(image, row, position)
         return self._item(row, position, image)
 
-    def _place(self, index: int | tuple[int, int]) -> tuple[int, int, int]:
+    def _resolve_index(self, index: int | tuple[int, int]) -> tuple[int, int, int]:
         """Return the epoch, the row in `sessions` and the position in `part_ids` of an index."""
         epoch, number = index if isinstance(index, tuple) else (0, index)
         if not -len(self) <= number < len(self):
@@ -175,20 +175,20 @@ class CapsDataset(Dataset[dict[str, Any]]):
         Other transforms may use the global random state, which threads share. Those of TorchIO always use it.
         """
         own_items = type(self).__getitem__ is CapsDataset.__getitem__
-        return own_items and self._is_plain(self.augmented) and type(self.parts) in OWN_PARTS
+        return own_items and self._is_not_random(self.augmented) and type(self.parts) in OWN_PARTS
 
     def fill(self, index: tuple[int, int], out: Tensor) -> dict[str, Any]:
         """Write the image of an item into `out` (of shape `input_shape`); return the item, equal to ``self[index]``."""
         check_instance("index", index, tuple, "a pair (epoch, number)", where="CapsDataset.fill")
         if not isinstance(out, Tensor) or out.shape != self.input_shape:
             raise argument_error("out", out, f"a tensor {self.input_shape}", where="CapsDataset.fill")
-        _, row, position = self._place(index)
+        _, row, position = self._resolve_index(index)
         part, bounds = self._part(row, position)
         self._check_size(part, row, position)
         self._transform(part, bounds, row, position, out)
         return self._item(row, position, out)
 
-    def _is_plain(self, augmented: bool) -> bool:
+    def _is_not_random(self, augmented: bool) -> bool:
         """Return whether items depend on no random numbers: no random shift, and only transforms of this package."""
         changed = self.augmentation is not None or bool(getattr(self.parts, "random_shift", 0))
         return (self.transform is None or type(self.transform) in (MinMax, ZScore)) and not (
@@ -223,7 +223,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
     def _item_image(self, row: int, position: int, epoch: int, augmented: bool) -> Tensor:
         source, part_id = self._sources[row], self.part_ids[position]
         images, parts = self.caps.images, self.parts
-        if self._is_plain(augmented):
+        if self._is_not_random(augmented):
             part, bounds = self._part(row, position)
             out = torch.empty(part.shape)
             self._transform(part, bounds, row, position, out)
@@ -239,7 +239,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
             else:
                 shift = torch.randint(-shifted.random_shift, shifted.random_shift + 1, (3,)).tolist()
                 part = shifted.extract(images.image(source), part_id, shift)
-            with located(self._space(source, part_id, shift, part)):
+            with set_space(self._space(source, part_id, shift, part)):
                 part = apply("transform", self.transform, part, source, part_id)
                 if augmentation is not None:
                     reseed(augmentation, seed)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from neurocnn.data.stratification import Integers, indicators
+from neurocnn.data.stratification import Integers, indicator_columns
 from neurocnn.errors import TableError
 from neurocnn.errors.arguments import check_text
 from neurocnn.storage.identity import check_columns, describe_rows
@@ -75,7 +75,7 @@ def assign_groups(
     """
     codes, names = pd.factorize(groups)
     features = np.column_stack(
-        [np.ones(len(people)), *(indicators(people[name], n_sets) for name in columns)]
+        [np.ones(len(people)), *(indicator_columns(people[name], n_sets) for name in columns)]
     )
     counts = np.zeros((len(names), features.shape[1]))
     np.add.at(counts, codes, features)

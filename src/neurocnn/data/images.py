@@ -83,12 +83,12 @@ class Images:
         """
         if source not in self._grids:
             with storage_errors(source.session_folder, f"read {source.name}"):
-                grid = self.own_grid(source)
+                grid = self.grid_without_comparison(source)
             self._compare_with_cohort(source, grid)
             self._grids[source] = grid
         return self._grids[source]
 
-    def own_grid(self, source: Source) -> Grid:
+    def grid_without_comparison(self, source: Source) -> Grid:
         """Return the voxel grid of an image, without comparing it with the cohort. Only the header is read."""
         if source.nifti is None:
             shape = self._tensor_shape(source)

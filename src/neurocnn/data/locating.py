@@ -67,7 +67,7 @@ def locate_image(
     if cohort is not None:
         check_text("cohort", cohort, expected="a cohort of the CAPS, or None")
     if cohort not in folders:
-        hint = suggestion(str(cohort), named_cohorts(folders))
+        hint = suggestion(str(cohort), cohort_names(folders))
         raise SettingError(f"{participant_id}: cohort={cohort!r}; expected a cohort of the CAPS; {hint}")
     source = find_source(folders[cohort], participant_id, session_id, cohort, preprocessing)
     if source is None:
@@ -76,7 +76,7 @@ def locate_image(
     return source
 
 
-def named_cohorts(folders: Iterable[str | None]) -> list[str]:
+def cohort_names(folders: Iterable[str | None]) -> list[str]:
     """Return the names of the cohorts; an empty list if there is a single CAPS folder."""
     return [name for name in folders if name is not None]
 
@@ -89,7 +89,7 @@ def image_keys(sessions: pd.DataFrame, folders: Folders) -> list[tuple[str, str,
     TableError
         If the column ``cohort`` is missing, or contains an unknown cohort.
     """
-    cohorts, column = named_cohorts(folders), [None] * len(sessions)
+    cohorts, column = cohort_names(folders), [None] * len(sessions)
     if cohorts:
         if COHORT not in sessions.columns:
             raise TableError(

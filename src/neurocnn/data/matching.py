@@ -77,7 +77,7 @@ def balanced(
         raise TableError(
             f"{_WHERE}: the values of {by} are {groups}; expected two groups; select the rows of two groups"
         )
-    limits = {name: _limit(people[name], name, tolerance) for name in columns}
+    limits = {name: _largest_difference(people[name], name, tolerance) for name in columns}
     first, second = (people[people[by] == group] for group in groups)
     pairs = _match(first, second, limits)
     if not len(pairs):
@@ -102,7 +102,9 @@ def _check_complete(people: pd.DataFrame, columns: Sequence[str]) -> None:
         )
 
 
-def _limit(values: "pd.Series[Any]", name: str, tolerance: float | Mapping[str, float]) -> float | None:
+def _largest_difference(
+    values: "pd.Series[Any]", name: str, tolerance: float | Mapping[str, float]
+) -> float | None:
     """Return the largest difference in a column within a pair; None if the values must be equal."""
     if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= 2:
         return None

@@ -154,7 +154,7 @@ def _decompress_start(start: bytes, path: Path, name: str) -> bytes:
 
 
 @cache
-def _zlib() -> Any:
+def _zlib_module() -> Any:
     """Return isal's faster replacement of zlib if it is installed, else zlib."""
     try:
         from isal import isal_zlib
@@ -165,13 +165,17 @@ def _zlib() -> Any:
 
 def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
     """Check the gzip members of a file, and return their decompressed content, at most `n_bytes`."""
-    damage = (zlib.error, getattr(_zlib(), "error", zlib.error), getattr(_zlib(), "IsalError", zlib.error))
+    damage = (
+        zlib.error,
+        getattr(_zlib_module(), "error", zlib.error),
+        getattr(_zlib_module(), "IsalError", zlib.error),
+    )
     view = memoryview(content)
     pieces: list[bytes] = []
     position, remaining = 0, n_bytes
     n_members, most_members = 0, _FREE_MEMBERS + n_bytes // _MEMBER_BYTES
     while position < len(content):
-        stream, window = _zlib().decompressobj(wbits=31), _FIRST_WINDOW
+        stream, window = _zlib_module().decompressobj(wbits=31), _FIRST_WINDOW
         n_members += 1
         if n_members > most_members:
             raise ImageError(

@@ -68,7 +68,7 @@ def population(
     used = {name: column for name, column in (found | requested).items() if column in known}
     people = _people(sessions)
     rows = {
-        "n/a" if pd.isna(value) else value: _describe(group, used)
+        "n/a" if pd.isna(value) else value: _characteristics(group, used)
         for value, group in people.groupby(by, dropna=False)
     }
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -80,7 +80,7 @@ def _people(sessions: pd.DataFrame) -> pd.DataFrame:
     return sessions.drop_duplicates(person_columns(sessions)) if "participant_id" in sessions else sessions
 
 
-def _describe(people: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, object]:
+def _characteristics(people: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, object]:
     row: dict[str, object] = {"N": len(people)}
     for name, column in columns.items():
         if name == "sex":

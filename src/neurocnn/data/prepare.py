@@ -30,12 +30,12 @@ def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_wo
     check_integer("n_workers", n_workers, minimum=0, where="prepare")
     storable = None if parts.name == "image" else check_storable(images, sources, parts)
     _check_disk(images, sources, storable)
-    with _without_leftovers(images, sources, storable):
+    with _locked_without_leftovers(images, sources, storable):
         _prepare(images, sources, storable, n_workers)
 
 
 @contextmanager
-def _without_leftovers(
+def _locked_without_leftovers(
     images: Images, sources: Sequence[Source], parts: StorableParts | None
 ) -> Iterator[None]:
     """Lock each CAPS until the block ends, and remove the temporary files of killed processes."""
@@ -44,7 +44,7 @@ def _without_leftovers(
         # The error of this image is raised after the other images are prepared.
         with suppress(NeurocnnError):
             root = source.session_folder.parents[2]
-            files.setdefault(root, []).extend(_files(images, source, parts))
+            files.setdefault(root, []).extend(_file_sizes(images, source, parts))
     with ExitStack() as locks:
         for root in sorted(files):
             # A read-only CAPS cannot be locked. This is not an error if all tensors exist; otherwise writing fails
@@ -110,7 +110,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
     n_files = 0
     for source in sources:
         try:
-            sizes = [size for path, size in _files(images, source, parts).items() if not path.is_file()]
+            sizes = [size for path, size in _file_sizes(images, source, parts).items() if not path.is_file()]
         except NeurocnnError:
             # The error of this image is raised after the other images are prepared.
             continue
@@ -129,7 +129,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
             raise StorageError(ENOSPC, message, str(folders[device]))
 
 
-def _files(images: Images, source: Source, parts: StorableParts | None) -> dict[Path, int]:
+def _file_sizes(images: Images, source: Source, parts: StorableParts | None) -> dict[Path, int]:
     """Return the path and the size in bytes of each prepared tensor of an image."""
     if parts is None:
         if source.nifti is None:

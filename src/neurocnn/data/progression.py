@@ -77,7 +77,7 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
             )
         visits.setdefault(key[0], {})[key[1]] = diagnosis
     labels = [
-        _stability(visits[person], month, month + horizon) if diagnosis == "MCI" else diagnosis
+        _kind_of_mci(visits[person], month, month + horizon) if diagnosis == "MCI" else diagnosis
         for (person, month), diagnosis in zip(keys, table["diagnosis"].tolist(), strict=True)
     ]
     counts = Counter(labels)
@@ -89,7 +89,7 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
     return table.assign(diagnosis=labels)
 
 
-def _stability(visits: Mapping[int, str], start: int, end: int) -> str:
+def _kind_of_mci(visits: Mapping[int, str], start: int, end: int) -> str:
     """Return the kind of MCI at month `start`. `visits` are the diagnoses by month, and `end` is the time horizon."""
     until = [visits[month] for month in sorted(visits) if month <= end]
     within = {visits[month] for month in visits if start < month <= end}

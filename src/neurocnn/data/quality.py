@@ -63,13 +63,13 @@ def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -
 
 def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
     """Return the voxels (1, D, H, W) and the grid of an image, even if the image has NaN or differs from its cohort."""
-    grid = images.own_grid(source)
+    grid = images.grid_without_comparison(source)
     with storage_errors(source.session_folder, f"read {source.name}"):
         prepared = images.prepared_tensor(source)
     return grid.reorient(prepared if prepared is not None else decode(source)), grid
 
 
-def unmatched(table: pd.DataFrame, sessions: pd.DataFrame) -> pd.DataFrame:
+def unmatched_sessions(table: pd.DataFrame, sessions: pd.DataFrame) -> pd.DataFrame:
     """Return the sessions that only one of two tables contains; see `Caps.match`."""
     keys = key_columns(sessions)
     both = table[keys].merge(sessions[keys], on=keys, how="outer", indicator="missing")

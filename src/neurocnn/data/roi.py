@@ -207,7 +207,7 @@ def _region(name: str, value: Box | str | os.PathLike[str]) -> _Region:
     if not isinstance(name, str) or not name.isalnum():
         raise SettingError(f"Roi: region {name!r}; expected a name of letters and digits, as in roi-<name>")
     if isinstance(value, str | os.PathLike):
-        return _mask_region(name, Path(value))
+        return _region_from_mask(name, Path(value))
     try:
         pairs = [check_list(name, pair, "a pair") for pair in check_list(name, value, "three pairs")]
         box = tuple((int(a), int(b)) for a, b in pairs)
@@ -220,7 +220,7 @@ def _region(name: str, value: Box | str | os.PathLike[str]) -> _Region:
     return _Region(name, (box[0], box[1], box[2]))
 
 
-def _mask_region(name: str, path: Path) -> _Region:
+def _region_from_mask(name: str, path: Path) -> _Region:
     voxels, header = read_voxels(path, f"the mask of region {name!r}", one_channel=True)
     mask = voxels[0]
     invalid = (mask != 0) & (mask != 1)

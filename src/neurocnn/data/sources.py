@@ -81,7 +81,7 @@ def find_source(
     """
     session = folder / "subjects" / participant_id / session_id
     start = f"{participant_id}_{session_id}"
-    found = _niftis(session, start, preprocessing) or _tensors(session, start, preprocessing)
+    found = _find_niftis(session, start, preprocessing) or _find_tensors(session, start, preprocessing)
     if not found:
         return None
     stem, path = _without_suffix(found[0].name), found[0]
@@ -179,7 +179,7 @@ def _similar_files(session: Path, preprocessing: Preprocessing) -> list[str]:
     return sorted(names, key=lambda name: (-similarity[name], name))
 
 
-def _niftis(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
+def _find_niftis(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
     paths = _list_niftis(session, preprocessing)
     if not preprocessing.folder:
         return [path for path in paths if _has_ends(path.name, start, preprocessing.endings)]
@@ -190,7 +190,7 @@ def _niftis(session: Path, start: str, preprocessing: Preprocessing) -> list[Pat
     return [by_stem[stem] for stem in _matching_stems(by_stem, start, preprocessing)]
 
 
-def _tensors(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
+def _find_tensors(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
     folder = session / PREPARED / "image_based" / preprocessing.prepared_folder
     by_stem = {
         name.removesuffix(".pt"): folder / name for name in _list_names(folder) if name.endswith(".pt")
@@ -209,10 +209,10 @@ def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessi
     if exact:
         return exact
     named = (stem for stem in sorted(known) if stem.startswith(f"{start}_"))
-    return [stem for stem in named if any(_fits(stem.removeprefix(start), end) for end in ends)]
+    return [stem for stem in named if any(_matches_ending(stem.removeprefix(start), end) for end in ends)]
 
 
-def _fits(name: str, end: str) -> bool:
+def _matches_ending(name: str, end: str) -> bool:
     """Return whether a file name is the ending `end` of a pipeline, possibly with additional BIDS entities."""
     (found, rest), (wanted, tail) = _split_entities(name), _split_entities(end)
     # In older versions of BIDS, `acq` contains the tracer of PET, without its isotope.

@@ -60,7 +60,7 @@ _space: ContextVar[Space | None] = ContextVar("space", default=None)
 
 def needs_affine(transform: Transform) -> bool:
     """Return whether a transform, or a member of a composition, is from TorchIO or MONAI."""
-    return _library(transform) is not None or any(map(needs_affine, members(transform)))
+    return _library_name(transform) is not None or any(map(needs_affine, members(transform)))
 
 
 def part_space(
@@ -90,7 +90,7 @@ def part_space(
 
 
 @contextmanager
-def located(space: Space | None) -> Iterator[None]:
+def set_space(space: Space | None) -> Iterator[None]:
     """Set the position of the part for transforms that are called within the ``with`` block."""
     token = _space.set(space)
     try:
@@ -101,12 +101,12 @@ def located(space: Space | None) -> Iterator[None]:
 
 def with_affine(transform: Transform) -> Transform:
     """Return a transform whose members from TorchIO and MONAI are called with the affine of the part."""
-    library = _library(transform)
+    library = _library_name(transform)
     inner = members(transform)
     # Members of a composition of TorchIO or MONAI are not wrapped, because the composition passes images of its library
     # to them.
     wrapped = [
-        member if library == "torchio" or library == _library(member) == "monai" else with_affine(member)
+        member if library == "torchio" or library == _library_name(member) == "monai" else with_affine(member)
         for member in inner
     ]
     if any(new is not old for new, old in zip(wrapped, inner, strict=True)):
@@ -171,7 +171,7 @@ def _plain(image: Any) -> Tensor:
     return tensor
 
 
-def _library(transform: Transform) -> str | None:
+def _library_name(transform: Transform) -> str | None:
     """Return "torchio" or "monai" if the class of a transform, or a base class, is from that library, else None."""
     roots = {base.__module__.partition(".")[0] for base in type(transform).__mro__}
     return next((name for name in ("torchio", "monai") if name in roots), None)

@@ -132,7 +132,7 @@ def _find_tree(folder: Path, n_splits: int | None) -> _Tree:
         error, found = (TableError, "a file") if is_file(folder) else (NotFoundError, "no folder")
         raise error(f"{folder}: found {found}; expected the folder of a split tree")
     below = (path for path in find(folder, "split*/") if re.match(r"split(_\d+)?$", path.name))
-    trees = [tree for candidate in (folder, *below) for tree in _trees(candidate)]
+    trees = [tree for candidate in (folder, *below) for tree in _find_trees(candidate)]
     # A folder may contain both the single split (train, test) and a cross-validation of its training set.
     matching = [tree for tree in trees if n_splits is None or tree.n_splits == n_splits]
     if not matching:
@@ -150,7 +150,7 @@ def _find_tree(folder: Path, n_splits: int | None) -> _Tree:
     return matching[0]
 
 
-def _trees(folder: Path) -> list[_Tree]:
+def _find_trees(folder: Path) -> list[_Tree]:
     """Return the split trees in a folder. The folder itself or its subfolders may be trees."""
     trees = []
     own = _split_folders(folder)
@@ -184,7 +184,7 @@ def _read_tree(
     if tree.n_splits is not None and [index for index, _, _ in tree.pairs] != list(range(tree.n_splits)):
         found = ", ".join(f"split-{index}" for index, _, _ in tree.pairs) or "none"
         raise NotFoundError(f"{tree.folder}: found {found}; expected split-0 to split-{tree.n_splits - 1}")
-    names = _diagnoses(tree.pairs[0][1]) if tree.by_diagnosis and diagnoses is None else diagnoses
+    names = _list_diagnoses(tree.pairs[0][1]) if tree.by_diagnosis and diagnoses is None else diagnoses
 
     def read(folder: Path, name: str, baseline: bool) -> pd.DataFrame:
         if tree.by_diagnosis:
@@ -197,7 +197,7 @@ def _read_tree(
     ]
 
 
-def _diagnoses(folder: Path) -> list[str]:
+def _list_diagnoses(folder: Path) -> list[str]:
     """Return the diagnoses for which a folder of ClinicaDL 0.2.1 contains files."""
     names = sorted(
         {path.name.removesuffix(".tsv").removesuffix("_baseline") for path in find(folder, "*.tsv")}
@@ -213,7 +213,7 @@ def _read_diagnoses(folder: Path, diagnoses: Sequence[str], baseline: bool) -> p
     for diagnosis in diagnoses:
         path = folder / f"{diagnosis}{'_baseline' if baseline else ''}.tsv"
         if not is_file(path):
-            known = _diagnoses(folder) if is_folder(folder) else []
+            known = _list_diagnoses(folder) if is_folder(folder) else []
             raise NotFoundError(f"{path}: the file does not exist; {suggestion(diagnosis, known)}")
         frame = read_table(path)
         if "diagnosis" not in frame.columns:
@@ -227,7 +227,7 @@ def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline
     path = folder / f"{what}{'_baseline' if baseline else ''}.tsv"
     frame = read_table(path)
     if "diagnosis" not in frame.columns:
-        frame = _with_labels(frame, path)
+        frame = _add_labels(frame, path)
     if diagnoses is None:
         return frame
     check_columns(frame, ["diagnosis"], f"{path} (and labels.tsv in its parent folders)")
@@ -237,7 +237,7 @@ def _read_set(folder: Path, what: str, diagnoses: Sequence[str] | None, baseline
     return frame[frame["diagnosis"].isin(diagnoses)].reset_index(drop=True)
 
 
-def _with_labels(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _add_labels(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Add the columns of labels.tsv, from the nearest parent folder that contains this file, to the rows."""
     for folder in list(path.resolve().parents)[: _MAX_PARENTS_OF_LABELS + 1]:
         if is_file(folder / "labels.tsv"):

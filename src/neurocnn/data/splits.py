@@ -8,7 +8,7 @@ import pandas as pd
 
 from neurocnn.data.groups import assign_groups, group_names
 from neurocnn.data.stratification import Integers, stratified_columns, stratified_order
-from neurocnn.data.visits import VISITS, baseline, persons, select_visits
+from neurocnn.data.visits import VISITS, baseline, person_names, select_visits
 from neurocnn.errors import LeakError, TableError
 from neurocnn.errors.arguments import check_choice, check_integer, check_number, check_table
 from neurocnn.storage.display import html_view
@@ -195,7 +195,9 @@ def leave_one_group_out(sessions: pd.DataFrame, column: str, *, visits: str = "b
     groups = sorted(names.unique())
     if len(groups) < 2:
         raise TableError(f"{where}: {column}={groups}; expected at least two groups")
-    return [_held_out(sessions, names == group, index, visits) for index, group in enumerate(groups)]
+    return [
+        _split_by_validation(sessions, names == group, index, visits) for index, group in enumerate(groups)
+    ]
 
 
 def holdout(
@@ -261,16 +263,20 @@ def holdout(
 def _people(sessions: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return one baseline session per participant id, sorted by id."""
     people = baseline(check_table("sessions", sessions, where=where))
-    order = np.argsort(np.array(persons(people), dtype=object), kind="stable")
+    order = np.argsort(np.array(person_names(people), dtype=object), kind="stable")
     return people.iloc[order].drop_duplicates("participant_id").reset_index(drop=True)
 
 
 def _split(sessions: pd.DataFrame, held_out: pd.DataFrame, index: int, visits: str) -> Split:
     """Return the split with the participants of `held_out` for validation and all other participants for training."""
-    return _held_out(sessions, sessions["participant_id"].isin(held_out["participant_id"]), index, visits)
+    return _split_by_validation(
+        sessions, sessions["participant_id"].isin(held_out["participant_id"]), index, visits
+    )
 
 
-def _held_out(sessions: pd.DataFrame, validates: "pd.Series[bool]", index: int, visits: str) -> Split:
+def _split_by_validation(
+    sessions: pd.DataFrame, validates: "pd.Series[bool]", index: int, visits: str
+) -> Split:
     validation = select_visits(sessions[validates], visits)
-    order = np.argsort(np.array(persons(validation), dtype=object), kind="stable")
+    order = np.argsort(np.array(person_names(validation), dtype=object), kind="stable")
     return Split(index, sessions[~validates], validation.iloc[order])

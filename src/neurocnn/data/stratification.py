@@ -112,15 +112,15 @@ def stratified_order(
     """
     series = [_plain_numbers(people[name]) for name in columns]
     continuous = [_is_continuous(column, block) for column in series]
-    classes = [_codes(column) for column, number in zip(series, continuous, strict=True) if not number]
-    values = [_codes(column) for column, number in zip(series, continuous, strict=True) if number]
+    classes = [_value_ranks(column) for column, number in zip(series, continuous, strict=True) if not number]
+    values = [_value_ranks(column) for column, number in zip(series, continuous, strict=True) if number]
     rows = rng.permutation(len(people))
     for group in _groups(rows, classes):
         group[:] = _order_by_numbers(group, values, block, rng)
     return rows
 
 
-def indicators(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
+def indicator_columns(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
     """Return one column per class, 1 in the rows of the class and 0 elsewhere. Numbers are divided into four classes.
 
     Parameters
@@ -136,7 +136,7 @@ def indicators(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
     [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
     """
     values = _plain_numbers(column)
-    codes = _codes(values)
+    codes = _value_ranks(values)
     if _is_continuous(values, n_sets):
         codes = np.asarray(
             (4 * (values.rank(method="average") - 0.5) / len(values)).fillna(-1) // 1, np.int64
@@ -174,7 +174,7 @@ def _order_by_numbers(
     return np.concatenate([_order_by_numbers(part, values[1:], block, rng) for part in runs])
 
 
-def _codes(column: pd.Series) -> Integers:
+def _value_ranks(column: pd.Series) -> Integers:
     """Return the rank of each value, from 1, as an integer; equal values have equal ranks, missing values have 0."""
     values = column if pd.api.types.is_numeric_dtype(column) else column.astype(str).where(column.notna())
     return np.asarray(values.rank(method="dense").fillna(0), dtype=np.int64)

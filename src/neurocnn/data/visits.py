@@ -57,7 +57,9 @@ def _one_visit(sessions: pd.DataFrame, choose: Callable[..., tuple[int, int]]) -
     frame = sessions.reset_index(drop=True)
     found: dict[str, tuple[int, int]] = {}
     seen: dict[tuple[str, int], str] = {}
-    for row, (person, session) in enumerate(zip(persons(frame), frame["session_id"].tolist(), strict=True)):
+    for row, (person, session) in enumerate(
+        zip(person_names(frame), frame["session_id"].tolist(), strict=True)
+    ):
         number = re.search(r"\d+", session)
         month = int(number.group()) if number else -1
         other = seen.setdefault((person, month), session)
@@ -82,6 +84,6 @@ def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
             )
 
 
-def persons(frame: pd.DataFrame) -> list[str]:
+def person_names(frame: pd.DataFrame) -> list[str]:
     """Return the participant of each row as text, with the cohort if every row has a cohort."""
     return ["/".join(row) for row in frame[person_columns(frame)].itertuples(index=False, name=None)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocnn.engine.outputs import final_output
-from neurocnn.engine.runtime import evaluating
+from neurocnn.engine.runtime import evaluation_mode
 from neurocnn.engine.task import Task
 from neurocnn.errors import MissingExtraError, ModelError
 from neurocnn.errors.arguments import check_choice, check_integer
@@ -93,7 +93,7 @@ class Attribution:
         def forward(batch: Tensor) -> Tensor:
             return output(model, batch)
 
-        with evaluating(model), torch.enable_grad():
+        with evaluation_mode(model), torch.enable_grad():
             if self.method == "gradient":
                 found = captum.Saliency(forward).attribute(images, abs=False)
             elif self.method == "integrated_gradients":

@@ -65,10 +65,10 @@ def _proportion_interval(hit: Array, people: Array, z: float) -> Interval:
     if len(hit) == 0:
         return 0.0, 0.0, 1.0
     value = float(hit.mean())
-    return value, *wilson(value, effective_size(hit, people), z)
+    return value, *wilson_limits(value, effective_size(hit, people), z)
 
 
-def wilson(share: float, size: float, z: float) -> tuple[float, float]:
+def wilson_limits(share: float, size: float, z: float) -> tuple[float, float]:
     """Return Wilson's limits of a proportion in `size` independent samples.
 
     Examples
@@ -120,7 +120,7 @@ def _area_interval(scores: Array, positive: Array, people: Array, z: float) -> I
         return area, area, area
     if area in (0.0, 1.0):
         sizes = [effective_size(np.ones(int(rows.sum())), people[rows]) for rows in (positive, ~positive)]
-        return area, *wilson(area, min(sizes), z)
+        return area, *wilson_limits(area, min(sizes), z)
     deviation = math.sqrt(_area_variance(scores, positive, people, area)) / (area * (1 - area))
     centre = math.log(area / (1 - area))
     lower, upper = (1 / (1 + math.exp(-(centre + sign * z * deviation))) for sign in (-1, 1))

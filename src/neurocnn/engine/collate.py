@@ -35,7 +35,7 @@ def collate(items: Sequence[Item], image: Tensor | None = None) -> Batch:
     """
     first = items[0]
     if not isinstance(first, Mapping) or any(name not in first for name in _REQUIRED):
-        raise SettingError(_missing_entries(first))
+        raise SettingError(_missing_entries_message(first))
     try:
         same = sum(map(len, items)) == len(first) * len(items)
         columns = {name: [item[name] for item in items] for name in first} if same else {}
@@ -77,7 +77,7 @@ def _align_columns(items: Sequence[Any]) -> dict[str, list[Any]]:
     names: dict[str, None] = {}
     for item in items:
         if not isinstance(item, Mapping) or any(name not in item for name in _REQUIRED):
-            raise SettingError(_missing_entries(item))
+            raise SettingError(_missing_entries_message(item))
         names |= dict.fromkeys(item)
     for item in items:
         missing = [name for name in names if name not in item and name != "label"]
@@ -90,7 +90,7 @@ def _align_columns(items: Sequence[Any]) -> dict[str, list[Any]]:
     return {name: [item.get(name) for item in items] for name in names}
 
 
-def _missing_entries(item: object) -> str:
+def _missing_entries_message(item: object) -> str:
     found = list(item) if isinstance(item, Mapping) else []
     return (
         f"the dataset's samples lack {', '.join(name for name in _REQUIRED if name not in found)}; found "

@@ -9,7 +9,7 @@ from neurocnn.engine.batch import Dataset, Network, sessions_of
 from neurocnn.engine.evaluation import task_measure
 from neurocnn.engine.inference import Computation, network_tables
 from neurocnn.engine.inputs import check_classes, check_disjoint, image_targets
-from neurocnn.engine.non_finite import log_outputs, pop_non_finite, scores_or_nan
+from neurocnn.engine.non_finite import log_non_finite_outputs, pop_non_finite, scores_or_nan
 from neurocnn.engine.run import Run
 from neurocnn.engine.settings import scored_sets
 from neurocnn.engine.task import Task
@@ -65,7 +65,7 @@ def _network_scores(run: Run, sets: Mapping[str, Dataset]) -> dict[str, float]:
     wrong: dict[str, pd.DataFrame] = {name: pop_non_finite(table) for name, table in tables.items()}
     for name, rows in wrong.items():
         if len(rows) and run.ranks.rank == 0:
-            log_outputs(run.where(), rows, name)
+            log_non_finite_outputs(run.where(), rows, name)
     if not run.history:
         known = [tables.get(name, sessions_of(dataset)) for name, dataset in sets.items()]
         check_disjoint([table for table in known if table is not None])

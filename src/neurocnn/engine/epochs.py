@@ -23,7 +23,7 @@ class TrainingBatches:
 
     Attributes
     ----------
-    source
+    loader
         Loader of the batches, in the order that `begin_epoch` sets.
     """
 
@@ -43,7 +43,7 @@ class TrainingBatches:
         self._weights: list[float] | None = None
         if trainer.sampler == "weighted":
             self._weights = balancing_weights(unit_classes(task, dataset, len(self._batches.order)))
-        self.source = computation.loading.source(
+        self.loader = computation.loading.loader(
             self._seeded, self._batches, seed=trainer.seed, persistent=True
         )
 

@@ -26,7 +26,7 @@ from neurocnn.engine.non_finite import FINITE, finite_rows
 from neurocnn.engine.outputs import Columns
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.rows import Identities, concatenate, join_ranks
-from neurocnn.engine.runtime import current_device, evaluating, floating_type, memory_format, to_model_format
+from neurocnn.engine.runtime import evaluation_mode, floating_type, memory_format, to_model_format, use_device
 from neurocnn.engine.sampling import Batches, RankBatches
 from neurocnn.engine.workers import catch_worker_death
 from neurocnn.errors import ModelError, SettingError
@@ -92,9 +92,9 @@ def network_tables(
         Seed of the random numbers that the dataset draws even without augmentation; None to keep the random states.
     """
     ranks = computation.ranks
-    source = computation.loading.source(*evaluation_pass(dataset, list(networks), computation), seed=seed)
+    source = computation.loading.loader(*evaluation_pass(dataset, list(networks), computation), seed=seed)
     with ExitStack() as stack:
-        stack.enter_context(current_device(computation.device))
+        stack.enter_context(use_device(computation.device))
         passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
         if len(passes) == 1:
             # For a single network, the random state is set once. For several networks, it is set before each batch.
@@ -139,7 +139,7 @@ class _Pass:
         self.device, self.measure = computation.device, measure
         self.layout, self.dtype = memory_format(model), floating_type(model)
         self.model = model.to(self.device)
-        stack.enter_context(evaluating(self.model))
+        stack.enter_context(evaluation_mode(self.model))
         # An evaluation has its own random state, so that random numbers drawn by a network do not change the training.
         self.random = RandomState(computation.seed, self.device)
         self.identities = Identities()

@@ -88,13 +88,15 @@ def confidence_intervals(
     n_classes = _count_classes(metrics, numbers)
     found = _analytic_limits(numbers, people, n_classes, values, level)
     if not check_flag("resample_own", resample_own, where=where):
-        score = _standard_score(numbers, n_classes)
+        score = _built_in_scores(numbers, n_classes)
         standard = score(numbers)
         same = {name for name in standard if math.isclose(values.get(name, math.nan), standard[name])}
         found |= dict.fromkeys(set(values) - set(found) - same, (math.nan, math.nan))
     if len(found) < len(values):
         by_class = n_classes > 0 and "true_label" in numbers
-        strata = _strata(numbers["true_label"].to_numpy() if by_class else np.zeros(len(numbers)), people)
+        strata = _rows_by_stratum(
+            numbers["true_label"].to_numpy() if by_class else np.zeros(len(numbers)), people
+        )
         if set(values) - set(found) == {"loss"} and math.isclose(values["loss"], numbers["loss"].mean()):
             # All other metrics have formulas. Computing them in the bootstrap would take most of the time of an
             # evaluation.
@@ -123,7 +125,7 @@ def _analytic_limits(
     }
 
 
-def _standard_score(numbers: pd.DataFrame, n_classes: int) -> Callable[[pd.DataFrame], Mapping[str, float]]:
+def _built_in_scores(numbers: pd.DataFrame, n_classes: int) -> Callable[[pd.DataFrame], Mapping[str, float]]:
     """Return a function for the built-in metrics whose limits have no formula: the loss, or those of a regression."""
     if not n_classes and {"true_label", "predicted_label"} <= set(numbers):
         return regression_metrics
@@ -172,7 +174,7 @@ def _count_classes(metrics: object, numbers: pd.DataFrame) -> int:
     return max(2, int(labels.max()) + 1)
 
 
-def _strata(labels: np.ndarray, people: np.ndarray) -> list[list[np.ndarray]]:
+def _rows_by_stratum(labels: np.ndarray, people: np.ndarray) -> list[list[np.ndarray]]:
     """Return the rows of each participant, by stratum: one per class, and one for participants of several classes."""
     strata: dict[float | None, list[np.ndarray]] = {}
     for person in range(people.max() + 1):

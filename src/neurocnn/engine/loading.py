@@ -91,7 +91,7 @@ class Loading:
         while self._streams:
             self._streams.popitem()[1].close()
 
-    def source(
+    def loader(
         self,
         dataset: Dataset,
         batches: Iterable[Sequence[Index]],
@@ -110,7 +110,7 @@ class Loading:
             n_threads = self.n_threads if _is_large(dataset) else 0
             if n_threads not in self._streams:
                 self._streams[n_threads] = _Stream(n_threads, self.pinned)
-            return _FilledSource(self._streams[n_threads], dataset, batches)
+            return _FilledLoader(self._streams[n_threads], dataset, batches)
         return loader(
             dataset,
             batches,
@@ -127,7 +127,7 @@ class Loading:
             stream.expected = deque(filling)
 
 
-class _FilledSource:
+class _FilledLoader:
     """Iterable over the batches of a `FillingDataset`."""
 
     def __init__(

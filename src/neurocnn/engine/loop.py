@@ -30,7 +30,7 @@ from neurocnn.engine.needs import log_needs, needs_of
 from neurocnn.engine.network_files import NetworkFiles
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.run import Row, Run
-from neurocnn.engine.runtime import current_device, determinism, find_device
+from neurocnn.engine.runtime import find_device, use_deterministic_algorithms, use_device
 from neurocnn.engine.settings import TrainingSettings, scored_sets
 from neurocnn.engine.task import Task
 from neurocnn.engine.training import Callback, Training, TrainingState
@@ -83,7 +83,7 @@ class Loop:
             check_initialized(model)
         with ExitStack() as stack:
             stack.enter_context(exclusive("the training"))
-            stack.enter_context(current_device(self.device))
+            stack.enter_context(use_device(self.device))
             if self.ranks.world > 1:
                 # torch warns if strides differ. For one input channel, different strides describe the same layout.
                 stack.enter_context(warnings.catch_warnings())
@@ -113,7 +113,7 @@ class Loop:
     def train_runs(self, runs: list[Run], stack: ExitStack) -> None:
         """Train epoch by epoch until each network has stopped."""
         trainer = self.trainer
-        stack.enter_context(determinism(trainer.deterministic))
+        stack.enter_context(use_deterministic_algorithms(trainer.deterministic))
         stack.enter_context(translate_errors(self.device, trainer.batch_size, trainer.accumulation_steps))
         stack.enter_context(self.interruption.catch_signals())
         self.progress = stack.enter_context(
@@ -132,7 +132,7 @@ class Loop:
         parts, start = [run.part for run in runs], min(run.updates for run in runs)
         plan = self.batches.begin_epoch(epoch, start, parts, runs[0].join_last)
         self.progress.set_position(epoch, start, plan.n_updates)
-        with catch_worker_death(self.batches.source) as source:
+        with catch_worker_death(self.batches.loader) as source:
             for update in range(plan.start, plan.n_updates + 1):
                 ready = [run for run in runs if run.updates == update]
                 ended = update == plan.n_updates

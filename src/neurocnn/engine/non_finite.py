@@ -65,7 +65,7 @@ def check_outputs(table: pd.DataFrame, model: object) -> pd.DataFrame:
     return table
 
 
-def log_outputs(where: str, rows: pd.DataFrame, name: str) -> None:
+def log_non_finite_outputs(where: str, rows: pd.DataFrame, name: str) -> None:
     """Log a warning about outputs that are not finite. `where` is the network and epoch, `name` the name of the set."""
     LOGGER.warning(
         "%s: the output is NaN or infinite for %s of the %s set; the metrics of this evaluation are NaN, so that "

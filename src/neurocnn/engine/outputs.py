@@ -45,7 +45,7 @@ def cross_entropy(
     return losses if weights is None else losses * losses.new_tensor(weights)[target]
 
 
-def class_rows(output: object, target: Tensor | None) -> Columns:
+def class_columns(output: object, target: Tensor | None) -> Columns:
     """Return ``true_label``, ``predicted_label`` and the probabilities ``proba0``, ``proba1``, … of each sample."""
     logits = final_output(output)
     if logits.dim() != 2:
@@ -78,7 +78,7 @@ def squared_error(output: object, target: Tensor) -> Tensor:
     return F.mse_loss(values, target.to(values.dtype), reduction="none")
 
 
-def number_rows(output: object, target: Tensor | None) -> Columns:
+def number_columns(output: object, target: Tensor | None) -> Columns:
     """Return ``true_label`` and ``predicted_label`` of each sample."""
     predicted = _predicted_numbers(output).detach().cpu().double().numpy()
     true = _missing_labels(len(predicted)) if target is None else _shortest_decimals(target)
@@ -112,7 +112,7 @@ def voxel_error(output: object, target: Tensor) -> Tensor:
     return F.mse_loss(image, target.to(image.dtype), reduction="none").flatten(1).mean(1)
 
 
-def reconstruction_rows(output: object, target: Tensor | None) -> Columns:
+def reconstruction_columns(output: object, target: Tensor | None) -> Columns:
     """Return ``mse``, ``mae``, ``psnr`` and ``ssim`` of each sample."""
     if target is None:
         raise SettingError("target=None; expected the input images, as the target of a reconstruction")

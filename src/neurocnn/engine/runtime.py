@@ -64,7 +64,7 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def current_device(device: torch.device) -> AbstractContextManager[Any]:
+def use_device(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context in which `device` is torch's current device, if it is a GPU."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
@@ -101,7 +101,7 @@ def floating_type(model: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def determinism(wanted: bool) -> Iterator[None]:
+def use_deterministic_algorithms(wanted: bool) -> Iterator[None]:
     """Use only deterministic algorithms of torch during the block, if `wanted`.
 
     For an operation without a deterministic algorithm, torch raises an error that names it.
@@ -126,7 +126,7 @@ def determinism(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Set evaluation mode during the block, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

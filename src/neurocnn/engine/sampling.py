@@ -112,15 +112,15 @@ class Batches:
     world: int = 1
     join_last: bool = False
 
-    def _sizes(self) -> list[int]:
+    def _batch_sizes(self) -> list[int]:
         return batch_sizes(len(self.order), self.batch_size, join_last=self.join_last)
 
     def __len__(self) -> int:
-        return max(0, len(self._sizes()) - self.first)
+        return max(0, len(self._batch_sizes()) - self.first)
 
     def __iter__(self) -> Iterator[list[Index]]:
         start = 0
-        for number, size in enumerate(self._sizes()):
+        for number, size in enumerate(self._batch_sizes()):
             units = self.order[start : start + size]
             start += size
             if number >= self.first:
@@ -180,14 +180,14 @@ class Plan:
     join_last: bool = False
 
     @property
-    def _sizes(self) -> list[int]:
+    def _batch_sizes(self) -> list[int]:
         return batch_sizes(self.n_units, self.batch_size, join_last=self.join_last)
 
     @property
     def n_updates(self) -> int:
         """Number of updates per epoch. The last update may have fewer batches."""
-        return -(-len(self._sizes) // self.steps)
+        return -(-len(self._batch_sizes) // self.steps)
 
     def window(self, update: int) -> list[int]:
         """Return the number of units in each batch of an update."""
-        return self._sizes[update * self.steps : (update + 1) * self.steps]
+        return self._batch_sizes[update * self.steps : (update + 1) * self.steps]

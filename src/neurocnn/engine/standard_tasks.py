@@ -73,7 +73,7 @@ def classification(
         label=label,
         target=partial(class_indices, codes=codes, label=label),
         loss=partial(outputs.cross_entropy, n_classes=len(names), weights=weights),
-        rows=outputs.class_rows,
+        rows=outputs.class_columns,
         metrics=partial(classification_metrics, n_classes=len(names)),
         selection=selection,
         n_outputs=len(names),
@@ -82,7 +82,7 @@ def classification(
             "label": label,
             "classes": plain(listed),
             "class_weights": None if weights is None else list(weights),
-            **_unusual_selection(selection, ("loss", "balanced_accuracy")),
+            **_selection_if_changed(selection, ("loss", "balanced_accuracy")),
         },
     )
 
@@ -126,11 +126,16 @@ def regression(
         target=partial(label_numbers, label=label),
         prediction=partial(outputs.rescale, mean=mean, scale=scale),
         loss=outputs.squared_error,
-        rows=outputs.number_rows,
+        rows=outputs.number_columns,
         metrics=regression_metrics,
         selection=selection,
         n_outputs=1,
-        arguments={"label": label, "mean": mean, "scale": scale, **_unusual_selection(selection, ("loss",))},
+        arguments={
+            "label": label,
+            "mean": mean,
+            "scale": scale,
+            **_selection_if_changed(selection, ("loss",)),
+        },
     )
 
 
@@ -172,13 +177,13 @@ def reconstruction(
         label=None,
         target=_image_target,
         loss=outputs.voxel_error,
-        rows=outputs.reconstruction_rows,
+        rows=outputs.reconstruction_columns,
         metrics=reconstruction_metrics,
         selection=selection,
         arguments={
             "output": output,
             "bottleneck": bottleneck,
-            **_unusual_selection(selection, ("loss",)),
+            **_selection_if_changed(selection, ("loss",)),
         },
         target_from="image",
         reconstructs=True,
@@ -198,7 +203,7 @@ def _check_selection(selection: object, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _unusual_selection(selection: Sequence[str], usual: tuple[str, ...]) -> dict[str, list[str]]:
+def _selection_if_changed(selection: Sequence[str], usual: tuple[str, ...]) -> dict[str, list[str]]:
     """Return `selection` as a recorded argument, or nothing if it is the default, which older records lack."""
     return {} if tuple(selection) == usual else {"selection": list(selection)}
 

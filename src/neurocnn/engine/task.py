@@ -31,7 +31,7 @@ from neurocnn.storage.display import html_view, limit_length
 Vote = Literal["soft_vote", "average"]
 
 
-def _output_itself(output: Any) -> Any:
+def _identity(output: Any) -> Any:
     return output
 
 
@@ -108,7 +108,7 @@ class Task:
     target_from: Literal["label", "image"] = "label"
     reconstructs: bool = False
     vote: Vote | Literal["auto"] | None = "auto"
-    prediction: Callable[[Any], Any] = _output_itself
+    prediction: Callable[[Any], Any] = _identity
 
     def __post_init__(self) -> None:
         check_text("name", self.name, where="Task")

@@ -181,7 +181,9 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
         batches = iter(source)
         yield batches
     except BaseException as error:
-        ended = _ended_workers(batches) if isinstance(error, RuntimeError | OSError | EOFError) else set()
+        ended = (
+            _find_ended_workers(batches) if isinstance(error, RuntimeError | OSError | EOFError) else set()
+        )
         # Without a shutdown, torch would raise the same error again whenever another process ends.
         with suppress(RuntimeError):
             getattr(batches, "_shutdown_workers", int)()
@@ -198,7 +200,7 @@ def catch_worker_death(source: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
         raise
 
 
-def _ended_workers(batches: Any) -> set[int]:
+def _find_ended_workers(batches: Any) -> set[int]:
     workers = getattr(batches, "_workers", ())
     for worker in workers:
         # The connection of a worker closes shortly before its process ends, so the end is awaited. Meanwhile torch's

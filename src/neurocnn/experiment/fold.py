@@ -106,12 +106,12 @@ class FoldRun:
             with self._hold(None) as lock:
                 # Another process may have finished the fold and removed the lock since the first check.
                 if not self._broadcast(self.is_done):
-                    self._write_people(lock, claimed)
+                    self._write_participants(lock, claimed)
                     self._write_tables(self._train_one())
         else:
             with self._hold(None, wait=True) as lock:
                 if not self._broadcast(self.is_done):
-                    self._write_people(lock, claimed)
+                    self._write_participants(lock, claimed)
             self._train_several(networks)
             with self._hold(None, wait=True) as lock:
                 if lock is not None and not self.is_done:
@@ -122,7 +122,7 @@ class FoldRun:
                     )
         self._remove_checkpoints()
 
-    def _write_people(self, lock: BaseFileLock | None, claimed: bool) -> None:
+    def _write_participants(self, lock: BaseFileLock | None, claimed: bool) -> None:
         """On rank 0, which holds the lock, write the tables of seen participants and of fingerprints."""
         if lock is None:
             return

@@ -103,7 +103,7 @@ def checkpoint(source: Path, split: int, network: int | None, selection: str) ->
             f"{source}: expected fold-{split} (neurocnn, ClinicaDL 0.2.1) or split-{split} (ClinicaDL 1.x); a "
             "transfer uses split k of the source for split k"
         )
-    if _is_ours(source) and fold.state.exists():
+    if _is_neurocnn_folder(source) and fold.state.exists():
         raise SettingError(
             f"{fold.path}: this split is not fully trained; finish its run before the transfer"
         )
@@ -111,7 +111,7 @@ def checkpoint(source: Path, split: int, network: int | None, selection: str) ->
     if several and network is None:
         raise SettingError(f"{source}: one network per part; expected a single one, or use multi=True")
     network = network if several else None
-    return _selected(fold.model(selection, network), fold.model("best_loss", network), "best_*")
+    return _choose_model(fold.model(selection, network), fold.model("best_loss", network), "best_*")
 
 
 def _checkpoint_in_maps(folder: Path, network: int | None, selection: str) -> Path:
@@ -122,10 +122,10 @@ def _checkpoint_in_maps(folder: Path, network: int | None, selection: str) -> Pa
     names = _ABBREVIATIONS.get(selection, (selection.replace("best_", "best-", 1),))
     wanted = [folder / candidate / name for candidate in names]
     chosen = next((path for path in wanted if is_file(path)), wanted[0])
-    return _selected(chosen, folder / "best-loss" / name, "best-*")
+    return _choose_model(chosen, folder / "best-loss" / name, "best-*")
 
 
-def _selected(wanted: Path, by_loss: Path, pattern: str) -> Path:
+def _choose_model(wanted: Path, by_loss: Path, pattern: str) -> Path:
     """Return `wanted` if it exists, else `by_loss` if it is the only model, as for autoencoders and regressions."""
     if is_file(wanted):
         return wanted
@@ -143,7 +143,7 @@ def source_participants(source: Source, split: int) -> pd.DataFrame:
 
     If the source did not record its participants, the table says that they are unknown, and a warning is shown.
     """
-    if isinstance(source, Path) and _is_ours(source):
+    if isinstance(source, Path) and _is_neurocnn_folder(source):
         if not is_file(Fold(source, split, "").seen):
             raise NotFoundError(
                 f"{source}: split {split} has not been run; a transfer uses split k of the source for split k; run the "
@@ -159,6 +159,6 @@ def source_participants(source: Source, split: int) -> pd.DataFrame:
     return leakage.unknown_source()
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_neurocnn_folder(folder: Path) -> bool:
     path = folder / COMMANDLINE
     return is_file(path) and "neurocnn" in read_settings(path)

@@ -35,7 +35,7 @@ def neurocnn_architectures() -> Mapping[str, Builder]:
 
 def conv3_fc1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.5) -> CNN:
     """Return the network of the hippocampus lab: 8-16-32 channels, LeakyReLU, one fully-connected layer."""
-    convolutions = _blocks(input_shape, CHANNELS[:3], padding=1, activation=nn.LeakyReLU)
+    convolutions = _convolution_blocks(input_shape, CHANNELS[:3], padding=1, activation=nn.LeakyReLU)
     fc = nn.Sequential(
         nn.Flatten(), nn.Dropout(dropout), nn.Linear(_n_features(convolutions, input_shape), n_outputs)
     )
@@ -53,8 +53,8 @@ def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
             f"Conv4_FC3: images of {tuple(input_shape[1:])} voxels; expected at least {minimum} voxels on each axis; "
             "use larger parts, or a network with padding, such as Conv5_FC3"
         )
-    convolutions = _blocks(input_shape, channels, padding=0)
-    fc = _fc(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout)
+    convolutions = _convolution_blocks(input_shape, channels, padding=0)
+    fc = _fully_connected_part(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout)
     # The published network has a dropout between its first two layers.
     fc.insert(4, nn.Dropout(dropout))
     return CNN(convolutions, fc)
@@ -62,17 +62,23 @@ def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
 
 def conv4_fc3_v1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
     """Return Conv4_FC3 of ClinicaDL 1.x: the convolutions of Conv5_FC3, then 50 and 40 hidden values."""
-    convolutions = _blocks(input_shape, CHANNELS, padding=1)
-    return CNN(convolutions, _fc(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout))
+    convolutions = _convolution_blocks(input_shape, CHANNELS, padding=1)
+    return CNN(
+        convolutions,
+        _fully_connected_part(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout),
+    )
 
 
 def conv5_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
     """Return the network for complete images: 8-16-32-64-128 channels, then 1300 and 50 hidden values."""
-    convolutions = _blocks(input_shape, CHANNELS, padding=1)
-    return CNN(convolutions, _fc(_n_features(convolutions, input_shape), (1300, 50), n_outputs, dropout))
+    convolutions = _convolution_blocks(input_shape, CHANNELS, padding=1)
+    return CNN(
+        convolutions,
+        _fully_connected_part(_n_features(convolutions, input_shape), (1300, 50), n_outputs, dropout),
+    )
 
 
-def _blocks(
+def _convolution_blocks(
     input_shape: Sequence[int], channels: Sequence[int], padding: int, activation: type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
     kinds: Any = (nn.Conv3d, nn.BatchNorm3d, PadMaxPool3d)
@@ -85,7 +91,7 @@ def _blocks(
     return nn.Sequential(*layers)
 
 
-def _fc(n: int, hidden: tuple[int, int], n_outputs: int, dropout: float) -> nn.Sequential:
+def _fully_connected_part(n: int, hidden: tuple[int, int], n_outputs: int, dropout: float) -> nn.Sequential:
     first = [nn.Flatten(), nn.Dropout(dropout), nn.Linear(n, hidden[0]), nn.ReLU()]
     return nn.Sequential(*first, nn.Linear(*hidden), nn.ReLU(), nn.Linear(hidden[1], n_outputs))
 

@@ -120,14 +120,14 @@ def _check_reversible(path: str, layer: nn.Module) -> None:
     elif inner:
         reason = f"expected a plain layer without skip connections; it contains {', '.join(inner[:4])}"
     if reason:
-        raise _error(path, layer, reason)
+        raise _layer_error(path, layer, reason)
 
 
 def _changes_shape(layer: nn.Module) -> bool:
     return isinstance(layer, nn.modules.conv._ConvNd | nn.Linear | FlattenOrUnflatten | PadPool | MaxPool)
 
 
-def _error(path: str, layer: nn.Module, reason: str) -> ModelError:
+def _layer_error(path: str, layer: nn.Module, reason: str) -> ModelError:
     return ModelError(f"{path} ({type(layer).__name__}): no autoencoder can be derived: {reason}")
 
 
@@ -211,9 +211,9 @@ def _check_keeps_size(path: str, layer: nn.Module, shape: Shape) -> None:
             found = tuple(dry_run(layer, size).shape[1:])
         except Exception as error:
             reason = f"the layer does not accept feature maps of {size[0]} channels and any size ({error})"
-            raise _error(path, layer, reason) from error
+            raise _layer_error(path, layer, reason) from error
         if found != size:
-            raise _error(
+            raise _layer_error(
                 path,
                 layer,
                 f"the layer changes the shape {size} to {found} and has no transposed version",

@@ -243,7 +243,7 @@ class _Scatter(torch.autograd.Function):
     def forward(
         values: Tensor, indices: Tensor, size: Ints, first: Mask, second: Mask, third: Mask
     ) -> Tensor:
-        values = _drop(values, (first, second, third))
+        values = _zero_masked(values, (first, second, third))
         flatten, axis = flattening(indices)
         rows, positions = flatten(values), flatten(indices)
         # vmap does not support in-place scatter.
@@ -265,7 +265,7 @@ class _Scatter(torch.autograd.Function):
         flatten, axis = flattening(indices)
         gathered = flatten(gradients[0]).gather(axis, flatten(indices))
         values = unflatten(gathered, axis, indices.shape[2:])
-        return _drop(values, pad_won), None, None, None, None, None
+        return _zero_masked(values, pad_won), None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
@@ -286,7 +286,7 @@ def _by_axis(pads: Sequence[int], pad_won: Sequence[Tensor]) -> list[Mask]:
     return [next(masks, None) if pad else None for pad in (*pads, 0)[:3]]
 
 
-def _drop(values: Tensor, masks: Sequence[Mask]) -> Tensor:
+def _zero_masked(values: Tensor, masks: Sequence[Mask]) -> Tensor:
     """Return `values` with zeros where the mask of an axis is True; a mask covers the first index of its axis."""
     for axis, mask in enumerate(masks, 2):
         if mask is not None:

@@ -75,7 +75,11 @@ def _has(names: Iterable[str], prefix: str) -> bool:
 
 
 def _check_equal_parameters(given: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
-    kinds = {name: (_kind(given[name]), _kind(wanted[name])) for name in wanted if name in given}
+    kinds = {
+        name: (_describe_tensor(given[name]), _describe_tensor(wanted[name]))
+        for name in wanted
+        if name in given
+    }
     found = {
         "missing in the source": [name for name in wanted if name not in given],
         "unexpected": [name for name in given if name not in wanted],
@@ -93,7 +97,7 @@ def _check_equal_parameters(given: Mapping[str, Any], wanted: Mapping[str, Tenso
         )
 
 
-def _kind(value: object) -> str:
+def _describe_tensor(value: object) -> str:
     """Return the shape of a tensor as text, with its data type unless it is floating point."""
     if not isinstance(value, Tensor):
         return type(value).__name__

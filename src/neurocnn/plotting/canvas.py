@@ -45,11 +45,11 @@ def new_figure(width: float, height: float) -> "Figure":
     layout = layouts.ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.07)
     figure: Figure = figures.Figure(figsize=(width, height), dpi=100, layout=layout)
     # A notebook displays an object with this method, even if pyplot was never imported.
-    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    figure._repr_png_ = partial(_as_png, figure)  # type: ignore[attr-defined]
     return figure
 
 
-def _png(figure: "Figure") -> bytes:
+def _as_png(figure: "Figure") -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

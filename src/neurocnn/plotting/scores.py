@@ -130,13 +130,13 @@ def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.D
 def count(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the confusion matrix summed over splits: one row per true class, one column per predicted class."""
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    for table in _counted(tables).values():
+    for table in _tables_to_count(tables).values():
         pairs = table["true_label"].to_numpy(int), table["predicted_label"].to_numpy(int)
         np.add.at(counts, pairs, 1)
     return counts
 
 
-def _counted(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
+def _tables_to_count(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.DataFrame]:
     """Return the tables that count each image once: the ensemble's table if it exists, else those of all splits."""
     return {ENSEMBLE: tables[ENSEMBLE]} if ENSEMBLE in tables else tables
 
@@ -164,7 +164,7 @@ def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Se
     canvas.set_style(axes, grid=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    sums = f"\nsum of {len(tables)} splits" if len(_counted(tables)) > 1 else ""
+    sums = f"\nsum of {len(tables)} splits" if len(_tables_to_count(tables)) > 1 else ""
     canvas.set_labels(axes, "Confusion matrix", f"Predicted class{sums}", "True class")
 
 

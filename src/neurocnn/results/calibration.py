@@ -48,7 +48,7 @@ def labelled_tables(
     return tables
 
 
-def with_ensemble(
+def add_ensemble(
     folder: ResultFolder, tables: dict[int, pd.DataFrame], dataset: str
 ) -> dict[Any, pd.DataFrame]:
     """Return `tables` and, for a data set that was passed to `predict`, the table of the ensemble."""
@@ -246,15 +246,15 @@ def operating_point(
     }
     limits: dict[Any, float] = {**thresholds, ENSEMBLE: float(np.mean([thresholds[split] for split in raw]))}
     rows = {
-        split: _score_at(folder.task, table, limits[split])
-        for split, table in with_ensemble(folder, raw, dataset).items()
+        split: _scores_at_threshold(folder.task, table, limits[split])
+        for split, table in add_ensemble(folder, raw, dataset).items()
     }
     point = OperatingPoint(rule, thresholds)
     changed = dataclasses.replace(vote, operating_points={**vote.operating_points, selection: point})
     return changed, pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
 
 
-def _score_at(task: engine.Task, table: pd.DataFrame, threshold: float) -> dict[str, float]:
+def _scores_at_threshold(task: engine.Task, table: pd.DataFrame, threshold: float) -> dict[str, float]:
     decided = table.assign(predicted_label=(table["proba1"] >= threshold).astype(int))
     row = metrics_row(task, drop_names(decided), intervals=True).iloc[0]
     return {"threshold": threshold} | {str(name): float(value) for name, value in row.items()}

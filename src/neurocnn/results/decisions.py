@@ -245,4 +245,4 @@ class Decisions(ResultTables):
         n_bins = check_integer("n_bins", n_bins, minimum=1, where=where)
         check_text("dataset", dataset, where=where)
         tables = calibration.labelled_tables(folder, folder.check_selection(selection), dataset, where)
-        return calibration.with_ensemble(folder, tables, dataset), len(folder.task.classes or ()), n_bins
+        return calibration.add_ensemble(folder, tables, dataset), len(folder.task.classes or ()), n_bins

@@ -67,7 +67,7 @@ def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Table
         return None, None
     paths = _paths(folder, selection, dataset)
     if not is_file(paths[0]):
-        return _compute(folder, selection, dataset)
+        return _compute_ensemble(folder, selection, dataset)
     return read_predicted(paths[0]), read_row(paths[1]) if is_file(paths[1]) else None
 
 
@@ -94,7 +94,7 @@ def _paths(folder: ResultFolder, selection: str, dataset: str) -> list[Path]:
     return [folder.ensemble(selection, dataset, content) for content in ("prediction", "metrics")]
 
 
-def _compute(folder: ResultFolder, selection: str, dataset: str) -> Tables:
+def _compute_ensemble(folder: ResultFolder, selection: str, dataset: str) -> Tables:
     tables = read_image_level(folder, selection, dataset)
     if not tables:
         return None, None
@@ -114,7 +114,7 @@ def write_ensembles(folder: ResultFolder, dataset: str, lock: BaseFileLock) -> N
     for selection in folder.selections if folder.task.vote is not None else ():
         paths = _paths(folder, selection, dataset)
         storage.remove_leftovers(lock, *paths)
-        for path, table in zip(paths, _compute(folder, selection, dataset), strict=True):
+        for path, table in zip(paths, _compute_ensemble(folder, selection, dataset), strict=True):
             if table is None:
                 path.unlink(missing_ok=True)
             else:

@@ -13,17 +13,17 @@ from torch import nn as torch_nn
 
 from neurocnn import data, engine
 from neurocnn.data.parts import LocatedParts, Place
-from neurocnn.data.spatial import located, part_space, with_affine
+from neurocnn.data.spatial import part_space, set_space, with_affine
 from neurocnn.engine.attribution import Attribution, task_output
 from neurocnn.engine.collate import collate
 from neurocnn.engine.faults import translate_errors, translate_network_errors
 from neurocnn.engine.inputs import image_targets
 from neurocnn.engine.runtime import (
-    current_device,
     find_device,
     floating_type,
     memory_format,
     to_model_format,
+    use_device,
 )
 from neurocnn.errors import ImageError, SettingError
 from neurocnn.errors.arguments import argument_error, check_choice, check_number
@@ -111,7 +111,7 @@ class Explainer:
         index, dataset = check_target(experiment.task, target), experiment.new_dataset(caps, sessions)
         check_placeable(dataset, "explain")
         for row in range(len(dataset.sessions)):
-            who = _who(dataset.sessions, row)
+            who = _image_identity(dataset.sessions, row)
             if caps.known_affine(*who) is None:
                 raise ImageError(
                     f"explain: {' '.join(who[:2])}: the affine is unknown, because there is only a prepared tensor; "
@@ -128,7 +128,9 @@ class Explainer:
                 remedy="pass the sessions of controls, such as baseline=labels[labels['diagnosis'] == 'CN']",
             )  # fmt: skip
         checked = data.CapsDataset(caps, reference, dataset.parts, transform=None)
-        if checked.caps.shape(*_who(checked.sessions, 0)) != caps.shape(*_who(dataset.sessions, 0)):
+        if checked.caps.shape(*_image_identity(checked.sessions, 0)) != caps.shape(
+            *_image_identity(dataset.sessions, 0)
+        ):
             raise SettingError(
                 "explain: baseline: the shape of its images differs from that of the images of sessions; "
                 "expected equal shapes"
@@ -138,7 +140,7 @@ class Explainer:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of the images."""
-        return self.dataset.caps.shape(*_who(self.dataset.sessions, 0))
+        return self.dataset.caps.shape(*_image_identity(self.dataset.sessions, 0))
 
     @property
     def device(self) -> torch.device:
@@ -147,7 +149,7 @@ class Explainer:
 
     def affine(self, row: int) -> np.ndarray:
         """Return the affine of an image."""
-        return self.dataset.caps.affine(*_who(self.dataset.sessions, row))
+        return self.dataset.caps.affine(*_image_identity(self.dataset.sessions, row))
 
     def place(self, part: int) -> Place:
         """Return the box of a part."""
@@ -169,7 +171,7 @@ class Explainer:
     def errors(self) -> AbstractContextManager[Any]:
         """Return a context in which the device is the current one and its errors get a remedy."""
         stack = ExitStack()
-        stack.enter_context(current_device(self.device))
+        stack.enter_context(use_device(self.device))
         stack.enter_context(translate_errors(self.device, self.attribution.batch_size))
         return stack
 
@@ -202,11 +204,11 @@ class Explainer:
             return torch.full_like(like, self.baseline)
         part, transform = self.dataset.parts.extract(self.baseline, part_id), self.dataset.transform
         space = part_space(self.affine(0), self.place(part_id), tuple(part.shape))
-        with seeded("baseline", part_id), located(space):
+        with seeded("baseline", part_id), set_space(space):
             found = part if transform is None else with_affine(transform)(part)
         return torch.as_tensor(found, dtype=torch.float32).as_subclass(Tensor)
 
 
-def _who(sessions: pd.DataFrame, row: int) -> tuple[str, str, str | None]:
+def _image_identity(sessions: pd.DataFrame, row: int) -> tuple[str, str, str | None]:
     found = sessions.iloc[row]
     return found["participant_id"], found["session_id"], found.get(COHORT)

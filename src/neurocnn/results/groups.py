@@ -84,7 +84,7 @@ def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) ->
         return texts.astype(pd.CategoricalDtype([*order, "missing"], ordered=True))
     if not is_number:
         raise argument_error("bins", bins, "None, because the column is not numeric", where="by_group")
-    edges = _edges(values, bins)
+    edges = _bin_edges(values, bins)
     bands = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     outside = values.notna() & ((values < edges[0]) | (values > edges[-1]))
     if outside.any():
@@ -95,7 +95,7 @@ def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) ->
     return cut.cat.add_categories("missing").fillna("missing")
 
 
-def _edges(values: "pd.Series[Any]", bins: int | Sequence[float] | None) -> list[float]:
+def _bin_edges(values: "pd.Series[Any]", bins: int | Sequence[float] | None) -> list[float]:
     if bins is None or isinstance(bins, int):
         maximum = max(1, int(values.nunique()))
         n = 3 if bins is None else check_integer("bins", bins, minimum=1, maximum=maximum, where="by_group")

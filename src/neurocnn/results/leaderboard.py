@@ -71,7 +71,7 @@ def leaderboard(
     rows = []
     for table, own in zip(tables, settings, strict=True):
         row = {"folder": str(table.folder), **{name: own.get(name) for name in differing}}
-        rows.append(row | {"splits": len(table.splits)} | _means(table, level, selection, dataset))
+        rows.append(row | {"splits": len(table.splits)} | _mean_metrics(table, level, selection, dataset))
     frame = pd.DataFrame(rows)
     metrics = [str(name) for name in frame.columns[2 + len(differing) :]]
     if by is None:
@@ -132,7 +132,7 @@ def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _means(table: ResultTables, level: str, selection: str | None, dataset: str) -> dict[str, float]:
+def _mean_metrics(table: ResultTables, level: str, selection: str | None, dataset: str) -> dict[str, float]:
     """Return the mean of each metric over the splits; an empty dict if no split is finished."""
     if not table.splits:
         return {}

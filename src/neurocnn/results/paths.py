@@ -109,9 +109,9 @@ class Fold:
         """Return the path of the parts' validation balanced accuracies, as a table or as a map (``nii.gz``)."""
         return self.tables / selection / f"part_balanced_accuracy.{suffix}"
 
-    def explanations(self, selection: str, name: str, method: str) -> Path:
+    def explanations(self, selection: str, set_name: str, method: str) -> Path:
         """Return the folder of the maps that one method wrote for the set `set_name`."""
-        return self.tables / selection / "explanations" / name / method
+        return self.tables / selection / "explanations" / set_name / method
 
     def model(self, selection: str, network: int | None = None) -> Path:
         """Return the path of a selection's best model. `network` is its part_id; None if the fold has one network."""

@@ -135,9 +135,9 @@ def check_new_data(
         _check_same(folder, storage.read_table(path), dataset.sessions, targets, path)
 
 
-def _has_tables(folder: ResultFolder, fold: Fold, name: str) -> bool:
+def _has_tables(folder: ResultFolder, fold: Fold, dataset_name: str) -> bool:
     """Return whether a fold has tables of the data set `dataset_name`."""
-    return any(path.is_file() for path in _tables(folder, fold, name))
+    return any(path.is_file() for path in _tables(folder, fold, dataset_name))
 
 
 def _tables(folder: ResultFolder, fold: Fold, name: str) -> list[Path]:

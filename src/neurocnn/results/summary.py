@@ -30,8 +30,8 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
     for fold in done:
         own = history[history["split"] == fold.index]
         rows[fold.index] = {
-            "train participants": _participants(fold, "train"),
-            f"{dataset} participants": _participants(fold, dataset),
+            "train participants": _count_participants(fold, "train"),
+            f"{dataset} participants": _count_participants(fold, dataset),
             "epochs": int(own["epoch"].max()) + 1,
             "minutes": round(float(np.nanmax(own["time"].to_numpy(dtype=float))) / 60, 1),
         }
@@ -45,10 +45,10 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
         # At part level only the main metric is shown, because the parts of an image are not independent.
         for metric in metrics if level == folder.levels[-1] else metrics[:1]:
             texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
-            summary[f"{level} {metric}"] = [*texts, _spread(values[metric])]
+            summary[f"{level} {metric}"] = [*texts, _mean_and_std_text(values[metric])]
     if draws and not folder.reconstructs:
         level, main = folder.levels[-1], values[metrics]
-        for name, found in _intervals(folder, dataset, main, draws).items():
+        for name, found in _interval_rows(folder, dataset, main, draws).items():
             cells = {f"{level} {metric}": text for metric, text in found.items() if metric in metrics}
             if name == INTERVAL:
                 cells[f"{dataset} participants"] = found["participants"]
@@ -56,7 +56,7 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
     return summary.rename_axis("split")
 
 
-def _intervals(
+def _interval_rows(
     folder: ResultFolder, dataset: str, values: pd.DataFrame, draws: int
 ) -> dict[str, dict[str, object]]:
     """Return the bootstrap interval and the chance level of each metric, as strings."""
@@ -97,7 +97,9 @@ def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict
 
 def describe(root: object, folder: ResultFolder | None, settings: Settings) -> str:
     """Return the line that a console displays. `folder` is None if custom code is needed to read the folder."""
-    state = f"splits {[fold.index for fold in folder.done]} done" if folder else _code_needed(settings)
+    state = (
+        f"splits {[fold.index for fold in folder.done]} done" if folder else _missing_code_message(settings)
+    )
     return limit_length(f"Results({str(root)!r}): {_kind(folder, settings)}, {state}")
 
 
@@ -108,7 +110,7 @@ def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> 
     several = ", one network per part" if settings["multi"] else ""
     title = html.escape(f"{_kind(folder, settings)}, {name}{several}")
     if folder is None:
-        body = f"<p>{html.escape(_code_needed(settings))}</p>"
+        body = f"<p>{html.escape(_missing_code_message(settings))}</p>"
     elif not folder.done:
         body = "<p>No split is done yet.</p>"
     else:
@@ -117,7 +119,7 @@ def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> 
     return f"<h4>{title}</h4><p><code>{html.escape(str(root))}</code></p>{body}"
 
 
-def _code_needed(settings: Settings) -> str:
+def _missing_code_message(settings: Settings) -> str:
     names = [name for name in ("task", "parts") if CUSTOM in settings[name]]
     return f"custom {' and '.join(names)} not passed; use Results(…, {'=…, '.join(names)}=…)"
 
@@ -138,13 +140,13 @@ def _metrics(folder: ResultFolder, names: list[str]) -> list[str]:
     return [main, *(name for name in metrics if name != main)]
 
 
-def _spread(values: "pd.Series[float]") -> str:
+def _mean_and_std_text(values: "pd.Series[float]") -> str:
     """Return a string with the mean ± the sample standard deviation, or only the mean if there is one value."""
     deviation = f" ± {values.std():.3f}" if values.count() > 1 else ""
     return "no part" if math.isnan(values.mean()) else f"{values.mean():.3f}{deviation}"
 
 
-def _participants(fold: Fold, dataset: str) -> object:
+def _count_participants(fold: Fold, dataset: str) -> object:
     path = fold.sessions(dataset)
     # Earlier versions did not write this file.
     if not is_file(path):

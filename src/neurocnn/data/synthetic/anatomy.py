@@ -82,13 +82,15 @@ def structures(person: Person) -> list[Structure]:
     """Return the structures inside the brain, in drawing order: later structures cover earlier ones."""
     amygdala, hippocampus = ((8, -10, -34), (38, 18, -4)), ((10, -49, -32), (44, 0, 9))
     return [
-        Structure("white", ((-22, -62, -90), (22, 4, 8)), 4.0, partial(_brainstem, person)),
-        Structure("nucleus", ((-40, -42, -14), (40, 36, 36)), 3.0, partial(_nuclei, person)),
-        Structure("csf", ((-48, -82, -48), (48, 44, 42)), 2.5, partial(_ventricles, person)),
-        Structure("grey", amygdala, 2.5, partial(_amygdala, person, 1)),
-        Structure("grey", _mirrored(amygdala), 2.5, partial(_amygdala, person, -1)),
-        Structure("hippocampus", hippocampus, 2.0, partial(_hippocampus, person.right, 1)),
-        Structure("hippocampus", _mirrored(hippocampus), 2.0, partial(_hippocampus, person.left, -1)),
+        Structure("white", ((-22, -62, -90), (22, 4, 8)), 4.0, partial(_brainstem_distance, person)),
+        Structure("nucleus", ((-40, -42, -14), (40, 36, 36)), 3.0, partial(_nuclei_distance, person)),
+        Structure("csf", ((-48, -82, -48), (48, 44, 42)), 2.5, partial(_ventricles_distance, person)),
+        Structure("grey", amygdala, 2.5, partial(_amygdala_distance, person, 1)),
+        Structure("grey", _mirrored(amygdala), 2.5, partial(_amygdala_distance, person, -1)),
+        Structure("hippocampus", hippocampus, 2.0, partial(_hippocampus_distance, person.right, 1)),
+        Structure(
+            "hippocampus", _mirrored(hippocampus), 2.0, partial(_hippocampus_distance, person.left, -1)
+        ),
     ]
 
 
@@ -103,11 +105,11 @@ def head(person: Person, axes: Sequence[Floats]) -> Floats:
     The fields are: depth below the brain's surface; a distance to add to the distance from the nearest sulcus, which
     limits the depth of sulci; the field of folds; depth below the inner surface of the skull; depth below the skin.
     """
-    x, y, z = _warped(person, axes)
-    depth = -np.minimum(_cerebrum(x, y, z), _cerebellum(x, y, z))
-    hull = _hull(x, y, z)
+    x, y, z = _template_position(person, axes)
+    depth = -np.minimum(_cerebrum_distance(x, y, z), _cerebellum_distance(x, y, z))
+    hull = _hull_distance(x, y, z)
     # Large fissures are treated as sulci: near a fissure, the distance to the fissure replaces the field of folds.
-    core = _ellipsoid(np.abs(x), y, z, (0, -8, 2), (30, 46, 27))
+    core = _ellipsoid_distance(np.abs(x), y, z, (0, -8, 2), (30, 46, 27))
     middle = _step(-np.abs(x), -14, -7) * _step(core, 0, 5) * _step(_below_tentorium(x, y, z), -2, 3)
     lateral = z + 2.0 - 0.35 * (y + 10.0)
     sylvian = _step(np.abs(x), 34, 42) * _step(-np.abs(lateral), -9, -4)
@@ -117,9 +119,9 @@ def head(person: Person, axes: Sequence[Floats]) -> Floats:
     folds = folds * (1 - sylvian) + lateral / FOLD_WIDTH * sylvian
     ends = np.maximum(depth - 18.0 - 45.0 * np.maximum(middle, 0.5 * sylvian), 0)
     # White matter surrounds the hippocampi, so the sulci of the temporal lobe must end before the hippocampi.
-    ends += 12 * _step(-_ellipsoid(np.abs(x), y, z, (26, -22, -13), (9, 19, 10)), -7, 0)
+    ends += 12 * _step(-_ellipsoid_distance(np.abs(x), y, z, (26, -22, -13), (9, 19, 10)), -7, 0)
     vault = hull - person.skull - person.scalp
-    skin = np.minimum(vault, _union(vault, _face(x, y, z), 10.0))
+    skin = np.minimum(vault, _union(vault, _face_distance(x, y, z), 10.0))
     return np.stack(np.broadcast_arrays(depth, ends, folds, -hull, -skin)).astype(np.float32)
 
 
@@ -133,7 +135,7 @@ def _template_volume() -> float:
     step = 0.25
     box = ((-32, 9), (-49, 0), (10, 44))
     axes = [np.arange(low, high, step, dtype=np.float32) for low, high in box]
-    inside = _hippocampus(Side(1.0, 1.0, (0.0, 0.0, 0.0), 0.0), 1, axes) < 0
+    inside = _hippocampus_distance(Side(1.0, 1.0, (0.0, 0.0, 0.0), 0.0), 1, axes) < 0
     return float(np.count_nonzero(inside)) * step**3
 
 
@@ -143,13 +145,13 @@ def _grid(axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
     return x[None, None, :], y[None, :, None], z[:, None, None]
 
 
-def _warped(person: Person, axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
+def _template_position(person: Person, axes: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
     """Return the position in the template that corresponds to each node of the axes."""
     (x, y, z), (a, b, c), moved = _grid(axes), person.scale, person.warp(axes)
     return x / np.float32(a) + moved[0], y / np.float32(b) + moved[1], z / np.float32(c) + moved[2]
 
 
-def _ellipsoid(x: Floats, y: Floats, z: Floats, centre: Point, radii: Point) -> Floats:
+def _ellipsoid_distance(x: Floats, y: Floats, z: Floats, centre: Point, radii: Point) -> Floats:
     a, b, c = ((v - m) / r for v, m, r in zip((x, y, z), centre, radii, strict=True))
     p = np.sqrt(a * a + b * b + c * c)
     q = np.sqrt((a / radii[0]) ** 2 + (b / radii[1]) ** 2 + (c / radii[2]) ** 2)
@@ -157,7 +159,7 @@ def _ellipsoid(x: Floats, y: Floats, z: Floats, centre: Point, radii: Point) -> 
     return distance
 
 
-def _tube(x: Floats, y: Floats, z: Floats, line: Line, widen: float | Floats = 1.0) -> Floats:
+def _tube_distance(x: Floats, y: Floats, z: Floats, line: Line, widen: float | Floats = 1.0) -> Floats:
     """Return the distance to a tube around a polyline, with a radius that varies along the line."""
     pieces = []
     for (ax, ay, az, ar), (bx, by, bz, br) in pairwise(line):
@@ -189,72 +191,74 @@ def _below_tentorium(x: Floats, y: Floats, z: Floats) -> Floats:
     return distance
 
 
-def _cerebrum(x: Floats, y: Floats, z: Floats) -> Floats:
-    hemispheres = _ellipsoid(x, y, z, (0, -17, 14), (66, 86, 62))
+def _cerebrum_distance(x: Floats, y: Floats, z: Floats) -> Floats:
+    hemispheres = _ellipsoid_distance(x, y, z, (0, -17, 14), (66, 86, 62))
     # The base of the hemispheres is flat, and the temporal lobes are below it.
     hemispheres = -_union(-hemispheres, z + 22.0, 10.0)
-    temporal = _ellipsoid(np.abs(x), y, z, (41, -17, -20), (23, 46, 25))
+    temporal = _ellipsoid_distance(np.abs(x), y, z, (41, -17, -20), (23, 46, 25))
     distance: Floats = np.maximum(_union(hemispheres, temporal, 9.0), 0.5 - _below_tentorium(x, y, z))
     return distance
 
 
-def _cerebellum(x: Floats, y: Floats, z: Floats) -> Floats:
-    lobes = _ellipsoid(np.abs(x), y, z, (17, -64, -34), (36, 32, 27))
+def _cerebellum_distance(x: Floats, y: Floats, z: Floats) -> Floats:
+    lobes = _ellipsoid_distance(np.abs(x), y, z, (17, -64, -34), (36, 32, 27))
     distance: Floats = np.maximum(lobes, _below_tentorium(x, y, z) + 0.5)
     return distance
 
 
-def _hull(x: Floats, y: Floats, z: Floats) -> Floats:
+def _hull_distance(x: Floats, y: Floats, z: Floats) -> Floats:
     """Return the distance to the inside of the skull."""
-    brain = _ellipsoid(x, y, z, (0, -17, 14), (69, 89, 65))
+    brain = _ellipsoid_distance(x, y, z, (0, -17, 14), (69, 89, 65))
     brain = -_union(-brain, z + 26.0, 12.0)
-    temporal = _ellipsoid(np.abs(x), y, z, (41, -17, -20), (25, 48, 27))
-    cerebellum = _ellipsoid(x, y, z, (0, -63, -35), (55, 35, 29))
-    stem = _tube(x, y, z, ((0, -20, -20, 18), (0, -34, -50, 15), (0, -42, -100, 9)))
+    temporal = _ellipsoid_distance(np.abs(x), y, z, (41, -17, -20), (25, 48, 27))
+    cerebellum = _ellipsoid_distance(x, y, z, (0, -63, -35), (55, 35, 29))
+    stem = _tube_distance(x, y, z, ((0, -20, -20, 18), (0, -34, -50, 15), (0, -42, -100, 9)))
     return _union(_union(_union(brain, temporal, 10.0), cerebellum, 10.0), stem, 8.0)
 
 
-def _face(x: Floats, y: Floats, z: Floats) -> Floats:
+def _face_distance(x: Floats, y: Floats, z: Floats) -> Floats:
     """Return the distance to face, nose and neck, without the vault."""
-    face = _ellipsoid(x, y, z, (0, 38, -62), (58, 50, 66))
-    nose = _ellipsoid(x, y, z, (0, 88, -62), (14, 18, 20))
-    neck = _tube(x, y, z, ((0, -38, -40, 58), (0, -30, -130, 60)))
+    face = _ellipsoid_distance(x, y, z, (0, 38, -62), (58, 50, 66))
+    nose = _ellipsoid_distance(x, y, z, (0, 88, -62), (14, 18, 20))
+    neck = _tube_distance(x, y, z, ((0, -38, -40, 58), (0, -30, -130, 60)))
     return _union(_union(face, nose, 12.0), neck, 15.0)
 
 
-def _brainstem(person: Person, axes: Sequence[Floats]) -> Floats:
-    return _tube(*_warped(person, axes), _BRAINSTEM)
+def _brainstem_distance(person: Person, axes: Sequence[Floats]) -> Floats:
+    return _tube_distance(*_template_position(person, axes), _BRAINSTEM)
 
 
-def _nuclei(person: Person, axes: Sequence[Floats]) -> Floats:
+def _nuclei_distance(person: Person, axes: Sequence[Floats]) -> Floats:
     """Return the distance to thalami, putamina and caudate nuclei."""
-    x, y, z = _warped(person, axes)
+    x, y, z = _template_position(person, axes)
     x = np.abs(x)
-    thalamus = _ellipsoid(x, y, z, (11, -18, 8), (8.5, 14, 9))
-    putamen = _ellipsoid(x, y, z, (26, 3, 2), (5.5, 16, 10))
-    return np.minimum(np.minimum(thalamus, putamen), _tube(x, y, z, _CAUDATE))
+    thalamus = _ellipsoid_distance(x, y, z, (11, -18, 8), (8.5, 14, 9))
+    putamen = _ellipsoid_distance(x, y, z, (26, 3, 2), (5.5, 16, 10))
+    return np.minimum(np.minimum(thalamus, putamen), _tube_distance(x, y, z, _CAUDATE))
 
 
-def _ventricles(person: Person, axes: Sequence[Floats]) -> Floats:
-    x, y, z = _warped(person, axes)
+def _ventricles_distance(person: Person, axes: Sequence[Floats]) -> Floats:
+    x, y, z = _template_position(person, axes)
     right, left = person.right.ventricle, person.left.ventricle
     # The volume of a tube is proportional to the square of its radius.
     widen = np.where(x > 0, np.float32(right**0.5), np.float32(left**0.5))
     middle = (right * left) ** 0.25
-    third = _ellipsoid(x, y, z, (0, -12, 4), (2.4 * middle, 15, 11))
-    fourth = _ellipsoid(x, y, z, (0, -46, -34), (6 * middle, 4, 9))
+    third = _ellipsoid_distance(x, y, z, (0, -12, 4), (2.4 * middle, 15, 11))
+    fourth = _ellipsoid_distance(x, y, z, (0, -46, -34), (6 * middle, 4, 9))
     x = np.abs(x)
-    lateral = np.minimum(_tube(x, y, z, _LATERAL_VENTRICLE, widen), _tube(x, y, z, _TEMPORAL_HORN, widen))
+    lateral = np.minimum(
+        _tube_distance(x, y, z, _LATERAL_VENTRICLE, widen), _tube_distance(x, y, z, _TEMPORAL_HORN, widen)
+    )
     return np.minimum(np.minimum(third, fourth), lateral)
 
 
-def _amygdala(person: Person, sign: int, axes: Sequence[Floats]) -> Floats:
-    x, y, z = _warped(person, axes)
+def _amygdala_distance(person: Person, sign: int, axes: Sequence[Floats]) -> Floats:
+    x, y, z = _template_position(person, axes)
     radius = 6.5 * person.amygdala
-    return _ellipsoid(x, y, z, (sign * 23.0, 3.0, -19.0), (radius * 1.1, radius, radius))
+    return _ellipsoid_distance(x, y, z, (sign * 23.0, 3.0, -19.0), (radius * 1.1, radius, radius))
 
 
-def _hippocampus(side: Side, sign: int, axes: Sequence[Floats]) -> Floats:
+def _hippocampus_distance(side: Side, sign: int, axes: Sequence[Floats]) -> Floats:
     """Return the distance to a hippocampus, which is not warped: its volume is `side.volume` times the template's."""
     centre: NDArray[np.float64] = np.mean([point[:3] for point in _HIPPOCAMPUS], axis=0)
     size = side.volume ** (1 / 3)
@@ -266,4 +270,4 @@ def _hippocampus(side: Side, sign: int, axes: Sequence[Floats]) -> Floats:
     cosine, sine = np.float32(np.cos(side.tilt)), np.float32(np.sin(side.tilt))
     y, z = y * cosine - z * sine, y * sine + z * cosine
     a, b, c = (np.float32(c) for c in centre)
-    return _tube(x + a, y + b, z + c, _HIPPOCAMPUS) * np.float32(size)
+    return _tube_distance(x + a, y + b, z + c, _HIPPOCAMPUS) * np.float32(size)

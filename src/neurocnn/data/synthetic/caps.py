@@ -44,7 +44,7 @@ _FORMAT = 1
 _LEVELS = 128
 # Level 6 would take 5 times as long for files that are only 3 % smaller. More threads would wait for each other.
 _GZIP_LEVEL, _MAX_WORKERS = 1, 8
-_MAX_LOSS_DEVIATION, _MIN_VOXELS = 0.6, 8
+_LOSS_DEVIATION, _MIN_VOXELS = 0.6, 8
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def make_caps(
     settings = {"format": _FORMAT, "n_participants": n_participants, "preprocessing": preprocessing}
     settings |= {"shape": list(size), "atrophy": atrophy, "seed": seed}
     indices = range(n_participants)
-    images = [folder / image_path(_participant(i), preprocessing) for i in indices]
+    images = [folder / image_path(_participant_id(i), preprocessing) for i in indices]
     labels = folder / "labels.tsv"
     # The lock file is created later, because other folders and a complete CAPS (which may be read-only) must not
     # change.
@@ -162,7 +162,7 @@ def make_caps(
     def draw(index: int) -> None:
         person = _person(seed, index, atrophy, space.individuality)
         with write_whole(images[index]) as file:
-            file.write(_nifti(person, space, contrast, size, np.random.default_rng([seed, index, 1])))
+            file.write(_nifti_bytes(person, space, contrast, size, np.random.default_rng([seed, index, 1])))
 
     with hold(folder / _LOCK, f"the synthetic CAPS {folder}", wait=True) as lock:
         remove_leftovers(lock, folder / _SETTINGS, labels, *images)
@@ -229,7 +229,7 @@ def _has_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
     return False
 
 
-def _participant(index: int) -> str:
+def _participant_id(index: int) -> str:
     return f"sub-{index + 1:04d}"
 
 
@@ -248,9 +248,7 @@ def _person(seed: int, index: int, atrophy: float, individuality: float) -> Pers
     person = draw_person(np.random.default_rng([seed, index, 0]), individuality)
     if _diagnosis(seed, index) == "CN":
         return person
-    return person.atrophied(
-        atrophy + _MAX_LOSS_DEVIATION * min(atrophy, 1 - atrophy) * _severity(seed, index)
-    )
+    return person.atrophied(atrophy + _LOSS_DEVIATION * min(atrophy, 1 - atrophy) * _severity(seed, index))
 
 
 def _labels(seed: int, index: int) -> dict[str, Any]:
@@ -264,7 +262,7 @@ def _labels(seed: int, index: int) -> dict[str, Any]:
     else:
         age, mms = 73.0 + 6.5 * older, 29.0 + worse
     return {
-        "participant_id": _participant(index),
+        "participant_id": _participant_id(index),
         "session_id": SESSION,
         "diagnosis": diagnosis,
         "age": round(float(np.clip(age, 55, 95)), 1),
@@ -283,7 +281,7 @@ def _grid(space: _Space, size: tuple[int, int, int]) -> tuple[list[Floats], NDAr
     return axes, affine
 
 
-def _nifti(
+def _nifti_bytes(
     person: Person, space: _Space, contrast: Contrast, size: tuple[int, int, int], random: np.random.Generator
 ) -> bytes:
     """Return a compressed NIfTI file without a time or file name in its header, so that the bytes are reproducible."""

@@ -151,21 +151,23 @@ def draw_person(random: np.random.Generator, individuality: float = 1.0) -> Pers
         Fraction of a person's individual position, form and folding that remains: 1 after a linear registration, less
         after a nonlinear registration. Volumes and thicknesses do not depend on this fraction.
     """
-    common = _bounded(random, 0.10)
-    volumes = [float(np.exp(common + _bounded(random, 0.03))) for _ in range(2)]
-    wide = _bounded(random, 0.25)
-    ventricles = [float(np.exp(wide + _bounded(random, 0.08))) for _ in range(2)]
+    common = _clipped_normal(random, 0.10)
+    volumes = [float(np.exp(common + _clipped_normal(random, 0.03))) for _ in range(2)]
+    wide = _clipped_normal(random, 0.25)
+    ventricles = [float(np.exp(wide + _clipped_normal(random, 0.08))) for _ in range(2)]
     sides = []
     for volume, ventricle in zip(volumes, ventricles, strict=True):
-        x, y, z, tilt = (individuality * _bounded(random, deviation) for deviation in (1.0, 1.0, 1.0, 0.05))
+        x, y, z, tilt = (
+            individuality * _clipped_normal(random, deviation) for deviation in (1.0, 1.0, 1.0, 0.05)
+        )
         sides.append(Side(volume, ventricle, (x, y, z), tilt))
-    x, y, z = (1.0 + individuality * _bounded(random, 0.015) for _ in range(3))
-    skull, scalp = 5.0 + _bounded(random, 0.5), 5.0 + _bounded(random, 0.6)
-    cortex, amygdala = 3.2 + _bounded(random, 0.15), 1.0 + _bounded(random, 0.08)
+    x, y, z = (1.0 + individuality * _clipped_normal(random, 0.015) for _ in range(3))
+    skull, scalp = 5.0 + _clipped_normal(random, 0.5), 5.0 + _clipped_normal(random, 0.6)
+    cortex, amygdala = 3.2 + _clipped_normal(random, 0.15), 1.0 + _clipped_normal(random, 0.08)
     warp = draw_lattice(random, 3, 45.0).times(1.5 * individuality)
     own, share = draw_lattice(random, 1, _FOLD_SPACING), 0.6 * individuality
     folds = share * own.coefficients + np.sqrt(1 - share**2) * _common_folds().coefficients
-    receive = tuple(_bounded(random, 0.08) for _ in range(6))
+    receive = tuple(_clipped_normal(random, 0.08) for _ in range(6))
     return Person(
         right=sides[0],
         left=sides[1],
@@ -180,7 +182,7 @@ def draw_person(random: np.random.Generator, individuality: float = 1.0) -> Pers
     )
 
 
-def _bounded(random: np.random.Generator, deviation: float) -> float:
+def _clipped_normal(random: np.random.Generator, deviation: float) -> float:
     """Return a normally distributed number, clipped so that structures remain at plausible positions."""
     return deviation * float(np.clip(random.standard_normal(), -2.5, 2.5))
 

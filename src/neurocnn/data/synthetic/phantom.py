@@ -116,15 +116,15 @@ def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) 
     """
     voxel = float(np.mean([abs(axis[-1] - axis[0]) / (len(axis) - 1) for axis in axes]))
     width = np.float32(max(voxel, _MIN_WIDTH))
-    table = _layers(person, values, float(width))
-    base = _Sampled(lambda coarse: head(person, coarse), axes, _HEAD_SPACING, (LOWEST, HIGHEST))
+    table = _intensity_table(person, values, float(width))
+    base = _InterpolatedFields(lambda coarse: head(person, coarse), axes, _HEAD_SPACING, (LOWEST, HIGHEST))
     inner = [
         (np.float32(values.get(structure.tissue, 0.0)), sampled)
         for structure in structures(person)
-        for sampled in [_Sampled(structure.distance, axes, structure.spacing, structure.box)]
+        for sampled in [_InterpolatedFields(structure.distance, axes, structure.spacing, structure.box)]
     ]
     for index in range(len(axes[0])):
-        plane = _outer_layers(base.plane(index), table, width)
+        plane = _outer_intensities(base.plane(index), table, width)
         for value, sampled in inner:
             if sampled.covers(index):
                 part = plane[sampled.area]
@@ -133,7 +133,7 @@ def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) 
         yield plane
 
 
-def _layers(person: Person, values: Mapping[str, float], width: float) -> Floats:
+def _intensity_table(person: Person, values: Mapping[str, float], width: float) -> Floats:
     """Return a table of intensities by depth, from the skin to the white matter, blended over `width` mm."""
     names = ("soft", "scalp", "skull", "csf", "grey", "white")
     surface = _FLUID + 0.7
@@ -146,7 +146,7 @@ def _layers(person: Person, values: Mapping[str, float], width: float) -> Floats
     return blended.astype(np.float32)
 
 
-def _outer_layers(fields: Floats, table: Floats, width: np.float32) -> Floats:
+def _outer_intensities(fields: Floats, table: Floats, width: np.float32) -> Floats:
     """Return the intensities of a plane that contains the layers skin, skull, fluid, cortex and white matter."""
     depth, ends, folds, hull, skin = fields
     layer = np.abs(folds)
@@ -164,7 +164,7 @@ def _outer_layers(fields: Floats, table: Floats, width: np.float32) -> Floats:
     return plane
 
 
-class _Sampled:
+class _InterpolatedFields:
     """Smooth fields on the voxels inside a box, evaluated on a coarse lattice and interpolated.
 
     Parameters
@@ -182,7 +182,9 @@ class _Sampled:
     def __init__(
         self, function: Callable[[Sequence[Floats]], Floats], axes: Sequence[Floats], spacing: float, box: Box
     ) -> None:
-        inside = [_inside(axis, low, high) for axis, low, high in zip(axes, *_reversed(box), strict=True)]
+        inside = [
+            _nodes_inside(axis, low, high) for axis, low, high in zip(axes, *_reversed(box), strict=True)
+        ]
         self.area = (inside[1], inside[2])
         self._rows = range(inside[0].start, inside[0].stop)
         if any(voxels.start == voxels.stop for voxels in inside):
@@ -215,7 +217,7 @@ def _reversed(box: Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return box[0][::-1], box[1][::-1]
 
 
-def _inside(axis: Floats, low: float, high: float) -> slice:
+def _nodes_inside(axis: Floats, low: float, high: float) -> slice:
     inside = np.flatnonzero((axis >= low) & (axis <= high))
     return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
 
