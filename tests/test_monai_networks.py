@@ -60,7 +60,7 @@ def experiment(study, architecture, options, parts=None, epochs=1, learning_rate
         ("MonaiViT", lambda: nets.ViT(2, (32,) * 3, 16, classification=True, num_classes=3, post_activation="none")),
     ],
 )  # fmt: skip
-def test_each_name_builds_the_network_of_monai(name, same):
+def test_each_name_builds_the_network_of_monai_with_this_name(name, same):
     assert nc.list_models()[name] == "neurocnn-monai 1.0"
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in same().state_dict().items()}

@@ -56,7 +56,7 @@ def test_all_48_orientations_agree_with_nibabel(tmp_path: Path, found: str):
 
 
 @given(st.sampled_from(ALL_48), st.sampled_from(ALL_48))
-def test_reorienting_there_and_back_changes_nothing(first: str, second: str):
+def test_reorienting_to_another_orientation_and_back_changes_nothing(first: str, second: str):
     image = torch.arange(60.0).reshape(1, 3, 4, 5)
     codes = nib.orientations.axcodes2ornt(first)
     affine = np.linalg.inv(nib.orientations.inv_ornt_aff(codes, (3, 4, 5)))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from neurocnn.engine import classification, confidence_intervals, regression
-from neurocnn.engine.class_intervals import class_intervals, effective_size, wilson
+from neurocnn.engine.class_intervals import class_intervals, effective_size, wilson_limits
 from neurocnn.errors import SettingError, TableError
 
 Z = NormalDist().inv_cdf(0.975)
@@ -55,7 +55,7 @@ def test_intervals_cover_the_true_value(visits):
 @pytest.mark.parametrize("n", [10, 20, 50, 100])
 def test_the_coverage_of_proportions_agrees_with_the_binomial_distribution(n):
     hits = np.arange(n + 1)
-    limits = np.array([wilson(k / n, n, Z) for k in hits])
+    limits = np.array([wilson_limits(k / n, n, Z) for k in hits])
     coverage = []
     for value in (0.6, 0.75, 0.85, 0.9, 0.95):
         chance = np.array([math.comb(n, k) * value**k * (1 - value) ** (n - k) for k in hits])

@@ -13,7 +13,7 @@ from studies import PARTS, TASKS, Study
 import neurocnn as nc
 from neurocnn.engine import classification, regression
 from neurocnn.errors import NotFoundError, SettingError
-from neurocnn.results.compare import delong, mcnemar, resampled_t
+from neurocnn.results.compare import delong_p_value, mcnemar_p_value, resampled_t_p_value
 from neurocnn.results.resampling import class_scores, draw_people, scores_of_draws, value_scores
 
 
@@ -90,8 +90,10 @@ def test_mcnemar_is_the_exact_binomial_test():
         second["true_label"] = first["true_label"]
         right = [(table["true_label"] == table["predicted_label"]) for table in (first, second)]
         b, c = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
-        assert mcnemar(first, second) == pytest.approx(stats.binomtest(b, b + c, 0.5).pvalue, abs=1e-12)
-    assert np.isnan(mcnemar(table_of(40), table_of(40)))  # two images per participant
+        assert mcnemar_p_value(first, second) == pytest.approx(
+            stats.binomtest(b, b + c, 0.5).pvalue, abs=1e-12
+        )
+    assert np.isnan(mcnemar_p_value(table_of(40), table_of(40)))  # two images per participant
 
 
 def naive_delong(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
@@ -118,7 +120,7 @@ def test_delong_equals_the_formula_of_the_paper():
         expected = naive_delong(
             *(v.to_numpy() for v in (first["true_label"], first["proba1"], second["proba1"]))
         )
-        assert delong(first, second) == pytest.approx(expected, abs=1e-10)
+        assert delong_p_value(first, second) == pytest.approx(expected, abs=1e-10)
 
 
 def test_delong_with_clusters_agrees_with_a_bootstrap_over_people():
@@ -136,7 +138,7 @@ def test_delong_with_clusters_agrees_with_a_bootstrap_over_people():
         )
         for gain, noise in ((1.0, 1.0), (0.6, -1.0))
     ]
-    p = delong(*tables)
+    p = delong_p_value(*tables)
     differences = []
     for _ in range(600):
         rows = np.concatenate(
@@ -157,9 +159,11 @@ def test_the_resampled_t_test_equals_its_formula():
     differences, share = np.random.default_rng(0).normal(0.02, 0.03, 10), 0.1
     t, uncorrected = stats.ttest_1samp(differences, 0)
     # Without the correction, the test is the usual t-test. The correction multiplies the variance of the mean.
-    assert resampled_t(differences, 0.0) == pytest.approx(uncorrected, abs=1e-12)
+    assert resampled_t_p_value(differences, 0.0) == pytest.approx(uncorrected, abs=1e-12)
     corrected = t * np.sqrt((1 / 10) / (1 / 10 + share))
-    assert resampled_t(differences, share) == pytest.approx(2 * stats.t.sf(abs(corrected), 9), abs=1e-12)
+    assert resampled_t_p_value(differences, share) == pytest.approx(
+        2 * stats.t.sf(abs(corrected), 9), abs=1e-12
+    )
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +201,7 @@ def test_two_experiments_are_compared_person_by_person(two, dataset: str):
     assert table.loc["roc_auc", "a"] == pytest.approx(area)
     np.testing.assert_allclose(table["difference"], table["a"] - table["b"])
     assert (table["low"] <= table["high"]).all()
-    assert table.loc["accuracy", "mcnemar"] == mcnemar(answers[0].reset_index(), second)
+    assert table.loc["accuracy", "mcnemar"] == mcnemar_p_value(answers[0].reset_index(), second)
     assert table["mcnemar"].notna().sum() == table["delong"].notna().sum() == 1
     scores = [results.metrics(dataset=dataset)["roc_auc"].loc[[0, 1]].to_numpy(float) for results in (a, b)]
     sizes = [
@@ -205,7 +209,7 @@ def test_two_experiments_are_compared_person_by_person(two, dataset: str):
         / len(pd.read_csv(a.folder / f"fold-{i}/train.tsv", sep="\t"))
         for i in (0, 1)
     ]
-    expected = resampled_t(scores[0] - scores[1], np.mean(sizes))
+    expected = resampled_t_p_value(scores[0] - scores[1], np.mean(sizes))
     np.testing.assert_allclose(table.loc["roc_auc", "resampled_t"], expected)
     again = nc.compare(b, a, dataset, n=200)
     np.testing.assert_allclose(again["difference"], -table["difference"])

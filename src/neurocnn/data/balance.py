@@ -47,38 +47,38 @@ def balance(train: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     """
     first, second = (table.drop_duplicates(person_columns(table)) for table in (train, validation))
     names = [str(name) for name in first if name in second and name not in IMAGE]
-    rows = [row for name in names for row in _rows(name, first, second)]
+    rows = [row for name in names for row in _column_differences(name, first, second)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _rows(
+def _column_differences(
     name: str, first: pd.DataFrame, second: pd.DataFrame
 ) -> Iterator[tuple[str, str | None, float, float, float]]:
     columns = [table[name].dropna() for table in (first, second)]
     if all(pd.api.types.is_numeric_dtype(column) and column.dtype != bool for column in columns):
-        means = [_mean(column.to_numpy(dtype=float)) for column in columns]
+        means = [_mean_or_nan(column.to_numpy(dtype=float)) for column in columns]
         spreads = [float(column.var()) if len(column) > 1 else math.nan for column in columns]
-        yield name, None, means[0], means[1], _difference(means, spreads)
+        yield name, None, means[0], means[1], _standardised_difference(means, spreads)
         return
     values = sorted({str(value) for column in columns for value in column})
     if len(values) > MAX_VALUES:
         return
     for value in values:
-        shares = [_mean(np.array(column.astype(str) == value, dtype=float)) for column in columns]
+        shares = [_mean_or_nan(np.array(column.astype(str) == value, dtype=float)) for column in columns]
         yield (
             name,
             value,
             shares[0],
             shares[1],
-            _difference(shares, [share * (1 - share) for share in shares]),
+            _standardised_difference(shares, [share * (1 - share) for share in shares]),
         )
 
 
-def _mean(values: NDArray[np.float64]) -> float:
+def _mean_or_nan(values: NDArray[np.float64]) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def _difference(means: list[float], variances: list[float]) -> float:
+def _standardised_difference(means: list[float], variances: list[float]) -> float:
     distance, spread = means[0] - means[1], math.sqrt(sum(variances) / 2)
     if distance == 0:
         return 0.0

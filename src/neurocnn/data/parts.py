@@ -207,9 +207,9 @@ class Slice:
         SettingError
             If all planes are discarded.
         """
-        return list(self._range(shape))
+        return list(self._kept_indices(shape))
 
-    def _range(self, shape: Shape) -> range:
+    def _kept_indices(self, shape: Shape) -> range:
         first, last = self._discarded()
         n = shape[self.direction]
         if first + last >= n:
@@ -221,14 +221,14 @@ class Slice:
 
     def place(self, shape: Shape, part_id: int) -> Place:
         """Return the box of the plane, one voxel thick."""
-        check_part(self.name, self._range(shape), shape, part_id)
+        check_part(self.name, self._kept_indices(shape), shape, part_id)
         place = [slice(0, n) for n in shape]
         place[self.direction] = slice(part_id, part_id + 1)
         return (place[0], place[1], place[2])
 
     def view(self, image: Tensor, part_id: int) -> Tensor:
         """Return the slice (channels, H, W), which shares the memory of the image."""
-        check_part(self.name, self._range(image.shape[1:]), image.shape[1:], part_id)
+        check_part(self.name, self._kept_indices(image.shape[1:]), image.shape[1:], part_id)
         plane = image.select(self.direction + 1, part_id)
         return plane.expand(self.channels, *plane.shape[1:])
 

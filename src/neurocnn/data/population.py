@@ -66,7 +66,7 @@ def population(
     known = [str(column) for column in sessions.columns]
     found = {name: column if column in known else name for name, column in _COLUMNS.items()}
     used = {name: column for name, column in (found | requested).items() if column in known}
-    people = _people(sessions)
+    people = _first_sessions(sessions)
     rows = {
         "n/a" if pd.isna(value) else value: _characteristics(group, used)
         for value, group in people.groupby(by, dropna=False)
@@ -74,7 +74,7 @@ def population(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _people(sessions: pd.DataFrame) -> pd.DataFrame:
+def _first_sessions(sessions: pd.DataFrame) -> pd.DataFrame:
     if set(REQUIRED) <= set(sessions.columns):
         return baseline(sessions)
     return sessions.drop_duplicates(person_columns(sessions)) if "participant_id" in sessions else sessions
@@ -89,7 +89,7 @@ def _characteristics(people: pd.DataFrame, columns: Mapping[str, str]) -> dict[s
             ]
             row["%sexF"] = round(100 * float(np.mean(female)), 1) if female else "n/a"
             continue
-        numbers = _numbers(people, column)
+        numbers = _numeric_values(people, column)
         if name == "CDR":
             counts = {f"CDR={score:g}": int((numbers == score).sum()) for score in (0, 0.5, 1, 2)}
             row |= counts if len(numbers) else dict.fromkeys(counts, "n/a")
@@ -106,7 +106,7 @@ def _is_female(people: pd.DataFrame, row: int, column: str) -> bool:
     return female
 
 
-def _numbers(people: pd.DataFrame, column: str) -> NDArray[np.float64]:
+def _numeric_values(people: pd.DataFrame, column: str) -> NDArray[np.float64]:
     """Return the values of a numeric column that are not missing."""
     if not pd.api.types.is_numeric_dtype(people[column]):
         for row, value in enumerate(people[column].tolist()):

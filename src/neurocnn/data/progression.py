@@ -61,7 +61,11 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
     check_columns(table, ["diagnosis"], "progression")
     horizon = check_integer("months", months, minimum=1, where="progression")
     keys = list(
-        zip(table[person_columns(table)].itertuples(index=False, name=None), _months(table), strict=True)
+        zip(
+            table[person_columns(table)].itertuples(index=False, name=None),
+            _month_of_each_row(table),
+            strict=True,
+        )
     )
     visits: dict[Any, dict[int, str]] = {}
     seen: dict[Any, int] = {}
@@ -102,7 +106,7 @@ def _kind_of_mci(visits: Mapping[int, str], start: int, end: int) -> str:
     return "sMCI" if later and visits[min(later)] == "MCI" else "uMCI"
 
 
-def _months(table: pd.DataFrame) -> list[int]:
+def _month_of_each_row(table: pd.DataFrame) -> list[int]:
     found = [re.fullmatch(r"ses-M(\d+)", session) for session in table["session_id"].tolist()]
     for row, match in enumerate(found):
         if match is None:

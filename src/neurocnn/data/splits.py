@@ -132,7 +132,7 @@ def kfold(
     """
     n_splits = check_integer("n_splits", n_splits, minimum=2, where="kfold")
     repeats = check_integer("repeats", repeats, minimum=1, where="kfold")
-    people, columns = _people(sessions, "kfold"), stratified_columns(sessions, stratify)
+    people, columns = _baseline_people(sessions, "kfold"), stratified_columns(sessions, stratify)
     check_choice("visits", visits, VISITS, where="kfold")
     names = None
     if groups is not None:
@@ -148,7 +148,7 @@ def kfold(
             folds = _assign_people(people, columns, n_splits, rng)
         else:
             folds = assign_groups(people, names, columns, n_splits, rng)
-        splits += [_split(sessions, people[folds == k], first + k, visits) for k in range(n_splits)]
+        splits += [_split_by_people(sessions, people[folds == k], first + k, visits) for k in range(n_splits)]
     return splits
 
 
@@ -244,7 +244,7 @@ def holdout(
     """
     check_choice("visits", visits, VISITS, where="holdout")
     fraction = check_number("fraction", fraction, above=0, below=1, where="holdout")
-    people, columns = _people(sessions, "holdout"), stratified_columns(sessions, stratify)
+    people, columns = _baseline_people(sessions, "holdout"), stratified_columns(sessions, stratify)
     n = len(people)
     if n < 2:
         raise TableError(f"holdout: sessions has {n} participants; expected at least 2")
@@ -256,18 +256,18 @@ def holdout(
     steps = np.floor(np.arange(n + 1) * n_out / n + rng.random())
     held_out = np.empty(n, dtype=bool)
     held_out[order] = np.diff(steps) > 0
-    split = _split(sessions, people[held_out], 0, visits)
+    split = _split_by_people(sessions, people[held_out], 0, visits)
     return split.train, split.validation
 
 
-def _people(sessions: pd.DataFrame, where: str) -> pd.DataFrame:
+def _baseline_people(sessions: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return one baseline session per participant id, sorted by id."""
     people = baseline(check_table("sessions", sessions, where=where))
     order = np.argsort(np.array(person_names(people), dtype=object), kind="stable")
     return people.iloc[order].drop_duplicates("participant_id").reset_index(drop=True)
 
 
-def _split(sessions: pd.DataFrame, held_out: pd.DataFrame, index: int, visits: str) -> Split:
+def _split_by_people(sessions: pd.DataFrame, held_out: pd.DataFrame, index: int, visits: str) -> Split:
     """Return the split with the participants of `held_out` for validation and all other participants for training."""
     return _split_by_validation(
         sessions, sessions["participant_id"].isin(held_out["participant_id"]), index, visits

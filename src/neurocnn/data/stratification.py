@@ -115,7 +115,7 @@ def stratified_order(
     classes = [_value_ranks(column) for column, number in zip(series, continuous, strict=True) if not number]
     values = [_value_ranks(column) for column, number in zip(series, continuous, strict=True) if number]
     rows = rng.permutation(len(people))
-    for group in _groups(rows, classes):
+    for group in _class_combinations(rows, classes):
         group[:] = _order_by_numbers(group, values, block, rng)
     return rows
 
@@ -145,7 +145,7 @@ def indicator_columns(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
     return found
 
 
-def _groups(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
+def _class_combinations(rows: Integers, classes: list[Integers]) -> Iterator[Integers]:
     """Sort `rows` by the categorical columns, in place, and yield a view of the rows of each combination of classes."""
     if not classes:
         yield rows

@@ -19,7 +19,7 @@ State = dict[str, Any]
 _NUMBER = (int, float)
 #: Upper limit of the numbers in a state. Larger integers are not exact as floats, and training never reaches them.
 _LARGEST = 2**53
-#: Required entries of a state and their types; later versions may add entries.
+#: Required entries of a state, and the type of each. Later versions may add entries.
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "serial": int,
     "epoch": int,

@@ -52,7 +52,7 @@ def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
 
 
 def earlier_values(kind: type) -> dict[str, Any]:
-    """Return, for each field, the value that settings have that were written before the field existed.
+    """Return, for each field, the value to use for settings that were written before the field existed.
 
     Examples
     --------

@@ -91,7 +91,7 @@ def regression_metrics(table: pd.DataFrame) -> Metrics:
     >>> regression_metrics(pd.DataFrame({"true_label": [1.0, 3.0], "predicted_label": [1.0, 2.0]}))
     {'mae': 0.5, 'rmse': 0.7071067811865476, 'r2': 0.5}
     """
-    true, predicted = _numbers(table, "true_label"), _numbers(table, "predicted_label")
+    true, predicted = _float_column(table, "true_label"), _float_column(table, "predicted_label")
     errors = predicted - true
     residual, total = np.square(errors).sum(), np.square(true - true.mean()).sum()
     if len(true) < 2:
@@ -116,13 +116,13 @@ def reconstruction_metrics(table: pd.DataFrame) -> Metrics:
     >>> reconstruction_metrics(table)
     {'mse': 0.04, 'mae': 0.1, 'rmse': 0.2, 'psnr': 30.0, 'ssim': 0.75}
     """
-    mse = _numbers(table, "mse").mean()
+    mse = _float_column(table, "mse").mean()
     scores = {
         "mse": mse,
-        "mae": _numbers(table, "mae").mean(),
+        "mae": _float_column(table, "mae").mean(),
         "rmse": math.sqrt(mse),
-        "psnr": _numbers(table, "psnr").mean(),
-        "ssim": _numbers(table, "ssim").mean(),
+        "psnr": _float_column(table, "psnr").mean(),
+        "ssim": _float_column(table, "ssim").mean(),
     }
     return _with_loss(table, scores)
 
@@ -136,10 +136,10 @@ def probability_columns(table: pd.DataFrame) -> list[str]:
 
 
 def _label_indices(table: pd.DataFrame, column: str) -> Array:
-    return _numbers(table, column).astype(np.int64)
+    return _float_column(table, column).astype(np.int64)
 
 
-def _numbers(table: pd.DataFrame, column: str) -> Array:
+def _float_column(table: pd.DataFrame, column: str) -> Array:
     if column not in table:
         raise TableError(f"the table has no column {column!r}; found {', '.join(map(str, table))}")
     series = table[column]

@@ -91,7 +91,9 @@ class NetworkFiles:
         rules["n_threads"] = "free"
         scores = [row[name] for row in state["history"] for name in row if name.endswith("_loss")]
         if not any(map(math.isfinite, scores)) and forbidden_changes(saved, self.settings, rules):
-            LOGGER.info("%s: the training with other settings has no score yet; it is restarted", folder)
+            LOGGER.info(
+                "%s: the earlier run had other settings and no score yet; training starts again", folder
+            )
             return
         check_settings(saved, self.settings, rules, folder)
         try:

@@ -92,5 +92,5 @@ class TrainingSettings:
 
 
 def scored_sets(settings: TrainingSettings) -> tuple[str, ...]:
-    """Return the names of the sets on which each evaluation is done, if these sets exist."""
+    """Return the names of the sets that each evaluation includes. The validation set may be missing."""
     return ("validation",) if settings.evaluate_train == "end" else ("train", "validation")

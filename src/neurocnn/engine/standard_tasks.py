@@ -175,7 +175,7 @@ def reconstruction(
     return Task(
         name="reconstruction",
         label=None,
-        target=_image_target,
+        target=_target_images,
         loss=outputs.voxel_error,
         rows=outputs.reconstruction_columns,
         metrics=reconstruction_metrics,
@@ -208,7 +208,7 @@ def _selection_if_changed(selection: Sequence[str], usual: tuple[str, ...]) -> d
     return {} if tuple(selection) == usual else {"selection": list(selection)}
 
 
-def _image_target(batch: Batch, device: torch.device) -> Tensor:
+def _target_images(batch: Batch, device: torch.device) -> Tensor:
     image: Tensor = batch["image"]
     return image.to(device)
 

@@ -41,7 +41,7 @@ def best_predictions(
     for name, dataset in sets.items():
         kept = {part: trainings[part].predictions.get(selection, {}).get(name) for part in models}
         found[name] = {part: table for part, table in kept.items() if table is not None}
-        # Rank 0's list is used, because files may change between the checks of two ranks.
+        # All ranks use the list of rank 0, because files may change between the checks of two ranks.
         missing = [part for part in models if part not in found[name]]
         missing = engine.find_ranks().gather(missing, "to share which predictions were kept")[0]
         if missing:

@@ -87,7 +87,7 @@ class FoldRun:
                 transfer_source.checkpoint(
                     recipe.transfer_from, self.fold.index, part, recipe.transfer_selection
                 )
-        model = self._network(networks[0] if networks else None)
+        model = self._build_network(networks[0] if networks else None)
         if recipe.reconstructions:
             check_placeable(self.train, "reconstructions=True")
         n_updates = updates_per_epoch(recipe.trainer, self.train, networks or [None])
@@ -115,7 +115,7 @@ class FoldRun:
             self._train_several(networks)
             with self._hold(None, wait=True) as lock:
                 if lock is not None and not self.is_done:
-                    storage.remove_leftovers(lock, *self._paths())
+                    storage.remove_leftovers(lock, *self._paths_under_lock())
                 if self._broadcast(not self.is_done and all(map(self._is_predicted, self.train.part_ids))):
                     self._write_tables(
                         {name: self._read_predictions(name) for name in self.folder.selections}
@@ -126,7 +126,7 @@ class FoldRun:
         """On rank 0, which holds the lock, write the tables of seen participants and of fingerprints."""
         if lock is None:
             return
-        storage.remove_leftovers(lock, *self._paths())
+        storage.remove_leftovers(lock, *self._paths_under_lock())
         seen = leakage.record_seen(self.train.sessions, self.validation.sessions, self.source_seen)
         storage.write_table(seen, self.fold.seen)
         key = key_columns(self.images.columns)
@@ -134,7 +134,7 @@ class FoldRun:
         if not self.fold.images.is_file() or not claimed:
             write_images(self.fold, own)
 
-    def _paths(self) -> list[Path]:
+    def _paths_under_lock(self) -> list[Path]:
         """Return the paths of all files that are written under the lock of the fold."""
         fold, selections = self.fold, self.folder.selections
         paths = [fold.seen, fold.images, *([fold.training()] if self.recipe.multi else [])]
@@ -178,7 +178,7 @@ class FoldRun:
         return values[0]
 
     def _train_one(self) -> dict[str, Tables]:
-        model = self._network(None, starts=True)
+        model = self._build_network(None, starts=True)
         training = self.recipe.trainer.fit(model, *self._fit_arguments)
         self._compare_with_mean({None: training})
         predictions: dict[str, Tables] = {}
@@ -202,7 +202,7 @@ class FoldRun:
                     for part in pending[start : start + size]
                     if not (self.is_done or self._is_predicted(part))
                 ]
-                models = {part: self._network(part, starts=True) for part in self._broadcast(group)}
+                models = {part: self._build_network(part, starts=True) for part in self._broadcast(group)}
                 if models:
                     self._train_group(models)
 
@@ -228,12 +228,12 @@ class FoldRun:
         callbacks = tuple(partial(_call_with_split, callback, self.fold.index) for callback in self.callbacks)
         return self.recipe.task, self.train, self.validation, self.fold.path, callbacks
 
-    def _network(self, part: int | None, starts: bool = False) -> torch_nn.Module:
+    def _build_network(self, part: int | None, starts: bool = False) -> torch_nn.Module:
         return self.recipe.build_network(self.train, self.fold.index, part, starts)
 
     def _n_networks_in_memory(self) -> int:
         """Return the number of networks that fit into a quarter of the available memory."""
-        tensors = self._network(self.train.part_ids[0]).state_dict().values()
+        tensors = self._build_network(self.train.part_ids[0]).state_dict().values()
         # For each weight, memory contains the weight, its gradient, Adam's two moments, and a copy per selection.
         needed = sum(tensor.nbytes for tensor in tensors) * (4 + len(self.folder.selections))
         device = find_device(self.recipe.trainer.device, engine.find_ranks().local)

@@ -122,14 +122,14 @@ def search(
     chosen = choose("splits", splits, by_index)
     values = [draw_values(space, seed, trial) for trial in range(n_trials)]
     trials = [with_values(experiment, own) for own in values]
-    inner_splits = [_divide(split, experiment.task, inner, seed) for split in experiment.splits]
+    inner_splits = [_divide_training_set(split, experiment.task, inner, seed) for split in experiment.splits]
     for index in chosen:
         scores = []
         for number, trial in enumerate(trials):
             LOGGER.info("split %d, trial %d of %d: %s", index, number, n_trials, values[number])
             made = dataclasses.replace(trial, splits=inner_splits)
             results = made.run(root / f"trial-{number}", [index], callbacks=callbacks, verbose=verbose)
-            scores.append(_score(results, index, by))
+            scores.append(_trial_score(results, index, by))
         winner = best_trial(scores)
         _run_winner(
             experiment, trials[winner], winner, values[winner], root / "best", index, callbacks, verbose
@@ -215,13 +215,13 @@ def _check_space(space: object) -> dict[str, Any]:
     return found
 
 
-def _divide(split: data.Split, task: engine.Task, inner: float, seed: int) -> data.Split:
+def _divide_training_set(split: data.Split, task: engine.Task, inner: float, seed: int) -> data.Split:
     """Return the training set of a split, divided by participants and stratified by the label."""
     stratify = [task.label] if task.label is not None and task.label in split.train else []
     return data.Split(split.index, *data.holdout(split.train, inner, stratify, seed))
 
 
-def _score(results: Results, split: int, by: str | None) -> tuple[str, float]:
+def _trial_score(results: Results, split: int, by: str | None) -> tuple[str, float]:
     """Return the name of the metric by which trials are compared, and the metric's value for a split."""
     level = "part" if results.task.reconstructs else "image"
     row: dict[Any, Any] = results.metrics(level).loc[split].to_dict()

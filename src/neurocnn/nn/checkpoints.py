@@ -123,7 +123,7 @@ def _rename(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[st
 def _reorder_outputs(state: dict[str, Tensor], order: list[int], path: object) -> dict[str, Tensor]:
     """Permute the outputs of the last fully-connected layer."""
     tensors = [name for name, value in state.items() if name.startswith("fc.") and value.dim()]
-    last = max(tensors, key=_position, default="fc.?.weight").rpartition(".")[0]
+    last = max(tensors, key=_layer_numbers, default="fc.?.weight").rpartition(".")[0]
     names = [name for name in tensors if name.rpartition(".")[0] == last]
     sizes = {len(state[name]) for name in names}
     if sizes != {len(order)} or sorted(order) != list(range(len(order))):
@@ -134,7 +134,7 @@ def _reorder_outputs(state: dict[str, Tensor], order: list[int], path: object) -
     return {name: value[order] if name in names else value for name, value in state.items()}
 
 
-def _position(name: str) -> list[tuple[int, str]]:
+def _layer_numbers(name: str) -> list[tuple[int, str]]:
     """Return the numbers of the layers in a parameter's name, as a key by which names are sorted."""
     # Numbers are compared by length first, because int() refuses thousands of digits.
     return [(len(digits), digits) for digits in re.findall(r"\.(\d+)(?=\.)", name)]

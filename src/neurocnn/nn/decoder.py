@@ -84,7 +84,7 @@ def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[
     decoder = [
         step
         for n in reversed(range(len(units)))
-        for step in _reversed_unit(units[n], _input_of(units[n:]), inverts)
+        for step in _reversed_unit(units[n], _input_shape_of(units[n:]), inverts)
     ]
     return decoder if inverts else _replace_end(decoder, is_sigmoid=output == "sigmoid")
 
@@ -101,7 +101,7 @@ def _replace_end(decoder: list[Step], is_sigmoid: bool) -> list[Step]:
     if is_sigmoid:
         norms: Any = {nn.Linear: nn.BatchNorm1d, nn.ConvTranspose2d: nn.BatchNorm2d}
         n = last.out_features if isinstance(last, nn.Linear) else last.out_channels
-        norm = norms.get(type(last), nn.BatchNorm3d)(n, **_placement(last))
+        norm = norms.get(type(last), nn.BatchNorm3d)(n, **_convolution_arguments(last))
         end = [(norm, None), (nn.Sigmoid(), None)]
     # Unpoolings and reshapes (the steps with an index) are kept, because they restore the size.
     sized = [step for step in decoder[mains[-1] + 1 :] if step[1] is not None]
@@ -131,7 +131,7 @@ def _layer_error(path: str, layer: nn.Module, reason: str) -> ModelError:
     return ModelError(f"{path} ({type(layer).__name__}): no autoencoder can be derived: {reason}")
 
 
-def _input_of(units: list[list[Layer]]) -> Shape:
+def _input_shape_of(units: list[list[Layer]]) -> Shape:
     """Return the shape of the first unit's input, from the first layer that determines it."""
     for _, _, layer in (entry for unit in units for entry in unit):
         if isinstance(layer, Convolution):
@@ -157,17 +157,20 @@ def _reversed_unit(unit: list[Layer], before: Shape, inverts: bool) -> Iterator[
         elif isinstance(layer, nn.Linear):
             after = (layer.out_features,)
             bias = layer.bias is not None
-            yield nn.Linear(layer.out_features, layer.in_features, bias, **_placement(layer)), None
+            yield (
+                nn.Linear(layer.out_features, layer.in_features, bias, **_convolution_arguments(layer)),
+                None,
+            )
         elif isinstance(layer, FlattenOrUnflatten):
             reshape = index
         elif not isinstance(layer, PadPool | MaxPool):
-            yield _resize(path, layer, after, before, inverts), None
+            yield _resized_copy(path, layer, after, before, inverts), None
     # The reshape comes last, because the layers after a Flatten have the flattened size.
     if reshape is not None:
         yield Reshape(), reshape
 
 
-def _placement(layer: Any) -> dict[str, Any]:
+def _convolution_arguments(layer: Any) -> dict[str, Any]:
     return {"device": layer.weight.device, "dtype": layer.weight.dtype}
 
 
@@ -179,11 +182,11 @@ def _transpose(layer: nn.Conv2d | nn.Conv3d) -> nn.Module:
     kind: Any = nn.ConvTranspose2d if isinstance(layer, nn.Conv2d) else nn.ConvTranspose3d
     channels, windows = (layer.out_channels, layer.in_channels), (layer.kernel_size, layer.stride, padding)
     options = {"groups": layer.groups, "bias": layer.bias is not None, "dilation": layer.dilation}
-    transposed: nn.Module = kind(*channels, *windows, **options, **_placement(layer))
+    transposed: nn.Module = kind(*channels, *windows, **options, **_convolution_arguments(layer))
     return transposed
 
 
-def _resize(path: str, layer: nn.Module, after: Shape, before: Shape, inverts: bool) -> nn.Module:
+def _resized_copy(path: str, layer: nn.Module, after: Shape, before: Shape, inverts: bool) -> nn.Module:
     """Return a copy of a layer for the decoder, resized from the shape `after` to the shape `before`."""
     n = before[0]
     new = copy_network(layer, path)

@@ -70,7 +70,7 @@ def create_model(
     shape = _check_shape(input_shape)
     if n_outputs is not None:
         n_outputs = check_integer("n_outputs", n_outputs, minimum=1, where="create_model")
-    title = _title(architecture)
+    title = _name_in_messages(architecture)
     if isinstance(architecture, nn.Module):
         if options:
             raise ModelError(
@@ -106,7 +106,7 @@ def _build(
     return model
 
 
-def _title(architecture: object) -> str:
+def _name_in_messages(architecture: object) -> str:
     if isinstance(architecture, str):
         return f"architecture {architecture!r}"
     return str(getattr(architecture, "__name__", type(architecture).__name__))
@@ -204,7 +204,7 @@ def describe(
         rows.append((name, type(layer).__name__, _size_text(size), str(n or "")))
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     total, trained = sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained)
-    title = f"{_title(architecture).removeprefix('architecture ')} on {input_size}"
+    title = f"{_name_in_messages(architecture).removeprefix('architecture ')} on {input_size}"
     return "\n".join([title, *_align(rows), f"{total} parameters, of which {trained} are trained"])
 
 

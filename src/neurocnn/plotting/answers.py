@@ -147,7 +147,7 @@ def predicted_against_true(
     axes.plot(ends, ends, color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.scatter(true, predicted, s=18, color=canvas.BLUE, alpha=0.7, linewidth=0)
     canvas.set_style(axes)
-    name = _label(predictions, label)
+    name = _value_name(predictions, label)
     title = f"Mean absolute error {np.abs(predicted - true).mean():.3g} (n = {len(true)})"
     canvas.set_labels(axes, title, f"True {name}", f"Predicted {name}")
     return figure
@@ -186,13 +186,13 @@ def bland_altman(predictions: Any, *, dataset: str = "validation", label: str | 
     for height, style in ((bias, "-"), (bias - 1.96 * deviation, "--"), (bias + 1.96 * deviation, "--")):
         axes.axhline(height, color=canvas.VERMILLION, linewidth=1.2, linestyle=style, label=f"{height:.3g}")
     canvas.set_style(axes)
-    name = _label(predictions, label)
+    name = _value_name(predictions, label)
     canvas.set_labels(axes, "Bland–Altman", f"Mean of true and predicted {name}", f"Predicted − true {name}")
     canvas.add_legend(axes, title="bias ± 1.96 SD")
     return figure
 
 
-def _label(predictions: Any, label: str | None) -> str:
+def _value_name(predictions: Any, label: str | None) -> str:
     if label is not None:
         return label
     return str(predictions._folder.task.label) if isinstance(predictions, Results) else "value"

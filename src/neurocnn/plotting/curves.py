@@ -65,7 +65,7 @@ def learning_curves(
     ... })
     >>> learning_curves(history, stopped=2).savefig(tmp / "curves.png")
     """
-    trainings = by_training(history)
+    trainings = by_network(history)
     shown = panel_metrics(trainings, metrics)
     figure = canvas.new_figure(1.2 + 4.4 * len(shown), 3.8)
     panels = [figure.add_subplot(1, len(shown), index + 1) for index in range(len(shown))]
@@ -73,7 +73,7 @@ def learning_curves(
     return figure
 
 
-def by_training(history: History) -> dict[Any, pd.DataFrame]:
+def by_network(history: History) -> dict[Any, pd.DataFrame]:
     """Return each history by name. The column `position` contains the x value of each row, in epochs."""
     tables: dict[Any, pd.DataFrame] = {}
     if isinstance(history, ResultTables):
@@ -132,9 +132,9 @@ def draw_curves(
     for axes, metric in zip(panels, metrics, strict=True):
         for index, (name, table) in enumerate(trainings.items()):
             if len(trainings) <= _MAX_LINES:
-                _draw_training(axes, table, metric, len(trainings))
-            best = _best_epoch(table, metric, _entry_of_training(best_epochs, name))
-            ended = _entry_of_training(stopped, name)
+                _draw_history(axes, table, metric, len(trainings))
+            best = _best_epoch(table, metric, _entry_of(best_epochs, name))
+            ended = _entry_of(stopped, name)
             marks = {"best model": best, "training ends": table["epoch"].max() if ended is None else ended}
             _draw_marks(
                 axes, table, metric, marks, 1.0 if len(trainings) <= _MAX_LINES else 0.2, labelled=index == 0
@@ -144,14 +144,14 @@ def draw_curves(
         _set_labels_and_legend(axes, metric)
 
 
-def _entry_of_training(value: Any, name: Any) -> Any:
+def _entry_of(value: Any, name: Any) -> Any:
     """Return the entry `name` if `value` is a mapping with one entry per history, else `value` itself."""
     if isinstance(value, Mapping) and (name in value or any(isinstance(v, Mapping) for v in value.values())):
         return value.get(name)
     return value
 
 
-def _draw_training(axes: "Axes", table: pd.DataFrame, metric: str, n_trainings: int) -> None:
+def _draw_history(axes: "Axes", table: pd.DataFrame, metric: str, n_trainings: int) -> None:
     for which, colour in _SETS.items():
         column = f"{which}_{metric}"
         if column in table:

@@ -54,7 +54,7 @@ def overview(
     ...                       "proba0": [0.9, 0.2, 0.4, 0.3], "proba1": [0.1, 0.8, 0.6, 0.7]})
     >>> overview(history, table, ["CN", "AD"]).savefig(tmp / "overview.png")
     """
-    trainings = curves.by_training(history)
+    trainings = curves.by_network(history)
     metrics = curves.panel_metrics(trainings, None)
     splits = scores.by_split(predictions, classes)
     values = None if part_values is None else sections.as_volume(part_values, "map")

@@ -68,8 +68,8 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
     path = check_path("path", path, where="report")
     results._folder.check_done()
     parts = [f"<h1>{html.escape(results._folder.task.name)}</h1>", results._repr_html_()]
-    parts += ["<h2>Settings</h2>", _settings(results), "<h2>Population</h2>", _population(results)]
-    for name in ["validation", *_predicted(results)]:
+    parts += ["<h2>Settings</h2>", _settings_html(results), "<h2>Population</h2>", _population_html(results)]
+    for name in ["validation", *_predicted_datasets(results)]:
         parts.append(f"<h2>{html.escape(name)}</h2>")
         parts.append(results.summary(name).to_html(border=0))
         parts += list(_figures_html(results, name))
@@ -84,7 +84,7 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _settings(results: Results) -> str:
+def _settings_html(results: Results) -> str:
     shown = {
         name: value for name, value in results.settings.items() if name not in ("network", "image_affine")
     }
@@ -96,13 +96,13 @@ def _settings(results: Results) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _population(results: Results) -> str:
+def _population_html(results: Results) -> str:
     fold = results._folder.check_done()[0]
     people = pd.concat([storage.read_table(fold.sessions(name)) for name in SETS])
     return f"<p>Training and validation</p>{describe_people(people).to_html(border=0)}"
 
 
-def _predicted(results: Results) -> list[str]:
+def _predicted_datasets(results: Results) -> list[str]:
     """Return the names of the predicted data sets that have metrics."""
     folder = results._folder
     names = {

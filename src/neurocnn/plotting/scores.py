@@ -189,7 +189,7 @@ def _draw_class(
 ) -> None:
     from sklearn.metrics import auc
 
-    curves = [_curve(table, positive, split) for split, table in tables.items()]
+    curves = [_roc_curve(table, positive, split) for split, table in tables.items()]
     areas = [auc(fpr, tpr) for fpr, tpr in curves]
     colour = canvas.CYCLE[index % len(canvas.CYCLE)]
     text = f"{name}: AUC {np.mean(areas):.2f}"
@@ -206,7 +206,7 @@ def _draw_class(
     axes.plot([0, *_GRID], [0, *mean], color=colour, linewidth=2.2, label=text)
 
 
-def _curve(
+def _roc_curve(
     table: pd.DataFrame, positive: int, split: Any
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     from sklearn.metrics import roc_curve

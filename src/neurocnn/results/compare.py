@@ -98,14 +98,14 @@ def compare(
     scores = [
         draws.scores(task, [table], [value]) for table, value in zip((first, second), values, strict=True)
     ]
-    tests = _resampled_t(*folders, selection, dataset)
+    tests = _resampled_t_p_values(*folders, selection, dataset)
     rows = []
     for metric in (name for name in values[0] if name in scores[0] and name in scores[1]):
         low, high = limits(scores[0][metric] - scores[1][metric])
         a, b = values[0][metric], values[1][metric]
         row = {"metric": metric, "a": a, "b": b, "difference": a - b, "low": low, "high": high}
-        row["mcnemar"] = mcnemar(first, second) if metric == "accuracy" else math.nan
-        row["delong"] = delong(first, second) if metric == "roc_auc" else math.nan
+        row["mcnemar"] = mcnemar_p_value(first, second) if metric == "accuracy" else math.nan
+        row["delong"] = delong_p_value(first, second) if metric == "roc_auc" else math.nan
         rows.append(row | {"resampled_t": tests.get(metric, math.nan)})
     return pd.DataFrame(rows).set_index("metric")
 
@@ -142,7 +142,7 @@ def _aligned(first: pd.DataFrame, second: pd.DataFrame, *, dataset: str) -> tupl
     return first.reset_index(drop=True), second
 
 
-def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> float:
+def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """Return the p-value of the exact two-sided test of McNemar; NaN if a participant has several rows.
 
     Examples
@@ -159,7 +159,7 @@ def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(min(1.0, 2 * tail / 2 ** sum(only)))
 
 
-def delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
+def delong_p_value(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """Return the two-sided p-value of DeLong's test; NaN unless there are exactly two classes.
 
     Examples
@@ -182,7 +182,7 @@ def delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return math.erfc(abs(difference) / math.sqrt(2 * variance))
 
 
-def _resampled_t(
+def _resampled_t_p_values(
     first: ResultFolder, second: ResultFolder, selection: str | None, dataset: str
 ) -> dict[str, float]:
     """Return the p-value of the resampled t-test for each metric; empty if the splits differ or there is only one."""
@@ -191,21 +191,21 @@ def _resampled_t(
         return {}
     sizes = []
     for index in done:
-        people = [_people(folder, index, "train") for folder in (first, second)]
-        tested = [_people(folder, index, dataset) for folder in (first, second)]
+        people = [_read_people(folder, index, "train") for folder in (first, second)]
+        tested = [_read_people(folder, index, dataset) for folder in (first, second)]
         if people[0] != people[1] or tested[0] != tested[1]:
             return {}
         sizes.append((len(tested[0]), len(people[0])))
     tables = [read_metrics(folder, IMAGE, selection, dataset).reindex(done) for folder in (first, second)]
     share = float(np.mean([test / train for test, train in sizes]))
     return {
-        str(name): resampled_t((tables[0][name] - tables[1][name]).to_numpy(dtype=float), share)
+        str(name): resampled_t_p_value((tables[0][name] - tables[1][name]).to_numpy(dtype=float), share)
         for name in tables[0]
         if name in tables[1]
     }
 
 
-def _people(folder: ResultFolder, index: int, dataset: str) -> set[tuple[object, ...]]:
+def _read_people(folder: ResultFolder, index: int, dataset: str) -> set[tuple[object, ...]]:
     fold = folder.fold(index)
     path = fold.sessions(dataset)
     # Earlier versions did not write this file.
@@ -215,7 +215,7 @@ def _people(folder: ResultFolder, index: int, dataset: str) -> set[tuple[object,
     return set(table[key_columns(table, PARTICIPANT)].itertuples(index=False, name=None))
 
 
-def resampled_t(differences: Array, test_ratio: float) -> float:
+def resampled_t_p_value(differences: Array, test_ratio: float) -> float:
     """Return the two-sided p-value of the corrected resampled t-test (Nadeau & Bengio 2003).
 
     Parameters

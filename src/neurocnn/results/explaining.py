@@ -116,11 +116,11 @@ def write_means(folder: Path, maps: pd.DataFrame) -> None:
     groups = maps.groupby(["class", "part_id"], dropna=False, sort=False)
     for _, group in groups:
         mean, people = group[group["participant_id"].isna()], group[group["participant_id"].notna()]
-        total, affine = _mean(folder / name for name in people["file"])
+        total, affine = _mean_map(folder / name for name in people["file"])
         write_nifti(folder / mean["file"].iloc[0], total, affine)
 
 
-def _mean(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
+def _mean_map(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of maps that are read one by one, and the affine of the last one."""
     count, total, affine = 0, np.zeros(1), np.eye(4)
     for path in paths:
@@ -199,4 +199,4 @@ def read_mean(folder: ResultFolder, selection: str, name: str, method: str, of: 
             f"{folder.root}: name={name!r}, method={method!r}: of={of!r} does not exist; expected one of: "
             f"{', '.join(found) or 'none yet; call results.explain first'}"
         )
-    return _mean(paths)[0]
+    return _mean_map(paths)[0]

@@ -64,10 +64,10 @@ def leaderboard(
     >>> leaderboard(results.folder.parent)["splits"].tolist()
     [2]
     """
-    tables = _open(folders)
+    tables = _open_results(folders)
     settings = [dict(_flatten(table.settings)) for table in tables]
     names = dict.fromkeys(name for own in settings for name in own)
-    differing = [name for name in names if len({_text(own.get(name)) for own in settings}) > 1]
+    differing = [name for name in names if len({_value_text(own.get(name)) for own in settings}) > 1]
     rows = []
     for table, own in zip(tables, settings, strict=True):
         row = {"folder": str(table.folder), **{name: own.get(name) for name in differing}}
@@ -86,7 +86,7 @@ def leaderboard(
     return frame
 
 
-def _open(folders: Any) -> list[ResultTables]:
+def _open_results(folders: Any) -> list[ResultTables]:
     if isinstance(folders, str | os.PathLike):
         root = check_path("folders", folders, where=_WHERE)
         found: list[Any] = [root] if is_file(root / COMMANDLINE) else _find_folders(root)
@@ -121,14 +121,14 @@ def _flatten(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
             elif isinstance(value, Mapping):
                 yield from _flatten(dict(value), f"{prefix}{name}.")
             else:
-                yield f"{prefix}{name}", value if _is_scalar(value) else _text(value)
+                yield f"{prefix}{name}", value if _is_scalar(value) else _value_text(value)
 
 
 def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, str | bool | int | float)
 
 
-def _text(value: object) -> str:
+def _value_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

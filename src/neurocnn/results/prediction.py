@@ -137,10 +137,10 @@ def check_new_data(
 
 def _has_tables(folder: ResultFolder, fold: Fold, dataset_name: str) -> bool:
     """Return whether a fold has tables of the data set `dataset_name`."""
-    return any(path.is_file() for path in _tables(folder, fold, dataset_name))
+    return any(path.is_file() for path in _table_paths(folder, fold, dataset_name))
 
 
-def _tables(folder: ResultFolder, fold: Fold, name: str) -> list[Path]:
+def _table_paths(folder: ResultFolder, fold: Fold, name: str) -> list[Path]:
     """Return the paths of all tables of a data set."""
     keys = product(folder.selections, [name], folder.levels, ("prediction", "metrics"))
     return [fold.table(*key) for key in keys]
@@ -164,7 +164,7 @@ def _check_same(
         new = pd.Series(targets, index=pd.MultiIndex.from_frame(sessions[key]), dtype=float)
         old = labels.reindex(new.index).astype(float)
         changed = [
-            f"{describe_row(dict(zip(key, row, strict=True)))}: {_label(folder, old[row])} → {_label(folder, new[row])}"
+            f"{describe_row(dict(zip(key, row, strict=True)))}: {_target_text(folder, old[row])} → {_target_text(folder, new[row])}"
             for row in new.index[~np.isclose(old, new, rtol=1e-5)]
         ]
         if changed:
@@ -174,7 +174,7 @@ def _check_same(
             )
 
 
-def _label(folder: ResultFolder, target: float) -> str:
+def _target_text(folder: ResultFolder, target: float) -> str:
     """Return a target as text: the name of its class, or its value."""
     classes = folder.task.classes
     return f"{target:g}" if classes is None else str(classes[int(target)])
@@ -217,7 +217,9 @@ def predict_fold(
     ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
     if engine.find_ranks().rank == 0:
         with folder.hold() as lock:
-            storage.remove_leftovers(lock, fold.images, fold.sessions(name), *_tables(folder, fold, name))
+            storage.remove_leftovers(
+                lock, fold.images, fold.sessions(name), *_table_paths(folder, fold, name)
+            )
             # The fingerprints are written first, so that no table exists without the fingerprints of its images.
             if not _has_tables(folder, fold, name):
                 write_images(fold, {name: images})

@@ -41,7 +41,7 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
     for level in folder.levels:
         values = read_metrics(folder, level, None, dataset)
         values = values.reindex([fold.index for fold in done])
-        metrics = _metrics(folder, [str(name) for name in values])
+        metrics = _metric_names(folder, [str(name) for name in values])
         # At part level only the main metric is shown, because the parts of an image are not independent.
         for metric in metrics if level == folder.levels[-1] else metrics[:1]:
             texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
@@ -100,7 +100,7 @@ def describe(root: object, folder: ResultFolder | None, settings: Settings) -> s
     state = (
         f"splits {[fold.index for fold in folder.done]} done" if folder else _missing_code_message(settings)
     )
-    return limit_length(f"Results({str(root)!r}): {_kind(folder, settings)}, {state}")
+    return limit_length(f"Results({str(root)!r}): {_describe_kind(folder, settings)}, {state}")
 
 
 def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> str:
@@ -108,7 +108,7 @@ def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> 
     architecture = settings["architecture"]
     name = architecture[CUSTOM] if isinstance(architecture, dict) else architecture
     several = ", one network per part" if settings["multi"] else ""
-    title = html.escape(f"{_kind(folder, settings)}, {name}{several}")
+    title = html.escape(f"{_describe_kind(folder, settings)}, {name}{several}")
     if folder is None:
         body = f"<p>{html.escape(_missing_code_message(settings))}</p>"
     elif not folder.done:
@@ -124,14 +124,14 @@ def _missing_code_message(settings: Settings) -> str:
     return f"custom {' and '.join(names)} not passed; use Results(…, {'=…, '.join(names)}=…)"
 
 
-def _kind(folder: ResultFolder | None, settings: Settings) -> str:
+def _describe_kind(folder: ResultFolder | None, settings: Settings) -> str:
     if folder is None:
         return str(settings["task"].get(CUSTOM, settings["task"].get("type")))
     plural = "patches" if folder.parts == "patch" else f"{folder.parts}s"
     return f"{folder.task.name} of {plural}"
 
 
-def _metrics(folder: ResultFolder, names: list[str]) -> list[str]:
+def _metric_names(folder: ResultFolder, names: list[str]) -> list[str]:
     """Return the names of the metrics without their limits; the main metric is first."""
     metrics = [name for name in names if not name.endswith(("_low", "_high")) and name not in _COUNTS]
     errors = ("mse", "mae") if folder.reconstructs else ("mae", "mse")

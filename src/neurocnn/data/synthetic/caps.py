@@ -160,7 +160,7 @@ def make_caps(
         return read_table(labels)
 
     def draw(index: int) -> None:
-        person = _person(seed, index, atrophy, space.individuality)
+        person = _draw_participant(seed, index, atrophy, space.individuality)
         with write_whole(images[index]) as file:
             file.write(_nifti_bytes(person, space, contrast, size, np.random.default_rng([seed, index, 1])))
 
@@ -172,7 +172,7 @@ def make_caps(
                 file.write("\n")
         _run_in_threads(draw, [i for i in indices if not images[i].exists()], n_workers)
         if not labels.exists():
-            write_table(pd.DataFrame([_labels(seed, index) for index in indices]), labels)
+            write_table(pd.DataFrame([_label_row(seed, index) for index in indices]), labels)
     return read_table(labels)
 
 
@@ -244,14 +244,14 @@ def _severity(seed: int, index: int) -> float:
     return float(np.random.default_rng([seed, index, 2]).uniform(-1, 1, 2).mean())
 
 
-def _person(seed: int, index: int, atrophy: float, individuality: float) -> Person:
+def _draw_participant(seed: int, index: int, atrophy: float, individuality: float) -> Person:
     person = draw_person(np.random.default_rng([seed, index, 0]), individuality)
     if _diagnosis(seed, index) == "CN":
         return person
     return person.atrophied(atrophy + _LOSS_DEVIATION * min(atrophy, 1 - atrophy) * _severity(seed, index))
 
 
-def _labels(seed: int, index: int) -> dict[str, Any]:
+def _label_row(seed: int, index: int) -> dict[str, Any]:
     """Return a row of ``labels.tsv``. Means and standard deviations resemble cohorts such as ADNI."""
     random = np.random.default_rng([seed, index, 4])
     sex = "F" if random.random() < 0.55 else "M"
@@ -271,7 +271,7 @@ def _labels(seed: int, index: int) -> dict[str, Any]:
     }
 
 
-def _grid(space: _Space, size: tuple[int, int, int]) -> tuple[list[Floats], NDArray[np.float64]]:
+def _voxel_grid(space: _Space, size: tuple[int, int, int]) -> tuple[list[Floats], NDArray[np.float64]]:
     """Return the positions of the voxels along z, y, x, and the affine. The field of view does not depend on `size`."""
     affine = np.eye(4)
     for i in range(3):
@@ -285,7 +285,7 @@ def _nifti_bytes(
     person: Person, space: _Space, contrast: Contrast, size: tuple[int, int, int], random: np.random.Generator
 ) -> bytes:
     """Return a compressed NIfTI file without a time or file name in its header, so that the bytes are reproducible."""
-    axes, affine = _grid(space, size)
+    axes, affine = _voxel_grid(space, size)
     voxels = scan(person, axes, contrast, _LEVELS, random)
     kind: Any = nib.Nifti1Header
     header = kind(endianness="<")

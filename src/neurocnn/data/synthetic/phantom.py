@@ -183,7 +183,8 @@ class _InterpolatedFields:
         self, function: Callable[[Sequence[Floats]], Floats], axes: Sequence[Floats], spacing: float, box: Box
     ) -> None:
         inside = [
-            _nodes_inside(axis, low, high) for axis, low, high in zip(axes, *_reversed(box), strict=True)
+            _nodes_inside(axis, low, high)
+            for axis, low, high in zip(axes, *_reverse_corners(box), strict=True)
         ]
         self.area = (inside[1], inside[2])
         self._rows = range(inside[0].start, inside[0].stop)
@@ -213,7 +214,7 @@ class _InterpolatedFields:
         return plane
 
 
-def _reversed(box: Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _reverse_corners(box: Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return box[0][::-1], box[1][::-1]
 
 
