@@ -164,7 +164,8 @@ def _check_same(
         new = pd.Series(targets, index=pd.MultiIndex.from_frame(sessions[key]), dtype=float)
         old = labels.reindex(new.index).astype(float)
         changed = [
-            f"{describe_row(dict(zip(key, row, strict=True)))}: {_target_text(folder, old[row])} → {_target_text(folder, new[row])}"
+            f"{describe_row(dict(zip(key, row, strict=True)))}: "
+            f"{_target_text(folder, old[row])} → {_target_text(folder, new[row])}"
             for row in new.index[~np.isclose(old, new, rtol=1e-5)]
         ]
         if changed:
