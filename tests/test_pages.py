@@ -218,8 +218,8 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         warnings.simplefilter("always")
         names = run("docs/how-to/start-from-clinicadl.md")
     # Only the warning that the page describes is expected: these classes are sorted, so their order is correct.
-    assert {re.search("participants that it has seen|sorts its labels", str(w.message))[0] for w in caught} == {
-        "participants that it has seen"
+    assert {re.search("participants that the source has seen|sorts its labels", str(w.message))[0] for w in caught} == {
+        "participants that the source has seen"
     }  # fmt: skip
     assert nc.Results("results/cnn").splits == [0, 1]
     assert set(nc.Results("results/patch").predictions(dataset="new")["participant_id"]) == {
