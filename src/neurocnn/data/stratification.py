@@ -132,7 +132,7 @@ def indicator_columns(column: pd.Series, n_sets: int) -> NDArray[np.float64]:
 
     Examples
     --------
-    >>> indicators(pd.Series(["CN", "AD", "CN"]), 2).tolist()
+    >>> indicator_columns(pd.Series(["CN", "AD", "CN"]), 2).tolist()
     [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
     """
     values = _plain_numbers(column)

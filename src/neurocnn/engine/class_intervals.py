@@ -73,7 +73,7 @@ def wilson_limits(share: float, size: float, z: float) -> tuple[float, float]:
 
     Examples
     --------
-    >>> [round(limit, 4) for limit in wilson(1.0, 10, 1.96)]
+    >>> [round(limit, 4) for limit in wilson_limits(1.0, 10, 1.96)]
     [0.7225, 1.0]
     """
     factor = 1 / (1 + z**2 / size)

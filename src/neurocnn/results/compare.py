@@ -148,7 +148,7 @@ def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame) -> float:
     Examples
     --------
     >>> first = pd.DataFrame({"participant_id": [f"sub-{i}" for i in range(6)], "true_label": 1, "predicted_label": 1})
-    >>> mcnemar(first, first.assign(predicted_label=0))
+    >>> mcnemar_p_value(first, first.assign(predicted_label=0))
     0.03125
     """
     if first.duplicated(key_columns(first, PARTICIPANT)).any():
@@ -165,7 +165,7 @@ def delong_p_value(first: pd.DataFrame, second: pd.DataFrame) -> float:
     Examples
     --------
     >>> first = pd.DataFrame({"participant_id": list("abc"), "true_label": [0, 1, 1], "proba1": [0.4, 0.3, 0.9]})
-    >>> delong(first, first)
+    >>> delong_p_value(first, first)
     1.0
     """
     positive = first["true_label"].to_numpy() == 1
@@ -227,7 +227,7 @@ def resampled_t_p_value(differences: Array, test_ratio: float) -> float:
 
     Examples
     --------
-    >>> round(resampled_t(np.array([0.02, 0.05, 0.03, 0.04, 0.01]), 0.25), 4)
+    >>> round(resampled_t_p_value(np.array([0.02, 0.05, 0.03, 0.04, 0.01]), 0.25), 4)
     0.0474
     """
     from scipy.stats import t
