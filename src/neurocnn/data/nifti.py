@@ -126,8 +126,8 @@ def read_voxels(path: Path, name: str, *, one_channel: bool = False) -> tuple[Te
         content = _decompress(content, header.n_bytes, path, name)
     if len(content) != header.n_bytes:
         raise ImageError(
-            f"{name}: {path}: {len(content)} bytes; expected the {header.n_bytes} that its header requires; the file is "
-            f"truncated or damaged; {_RESTORE}"
+            f"{name}: {path}: {len(content)} bytes; expected the {header.n_bytes} that its header requires; the file "
+            f"is truncated or damaged; {_RESTORE}"
         )
     proxy: Any = nib.arrayproxy.ArrayProxy
     # A value that is too large for float32 becomes infinite, which the caller reports.
