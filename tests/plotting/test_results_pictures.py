@@ -142,12 +142,14 @@ class Tags(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.images = 0
+        self.tables = 0
 
     def handle_starttag(self, tag, attributes):
         for name, value in attributes:
             if name in ("src", "href"):
                 self.links.append(value)
         self.images += tag == "img"
+        self.tables += tag == "table"
 
 
 @pytest.mark.parametrize("task", list(TASKS))
@@ -158,6 +160,8 @@ def test_the_report_is_one_page_with_settings_people_tables_and_pictures(studies
     tags.feed(page)
     assert all(link.startswith("data:") for link in tags.links)
     assert tags.images >= {"classification": 9, "regression": 5, "reconstruction": 1}[task]
+    # One table each of the settings, the population, and the scores of the two data sets.
+    assert tags.tables == 4
     for text in ("Settings", "Population", "learning_rate", "validation", "test", "<table"):
         assert text in page
 

@@ -57,6 +57,17 @@ def test_a_box_is_outlined_at_its_edges_in_the_planes_that_cut_it():
     assert sagittal.patches[0].get_bbox().extents.tolist() == [0.5, 1.5, 3.5, 5.5]
 
 
+@pytest.mark.parametrize("top", [6, 20, 32, 36, 40])
+def test_the_name_of_a_box_is_between_its_upper_edge_and_the_title(top: int):
+    figure = planes(np.ones((40, 50, 40)), boxes={"name": (slice(4, 12), slice(4, 12), slice(top - 6, top))})
+    figure.canvas.draw()
+    for panel in figure.axes[:2]:
+        name, title = panel.texts[0].get_window_extent(), panel.title.get_window_extent()
+        edge = panel.patches[0].get_window_extent().y1
+        assert name.y1 < title.y0
+        assert (name.y0 > edge) == (top < 34)
+
+
 def test_voxels_keep_their_proportions():
     figure = planes(VOLUME, voxel_size=(1, 2, 3))
     assert [panel.get_aspect() for panel in figure.axes] == [3 / 2, 3, 2]

@@ -246,6 +246,12 @@ def test_confounds_of_a_regression_use_a_linear_regression(study: Study, tmp_pat
 
 
 @pytest.mark.faults
+def test_the_label_is_not_a_confound(results):
+    with pytest.raises(SettingError, match=r"on=.*expected columns other than the label 'diagnosis'"):
+        results.confounds(["age", "diagnosis"])
+
+
+@pytest.mark.faults
 def test_invalid_rules_are_refused(results):
     for rule in ("best", {"sensitivity": 2}, {"ppv": 0.5}, {}, None):
         with pytest.raises(SettingError, match=r"rule=|sensitivity=2"):

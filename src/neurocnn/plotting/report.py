@@ -67,10 +67,10 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
     check_instance("results", results, Results, "an nc.Results", where="report")
     path = check_path("path", path, where="report")
     results._folder.check_done()
-    parts = [f"<h1>{html.escape(results._folder.task.name)}</h1>", results._repr_html_()]
+    parts = [f"<h1>{html.escape(results._folder.task.name)}</h1>", f"<p>{html.escape(repr(results))}</p>"]
     parts += ["<h2>Settings</h2>", _settings_html(results), "<h2>Population</h2>", _population_html(results)]
     for name in ["validation", *_predicted_datasets(results)]:
-        parts.append(f"<h2>{html.escape(name)}</h2>")
+        parts.append(f"<h2>{html.escape(name)}, {html.escape(results.selections[-1])}</h2>")
         parts.append(results.summary(name).to_html(border=0))
         parts += list(_figures_html(results, name))
     if not results._folder.reconstructs:

@@ -25,6 +25,8 @@ Box: TypeAlias = tuple[slice, slice, slice]
 PLANES = ("sagittal", "coronal", "axial")
 #: Width of a colour bar, relative to the width of the planes.
 BAR = 0.025
+#: Height, relative to that of a plane, up to which the name of a box fits between the box and the title.
+_ROOM = 0.85
 
 
 def as_volume(values: Any, what: str) -> Volume:
@@ -142,7 +144,7 @@ def draw_slice(
 
 
 def draw_box(axes: "Axes", region: Box, axis: int, index: int, colour: str, name: str | None) -> None:
-    """Draw the outline of a box, with its name above, if the plane intersects the box."""
+    """Draw the outline of a box that the plane intersects, with its name above or, near the title, in the box."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -154,8 +156,18 @@ def draw_box(axes: "Axes", region: Box, axis: int, index: int, colour: str, name
     size = (across.stop - across.start, up.stop - up.start)
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=1.6))
     if name is not None:
-        middle = across.start + size[0] / 2
-        text = axes.text(middle, up.stop + 1, name, color="white", fontsize=SMALL, ha="center", va="bottom")
+        bottom, top = axes.get_ylim()
+        below = up.stop > bottom + _ROOM * (top - bottom)
+        text = axes.annotate(
+            name,
+            (across.start + size[0] / 2, up.stop - 0.5),
+            xytext=(0, -3 if below else 3),
+            textcoords="offset points",
+            color="white",
+            fontsize=SMALL,
+            ha="center",
+            va="top" if below else "bottom",
+        )
         text.set_path_effects([withStroke(linewidth=2.5, foreground=colour)])
 
 

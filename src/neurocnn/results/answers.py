@@ -41,7 +41,7 @@ class Answers(Decisions):
         DataFrame
             One row per group (index `by`; ``missing`` for missing values): ``participants``, ``images``, and each
             metric with the limits of its 95 % confidence interval, ``…_low`` and ``…_high``, see
-            `engine.confidence_intervals`.
+            `metrics`.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Answers(Decisions):
         Parameters
         ----------
         on
-            Columns of the sessions.
+            Columns of the sessions, without the label.
         dataset, selection
             See `metrics`.
 
@@ -90,6 +90,8 @@ class Answers(Decisions):
 
         Raises
         ------
+        SettingError
+            If `on` contains the label.
         TableError
             If a column or value is missing.
         NotFoundError

@@ -117,6 +117,10 @@ def confound_table(
     columns = check_each("on", check_list("on", on, "column names", where="confounds"), _check_name)
     if not columns:
         raise argument_error("on", on, "at least one column name", where="confounds")
+    if folder.task.label in columns:
+        raise argument_error(
+            "on", on, f"columns other than the label {folder.task.label!r}", where="confounds"
+        )
     rows = {}
     for fold in folder.check_done():
         if fold.index in network.index:
