@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from sphinx_gallery.scrapers import figure_rst
 
-FIRST = ["quickstart.py", "lab.py", "train_your_own.py"]
+FIRST = ["quickstart.py", "from_images_to_a_paper.py", "lab.py", "train_your_own.py"]
 
 
 class Order:

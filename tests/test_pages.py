@@ -238,9 +238,17 @@ def run_on_a_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(names["experiment"], nc.Experiment)
 
 
-def train_on_a_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("docs/how-to/train-on-a-cpu.md")
+def train_on_a_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch, page: str = "cpu") -> None:
+    run(f"docs/how-to/train-on-a-{page}.md")
     assert len(list(folder.rglob("deeplearning_prepare_data/image_based/t1_linear/*.pt"))) == 10
+    history = nc.Results(f"results/{page}").history()
+    assert history["train_loss"].isna().all()
+    assert history["validation_loss"].notna().all()
+
+
+def train_on_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_on_a_cpu(folder, monkeypatch, "gpu")
+    assert nc.Results("results/gpu").settings["trainer"]["precision"] == "bfloat16"
 
 
 def train_on_several_gpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +272,7 @@ RUNS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
             run_on_a_cluster,
             start_from_clinicadl,
             train_on_a_cpu,
+            train_on_a_gpu,
             train_on_several_gpus,
         ),
     }.items()
