@@ -46,7 +46,7 @@ class Trainer(TrainingSettings):
         than best × (1 − tolerance). With ``patience=0`` it never stops early.
     stopping_metric
         Metric of the task for early stopping, such as ``"roc_auc"``. If larger values are better, an improvement must
-        exceed best + tolerance × |best|.
+        exceed best + tolerance × abs(best).
     sampler
         ``"random"`` for each sample once per epoch, ``"weighted"`` for samples drawn with replacement, all classes
         equally often.
