@@ -78,6 +78,13 @@ def defaults(folder: Path) -> None:
     measure("defaults", data, nc.Trainer(), "Conv3_FC1", most)
 
 
+def quickstart(folder: Path) -> None:
+    """The quickstart's autoencoder on its first split: 5 epochs, learning rate 1e-2."""
+    data = datasets(folder / "quickstart", "t1-volume", nc.Roi.hippocampi("t1-volume"), 58, 30)
+    trainer = nc.Trainer(epochs=5, learning_rate=1e-2)
+    measure("quickstart", data, trainer, "Conv3_FC1", {"linear": 1.0})
+
+
 def patches(folder: Path) -> None:
     """Conv4_FC3 on the 36 patches of eight images: 20 epochs, learning rate 1e-3."""
     data = datasets(folder / "linear", "t1-linear", nc.Patch(50, 50), 8, 4)
@@ -90,7 +97,12 @@ def patches(folder: Path) -> None:
     )
 
 
-CASES: dict[str, Callable[[Path], None]] = {"lab": lab, "defaults": defaults, "patches": patches}
+CASES: dict[str, Callable[[Path], None]] = {
+    "lab": lab,
+    "quickstart": quickstart,
+    "defaults": defaults,
+    "patches": patches,
+}
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:

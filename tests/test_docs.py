@@ -192,7 +192,8 @@ CLINICADL_OPTIONS = """
 --uncropped_roi --unnormalize --use_cpu --use_extracted_features --use_extracted_patches
 --use_extracted_roi --use_extracted_slices --use_labels/--no_labels --use_tensor --use_uncropped_image
 --valid_longitudinal/--valid_baseline --validation_type --variables_of_interest --verbose --version
---visualization --vmax --weight_decay --working_directory -cpu -h -v --MCI_sub_categories
+--visualization --vmax --weight_decay --working_directory -cpu -h -v --MCI_sub_categories --multi-cohort
+--AD_subtypes_distribution --CN_subtypes_distribution
 """
 
 

@@ -1,7 +1,9 @@
 """The lab runs from start to end, and its results agree with the effects in the synthetic data."""
 
+import ast
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -70,36 +72,64 @@ def test_the_results_of_the_lab_agree_with_the_synthetic_data(
     assert abs(clusters["age"].diff().iloc[-1]) < 5
 
 
-def write_labs_files(folder: Path, n_train: int, n_validation: int) -> None:
-    """Write noise and tables with the names of the lab's files and columns; half of the controls are young."""
+def write_tarball(folder: Path, n_train: int, n_validation: int) -> Path:
+    """Write a tarball with the names of the lab's files and columns; half of the controls are young."""
+    data = folder / "OASIS-1_dataset"
+    tables = data / "tsv_files/lab_1"
+    tables.mkdir(parents=True)
     rows = []
     for i in range(n_train + n_validation):
         name, is_ad = f"sub-OASIS1{i:04}", i % 2 == 0
-        images = folder / f"CAPS/subjects/{name}/ses-M00/deeplearning_prepare_data/image_based/custom"
+        images = data / f"CAPS/subjects/{name}/ses-M00/deeplearning_prepare_data/image_based/custom"
         images.mkdir(parents=True)
-        voxels = torch.rand((1, 121, 145, 121), generator=torch.Generator().manual_seed(i))
-        torch.save(voxels, images / f"{name}_ses-M00_{STEM}.pt")
-        person = {"sex": "FM"[i % 3 == 0], "education_level": 2.0, "age_bl": 70 + i if i % 4 != 1 else 20 + i}
-        state = {"MMS": 22.0 if is_ad else 30.0, "cdr_global": 1.0 if is_ad else None}
-        ids = {"participant_id": name, "session_id": "ses-M00", "diagnosis": "AD" if is_ad else "CN"}
-        rows.append({**ids, **person, **state})
+        voxels = torch.zeros(1, 121, 145, 121)
+        voxels[:, 20:100, 45:95, 22:62] = torch.rand((80, 50, 40), generator=torch.Generator().manual_seed(i))
+        # Files that were written years ago may have the format before torch 1.6.
+        torch.save(voxels, images / f"{name}_ses-M00_{STEM}.pt", _use_new_zipfile_serialization=i % 3 > 0)
+        cdr, diagnosis = (1.0, "AD") if is_ad else (None, "CN")
+        rows.append(
+            {
+                "participant_id": name, "session_id": "ses-M00", "alternative_id_1": f"OAS1_{i:04}_MR1",
+                "sex": "FM"[i % 3 == 0], "education_level": 2.0 if is_ad else None,
+                "age_bl": 70 + i if i % 4 != 1 else 20 + i, "cdr": cdr, "diagnosis_bl": diagnosis,
+                "laterality": "R", "MMS": 22.0 if is_ad else 30.0, "cdr_global": cdr, "diagnosis": diagnosis,
+            }
+        )  # fmt: skip
     table = pd.DataFrame(rows)
-    tables = folder / "tsv_files/lab_1"
-    tables.mkdir(parents=True)
-    nc.write_table(table, tables / "OASIS_BIDS.tsv")
+    table.to_csv(tables / "OASIS_BIDS.tsv", sep="\t", index=False)
     for name, part in {"train": table[:n_train], "validation": table[n_train:]}.items():
-        nc.write_table(part[["participant_id", "session_id", "diagnosis"]], tables / f"{name}.tsv")
+        ids = part[["participant_id", "session_id", "diagnosis"]]
+        ids.to_csv(tables / f"{name}.tsv", sep="\t", index=False)
+    (data / "raw").mkdir()
+    (data / f"raw/{rows[0]['participant_id']}_ses-M00_T1w.nii.gz").write_bytes(b"")
+    path = folder / "OASIS-1-dataset_pt_new.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as tarball:
+        tarball.add(data, data.name)
+    return path
 
 
-def test_the_lab_runs_with_the_original_names_of_files_and_columns(
+def test_the_lab_runs_on_a_tarball_with_the_original_names_of_files_and_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    write_labs_files(tmp_path / "OASIS-1_dataset", n_train=8, n_validation=8)
-    found = run_lab(tmp_path, monkeypatch, N_EPOCHS=1, **{"AGE, MMS": ("age_bl", "MMS")})
-    assert not (tmp_path / "neurocnn-lab/dataset").exists()
+    (tmp_path / "work").mkdir()
+    with tarfile.open(write_tarball(tmp_path, n_train=8, n_validation=8)) as tarball:
+        tarball.extractall(tmp_path / "work", filter="data")
+    found = run_lab(tmp_path / "work", monkeypatch, N_EPOCHS=1, **{"AGE, MMS": ("age_bl", "MMS")})
+    assert not (tmp_path / "work/neurocnn-lab/dataset").exists()
+    assert len(found["train"]) == len(found["validation"]) == 8  # type: ignore[arg-type]
     # All patients are old, so that age alone separates them from the young half of the controls.
     assert found["accuracy_of_age"]["sensitivity"] == 1  # type: ignore[index]
     assert len(found["old"]) == 6  # type: ignore[arg-type]
+
+
+def test_the_names_of_columns_are_the_only_setting_at_the_top_of_the_lab():
+    top = ast.parse(SCRIPT.read_text(encoding="utf-8").partition("# %%")[0])
+    constants = [
+        ast.unparse(node.targets[0])
+        for node in top.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).strip("()").isupper()
+    ]
+    assert constants == ["(AGE, MMS)"]
 
 
 @pytest.mark.skipif(

@@ -32,8 +32,6 @@ import neurocnn as nc
 # Columns of the population table. In OASIS-1 their names are "age_bl" and "MMS".
 AGE, MMS = "age", "MMS"
 
-N_EPOCHS = 30
-N_PARTICIPANTS = 120  # of the synthetic data set; after a change, delete neurocnn-lab/dataset
 figures = Path("neurocnn-lab")
 figures.mkdir(exist_ok=True)
 torch.manual_seed(0)
@@ -46,6 +44,9 @@ torch.manual_seed(0)
 # Clinica's pipeline ``t1-volume`` has registered each image to a template and segmented its grey matter. The images are
 # tensors of 121×145×121 voxels, without the original NIfTI files. Two tables list the participants for training and
 # validation.
+N_PARTICIPANTS = 120  # of the synthetic data set; after a change, delete neurocnn-lab/dataset
+
+
 def write_synthetic_data(folder: Path) -> None:
     """Write a synthetic data set with the folder tree of the lab's data set."""
     labels = nc.make_caps(folder / "CAPS", N_PARTICIPANTS, preprocessing="t1-volume", seed=0)
@@ -270,6 +271,7 @@ def train_by_hand(
     return best
 
 
+N_EPOCHS = 30
 LEARNING_RATE = 3e-4
 by_hand = train_by_hand(Network(), train_left, N_EPOCHS, LEARNING_RATE)
 table, _ = test_by_hand(by_hand, DataLoader(validation_left.without_augmentation(), batch_size=32))
@@ -422,8 +424,14 @@ class Autoencoder(nn.Module):
 #     as probabilities are.
 #
 # ``CNN_Transformer`` derives the same autoencoder from the network, for any input size. With equal weights, both
-# autoencoders return the same values. The derived autoencoder is trained as above; the loss is the squared difference
-# of input and output.
+# autoencoders return the same values. The derived autoencoder is trained as above.
+#
+# **Question.** Which lines of ``train_by_hand`` and ``test_by_hand`` change for an autoencoder?
+#
+# .. dropdown:: Answer
+#
+#     The target is the image itself: the loss is ``nn.functional.mse_loss(model(batch["image"])[1], batch["image"])``,
+#     and no diagnosis is used. The evaluation returns only the mean loss, because there are no classes to count.
 cnn = nc.create_model("Conv3_FC1", (1, 30, 40, 30))
 autoencoder = nc.CNN_Transformer(cnn, output="sigmoid", bottleneck=1)
 same = Autoencoder()

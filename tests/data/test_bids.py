@@ -58,6 +58,18 @@ def test_without_a_sessions_table_the_folders_are_the_sessions(tmp_path):
     ]
 
 
+def test_values_of_participants_are_used_only_without_values_of_the_own_sessions(tmp_path):
+    files = {
+        "participants.tsv": "participant_id diagnosis\nsub-01 CN\nsub-02 AD\nsub-03 MCI\nsub-04 CN\n",
+        "sub-01/sub-01_sessions.tsv": "session_id diagnosis\nses-M000 CN\nses-M012 MCI\n",
+        "sub-02/ses-M000/x": "",
+        "sub-03/sub-03_sessions.tsv": "session_id MMS\nses-M000 27\n",
+        "sub-04/sub-04_sessions.tsv": "session_id diagnosis\nses-M000 n/a\n",
+    }
+    table = read_bids(write(tmp_path, files))
+    assert table["diagnosis"].fillna("missing").tolist() == ["CN", "MCI", "AD", "MCI", "missing"]
+
+
 BROKEN = {
     "no participants": ({"README": ""}, NotFoundError, "participants.tsv: the table does not exist"),
     "no sessions": (

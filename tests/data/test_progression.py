@@ -62,6 +62,8 @@ CASES = {
     "AD after a gap over the horizon": ({0: "MCI", 24: "MCI", 48: "AD"}, "uMCI"),
     "missing at the horizon": ({0: "MCI", 36: None}, "uMCI"),
     "reversion after the horizon": ({0: "MCI", 36: "MCI", 60: "CN"}, "sMCI"),
+    "rows in any order": ({48: "MCI", 12: "AD", 0: "MCI"}, "rMCI"),
+    "reversion before progression": ({0: "MCI", 12: "CN", 24: "AD"}, "rMCI"),
 }
 
 
@@ -88,10 +90,13 @@ def test_participants_of_two_cohorts_are_distinguished_and_other_columns_kept(ca
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (visits({0: "MCI", 12: "EMCI"}), "sub-01 ses-M012; expected CN, MCI, AD .* found 'EMCI'"),
+        (
+            visits({0: "MCI", 12: "EMCI"}),
+            "sub-01 ses-M012: diagnosis='EMCI'; expected CN, MCI, AD .*; rename",
+        ),
         (
             visits({0: "MCI"}).assign(session_id="ses-01"),
-            "sub-01 ses-01; expected a session_id with the month",
+            "sub-01 ses-01: session_id='ses-01'; expected 'ses-M' and the month",
         ),
         (
             visits({0: "MCI", 1: "AD"}).assign(session_id=["ses-M00", "ses-M000"]),

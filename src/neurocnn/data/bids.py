@@ -27,9 +27,9 @@ def read_bids(folder: str | os.PathLike[str]) -> pd.DataFrame:
     -------
     sessions
         One row per session, in the order of the files, with all columns of both kinds of table and the types of
-        `read_table`. If both kinds of table contain a column, such as a diagnosis, the values of the sessions are used,
-        because values in ``participants.tsv`` often describe only the first session. Participants without sessions are
-        omitted, and a log message lists them.
+        `read_table`. Values in ``participants.tsv`` are repeated for each session of the participant, except in columns
+        of the participant's own sessions table, such as a diagnosis: they often describe only the first session.
+        Participants without sessions are omitted, and a log message lists them.
 
     Raises
     ------
@@ -72,6 +72,10 @@ def read_bids(folder: str | os.PathLike[str]) -> pd.DataFrame:
     sessions = pd.concat(tables.values()).fillna("n/a")
     shared = participants.columns.intersection(sessions.columns).drop(REQUIRED[0])
     texts = sessions.merge(participants.drop(columns=shared), on=REQUIRED[0], how="left")
+    for column in shared.drop(REQUIRED[1], errors="ignore"):
+        lacking = texts[REQUIRED[0]].isin([name for name, table in tables.items() if column not in table])
+        values = participants.set_index(REQUIRED[0])[column]
+        texts.loc[lacking, column] = texts.loc[lacking, REQUIRED[0]].map(values)
     rows = [
         f"{root}, {person} {session}" for person, session in texts[list(REQUIRED)].itertuples(index=False)
     ]

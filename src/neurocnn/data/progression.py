@@ -71,14 +71,15 @@ def progression(table: pd.DataFrame, months: int = 36) -> pd.DataFrame:
     seen: dict[Any, int] = {}
     for row, (key, diagnosis) in enumerate(zip(keys, table["diagnosis"].tolist(), strict=True)):
         if seen.setdefault(key, row) != row:
-            raise _row_error(table, [seen[key], row], "different months")
+            raise _row_error(
+                table, [seen[key], row], "; expected different months; correct or drop one of the rows"
+            )
         if pd.isna(diagnosis):
             continue
         if diagnosis not in _DIAGNOSES:
             remedy = "rename it, as in table.replace({'diagnosis': {'EMCI': 'MCI'}})"
-            raise _row_error(
-                table, [row], f"CN, MCI, AD or a missing value as diagnosis; found {diagnosis!r}; {remedy}"
-            )
+            found = f"{diagnosis!r}; expected CN, MCI, AD or a missing value; {remedy}"
+            raise _row_error(table, [row], f": diagnosis={found}")
         visits.setdefault(key[0], {})[key[1]] = diagnosis
     labels = [
         _kind_of_mci(visits[person], month, month + horizon) if diagnosis == "MCI" else diagnosis
@@ -110,9 +111,11 @@ def _month_of_each_row(table: pd.DataFrame) -> list[int]:
     found = [re.fullmatch(r"ses-M(\d+)", session) for session in table["session_id"].tolist()]
     for row, match in enumerate(found):
         if match is None:
-            raise _row_error(table, [row], "a session_id with the month, such as ses-M012")
+            found = table["session_id"].iloc[row]
+            expected = "expected 'ses-M' and the month, such as 'ses-M012'; rename the session"
+            raise _row_error(table, [row], f": session_id={found!r}; {expected}")
     return [int(match[1]) for match in found if match]
 
 
-def _row_error(table: pd.DataFrame, rows: list[int], expected: str) -> TableError:
-    return TableError(f"progression: {describe_rows(table.iloc[rows])}; expected {expected}")
+def _row_error(table: pd.DataFrame, rows: list[int], problem: str) -> TableError:
+    return TableError(f"progression: {describe_rows(table.iloc[rows])}{problem}")
