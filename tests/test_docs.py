@@ -255,7 +255,18 @@ def test_the_page_on_clinicadl_lists_every_command_and_option():
 
 
 def test_every_call_on_the_page_on_clinicadl_has_all_required_arguments():
-    own = {"merge", "isin", "basicConfig", "replace", "help", "Compose", "Resize", "groupby", "transform"}
+    own = {
+        "merge",
+        "isin",
+        "basicConfig",
+        "replace",
+        "help",
+        "Compose",
+        "Resize",
+        "groupby",
+        "transform",
+        "loguniform",
+    }
     calls = list(_calls(CLINICADL))
     for call in calls:
         function = _called(call.func)
