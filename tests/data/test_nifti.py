@@ -204,7 +204,7 @@ def test_a_nan_or_singular_affine_is_refused(tmp_path: Path, row: list[float]):
 @pytest.mark.faults
 def test_a_header_with_fewer_voxels_than_the_file_is_refused(tmp_path: Path):
     (tmp_path / "a.nii").write_bytes(header_bytes(dim=[3, 4, 5, 5, 1, 1, 1, 1]))
-    with pytest.raises(ImageError, match="832 bytes.*752"):
+    with pytest.raises(ImageError, match=r"832 bytes.*752"):
         nifti.read_voxels(tmp_path / "a.nii", "x")
 
 
