@@ -4,6 +4,7 @@ The build needs no network: theme, fonts and scripts come from installed package
 another site. The reference is generated from the package, so that a new public name gets its page by itself.
 """
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import neurocnn as nc
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))  # for `reference` and `examples`
 
-import reference  # noqa: E402  # a module next to this file
+import examples  # noqa: E402  # modules next to this file
+import reference  # noqa: E402
 
 project = "neurocnn"
 author = "The neurocnn developers"
@@ -93,13 +95,21 @@ def _link_to_pages(app: Sphinx, docname: str, content: list[str]) -> None:
 def _skip_member(
     app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
 ) -> bool | None:
-    """Return True for members that another library defines or that have no docstring, None for Sphinx's own rule."""
+    """Return True for members without a docstring or for another library to call, None for Sphinx's own rule."""
     function = getattr(member, "fget", getattr(member, "__func__", member))
     own = str(getattr(function, "__module__", "")).startswith("neurocnn.")
-    return None if own and function.__doc__ else True
+    return None if own and function.__doc__ and name != "extra_repr" else True
+
+
+def _add_examples(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Add the examples of its class to a member without examples, so that each page has an executed example."""
+    owner = getattr(nc, name.split(".")[1], None) if name.count(".") == 2 else None
+    if inspect.isclass(owner) and "Examples" not in lines:
+        lines += ["", *examples.of_class(owner)]
 
 
 def setup(app: Sphinx) -> None:
     """Register the functions above."""
     app.connect("source-read", _link_to_pages)
     app.connect("autodoc-skip-member", _skip_member)
+    app.connect("autodoc-process-docstring", _add_examples, priority=1)  # before numpydoc

@@ -1,4 +1,6 @@
-"""Order and figures of the examples and tutorials."""
+"""Order and figures of the examples and tutorials, and the examples of a class."""
+
+import inspect
 
 from matplotlib.figure import Figure
 from sphinx_gallery.scrapers import figure_rst
@@ -14,6 +16,12 @@ class Order:
 
     def __call__(self, name: str) -> tuple[int, str]:
         return FIRST.index(name) if name in FIRST else len(FIRST), name
+
+
+def of_class(one: type) -> list[str]:
+    """Return the lines of the section "Examples" in the docstring of a class; an empty list without this section."""
+    lines = (inspect.getdoc(one) or "").splitlines()
+    return lines[lines.index("Examples") :] if "Examples" in lines else []
 
 
 def last_expression(block: object, variables: dict, settings: dict) -> str:

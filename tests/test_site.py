@@ -48,7 +48,8 @@ def public_names() -> Iterator[str]:
             for member, value in inspect.getmembers(one):
                 function = getattr(value, "fget", getattr(value, "__func__", value))
                 own = str(getattr(function, "__module__", "")).startswith("neurocnn.")
-                if own and not member.startswith("_") and inspect.isfunction(function) and function.__doc__:
+                hidden = member.startswith("_") or member == "extra_repr"
+                if own and not hidden and inspect.isfunction(function) and function.__doc__:
                     yield f"neurocnn.{name}.{member}"
     yield from (f"neurocnn.plotting.{name}" for name in nc.plotting.__all__)
 

@@ -5,7 +5,7 @@ From images to a paper
 This script is a complete study: it starts with a folder of images and a table of participants, and ends with the two
 tables and the figure of a paper. Between these, it checks the images, divides the participants, trains a network,
 compares it with predictions from age and sex, searches its settings, calibrates its probabilities, chooses a threshold,
-and shows where the network looks.
+and maps the voxels that its predictions depend on.
 
 The data are synthetic, so that the right answers are known. Patients (AD) have smaller hippocampi and larger ventricles
 than controls (CN): the volumes of the hippocampi alone separate them with an area under the ROC curve (AUC) of 0.99.
@@ -134,7 +134,7 @@ print(tuned.calibration("test").round(3))
 # -------
 #
 # The table contains the difference between both experiments for the same participants, its 95 % confidence interval,
-# and the p-values of three tests. An interval that contains 0 does not show that one of them is better.
+# and the p-values of three tests. If the interval contains 0, the data do not show which experiment is better.
 
 comparison = nc.compare(tuned, results, dataset="test")
 print(comparison.loc["roc_auc"].round(3))

@@ -65,8 +65,11 @@ class WholeImage:
 
     Examples
     --------
-    >>> WholeImage().ids((169, 208, 179))
-    [0]
+    >>> image, whole = torch.rand(1, 12, 14, 12), WholeImage()
+    >>> whole.ids((12, 14, 12)), whole.place((12, 14, 12), 0)
+    ([0], (slice(0, 12, None), slice(0, 14, None), slice(0, 12, None)))
+    >>> whole.view(image, 0) is image, torch.equal(whole.extract(image, 0), image)
+    (True, True)
     """
 
     name = "image"
@@ -106,8 +109,15 @@ class Patch:
 
     Examples
     --------
-    >>> len(Patch(size=50, stride=50).ids((169, 208, 179)))
-    36
+    >>> patches, image = Patch(size=50, stride=50), torch.rand(1, 169, 208, 179)
+    >>> len(patches.ids((169, 208, 179))), patches.grid((169, 208, 179))
+    (36, (3, 4, 3))
+    >>> patches.place((169, 208, 179), 35)
+    (slice(100, 150, None), slice(150, 200, None), slice(100, 150, None))
+    >>> patches.extract(image, 35).shape, patches.descriptor(35)
+    (torch.Size([1, 50, 50, 50]), 'patchsize-50_stride-50_patch-35')
+    >>> torch.equal(patches.view(image, 35), image[:, 100:150, 150:200, 100:150])
+    True
     """
 
     size: int = 50
@@ -174,8 +184,13 @@ class Slice:
 
     Examples
     --------
-    >>> len(Slice(direction=0).ids((169, 208, 179)))
-    129
+    >>> slices, image = Slice(direction=0, channels=3), torch.rand(1, 169, 208, 179)
+    >>> len(slices.ids((169, 208, 179))), slices.place((169, 208, 179), 20)
+    (129, (slice(20, 21, None), slice(0, 208, None), slice(0, 179, None)))
+    >>> slices.extract(image, 20).shape, slices.descriptor(20)
+    (torch.Size([3, 208, 179]), 'axis-sag_channel-rgb_slice-20')
+    >>> torch.equal(slices.view(image, 20)[2], image[0, 20])
+    True
     """
 
     direction: int = 0

@@ -70,9 +70,20 @@ class Roi:
     Examples
     --------
     >>> import torch
-    >>> roi = Roi({"corner": ((0, 2), (0, 2), (0, 2))})
-    >>> roi.extract(torch.arange(27.0).reshape(1, 3, 3, 3), 0).flatten().tolist()
+    >>> roi, image = Roi({"corner": ((0, 2), (0, 2), (0, 2))}), torch.arange(27.0).reshape(1, 3, 3, 3)
+    >>> roi.extract(image, 0).flatten().tolist()
     [0.0, 1.0, 3.0, 4.0, 9.0, 10.0, 12.0, 13.0]
+    >>> torch.equal(roi.view(image, 0, shift=(1, 0, 0)), image[:, 1:3, 0:2, 0:2])
+    True
+    >>> roi.ids((3, 3, 3)), roi.place((3, 3, 3), 0), roi.descriptor(0)
+    ([0], (slice(0, 2, None), slice(0, 2, None), slice(0, 2, None)), 'roi-corner')
+    >>> import nibabel, numpy
+    >>> voxels = numpy.zeros((4, 4, 4), "uint8")
+    >>> voxels[1, 1:3, 1:3] = 1
+    >>> nibabel.save(nibabel.Nifti1Image(voxels, numpy.eye(4)), tmp / "roi-corner_mask.nii.gz")
+    >>> roi = Roi.from_masks(tmp / "roi-corner_mask.nii.gz")
+    >>> list(roi.regions), roi.mask(0).shape, roi.mask_headers()["corner"].shape
+    (['corner'], torch.Size([1, 2, 2]), (4, 4, 4))
     """
 
     regions: Mapping[str, Box | str]
@@ -104,6 +115,11 @@ class Roi:
         ------
         SettingError
             If no boxes of the hippocampi are known for this preprocessing.
+
+        Examples
+        --------
+        >>> Roi.hippocampi("t1-volume").regions["rightHippocampusBox"]
+        ((65, 95), (50, 90), (27, 57))
         """
         known = check_choice("preprocessing", preprocessing, _HIPPOCAMPI, where="Roi.hippocampi")
         return cls(_HIPPOCAMPI[known], random_shift)

@@ -95,6 +95,8 @@ class Experiment:
     ... )
     >>> experiment.run(tmp / "results", splits=[0])
     Results(...): classification of images, splits [0] done
+    >>> experiment.recipe.architecture, experiment.recipe.trainer.epochs
+    ('Conv3_FC1', 1)
     """
 
     caps: data.Caps

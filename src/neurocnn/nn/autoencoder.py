@@ -80,6 +80,8 @@ class CNN_Transformer(nn.Module):
     >>> code, reconstruction = autoencoder(torch.zeros(4, 1, 9, 12))
     >>> code.shape, reconstruction.shape
     (torch.Size([4, 160]), torch.Size([4, 1, 9, 12]))
+    >>> torch.equal(autoencoder.encode(torch.zeros(4, 1, 9, 12)), code)
+    True
     >>> [type(layer).__name__ for layer in autoencoder.decoder]
     ['CropMaxUnpool2d', 'ConvTranspose2d', 'BatchNorm2d', 'ReLU']
     >>> autoencoder = CNN_Transformer(cnn, output="linear", bottleneck=1)

@@ -97,8 +97,12 @@ class PadMaxPool2d(_PadMaxPool):
     Examples
     --------
     >>> import torch
-    >>> PadMaxPool2d(2)(torch.zeros(1, 8, 5, 6)).shape
+    >>> pool = PadMaxPool2d(2)
+    >>> pool(torch.zeros(1, 8, 5, 6)).shape
     torch.Size([1, 8, 3, 3])
+    >>> pool.set_new_return(return_indices=False, return_pad=True)
+    >>> pool(torch.zeros(1, 8, 5, 6))[1]
+    (0, 0, 1, 0)
     """
 
     n_axes = 2
@@ -132,6 +136,9 @@ class PadMaxPool3d(_PadMaxPool):
     >>> maxima, indices, padding = pool(torch.zeros(1, 8, 5, 6, 7))
     >>> maxima.shape, padding
     (torch.Size([1, 8, 3, 3, 4]), (1, 0, 0, 0, 1, 0))
+    >>> pool.set_new_return(False, False)
+    >>> pool(torch.zeros(1, 8, 5, 6, 7)).shape
+    torch.Size([1, 8, 3, 3, 4])
     """
 
     n_axes = 3

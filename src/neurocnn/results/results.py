@@ -51,6 +51,8 @@ class Results(Explanations):
 'predicted_class', 'proba0', 'proba1']
     >>> results.load_model(split=0).training
     False
+    >>> results.task.classes, results.parts
+    (('CN', 'AD'), Patch(size=9, stride=9))
     """
 
     def predict(self, caps: data.Caps, sessions: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -120,6 +122,17 @@ class Results(Explanations):
             If the networks are not autoencoders.
         NotFoundError
             If images are missing, or no split is done.
+
+        Examples
+        --------
+        >>> import neurocnn as nc
+        >>> people = nc.make_caps(tmp / "caps", n_participants=4, preprocessing="t1-volume", shape=(12, 14, 12))
+        >>> images, splits = nc.Caps(tmp / "caps", "t1-volume"), nc.kfold(people, n_splits=2)
+        >>> trainer = nc.Trainer(epochs=1, device="cpu")
+        >>> experiment = nc.Experiment(images, splits, nc.WholeImage(), nc.reconstruction(), "Conv3_FC1", trainer)
+        >>> codes = experiment.run(tmp / "autoencoder").encode(images, people)
+        >>> codes.columns[:5].tolist(), len(codes)  # one row per split, image and part
+        (['split', 'participant_id', 'session_id', 'part_id', 'code0'], 8)
         """
         experiment, chosen = self._experiment, self._folder.check_selection(selection)
         done, dataset = self._folder.check_done(), experiment.new_dataset(caps, sessions)
