@@ -45,3 +45,18 @@ def predicted(study: Study, folder: Path, parts: str, labels: pd.DataFrame | Non
     run = nc.Experiment(study.caps, splits, PARTS[parts], TASKS["classification"], "Conv3_FC1", trainer)
     run.run(folder).predict(study.caps, test, name="test")
     return test
+
+
+def tables(root: Path) -> dict[str, str]:
+    """Return every table below a folder as text, without the column `time`."""
+    return {
+        str(path.relative_to(root)): pd.read_csv(path, sep="\t", dtype=str)
+        .drop(columns="time", errors="ignore")
+        .to_csv()
+        for path in sorted(root.rglob("*.tsv"))
+    }
+
+
+def people(*paths: Path) -> set[str]:
+    """Return the participants in tables."""
+    return {name for path in paths for name in nc.read_table(path)["participant_id"]}

@@ -96,7 +96,13 @@ def nothing_more(names: dict[str, object]) -> None:
 
 Setup = Callable[[Path], None]
 Check = Callable[[dict[str, object]], None]
+
+
 #: By page: functions that write additional files before its code runs, and that check results afterwards.
+def require_optuna(folder: Path) -> None:
+    pytest.importorskip("optuna")
+
+
 SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/concepts/autoencoders.md": (no_files, nothing_more),
     "docs/concepts/intervals.md": (train_on_half, nothing_more),
@@ -113,7 +119,7 @@ SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/how-to/read-results-elsewhere.md": (train_on_half, check_tables),
     "docs/how-to/reproduce-results.md": (no_files, nothing_more),
     "docs/how-to/resume.md": (no_files, check_resumed),
-    "docs/how-to/search-settings.md": (no_files, nothing_more),
+    "docs/how-to/search-settings.md": (require_optuna, nothing_more),
     "docs/how-to/transform-images.md": (no_files, nothing_more),
     "docs/how-to/use-an-own-loss-or-metric.md": (no_files, check_own_metric),
     "docs/how-to/use-regions-from-masks.md": (write_masks, check_regions),

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from studies import TRAINER, Study, experiment
+from studies import TRAINER, Study, experiment, people, tables
 
 import neurocnn as nc
-from neurocnn.errors import ModelError, SettingError
+from neurocnn.errors import MissingExtraError, SettingError
+from neurocnn.experiment.search import _run_winner
+from neurocnn.experiment.space import draw_values, with_values
 
 SPACE = {
     "learning_rate": [1e-5, 1e-3, 1e-2],
@@ -29,20 +32,6 @@ def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("search")
     searched(study, root)
     return root
-
-
-def tables(root: Path) -> dict[str, str]:
-    """Return every table below a folder as text, without the column `time`."""
-    return {
-        str(path.relative_to(root)): pd.read_csv(path, sep="\t", dtype=str)
-        .drop(columns="time", errors="ignore")
-        .to_csv()
-        for path in sorted(root.rglob("*.tsv"))
-    }
-
-
-def people(*paths: Path) -> set[str]:
-    return {name for path in paths for name in nc.read_table(path)["participant_id"]}
 
 
 def test_no_trial_sees_the_validation_set_and_the_winner_is_trained_on_all_other_people(
@@ -118,8 +107,6 @@ def test_tasks_of_a_job_array_and_a_stopped_search_leave_the_same_tables(
 def test_drawn_values_have_the_distributions_of_the_search_space():
     from scipy.stats import loguniform
 
-    from neurocnn.experiment.search import draw_values
-
     space = {"learning_rate": loguniform(1e-5, 1e-2), "batch_size": [2, 4, 8]}
     drawn = [draw_values(space, 0, trial) for trial in range(300)]
     rates = [values["learning_rate"] for values in drawn]
@@ -136,7 +123,11 @@ def test_drawn_values_have_the_distributions_of_the_search_space():
     [
         ({}, "space="),
         ({"splits": [1]}, "all splits of a search have the same splits"),
-        ({"transform": [None]}, "all splits of a search have the same transform"),
+        ({"task": [None]}, "all splits of a search have the same task"),
+        ({"parts": [nc.Patch(9, 9)]}, r"space\['parts'\]=Patch.*; expected parts with the name 'image'"),
+        ({"learning_rat": [1e-3]}, "expected a field of Trainer, .*; did you mean 'learning_rate'"),
+        ({"drop_out": [0.5]}, "did you mean 'dropout'"),
+        ({"transfrom": [None]}, "did you mean 'transform'"),
         ({"learning_rate": 0.1}, r"space\['learning_rate'\]=0.1; expected a list of values"),
         ({"learning_rate": []}, "at least one value"),
         ({"learning_rate": [-1.0]}, "learning_rate=-1.0; expected"),
@@ -150,12 +141,7 @@ def test_an_invalid_search_space_is_refused_before_a_file_is_written(
     assert not (tmp_path / "search").exists()
 
 
-def test_an_unknown_option_and_another_search_in_the_folder_are_refused(
-    study: Study, folder: Path, tmp_path: Path
-):
-    base = experiment(study, parts="image")
-    with pytest.raises(ModelError, match="drop_out"):
-        nc.search(base, {"drop_out": [0.5]}, 1, tmp_path / "search")
+def test_another_search_in_the_folder_is_refused(study: Study, folder: Path):
     with pytest.raises(SettingError, match="the folder contains another experiment"):
         searched(study, folder, seed=1)
     with pytest.raises(
@@ -171,3 +157,78 @@ def test_a_search_whose_winner_would_change_is_refused(study: Study, tmp_path: P
     record.write_text(record.read_text().replace('"trial": 0', '"trial": 7'))
     with pytest.raises(SettingError, match=r"winner\.json: trial=7; expected 0"):
         nc.search(base, {"learning_rate": [1e-3]}, 1, tmp_path, splits=[0], verbose=False)
+
+
+class Scale:
+    """Transform that multiplies the voxels; it is recorded as custom."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, image):
+        return image * self.factor
+
+    def __repr__(self):
+        return f"Scale({self.factor})"
+
+
+def test_a_name_is_a_field_of_the_trainer_then_an_option_then_a_field_of_the_experiment(study: Study):
+    def build(input_shape, n_outputs, *, batch_size=1, transform="mean"):
+        return nc.create_model("Conv3_FC1", input_shape, n_outputs)
+
+    values = {"batch_size": 2, "transform": "sum", "multi": True}
+    base = experiment(study, parts="patch", architecture=build)
+    found = with_values(base, values)
+    assert (found.trainer.batch_size, found.options, found.multi) == (2, {"transform": "sum"}, True)
+    assert found.transform == base.transform
+    assert with_values(experiment(study), {"transform": None}).transform is None
+
+
+# The small networks may predict one class only; that is irrelevant here.
+@pytest.mark.filterwarnings("ignore:all 8 parts have a validation balanced accuracy of 0")
+def test_winners_with_other_transforms_parts_and_networks_are_used_with_their_own(
+    study: Study, tmp_path: Path
+):
+    """Each split's images are predicted with the transform, parts and networks of the split's winner."""
+    parts = [nc.Patch(9, 9), nc.Patch(8, 10)]
+    choices = {"transform": [nc.MinMax(), nc.ZScore()], "parts": parts, "multi": [False, True]}
+    rest, test = nc.holdout(study.labels, 0.3, ["diagnosis"])
+    splits = nc.kfold(rest, 2, ["diagnosis"])
+    base = dataclasses.replace(experiment(study, parts="patch"), splits=splits)
+    # Each split is searched with one trial, so that its winner is known.
+    own = [{name: [values[index]] for name, values in choices.items()} for index in (0, 1)]
+    for index in (0, 1):
+        winner = with_values(base, {name: values[0] for name, values in own[index].items()})
+        _run_winner(base, winner, 0, {}, tmp_path / "best", index, (), False)
+    results = nc.Results(tmp_path / "best")
+    found = results.predict(study.caps, test, "test")
+    for index in (0, 1):
+        direct = nc.search(base, own[index], 1, tmp_path / str(index), splits=[index], verbose=False)
+        for dataset in ("validation", "test"):
+            if dataset == "test":
+                direct.predict(study.caps, test, "test")
+            expected = direct.predictions(dataset=dataset).query(f"split == {index}")
+            same = results.predictions(dataset=dataset).query(f"split == {index}")
+            pd.testing.assert_frame_equal(same.reset_index(drop=True), expected.reset_index(drop=True))
+    assert len(found) == 3 * len(test)
+    assert results.load_model(1, network=7).training is False
+    with pytest.raises(SettingError, match="network=7; expected None"):
+        results.load_model(0, network=7)
+    maps = results.explain(study.caps, test, "gradient", baseline=0.0)
+    assert maps["path"].map(Path.exists).all()
+
+
+def test_results_of_a_search_can_use_a_custom_winner(study: Study, tmp_path: Path):
+    base = experiment(study, parts="image")
+    results = nc.search(base, {"transform": [Scale(0.5)]}, 1, tmp_path, splits=[0], verbose=False)
+    direct = experiment(study, parts="image", transform=Scale(0.5)).run(
+        tmp_path / "direct", splits=[0], verbose=False
+    )
+    assert results.predictions().equals(direct.predictions())
+    assert results.setting("transform").factor == 0.5
+
+
+def test_optuna_is_named_if_it_is_missing(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'neurocnn\[search\]'"):
+        nc.search(experiment(study, parts="image"), {"dropout": [0.0]}, 1, tmp_path, sampler=print)

@@ -237,23 +237,23 @@ class Experiment:
         # All checks are done before the first epoch, and before any file is written.
         images = check_sessions(self.caps, self.task.label, self.splits, chosen)
         runs = [self._fold_run(where, split, images, callbacks) for split in chosen]
-        settings = self._settings(runs[0].train)
-        wanted = self.recipe.network_parts(runs[0].train.part_ids, networks)
+        settings = self._settings(self.recipe.datasets(self.caps, chosen[0])[0])
+        wanted = [run.recipe.network_parts(run.train.part_ids, networks) for run in runs]
         check_resumable(where, settings, self.splits, images)
         warn_on_resume(where, settings)
         epochs = continued_epochs(where, settings, len(self.splits))
         if epochs is not None and epochs != self.trainer.epochs:
             runs = [dataclasses.replace(run, recipe=run.recipe.with_epochs(epochs)) for run in runs]
             settings["trainer"]["epochs"] = epochs
-        needs = sum((run.check(wanted) for run in runs), Needs())
+        needs = sum(map(FoldRun.check, runs, wanted), Needs())
         open_folder(where, settings, self.splits, images)
         log_unknown_affine(where, runs[0].train, self.reconstructions)
         with log_needs("the run", needs, where.root):
             for position, run in enumerate(runs):
                 LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
                 with show_progress(verbose, f"split {run.fold.index}, ", len(runs) - position):
-                    run.run(wanted)
-        return Results(folder, **self._custom_settings())
+                    run.run(wanted[position])
+        return Results(folder, **self.custom_settings)
 
     def _fold_run(
         self,
@@ -289,7 +289,9 @@ class Experiment:
             "n_threads": torch.get_num_threads(),
         }
 
-    def _custom_settings(self) -> dict[str, Any]:
+    @property
+    def custom_settings(self) -> dict[str, Any]:
+        """Settings that are recorded as custom, by name, which `Results` needs."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             name: value for name, value in fields.items() if name != "splits" and is_custom(encode(value))

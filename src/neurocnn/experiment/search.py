@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from neurocnn.errors.arguments import (
     check_flag,
     check_instance,
     check_integer,
-    check_list,
     check_number,
     check_path,
     check_text,
@@ -25,17 +25,24 @@ from neurocnn.errors.arguments import (
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.experiment import Experiment
 from neurocnn.experiment.recipe import choose
+from neurocnn.experiment.space import WHERE, check_space, draw_values, with_values
+from neurocnn.experiment.study import Pruned, Study, check_optuna
 from neurocnn.results import Results
 from neurocnn.results.encoding import encode
 from neurocnn.results.paths import Fold
 from neurocnn.storage.files import is_file, write_whole
-from neurocnn.storage.tensors import plain
 
-_WHERE = "search"
-_TRAINER = [field.name for field in dataclasses.fields(engine.Trainer)]
-#: These fields of an experiment may differ between the folds of a result folder.
-_FIELDS = ("architecture", "augmentation", "transfer_from", "transfer_selection")
-_OTHERS = [field.name for field in dataclasses.fields(Experiment) if field.name not in _FIELDS]
+#: Settings of a winner that `Results` needs to use its networks.
+_OWN = (
+    "architecture",
+    "augmentation",
+    "multi",
+    "options",
+    "parts",
+    "selection_threshold",
+    "trainer",
+    "transform",
+)  # fmt: skip
 
 
 def search(
@@ -46,12 +53,14 @@ def search(
     inner: float = 0.2,
     *,
     by: str | None = None,
+    sampler: object = None,
+    pruner: object = None,
     seed: int = 0,
     splits: Iterable[int] | None = None,
     callbacks: Sequence[engine.Callback] = (),
     verbose: bool = True,
 ) -> Results:
-    """Search settings at random, separately for each split, without the split's validation set.
+    """Search settings, separately for each split, without the split's validation set.
 
     The training set of a split is divided into two sets: each trial is trained on one set and evaluated on the other
     set. Then a network is trained with the settings of the best trial, the winner, on the complete training set, and
@@ -64,11 +73,11 @@ def search(
         Experiment whose settings are searched.
     space
         Possible values of each setting, by name of the setting: a list, or a distribution with ``rvs(random_state=…)``,
-        such as ``scipy.stats.loguniform(1e-5, 1e-2)``. A name is a field of `Trainer`, or ``architecture``,
-        ``augmentation``, ``transfer_from`` or ``transfer_selection``; any other name is an option of the architecture,
-        such as ``dropout``.
+        such as ``scipy.stats.loguniform(1e-5, 1e-2)``. A name is a field of `Trainer`, otherwise an option of the
+        architecture, such as ``dropout``, otherwise a field of `Experiment`, such as ``transform``. All splits have the
+        same ``caps``, ``splits``, ``task`` and ``reconstructions``, and parts of the same name.
     n_trials
-        Number of trials per split. The values of trial k depend only on `seed` and k.
+        Number of trials per split. Without `sampler` and `pruner`, the values of trial k depend only on `seed` and k.
     folder
         Folder of the search. It contains a result folder per trial, ``trial-<k>``, in which ``fold-<i>`` is the divided
         training set of split i, and ``best``, in which ``fold-<i>`` is the winner of split i (``winner.json``).
@@ -77,8 +86,16 @@ def search(
     by
         Metric at image level by which trials are compared. With None, the metric of the task's last selection, or the
         first metric if that metric is missing at image level.
+    sampler
+        Sampler of Optuna that suggests the values from the previous trials of the split: ``sampler(seed=…)``, such as
+        the class ``optuna.samplers.TPESampler``, or a sampler, which must have a seed if the search is to be resumed.
+        With None, the values are random. With a sampler or pruner, each split has its own trials, so that trial t of
+        the p-th of n splits is in ``trial-<t·n + p>``.
+    pruner
+        Pruner of Optuna that stops trials whose validation metric after some epochs is worse than in previous trials.
+        The folder of such a trial remains unfinished.
     seed
-        Seed of the drawn values and of the divisions of the training sets.
+        Seed of the values and of the divisions of the training sets.
     splits
         Indices of the splits to search; all by default. Processes with different splits may share the folder.
     callbacks, verbose
@@ -109,62 +126,88 @@ def search(
     >>> sorted(path.name for path in (tmp / "search").iterdir())
     ['best', 'trial-0', 'trial-1']
     """
-    check_instance("experiment", experiment, Experiment, "an nc.Experiment", where=_WHERE)
-    space = _check_space(space)
-    n_trials = check_integer("n_trials", n_trials, minimum=1, where=_WHERE)
-    root = check_path("folder", folder, where=_WHERE)
-    inner = check_number("inner", inner, above=0, below=1, where=_WHERE)
-    seed = check_integer("seed", seed, minimum=0, where=_WHERE)
+    check_instance("experiment", experiment, Experiment, "an nc.Experiment", where=WHERE)
+    space = check_space(space, experiment)
+    n_trials = check_integer("n_trials", n_trials, minimum=1, where=WHERE)
+    root = check_path("folder", folder, where=WHERE)
+    inner = check_number("inner", inner, above=0, below=1, where=WHERE)
+    seed = check_integer("seed", seed, minimum=0, where=WHERE)
     if by is not None:
-        check_text("by", by, expected="a metric, or None", where=_WHERE)
-    check_flag("verbose", verbose, where=_WHERE)
+        check_text("by", by, expected="a metric, or None", where=WHERE)
+    check_flag("verbose", verbose, where=WHERE)
+    has_study = sampler is not None or pruner is not None
+    if has_study:
+        check_optuna(space, sampler, pruner, experiment.multi or any(space.get("multi", [])))
     by_index = {split.index: split for split in experiment.splits}
     chosen = choose("splits", splits, by_index)
-    values = [draw_values(space, seed, trial) for trial in range(n_trials)]
-    trials = [with_values(experiment, own) for own in values]
-    inner_splits = [_divide_training_set(split, experiment.task, inner, seed) for split in experiment.splits]
+    drawn = [draw_values(space, seed, trial) for trial in range(n_trials)]
+    # Values that an experiment refuses raise an error before the first file is written.
+    for values in drawn:
+        with_values(experiment, values)
+    divided = [_divide_training_set(split, experiment.task, inner, seed) for split in experiment.splits]
+    trials = _Trials(experiment, divided, root, by, callbacks, verbose)
+    custom: dict[str, Any] = {}
     for index in chosen:
-        scores = []
-        for number, trial in enumerate(trials):
-            LOGGER.info("split %d, trial %d of %d: %s", index, number, n_trials, values[number])
-            made = dataclasses.replace(trial, splits=inner_splits)
-            results = made.run(root / f"trial-{number}", [index], callbacks=callbacks, verbose=verbose)
-            scores.append(_trial_score(results, index, by))
-        winner = best_trial(scores)
-        _run_winner(
-            experiment, trials[winner], winner, values[winner], root / "best", index, callbacks, verbose
-        )
-    return Results(root / "best")
+        study = None
+        if has_study:
+            own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+            metric = by if by is not None else experiment.task.selection[-1]
+            study = Study(space, metric, sampler, pruner, own_seed)
+        found = [trials.run(number, index, drawn[number], study) for number in range(n_trials)]
+        winner = best_trial([score for _, score in found])
+        best = with_values(experiment, found[winner][0])
+        _run_winner(experiment, best, winner, found[winner][0], root / "best", index, callbacks, verbose)
+        custom |= best.custom_settings
+    return Results(root / "best", **custom)
 
 
-def draw_values(space: Mapping[str, Any], seed: int, trial: int) -> dict[str, Any]:
-    """Return the values of a trial, which depend only on the seed and the number of the trial.
+@dataclasses.dataclass(frozen=True)
+class _Trials:
+    """Trainings of a search on the divided training sets."""
 
-    Examples
-    --------
-    >>> draw_values({"batch_size": [2, 4]}, seed=0, trial=3) == draw_values({"batch_size": [2, 4]}, seed=0, trial=3)
-    True
-    """
-    random = np.random.default_rng([seed, trial])
-    return {
-        name: plain(choices.rvs(random_state=random))
-        if hasattr(choices, "rvs")
-        else choices[int(random.integers(len(choices)))]
-        for name, choices in space.items()
-    }
+    experiment: Experiment
+    splits: Sequence[data.Split]
+    root: Path
+    by: str | None
+    callbacks: Sequence[engine.Callback]
+    verbose: bool
 
+    def run(
+        self, number: int, index: int, drawn: Mapping[str, Any], study: Study | None
+    ) -> tuple[Mapping[str, Any], tuple[str, float]]:
+        """Run a trial of a split; return its values, and the name and value of its metric (NaN if it was pruned)."""
+        values, splits, name = drawn, self.splits, number
+        if study is not None:
+            values = study.ask()
+            # The values depend on the split, so that each trial of each split has its own folder.
+            name = number * len(splits) + [split.index for split in splits].index(index)
+            splits = [split for split in splits if split.index == index]
+        LOGGER.info("split %d, trial %d: %s", index, number, values)
+        made = dataclasses.replace(with_values(self.experiment, values), splits=splits)
+        folder = made.recipe.folder(self.root / f"trial-{name}")
+        if study is None:
+            return values, self._score(made, folder.root, index, self.callbacks)
+        score = None
+        if not study.is_pruned(folder, folder.fold(index)):
+            callbacks: list[engine.Callback] = [*self.callbacks, study.watch(folder.fold(index))]
+            with suppress(Pruned):
+                score = self._score(made, folder.root, index, callbacks)
+        study.tell(score)
+        return values, (self.by or "", math.nan) if score is None else score
 
-def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
-    """Return the experiment with new values of fields of its trainer, of its own fields, or of options."""
-    trainer = {name: value for name, value in values.items() if name in _TRAINER}
-    fields = {name: value for name, value in values.items() if name in _FIELDS}
-    options = {name: value for name, value in values.items() if name not in (*trainer, *fields)}
-    return dataclasses.replace(
-        experiment,
-        trainer=dataclasses.replace(experiment.trainer, **trainer),
-        options={**experiment.options, **options},
-        **fields,
-    )
+    def _score(
+        self, made: Experiment, folder: Path, index: int, callbacks: Sequence[engine.Callback]
+    ) -> tuple[str, float]:
+        """Train a trial on a split, and return the name and value of the metric by which trials are compared."""
+        results = made.run(folder, [index], callbacks=callbacks, verbose=self.verbose)
+        level = "part" if results.task.reconstructs else "image"
+        row: dict[Any, Any] = results.metrics(level).loc[index].to_dict()
+        usual = results.selections[-1].removeprefix("best_")
+        name = self.by if self.by is not None else usual if usual in row else str(next(iter(row)))
+        if name not in row:
+            remedy = suggestion(name, map(str, row))
+            raise argument_error("by", name, "a metric of the task", where=WHERE, remedy=remedy)
+        return name, float(row[name])
 
 
 def best_trial(scores: Sequence[tuple[str, float]]) -> int:
@@ -182,55 +225,18 @@ def best_trial(scores: Sequence[tuple[str, float]]) -> int:
     >>> best_trial([("mae", 3.0), ("mae", 5.0)])
     0
     """
-    sign = -1 if smaller_is_better(scores[0][0]) else 1
+    name = next((name for name, _ in scores if name), "the metric")
+    sign = -1 if smaller_is_better(name) else 1
     order = [sign * value if math.isfinite(value) else -math.inf for _, value in scores]
     if max(order) == -math.inf:
-        raise SettingError(
-            f"{_WHERE}: {scores[0][0]} is not finite in any trial; choose another metric with by=…"
-        )
+        raise SettingError(f"{WHERE}: {name} is not finite in any trial; choose another metric with by=…")
     return order.index(max(order))
-
-
-def _check_space(space: object) -> dict[str, Any]:
-    expected = (
-        "a dict from names of settings to lists or distributions, such as {'learning_rate': [1e-4, 1e-3]}"
-    )
-    if not isinstance(space, Mapping) or not space:
-        raise argument_error("space", space, expected, where=_WHERE)
-    found = {}
-    for name, choices in space.items():
-        where = f"space[{name!r}]"
-        check_text("space", name, expected=expected, where=_WHERE)
-        if name in _OTHERS:
-            raise SettingError(
-                f"{_WHERE}: {where}: all splits of a search have the same {name}; expected a field of Trainer, one of "
-                f"{', '.join(_FIELDS)}, or an option of the architecture; run one search for each {name}, and "
-                "compare the folders with nc.leaderboard"
-            )
-        if isinstance(choices, type) or not hasattr(choices, "rvs"):
-            choices = check_list(where, choices, "a list of values, or a distribution with rvs", where=_WHERE)
-            if not choices:
-                raise argument_error(where, choices, "at least one value", where=_WHERE)
-        found[name] = choices
-    return found
 
 
 def _divide_training_set(split: data.Split, task: engine.Task, inner: float, seed: int) -> data.Split:
     """Return the training set of a split, divided by participants and stratified by the label."""
     stratify = [task.label] if task.label is not None and task.label in split.train else []
     return data.Split(split.index, *data.holdout(split.train, inner, stratify, seed))
-
-
-def _trial_score(results: Results, split: int, by: str | None) -> tuple[str, float]:
-    """Return the name of the metric by which trials are compared, and the metric's value for a split."""
-    level = "part" if results.task.reconstructs else "image"
-    row: dict[Any, Any] = results.metrics(level).loc[split].to_dict()
-    usual = results.selections[-1].removeprefix("best_")
-    name = by if by is not None else usual if usual in row else str(next(iter(row)))
-    if name not in row:
-        remedy = suggestion(name, map(str, row))
-        raise argument_error("by", by, "a metric of the task", where=_WHERE, remedy=remedy)
-    return name, float(row[name])
 
 
 def _run_winner(
@@ -259,7 +265,11 @@ def _run_winner(
     changed.run(folder, [split], callbacks=callbacks, verbose=verbose)
     if engine.find_ranks().rank == 0:
         content = {"trial": trial, "values": encode(dict(values))}
-        content |= {name: encode(getattr(winner, name)) for name in ("architecture", "options", "trainer")}
+        content |= {name: encode(getattr(winner, name)) for name in _OWN}
+        train, _ = winner.recipe.datasets(
+            winner.caps, next(each for each in winner.splits if each.index == split)
+        )
+        content["input_shape"] = list(train.input_shape)
         with write_whole(record, "w") as file:
             json.dump(content, file, indent=2, ensure_ascii=False)
             file.write("\n")

@@ -120,17 +120,36 @@ def _check_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(check_each("input_shape", sizes, check_integer, minimum=1))
 
 
-def _check_options(build: Builder, options: Mapping[str, Any], title: str) -> None:
+def option_names(architecture: ArchitectureLike) -> list[str] | None:
+    """Return the names of the options that an architecture accepts; None if it accepts any name.
+
+    Raises
+    ------
+    ModelError
+        If the name of the architecture is unknown.
+
+    Examples
+    --------
+    >>> option_names("Conv5_FC3")
+    ['dropout']
+    """
+    if isinstance(architecture, nn.Module):
+        return []
+    build = installed().get(architecture).build if isinstance(architecture, str) else architecture
     try:
         parameters = list(inspect.signature(build).parameters.values())
     except (TypeError, ValueError):
         # A function of an extension module may have no signature. Its call then shows whether the arguments fit.
-        return
+        return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    accepted = [p.name for p in parameters[2:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    unknown = sorted(set(options) - set(accepted))
-    if unknown:
+        return None
+    return [p.name for p in parameters[2:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _check_options(build: Builder, options: Mapping[str, Any], title: str) -> None:
+    accepted = option_names(build)
+    unknown = sorted(set(options).difference(accepted or ()))
+    if accepted is not None and unknown:
         names = ", ".join(map(repr, unknown))
         raise ModelError(f"{title}: unknown option {names}; expected {', '.join(accepted) or 'no options'}")
 

@@ -62,4 +62,5 @@ def first_dataset(results: ResultTables, caps: data.Caps | None) -> data.CapsDat
     fold = results._folder.check_done()[0]
     sessions = storage.read_table(fold.sessions("validation")).head(1)
     caps = results.setting("caps") if caps is None else check_instance("caps", caps, data.Caps, "an nc.Caps")
-    return data.CapsDataset(caps, sessions, results.parts, transform=results.setting("transform"))
+    own = results._experiment.of_fold(fold.index)
+    return data.CapsDataset(caps, sessions, own.parts, transform=own.setting("transform"))

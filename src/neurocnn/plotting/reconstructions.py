@@ -80,7 +80,8 @@ def _reconstruct(results: ResultTables, caps: Caps | None) -> tuple[Any, Any]:
     if not results._folder.reconstructs:
         raise argument_error("image", results, "the Results of a reconstruction", where="reconstruction")
     dataset = inputs.first_dataset(results, caps)
-    network = dataset.part_ids[0] if results.settings["multi"] else None
+    own = results._experiment.of_fold(results.splits[0])
+    network = dataset.part_ids[0] if own.settings["multi"] else None
     model, image = results.load_model(results.splits[0], network=network), dataset[0]["image"]
     with torch.no_grad():
         return image, final_output(model(image[None]))[0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -136,6 +136,14 @@ class Explainer:
                 "expected equal shapes"
             )
         return cls(experiment, dataset, attribution, index, mean_image(caps, checked.sessions))
+
+    def of_fold(self, index: int) -> "Explainer":
+        """Return the explainer with the settings of a fold, which differ between folds after a search."""
+        experiment = self.experiment.of_fold(index)
+        if experiment is self.experiment:
+            return self
+        dataset = experiment.new_dataset(self.dataset.caps, self.dataset.sessions)
+        return replace(self, experiment=experiment, dataset=dataset)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -100,11 +100,12 @@ class Explanations(Answers):
             caps, sessions, method, selection, target, baseline, steps, window
         )
         tables = []
-        folds, parts = self._folder.check_done(), explainer.dataset.part_ids
+        folds = self._folder.check_done()
         for fold in tqdm(folds, f"explain {name}", disable=not shows_bars(), unit="split"):
-            weights = explaining.vote_weights(self._folder, fold, chosen, self._vote, parts)
+            own, vote = explainer.of_fold(fold.index), self._experiment.vote(fold.index)
+            weights = explaining.vote_weights(self._folder, fold, chosen, vote, own.dataset.part_ids)
             path = fold.explanations(chosen, name, method)
-            maps = explaining.write_fold(explainer, fold, chosen, path, weights)
+            maps = explaining.write_fold(own, fold, chosen, path, weights)
             maps.insert(0, "split", fold.index)
             maps["path"] = [path / file for file in maps.pop("file")]
             tables.append(maps)
@@ -199,7 +200,7 @@ class Explanations(Answers):
         )
         index = self._folder.check_done()[0].index if split is None else split
         fold = self._folder.check_fold(index)
-        rows = pd.DataFrame(list(explaining.compare_randomized(explainer, fold, chosen, seed)))
+        rows = pd.DataFrame(list(explaining.compare_randomized(explainer.of_fold(index), fold, chosen, seed)))
         return rows.groupby("layer", sort=False)[["spearman", "spearman_abs"]].mean()
 
     def _explainer(

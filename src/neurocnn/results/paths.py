@@ -93,6 +93,11 @@ class Fold:
         return self.path / "winner.json"
 
     @property
+    def pruned(self) -> Path:
+        """Path of the file that contains the epoch after which a trial of a search was pruned."""
+        return self.path / "pruned.json"
+
+    @property
     def balance(self) -> Path:
         """Path of the table of standardised mean differences between training and validation set."""
         return self.path / "balance.tsv"

@@ -248,14 +248,27 @@ def read_validation(folder: ResultFolder, fold: Fold, selection: str) -> pd.Data
 
 def encode_folds(
     folds: Sequence[Fold],
-    dataset: data.CapsDataset,
-    load: Callable[[Fold], Networks],
+    datasets: Mapping[int, data.CapsDataset],
+    load: Callable[..., Networks],
     evaluation: Evaluation,
 ) -> pd.DataFrame:
-    """Return the codes of all autoencoders in one table: fold by fold, in the order of the data set."""
+    """Return the codes of all folds' autoencoders in one table, by fold and in the order of the data sets.
+
+    Parameters
+    ----------
+    folds
+        Folds.
+    datasets
+        Data set of each fold, by index of the fold.
+    load
+        ``load(fold, part_ids=…)`` returns the networks of a fold.
+    evaluation
+        Settings of the evaluation.
+    """
     tables = []
     for fold in folds:
-        networks = load(fold)
+        dataset = datasets[fold.index]
+        networks = load(fold, part_ids=dataset.part_ids)
         if isinstance(networks, torch_nn.Module):
             table = engine.encode(networks, dataset, **evaluation)
         else:

@@ -1,6 +1,6 @@
 """Experiment that is recorded in a result folder: its settings as objects, its networks, and data sets for them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from neurocnn.errors.arguments import (
     check_number,
     check_shape,
 )
-from neurocnn.results.encoding import custom_names, decode, describe_task, is_custom, parts_name
+from neurocnn.results.encoding import CUSTOM, custom_names, decode, describe_task, is_custom, parts_name
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.prediction import Evaluation, Networks, make_dataset
 from neurocnn.results.settings import content_errors, read_settings
+from neurocnn.results.votes import Vote, read_vote
 from neurocnn.storage.files import is_file
 
 _AFFINE = "4 rows of 4 numbers, or null"
@@ -75,6 +76,8 @@ class RecordedExperiment:
         Path of the result folder.
     custom
         Objects for settings that are recorded as custom, by name of the setting.
+    own
+        Settings that replace those of the folder.
 
     Raises
     ------
@@ -84,9 +87,9 @@ class RecordedExperiment:
         If another program wrote the folder, or a name in `custom` is not a setting.
     """
 
-    def __init__(self, root: Path, custom: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, custom: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> None:
         self.root, self.custom = root, custom
-        self.settings = read_settings(root / COMMANDLINE)
+        self.settings = read_settings(root / COMMANDLINE) | dict(own or {})
         if "neurocnn" not in self.settings:
             raise SettingError(
                 f"{root}: {COMMANDLINE} was not written by neurocnn (ClinicaDL has a file of this name); use "
@@ -153,33 +156,50 @@ class RecordedExperiment:
 
     def load_network(self, split: int, selection: str | None, network: int | None) -> torch_nn.Module:
         """Return a trained network; see `Results.load_model`."""
-        multi = bool(self.settings["multi"])
+        own = self.of_fold(split)
+        multi = bool(own.settings["multi"])
         if multi != (network is not None):
             expected = (
-                f"one of {self.parts.ids(tuple(self.settings['image_shape']))}, the part_ids of the networks"
+                f"one of {own.parts.ids(tuple(self.settings['image_shape']))}, the part_ids of the networks"
                 if multi
                 else "None, because all parts have the same network"
             )
             raise SettingError(f"{self.root}: network={network!r}; expected {expected}")
         path = self.folder.check_fold(split).model(self.folder.check_selection(selection), network)
-        shape = tuple(self.settings["input_shape"])
-        architecture, options = (self._fold_setting(split, name) for name in ("architecture", "options"))
+        shape = tuple(own.settings["input_shape"])
+        architecture, options = (own.setting(name) for name in ("architecture", "options"))
         recipe = NetworkRecipe(architecture, options, shape, self.task)
         with content_errors(self.root / COMMANDLINE):
             return recipe.read(path)
 
-    def _fold_setting(self, split: int, name: str) -> Any:
-        """Return a setting of one fold: after a search, the setting of the fold's best trial."""
+    def of_fold(self, split: int) -> "RecordedExperiment":
+        """Return the experiment with the settings of a fold: after a search, those of the fold's best trial."""
         path = self.folder.fold(split).winner
         if not is_file(path):
-            return self.setting(name)
-        value = read_settings(path)[name]
+            return self
+        own = {name: value for name, value in read_settings(path).items() if name in self.settings}
+        custom = {
+            name: value for name, value in self.custom.items() if is_custom(own.get(name, {CUSTOM: ""}))
+        }
         with content_errors(path):
-            return self.setting(name) if is_custom(value) else decode(value)
+            return RecordedExperiment(self.root, custom, own)
+
+    def new_datasets(
+        self, caps: data.Caps, sessions: pd.DataFrame, folds: Sequence[Fold]
+    ) -> dict[int, data.CapsDataset]:
+        """Return the data set of new images for each fold, by index: the same one for folds with the same settings."""
+        experiments = {fold.index: self.of_fold(fold.index) for fold in folds}
+        datasets = {own: own.new_dataset(caps, sessions) for own in dict.fromkeys(experiments.values())}
+        return {index: datasets[own] for index, own in experiments.items()}
+
+    def vote(self, split: int | None = None) -> Vote:
+        """Return the vote of a fold, or of the experiment."""
+        own = self if split is None else self.of_fold(split)
+        return read_vote(self.folder, own.settings["selection_threshold"])
 
     def load_networks(self, fold: Fold, selection: str, part_ids: list[int]) -> Networks:
         """Return the network of a fold, or its networks by part_id."""
-        if self.settings["multi"]:
+        if self.of_fold(fold.index).settings["multi"]:
             return {part: self.load_network(fold.index, selection, part) for part in part_ids}
         return self.load_network(fold.index, selection, None)
 

@@ -87,15 +87,18 @@ class Results(Explanations):
             If some labels are missing or unknown.
         """
         name, folder, experiment = prediction.check_name(name), self._folder, self._experiment
-        done, dataset = folder.check_done(), experiment.new_dataset(caps, sessions)
+        done = folder.check_done()
+        datasets = experiment.new_datasets(caps, sessions, done)
+        dataset = datasets[done[0].index]
         images = caps.fingerprints(dataset.sessions)
         for fold in done:
             prediction.check_new_data(folder, fold, dataset, images, name)
-        how = experiment.evaluation, self._vote
         pairs = [(fold, selection) for fold in done for selection in self.selections]
         for fold, selection in tqdm(pairs, f"predict {name}", disable=not shows_bars(), unit="model"):
-            load = partial(experiment.load_networks, fold, selection, dataset.part_ids)
-            prediction.predict_fold(folder, fold, selection, name, dataset, images, load, *how)
+            own = datasets[fold.index]
+            load = partial(experiment.load_networks, fold, selection, own.part_ids)
+            how = experiment.evaluation, experiment.vote(fold.index)
+            prediction.predict_fold(folder, fold, selection, name, own, images, load, *how)
         ensembles.finish_prediction(folder, done, dataset.sessions, name)
         engine.find_ranks().barrier("after predicting new data")
         return self.metrics("part", dataset=name) if folder.reconstructs else self.predictions(dataset=name)
@@ -135,6 +138,7 @@ class Results(Explanations):
         (['split', 'participant_id', 'session_id', 'part_id', 'code0'], 8)
         """
         experiment, chosen = self._experiment, self._folder.check_selection(selection)
-        done, dataset = self._folder.check_done(), experiment.new_dataset(caps, sessions)
-        load = partial(experiment.load_networks, selection=chosen, part_ids=dataset.part_ids)
-        return prediction.encode_folds(done, dataset, load, experiment.evaluation)
+        done = self._folder.check_done()
+        datasets = experiment.new_datasets(caps, sessions, done)
+        load = partial(experiment.load_networks, selection=chosen)
+        return prediction.encode_folds(done, datasets, load, experiment.evaluation)

@@ -14,7 +14,7 @@ from neurocnn.errors.arguments import check_path, check_text
 from neurocnn.results import reading, summary
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.recorded import RecordedExperiment
-from neurocnn.results.votes import Vote, read_vote
+from neurocnn.results.votes import Vote
 
 
 class ResultTables:
@@ -57,7 +57,7 @@ class ResultTables:
 
     @property
     def _vote(self) -> Vote:
-        return read_vote(self._folder, self.settings["selection_threshold"])
+        return self._experiment.vote()
 
     @property
     def splits(self) -> list[int]:
