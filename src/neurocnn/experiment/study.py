@@ -48,19 +48,12 @@ class Study:
         self._optuna = import_optuna()
         self._space, self._metric, self._pruner = space, f"validation_{metric}", pruner
         self._smaller = smaller_is_better(metric)
-        samplers = self._optuna.samplers
-        if sampler is None:
-            sampler = samplers.RandomSampler
-        # Each split has its own copy, because a sampler changes with each trial.
-        own = sampler(seed=seed) if callable(sampler) else copy.deepcopy(sampler)
-        expected = "a sampler of Optuna, or sampler(seed=…) that returns one"
-        check_instance("sampler", own, samplers.BaseSampler, expected, where=WHERE)
         logging = self._optuna.logging
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.WARNING)
         try:
             self._study = self._optuna.create_study(
-                sampler=own,
+                sampler=_make_sampler(self._optuna, sampler, seed),
                 pruner=self._optuna.pruners.NopPruner() if pruner is None else copy.deepcopy(pruner),
                 direction="minimize" if self._smaller else "maximize",
             )
@@ -146,14 +139,26 @@ def check_optuna(space: Space, sampler: object, pruner: object, multi: bool) -> 
         if isinstance(choices, Distribution) and not hasattr(choices, "ppf"):
             expected = "a list, or a distribution with ppf, which Optuna needs"
             raise argument_error(f"space[{name!r}]", choices, expected, where=WHERE)
-    if sampler is not None and not callable(sampler):
-        expected = "a sampler of Optuna, or sampler(seed=…) that returns one, or None"
-        check_instance("sampler", sampler, optuna.samplers.BaseSampler, expected, where=WHERE)
+    _make_sampler(optuna, sampler, seed=0)
     if pruner is not None:
         expected = "a pruner of Optuna, such as optuna.pruners.MedianPruner(), or None"
         check_instance("pruner", pruner, optuna.pruners.BasePruner, expected, where=WHERE)
         if multi:
             raise argument_error("pruner", pruner, "None, because each part has its own network", where=WHERE)
+
+
+def _make_sampler(optuna: Any, sampler: object, seed: int) -> Any:
+    """Return a new sampler, because a sampler changes with each trial, and each split has its own trials."""
+    expected = "a sampler of Optuna, or sampler(seed=…) that returns one, or None"
+    if sampler is None:
+        return optuna.samplers.RandomSampler(seed=seed)
+    found = sampler
+    if callable(sampler):
+        try:
+            found = sampler(seed=seed)
+        except Exception as error:
+            raise argument_error("sampler", sampler, expected, where=WHERE) from error
+    return copy.deepcopy(check_instance("sampler", found, optuna.samplers.BaseSampler, expected, where=WHERE))
 
 
 def import_optuna() -> Any:
