@@ -186,6 +186,22 @@ def test_requirements_are_logged_before_training_after_the_first_epoch_and_at_th
     assert re.search(r"the training has taken .* s, .* of memory at its peak; .* has .* MB", lines[-1])
 
 
+def test_the_time_of_an_epoch_is_also_estimated_if_a_training_resumes_at_the_end_of_an_epoch(
+    caplog, tmp_path
+):
+    def stop(state):
+        raise KeyboardInterrupt
+
+    trainer = Trainer(epochs=3, **SETTINGS)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(network(), TASK, Toys(14), folder=tmp_path, callbacks=[stop])
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True):
+        trainer.fit(network(), TASK, Toys(14), folder=tmp_path)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line[:25] for line in lines if line.startswith("an epoch takes")] == ["an epoch takes 0:00:00: a"]
+
+
 @pytest.mark.parametrize(("n", "batch_size"), [(9, 4), (8, 4), (2, 4), (5, 2)])
 def test_the_logged_number_of_updates_is_the_number_of_updates_in_training(caplog, n, batch_size):
     trainer = Trainer(epochs=2, batch_size=batch_size, device="cpu")

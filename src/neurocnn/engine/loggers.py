@@ -192,8 +192,10 @@ class Progress:
 
     def _log_estimate(self, epoch: int) -> None:
         """After the first epoch, log its time and the estimated time of this and of all remaining training runs."""
+        seconds = self._seconds_per_epoch(epoch)
+        if seconds is None:
+            return
         if self.shown and not self.estimated:
-            seconds = self._seconds_per_epoch(epoch)
             all_trainings = (
                 f", {_duration_text(self.n_trainings * self.epochs * seconds)} for all {self.n_trainings}"
             )
@@ -205,13 +207,14 @@ class Progress:
             )
         self.estimated = True
 
-    def _seconds_per_epoch(self, epoch: int) -> float:
+    def _seconds_per_epoch(self, epoch: int) -> float | None:
+        """Return the mean time of an epoch; None if the training was resumed after the last update of this epoch."""
         started, first = self.first or (monotonic(), epoch)
-        return (monotonic() - started) / max(epoch + 1 - first, 1e-9)
+        return (monotonic() - started) / (epoch + 1 - first) if epoch + 1 > first else None
 
     def _remaining_time(self, epoch: int) -> str:
         """Return the remaining time as text. It is an upper limit, because training may stop early."""
-        left = (self.epochs - epoch - 1) * self._seconds_per_epoch(epoch)
+        left = (self.epochs - epoch - 1) * (self._seconds_per_epoch(epoch) or 0)
         return f", at most {_duration_text(left)} left" if left else ""
 
 
