@@ -179,3 +179,11 @@ def test_invalid_arguments_of_intervals_are_refused(change, error):
     table = study(np.random.default_rng(0), 10, 0.8)
     with pytest.raises(error):
         confidence_intervals(**{"table": table, "metrics": classification()} | change)
+
+
+def test_equal_scores_have_a_roc_area_of_one_half_with_limits_of_the_smaller_class():
+    true = np.array([0] * 12 + [1] * 8)
+    table = pd.DataFrame({"true_label": true, "predicted_label": 1, "proba1": 0.6})
+    area, lower, upper = class_intervals(table, np.arange(20), 2, Z)["roc_auc"]
+    assert area == 0.5
+    assert (lower, upper) == wilson_limits(0.5, 8, Z)

@@ -159,11 +159,24 @@ def test_progress_in_a_notebook_is_a_bar(monkeypatch):
     assert not shows_bars()
 
 
-def test_lines_that_the_logger_shows_are_not_written_again(capsys, caplog):
-    with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True):
-        fit()
-    assert len(epoch_lines(caplog)) == 3
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize("where", ["terminal", "file"])
+def test_lines_that_the_logger_shows_on_standard_error_are_not_written_again(capsys, caplog, tmp_path, where):
+    stream = logging.StreamHandler(sys.stderr)
+    handler = stream if where == "terminal" else logging.FileHandler(tmp_path / "log.txt")
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True):
+            fit()
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+    logged = epoch_lines(caplog)
+    assert len(logged) == 3
+    assert ", at most 0:" in logged[0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 3
+    assert lines == logged if where == "terminal" else all("waiting for data" not in line for line in lines)
 
 
 def test_requirements_are_logged_before_training_after_the_first_epoch_and_at_the_end(caplog, tmp_path):

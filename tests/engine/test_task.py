@@ -183,6 +183,5 @@ def test_the_table_of_a_regression_contains_the_labels_as_written():
 
 def test_the_repr_of_a_task_contains_its_arguments():
     assert repr(classification("diagnosis", ["CN", "AD"])) == (
-        "<task classification(label='diagnosis', classes=['CN', 'AD'], class_weights=None), "
-        "selected by loss, balanced_accuracy>"
+        "<task classification(label='diagnosis', classes=['CN', 'AD']), selected by loss, balanced_accuracy>"
     )

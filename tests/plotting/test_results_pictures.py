@@ -43,6 +43,9 @@ def studies(study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ("classification", plotting.reliability),
         ("classification", plotting.part_map),
         ("classification", plotting.parts),
+        ("classification", plotting.overview),
+        ("regression", plotting.parts),
+        ("regression", plotting.learning_curves),
         ("regression", plotting.predicted_against_true),
         ("regression", plotting.bland_altman),
         ("reconstruction", plotting.reconstruction),
@@ -71,8 +74,24 @@ def test_a_confusion_matrix_counts_each_person_once(studies):
     results = studies["classification"]
     for dataset in ("validation", "test"):
         (axes,) = plotting.confusion_matrix(results, dataset=dataset).axes
-        counts = sum(int(text.get_text().split("\n")[0]) for text in axes.texts)
-        assert counts == results.predictions(dataset=dataset)["participant_id"].nunique()
+        panel = plotting.overview(results, dataset=dataset).axes[3]
+        for shown in (axes, panel):
+            assert shown.get_title("left") == "Confusion matrix"
+            counts = sum(int(text.get_text().split("\n")[0]) for text in shown.texts)
+            assert counts == results.predictions(dataset=dataset)["participant_id"].nunique()
+
+
+def test_the_accuracy_of_parts_is_drawn_over_the_first_validation_image(studies, study):
+    results = studies["classification"]
+    first = nc.read_table(results.folder / "fold-0/validation.tsv").iloc[0]
+    image = study.caps.read(first["participant_id"], first["session_id"])[0].numpy()
+    for figure in (plotting.part_map(results), plotting.overview(results)):
+        panel = next(axes for axes in figure.axes if axes.get_title().startswith("sagittal"))
+        at = int(panel.get_title().split("= ")[1])
+        np.testing.assert_allclose(np.asarray(panel.images[0].get_array()), image[at].T, atol=1e-6)
+    # Without the images, only the map is drawn.
+    moved = nc.Results(results.folder, caps=nc.Caps(Path(str(study.caps.root)), "t1-linear"))
+    assert len(plotting.part_map(moved).axes[0].images) == 1
 
 
 def test_the_average_precision_is_averaged_over_the_splits(studies):
@@ -159,7 +178,7 @@ def test_the_report_is_one_page_with_settings_people_tables_and_pictures(studies
     tags = Tags()
     tags.feed(page)
     assert all(link.startswith("data:") for link in tags.links)
-    assert tags.images >= {"classification": 9, "regression": 5, "reconstruction": 1}[task]
+    assert tags.images >= {"classification": 10, "regression": 6, "reconstruction": 3}[task]
     # One table each of the settings, the population, and the scores of the two data sets.
     assert tags.tables == 4
     for text in ("Settings", "Population", "learning_rate", "validation", "test", "<table"):

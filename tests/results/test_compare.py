@@ -268,3 +268,39 @@ def test_the_chance_level_of_a_regression_is_the_error_of_the_training_mean(stud
     summary = run.run(tmp_path).summary()
     errors = [(split.validation["age"] - split.train["age"].mean()).abs().mean() for split in study.splits]
     assert summary.loc["chance", "image mae"] == f"{np.mean(errors):.3f}"
+
+
+def test_the_interval_of_a_constant_classifier_is_not_empty(study: Study, tmp_path: Path):
+    run = nc.Experiment(
+        study.caps, study.splits, PARTS["image"], TASKS["classification"], "Conv3_FC1", nc.Trainer(epochs=1)
+    )
+    results = run.run(tmp_path)
+    for path in tmp_path.glob("fold-*/*/*/validation_image_level_prediction.tsv"):
+        table = nc.read_table(path).assign(predicted_label=1, predicted_class="AD", proba0=0.4, proba1=0.6)
+        nc.write_table(table, path)
+    results.vote()
+    summary, metrics = results.summary(), results.metrics()
+    n_splits = len(results.splits)
+    for name in ("accuracy", "sensitivity", "specificity", "balanced_accuracy", "roc_auc"):
+        low, high = map(float, summary.loc["95 % interval", f"image {name}"].split(" to "))
+        own = metrics.loc[results.splits]
+        # The splits validate different participants: the squared distances from the mean are added (MOVER).
+        below = np.sqrt(((own[name] - own[f"{name}_low"]) ** 2).sum()) / n_splits
+        above = np.sqrt(((own[f"{name}_high"] - own[name]) ** 2).sum()) / n_splits
+        mean = own[name].mean()
+        np.testing.assert_allclose([low, high], [mean - below, mean + above], atol=6e-4)
+        assert low < high
+    # Wilson's limits of the sensitivity, 1, in the first split.
+    n = (study.splits[0].validation["diagnosis"] == "AD").sum()
+    wilson = stats.binomtest(n, n).proportion_ci(method="wilson").low
+    assert metrics.loc[0, "sensitivity_low"] == pytest.approx(wilson, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_loss_of_complete_images_has_an_interval(study: Study, tmp_path: Path, task: str):
+    run = nc.Experiment(
+        study.caps, study.splits, PARTS["image"], TASKS[task], "Conv3_FC1", nc.Trainer(epochs=1)
+    )
+    results = run.run(tmp_path)
+    low, high = map(float, results.summary().loc["95 % interval", "image loss"].split(" to "))
+    assert low < results.metrics().loc["mean", "loss"] < high

@@ -118,10 +118,11 @@ def _area_interval(scores: Array, positive: Array, people: Array, z: float) -> I
     area = roc_area(positive, scores)
     if math.isnan(area):
         return area, area, area
-    if area in (0.0, 1.0):
+    variance = 0.0 if area in (0.0, 1.0) else _area_variance(scores, positive, people, area)
+    if variance == 0:  # perfectly separated classes, or equal scores
         sizes = [effective_size(np.ones(int(rows.sum())), people[rows]) for rows in (positive, ~positive)]
         return area, *wilson_limits(area, min(sizes), z)
-    deviation = math.sqrt(_area_variance(scores, positive, people, area)) / (area * (1 - area))
+    deviation = math.sqrt(variance) / (area * (1 - area))
     centre = math.log(area / (1 - area))
     lower, upper = (1 / (1 + math.exp(-(centre + sign * z * deviation))) for sign in (-1, 1))
     return area, lower, upper

@@ -32,7 +32,7 @@ def confidence_intervals(
     - Means of proportions, such as the balanced accuracy: the limits of the proportions, combined by MOVER (Zou &
       Donner, Statistics in Medicine 27 (2008)).
     - Area under the ROC curve: DeLong's variance for clustered data (Obuchowski, Biometrics 53 (1997)), on the logit
-      scale; Wilson's limits for the smaller class if the area is 0 or 1.
+      scale; Wilson's limits for the smaller class if this variance is 0.
     - Other metrics: percentile bootstrap over participants within each class (Efron & Tibshirani, "An Introduction to
       the Bootstrap" (1993), 13.3).
 

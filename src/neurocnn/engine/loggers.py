@@ -106,6 +106,18 @@ def show_progress(shown: bool, prefix: str = "", n_trainings: int = 1) -> Iterat
         _SHOWN.reset(token)
 
 
+def _logs_to_terminal() -> bool:
+    """Return whether the standard output or error shows the lines of the logger."""
+    shown = [stream for stream in (sys.stderr, sys.stdout) if stream is not None]
+    logger: logging.Logger | None = LOGGER
+    while logger is not None and LOGGER.isEnabledFor(logging.INFO):
+        handlers = [handler for handler in logger.handlers if handler.level <= logging.INFO]
+        if any(getattr(handler, "stream", None) in shown for handler in handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
+
+
 def shows_bars() -> bool:
     """Return whether progress is shown as a bar, which requires a terminal or a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -167,27 +179,27 @@ class Progress:
         if not self.shown or self.bar is not None:
             return
         # The times are measured for all networks together. For several networks, they are logged in a separate line.
+        left = self._remaining_time(epoch)
         single = f"; {spent}" if len(rows) == 1 else ""
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
             LOGGER.info(
-                "epoch %d/%d%s: loss %s (%.1f s%s)",
+                "epoch %d/%d%s: loss %s%s (%.1f s%s)",
                 epoch + 1,
                 self.epochs,
                 network,
                 _losses_text([row], self.sets),
+                left,
                 row["time"],
                 single,
             )
         if not single:
             LOGGER.info("epoch %d/%d: %s", epoch + 1, self.epochs, spent)
         # Lines that the logger already shows are not written again.
-        if self.writes and not LOGGER.isEnabledFor(logging.INFO):
+        if self.writes and not _logs_to_terminal():
             networks = f", {len(rows)} networks" if len(rows) > 1 else ""
             losses = _losses_text(list(rows.values()), self.sets)
-            sys.stderr.write(
-                f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{self._remaining_time(epoch)}\n"
-            )
+            sys.stderr.write(f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{left}\n")
             sys.stderr.flush()
 
     def _log_estimate(self, epoch: int) -> None:

@@ -31,6 +31,16 @@ from neurocnn.storage.display import html_view, limit_length
 Vote = Literal["soft_vote", "average"]
 
 
+#: Defaults of arguments of the built-in tasks, which are not displayed.
+_DEFAULTS = {"mean": 0.0, "scale": 1.0, "output": "linear"}
+
+
+def _is_built_in(function: Any) -> bool:
+    """Return whether a function, or the function of a `functools.partial`, is part of this library."""
+    found = getattr(function, "func", function)
+    return str(getattr(found, "__module__", "")).startswith("neurocnn.")
+
+
 def _identity(output: Any) -> Any:
     return output
 
@@ -134,10 +144,22 @@ class Task:
             by_kind = "average" if self.classes is None else "soft_vote"
             object.__setattr__(self, "vote", None if self.reconstructs else by_kind)
 
+    def shown_settings(self) -> dict[str, Any]:
+        """Return the label, the classes, arguments that differ from their defaults, and functions of your own."""
+        named = {"label": self.label, "classes": self.classes} | dict(self.arguments)
+        settings = {name: value for name, value in named.items() if value is not None}
+        settings = {name: value for name, value in settings.items() if _DEFAULTS.get(name) != value}
+        functions = {
+            name: getattr(self, name) for name in ("target", "loss", "rows", "metrics", "prediction")
+        }
+        own = {name: value for name, value in functions.items() if not _is_built_in(value)}
+        return {"name": self.name, **settings, "selection": list(self.selection), **own}
+
     def __repr__(self) -> str:
-        arguments = (f"{name}={value!r}" for name, value in self.arguments.items())
-        text = f"<task {self.name}({', '.join(arguments)}), selected by {', '.join(self.selection)}>"
-        return limit_length(text)
+        hidden = ("name", "selection", "target", "loss", "rows", "metrics", "prediction")
+        shown = {name: value for name, value in self.shown_settings().items() if name not in hidden}
+        arguments = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return limit_length(f"<task {self.name}({arguments}), selected by {', '.join(self.selection)}>")
 
     _repr_html_ = html_view
 

@@ -6,9 +6,11 @@ from typing import Any
 import pandas as pd
 
 from neurocnn import data, storage
-from neurocnn.errors import SettingError
+from neurocnn.errors import NeurocnnError, SettingError
 from neurocnn.errors.arguments import argument_error, check_instance
+from neurocnn.errors.logger import LOGGER
 from neurocnn.results.ensembles import ENSEMBLE, answer_table
+from neurocnn.results.scoring import first_image
 from neurocnn.results.tables import ResultTables
 
 
@@ -64,3 +66,13 @@ def first_dataset(results: ResultTables, caps: data.Caps | None) -> data.CapsDat
     caps = results.setting("caps") if caps is None else check_instance("caps", caps, data.Caps, "an nc.Caps")
     own = results._experiment.of_fold(fold.index)
     return data.CapsDataset(caps, sessions, own.parts, transform=own.setting("transform"))
+
+
+def template(results: ResultTables) -> Any:
+    """Return the first validation image of the first split, (D, H, W), or None if it cannot be read."""
+    try:
+        dataset = first_dataset(results, None)
+        return dataset.caps.read(*first_image(dataset))[0]
+    except NeurocnnError as error:
+        LOGGER.info("no image is drawn below the map: %s", error)
+        return None

@@ -1,11 +1,15 @@
 """Overview of an experiment in one figure."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from neurocnn.plotting import curves, scores, sections
+from neurocnn.errors import NotFoundError
+from neurocnn.errors.arguments import argument_error
+from neurocnn.plotting import curves, inputs, scores, sections
 from neurocnn.plotting.canvas import new_figure
 from neurocnn.plotting.volumes import draw_map
+from neurocnn.results.tables import ResultTables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,11 +18,12 @@ if TYPE_CHECKING:
 
 def overview(
     history: curves.History,
-    predictions: scores.Predictions,
-    classes: Sequence[str],
+    predictions: scores.Predictions | ResultTables | None = None,
+    classes: Sequence[str] | None = None,
     part_values: Any = None,
     template: Any = None,
     *,
+    dataset: str = "validation",
     at: Sequence[int] | None = None,
     best_epochs: curves.BestEpochs | None = None,
     stopped: int | Mapping[Any, int] | None = None,
@@ -31,11 +36,11 @@ def overview(
     Parameters
     ----------
     history, best_epochs, stopped
-        See `learning_curves`.
-    predictions, classes
-        Image-level predictions, see `roc` and `confusion_matrix`.
+        See `learning_curves`. With results, no other argument is necessary.
+    predictions, classes, dataset
+        Image-level predictions, see `roc` and `confusion_matrix`. With None, those of the results.
     part_values, template, at, vmin, vmax
-        See `part_map`. No map is drawn if `part_values` is None.
+        See `part_map`. With None, those of the results; no map is drawn if there are none.
     title
         Title of the figure.
 
@@ -54,14 +59,24 @@ def overview(
     ...                       "proba0": [0.9, 0.2, 0.4, 0.3], "proba1": [0.1, 0.8, 0.6, 0.7]})
     >>> overview(history, table, ["CN", "AD"]).savefig(tmp / "overview.png")
     """
+    if isinstance(history, ResultTables):
+        predictions = history if predictions is None else predictions
+        template = inputs.template(history) if template is None else template
+        if part_values is None:
+            with suppress(NotFoundError):  # complete images have no accuracies of parts
+                part_values = history.part_map()
+    if predictions is None:
+        raise argument_error("predictions", None, "a table, or the Results as history", where="overview")
+    classes = inputs.class_names(predictions, classes, "overview")
     trainings = curves.by_network(history)
     metrics = curves.panel_metrics(trainings, None)
-    splits = scores.by_split(predictions, classes)
+    splits = scores.by_split(inputs.splits(predictions, dataset), classes)
+    counted = scores.by_split(inputs.answers(predictions, dataset), classes)
     values = None if part_values is None else sections.as_volume(part_values, "map")
     figure, axes = _panels(len(metrics), values, title)
     curves.draw_curves(axes["curves"], trainings, metrics, best_epochs, stopped)
     scores.draw_roc(axes["roc"][0], splits, classes)
-    scores.draw_confusion(axes["confusion"][0], splits, classes)
+    scores.draw_confusion(axes["confusion"][0], counted, classes)
     axes["confusion"][0].set_anchor("N")
     if values is not None:
         draw_map(axes["map"], values, template, at, "Balanced accuracy", (vmin, vmax), 0.65, (1, 1, 1))

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from neurocnn import storage
 from neurocnn.engine.attribution import METHODS
 from neurocnn.errors import NeurocnnError
 from neurocnn.errors.arguments import check_instance, check_path
 from neurocnn.errors.logger import LOGGER
-from neurocnn.plotting import answers, curves, explanations, scores, volumes
+from neurocnn.plotting import answers, curves, explanations, reconstructions, scores, volumes
 from neurocnn.results import Results
+from neurocnn.results.folder import IMAGE
 from neurocnn.results.paths import SETS
-from neurocnn.storage.display import describe_people
+from neurocnn.results.summary import population
 from neurocnn.storage.files import write_whole
 
 if TYPE_CHECKING:
@@ -68,12 +68,17 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
     path = check_path("path", path, where="report")
     results._folder.check_done()
     parts = [f"<h1>{html.escape(results._folder.task.name)}</h1>", f"<p>{html.escape(repr(results))}</p>"]
-    parts += ["<h2>Settings</h2>", _settings_html(results), "<h2>Population</h2>", _population_html(results)]
+    parts += ["<h2>Settings</h2>", _settings_html(results), "<h2>Population</h2>"]
+    parts += ["<p>Training and validation</p>", population(results._folder).to_html(border=0)]
     for name in ["validation", *_predicted_datasets(results)]:
         parts.append(f"<h2>{html.escape(name)}, {html.escape(results.selections[-1])}</h2>")
         parts.append(results.summary(name).to_html(border=0))
         parts += list(_figures_html(results, name))
-    if not results._folder.reconstructs:
+    if results._folder.parts != IMAGE:
+        parts += list(_figure_html("parts", lambda: volumes.parts(results)))
+    if results._folder.reconstructs:
+        parts += list(_figure_html("reconstruction", lambda: reconstructions.reconstruction(results)))
+    else:
         parts += list(_figure_html("map of the parts", lambda: volumes.part_map(results)))
         for method in METHODS:
             parts += list(_figure_html(method, partial(explanations.explanation, results, method)))
@@ -94,12 +99,6 @@ def _settings_html(results: Results) -> str:
         for name, value in flat[0].items()
     )
     return f"<table>{''.join(rows)}</table>"
-
-
-def _population_html(results: Results) -> str:
-    fold = results._folder.check_done()[0]
-    people = pd.concat([storage.read_table(fold.sessions(name)) for name in SETS])
-    return f"<p>Training and validation</p>{describe_people(people).to_html(border=0)}"
 
 
 def _predicted_datasets(results: Results) -> list[str]:

@@ -159,7 +159,8 @@ def part_map(
         Results, whose mean over the splits is drawn (see `Results.part_map`); or an array or tensor (D, H, W), such as
         the balanced accuracy of the part that contains a voxel, with NaN outside all parts.
     template
-        Volume of the same shape that is drawn below the map, such as an image of the data set; None for no template.
+        Volume of the same shape that is drawn below the map, such as an image of the data set. With None, the first
+        validation image of the results, if it can be read; no template for an array.
     at
         Voxel (x, y, z) in which the planes cross. With None, a voxel with the highest value; of several, the one
         nearest to their centre.
@@ -190,7 +191,10 @@ def part_map(
     >>> accuracy[4:12, 2:10, 3:9] = 0.8
     >>> part_map(accuracy, np.ones((16, 18, 14)), vmin=0.5, vmax=1).savefig(tmp / "map.png")
     """
-    array = sections.as_volume(values.part_map() if isinstance(values, ResultTables) else values, "map")
+    if isinstance(values, ResultTables):
+        template = inputs.template(values) if template is None else template
+        values = values.part_map()
+    array = sections.as_volume(values, "map")
     width, height = sections.extent(array.shape, voxel_size, 9)
     figure = canvas.new_figure(width * (1 + sections.BAR) + 0.8, height + 0.4 + 0.3 * bool(title))
     panels = sections.plane_axes(figure, array.shape, voxel_size)[0]

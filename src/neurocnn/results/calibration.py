@@ -13,9 +13,10 @@ from neurocnn.engine.metrics import probability_columns
 from neurocnn.errors import SettingError
 from neurocnn.errors.arguments import argument_error, check_number
 from neurocnn.errors.logger import LOGGER
-from neurocnn.results.ensembles import ENSEMBLE, ensemble_table, read_image_level
+from neurocnn.results.ensembles import ENSEMBLE, ensemble_table, read_image_level, uncalibrated_table
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import SETS
+from neurocnn.results.prediction import read_validation
 from neurocnn.results.scoring import metrics_row
 from neurocnn.results.votes import OperatingPoint, Vote, set_temperature
 from neurocnn.results.written import drop_names
@@ -37,8 +38,7 @@ def labelled_tables(
     NotFoundError
         If there are no predictions.
     """
-    if folder.task.classes is None:
-        raise argument_error("task", folder.task.name, "a classification", where=f"{folder.root}: {where}")
+    _check_classes(folder, where)
     folder.find_tables("prediction", IMAGE, selection, dataset)
     tables = read_image_level(folder, selection, dataset)
     if any(table["true_label"].isna().any() for table in tables.values()):
@@ -90,26 +90,55 @@ def fit_temperature(table: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def calibrate(folder: ResultFolder, vote: Vote) -> tuple[Vote, pd.DataFrame]:
-    """Return `vote` with the fitted temperatures of all selections and splits, and the table of `Results.calibrate`."""
+    """Return `vote` with the fitted temperatures of all selections and splits, and the table of `Results.calibrate`.
+
+    The probabilities are those of the weights of `vote`, which need not be the weights of the existing tables. A split
+    in which no part votes has no temperature.
+    """
+    _check_classes(folder, "calibrate")
     rows, temperatures = [], {}
     for selection in folder.selections:
         found = {}
-        for split, table in labelled_tables(folder, selection, "validation", "calibrate").items():
-            found[split], before, after = fit_temperature(table)
-            rows.append((selection, split, found[split], before, after))
-            if found[split] in _TEMPERATURES:
-                LOGGER.warning(
-                    "%s, split %d, %s: temperature=%g is a limit of the search, because the validation set is too "
-                    "small or perfectly separated; use more validation images",
-                    folder.root,
-                    split,
-                    selection,
-                    found[split],
-                )
+        for fold in folder.check_done():
+            ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
+            if not ballot.is_empty:
+                table = uncalibrated_table(folder, fold, selection, "validation", ballot)
+                found[fold.index], before, after = fit_temperature(table)
+                rows.append((selection, fold.index, found[fold.index], before, after))
+                _warn_at_limit(folder, selection, fold.index, found[fold.index])
         temperatures[selection] = found
     columns = ["selection", "split", "temperature", "loss_before", "loss_after"]
     table = pd.DataFrame(rows, columns=columns).set_index(["selection", "split"])
     return dataclasses.replace(vote, temperatures=temperatures), table
+
+
+def _check_classes(folder: ResultFolder, where: str) -> None:
+    if folder.task.classes is None:
+        raise argument_error("task", folder.task.name, "a classification", where=f"{folder.root}: {where}")
+
+
+def _warn_at_limit(folder: ResultFolder, selection: str, split: int, temperature: float) -> None:
+    if temperature in _TEMPERATURES:
+        LOGGER.warning(
+            "%s, split %d, %s: temperature=%g is a limit of the search, because the validation set is too small or "
+            "perfectly separated; use more validation images",
+            folder.root,
+            split,
+            selection,
+            temperature,
+        )
+
+
+def adapt_to_weights(folder: ResultFolder, vote: Vote) -> Vote:
+    """Return a vote of other weights with temperatures that are fitted again, and without operating points."""
+    if vote.operating_points:
+        LOGGER.warning(
+            "%s: the operating points of the previous vote are removed; choose them again with "
+            "results.operating_point(…)",
+            folder.root,
+        )
+    changed = calibrate(folder, vote)[0] if vote.temperatures else vote
+    return dataclasses.replace(changed, operating_points={})
 
 
 def outcomes(table: pd.DataFrame, n_classes: int) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from neurocnn.errors.arguments import argument_error, check_integer, check_text
 from neurocnn.results import calibration
-from neurocnn.results.ensembles import revote
+from neurocnn.results.ensembles import apply_vote
 from neurocnn.results.tables import ResultTables
 from neurocnn.results.votes import check_threshold, check_vote_weights, write_vote
 
@@ -27,7 +27,9 @@ class Decisions(ResultTables):
         """Rebuild the image-level tables of all splits and data sets from the part-level predictions by a new vote.
 
         No network is trained or evaluated. The vote is recorded in ``vote.json`` and used for later predictions and
-        splits.
+        splits. If the weights or the threshold change, recorded temperatures are fitted again (see `calibrate`) and
+        operating points are removed, because they belong to the probabilities of the previous vote. If the process is
+        killed, the next access to the results completes the vote.
 
         Parameters
         ----------
@@ -76,10 +78,8 @@ class Decisions(ResultTables):
             before = self._vote
             vote = dataclasses.replace(before, selection_threshold=threshold, weights=chosen)
             if (before.selection_threshold, before.weights) != (threshold, chosen):
-                # The operating points were chosen for the probabilities of the old vote.
-                vote = dataclasses.replace(vote, operating_points={})
-            revote(folder, vote, lock)
-            write_vote(folder, vote)
+                vote = calibration.adapt_to_weights(folder, vote)
+            apply_vote(folder, vote, lock)
         return self.metrics()
 
     def operating_point(

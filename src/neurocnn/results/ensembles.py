@@ -8,13 +8,14 @@ from filelock import BaseFileLock
 
 from neurocnn import engine, storage
 from neurocnn.errors import SettingError
+from neurocnn.errors.logger import LOGGER
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.prediction import read_validation
 from neurocnn.results.scoring import add_class_names, metrics_row, vote_images, write_image_level
-from neurocnn.results.votes import Vote
+from neurocnn.results.votes import Ballot, Vote, read_vote, set_temperature, vote_path, write_vote
 from neurocnn.results.written import N_SPLITS, drop_names, read_predicted, read_row
-from neurocnn.storage.files import is_file
+from neurocnn.storage.files import is_file, write_whole
 from neurocnn.storage.identity import key_columns
 
 #: Value of the column ``split`` in rows of the ensemble of all splits.
@@ -130,30 +131,71 @@ def finish_prediction(folder: ResultFolder, folds: Sequence[Fold], sessions: pd.
             write_ensembles(folder, name, lock)
 
 
-def revote(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
-    """Rebuild the image-level tables of all splits, selections and data sets, while the folder's lock is held."""
+def apply_vote(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
+    """Record a vote and rebuild all image-level tables, while the folder's lock is held.
+
+    A marker file exists until all tables are rebuilt, so that `finish_vote` can complete an interrupted vote.
+    """
+    storage.remove_leftovers(lock, _marker(folder), vote_path(folder))
+    with write_whole(_marker(folder)):
+        pass
+    write_vote(folder, vote)
+    _rebuild(folder, vote, lock)
+
+
+def finish_vote(folder: ResultFolder, selection_threshold: float | None) -> None:
+    """Rebuild all image-level tables if a vote was interrupted; wait if another process is rebuilding them.
+
+    Parameters
+    ----------
+    folder
+        The result folder.
+    selection_threshold
+        See `read_vote`.
+    """
+    if is_file(_marker(folder)):
+        with folder.hold() as lock:
+            # Another process may have completed the vote while this process waited for the lock.
+            if is_file(_marker(folder)):
+                LOGGER.warning("%s: a vote was interrupted; its tables are rebuilt", folder.root)
+                _rebuild(folder, read_vote(folder, selection_threshold), lock)
+
+
+def _marker(folder: ResultFolder) -> Path:
+    return folder.root / ".vote.unfinished"
+
+
+def _rebuild(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
     done = folder.check_done()
     for fold in done:
         for selection in folder.selections:
-            _revote(folder, fold, selection, vote)
+            _revote(folder, fold, selection, vote, lock)
     names = {name for fold in done for name in folder.datasets(fold, folder.selections[0])}
     for name in sorted(names - set(SETS)):
         write_ensembles(folder, name, lock)
+    _marker(folder).unlink(missing_ok=True)
 
 
-def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote) -> None:
+def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote, lock: BaseFileLock) -> None:
     ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
     for dataset in folder.datasets(fold, selection):
+        paths = [fold.table(selection, dataset, IMAGE, content) for content in ("prediction", "metrics")]
+        storage.remove_leftovers(lock, *paths)
         table = read_predicted(fold.table(selection, dataset, folder.parts, "prediction"))
-        path = fold.table(selection, dataset, IMAGE, "metrics")
-        saved = storage.read_table(path, required=()) if not folder.votes and is_file(path) else None
-        write_image_level(folder, fold, selection, dataset, table, ballot)
-        if saved is not None:
-            # The saved loss is kept, because it cannot be computed from the predictions of complete images.
-            row = storage.read_table(path, required=()).iloc[0]
-            storage.write_table(saved.assign(**{str(name): value for name, value in row.items()}), path)
+        # The loss of complete images is kept, because it cannot be computed from their predictions.
+        kept = read_row(paths[1]) if not folder.votes and is_file(paths[1]) else None
+        write_image_level(folder, fold, selection, dataset, table, ballot, kept)
     if ballot.weights is not None:
         path = fold.part_accuracy(selection)
+        storage.remove_leftovers(lock, path)
         accuracies = storage.read_table(path, required=["part_id"])
         weights = ballot.weights.reindex(accuracies["part_id"]).fillna(0.0)
         storage.write_table(accuracies.assign(weight=weights.to_numpy()), path)
+
+
+def uncalibrated_table(
+    folder: ResultFolder, fold: Fold, selection: str, dataset: str, ballot: Ballot
+) -> pd.DataFrame:
+    """Return the image-level predictions at temperature 1 for the weights of `ballot`; the tables do not change."""
+    table = drop_names(read_predicted(fold.table(selection, dataset, folder.parts, "prediction")))
+    return vote_images(folder.task, table, ballot.weights) if folder.votes else set_temperature(table, 1.0)

@@ -39,6 +39,11 @@ class Draws:
         """Number of participants."""
         return int(self.counts.shape[1])
 
+    @property
+    def shares_people(self) -> bool:
+        """Whether a participant is in several tables."""
+        return sum(len(np.unique(people)) for people in self.people) > self.n_people
+
     def scores(
         self, task: engine.Task, tables: Sequence[pd.DataFrame], observed: Sequence[Mapping[str, float]]
     ) -> Scores:
@@ -106,6 +111,8 @@ def scores_of_draws(
     Other metrics are omitted if the code of a custom task is missing.
     """
     numbers = drop_names(table).drop(columns=key_columns(table, IMAGE)).astype(float)
+    if "loss" in observed and "loss" not in numbers:
+        numbers = numbers.assign(loss=_usual_loss(numbers))
     known = (
         class_scores(numbers, len(task.classes), weights) if task.classes else value_scores(numbers, weights)
     )
@@ -124,6 +131,17 @@ def scores_of_draws(
             return found
         found |= {name: np.array([row.get(name, math.nan) for row in drawn]) for name in others}
     return found
+
+
+def _usual_loss(numbers: pd.DataFrame) -> Array:
+    """Return the loss of each image from its prediction: the cross-entropy or, for values, the squared error."""
+    true, columns = numbers["true_label"].to_numpy(dtype=float), probability_columns(numbers)
+    if columns:
+        own = numbers[columns].to_numpy(dtype=float)[np.arange(len(true)), true.astype(int)]
+        loss: Array = -np.log(np.maximum(own, 1e-300))
+    else:
+        loss = np.square(numbers["predicted_label"].to_numpy(dtype=float) - true)
+    return loss
 
 
 def class_scores(table: pd.DataFrame, n_classes: int, weights: Array) -> Scores:

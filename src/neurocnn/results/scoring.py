@@ -54,11 +54,12 @@ def write_image_level(
     dataset: str,
     predictions: pd.DataFrame,
     ballot: Ballot,
+    kept: pd.DataFrame | None = None,
 ) -> None:
     """Write the image-level tables from the part-level predictions, see `write_tables`.
 
     If no part votes, no predictions are written; in the row of metrics, ``n_parts`` is 0 and all other values are
-    missing.
+    missing. Values of the row `kept` that are not computed are written too.
     """
     path, task = partial(fold.table, selection, dataset, IMAGE), folder.task
     votes = {} if ballot.weights is None else {"n_parts": float((ballot.weights > 0).sum())}
@@ -74,7 +75,7 @@ def write_image_level(
         predictions = set_temperature(
             predictions.drop(columns="part_id", errors="ignore"), ballot.temperature
         )
-    _write(folder, path, predictions, intervals=not folder.reconstructs, more=votes)
+    _write(folder, path, predictions, intervals=not folder.reconstructs, more=votes, kept=kept)
 
 
 def _write(
@@ -84,6 +85,7 @@ def _write(
     *,
     intervals: bool = False,
     more: Mapping[str, float] | None = None,
+    kept: pd.DataFrame | None = None,
 ) -> None:
     """Write the predictions to ``path("prediction")`` and, if all rows have labels, metrics to ``path("metrics")``."""
     table = drop_names(table)
@@ -91,8 +93,9 @@ def _write(
         named = add_class_names(folder.task, table.drop(columns="loss", errors="ignore"))
         storage.write_table(named, path("prediction"))
     if "true_label" not in table or table["true_label"].notna().all():
-        row = metrics_row(folder.task, table, intervals=intervals)
-        storage.write_table(row.assign(**(more or {})), path("metrics"))
+        row = metrics_row(folder.task, table, intervals=intervals).assign(**(more or {}))
+        row = row if kept is None else kept.assign(**{str(name): row[name] for name in row})
+        storage.write_table(row, path("metrics"))
 
 
 def vote_images(

@@ -19,6 +19,18 @@ from neurocnn.storage.files import is_file, storage_errors, write_whole
 #: Recorded values that are not chosen by the user: names and shapes of the weights, torch's number of threads, and the
 #: affine of the first image (None if unknown).
 DESCRIPTIONS = ("network", "n_threads", "image_affine")
+#: Encoded defaults of the settings of an experiment that have a default.
+DEFAULTS: Settings = {
+    "multi": False,
+    "transfer_from": None,
+    "transfer_selection": "best_balanced_accuracy",
+    "selection_threshold": None,
+    "options": {},
+    "transform": {"type": "MinMax"},
+    "augmentation": None,
+    "reconstructions": False,
+    "networks_at_once": None,
+}
 #: Settings whose values are objects of this library, or custom.
 _OBJECTS = {"caps", "parts", "task", "trainer"}
 #: Values of settings in folders that were written before the setting existed, if the value differs from the default.

@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 
 from neurocnn import storage
-from neurocnn.errors import SettingError
-from neurocnn.results.encoding import CUSTOM, Settings
+from neurocnn.errors import NeurocnnError, SettingError
+from neurocnn.results.encoding import CUSTOM, Settings, decode
 from neurocnn.results.ensembles import read_image_level
 from neurocnn.results.folder import ResultFolder
-from neurocnn.results.paths import Fold
+from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_history, read_metrics
 from neurocnn.results.resampling import draw_people, limits
-from neurocnn.storage.display import limit_length
+from neurocnn.results.settings import DEFAULTS
+from neurocnn.storage.display import describe_people, limit_length, settings_table
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
@@ -47,8 +48,8 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
             texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
             summary[f"{level} {metric}"] = [*texts, _mean_and_std_text(values[metric])]
     if draws and not folder.reconstructs:
-        level, main = folder.levels[-1], values[metrics]
-        for name, found in _interval_rows(folder, dataset, main, draws).items():
+        level = folder.levels[-1]
+        for name, found in _interval_rows(folder, dataset, values, metrics, draws).items():
             cells = {f"{level} {metric}": text for metric, text in found.items() if metric in metrics}
             if name == INTERVAL:
                 cells[f"{dataset} participants"] = found["participants"]
@@ -57,20 +58,40 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
 
 
 def _interval_rows(
-    folder: ResultFolder, dataset: str, values: pd.DataFrame, draws: int
+    folder: ResultFolder, dataset: str, values: pd.DataFrame, metrics: list[str], draws: int
 ) -> dict[str, dict[str, object]]:
     """Return the bootstrap interval and the chance level of each metric, as strings."""
     tables = read_image_level(folder, folder.selections[-1], dataset)
     if not tables:
         return {}
     drawn = draw_people(list(tables.values()), by_class=folder.task.classes is not None, n=draws)
-    observed = [{str(name): float(values[name][index]) for name in values.columns} for index in tables]
-    scores = drawn.scores(folder.task, list(tables.values()), observed)
+    observed = [{name: float(values[name][index]) for name in metrics} for index in tables]
     interval: dict[str, object] = {"participants": drawn.n_people}
-    for name, found in scores.items():
-        interval[name] = "{:.3f} to {:.3f}".format(*limits(found))
+    for name, found in drawn.scores(folder.task, list(tables.values()), observed).items():
+        low, high = limits(found)
+        if low == high:
+            low, high = _combine_limits(values.loc[list(tables)], name, drawn.shares_people)
+        # Equal limits would claim a certainty that so few participants cannot give.
+        interval[name] = f"{low:.3f} to {high:.3f}" if low < high else ""
     chance = {name: f"{value:.3f}" for name, value in chance_levels(folder, tables).items()}
     return {INTERVAL: interval, CHANCE: dict(chance)}
+
+
+def _combine_limits(values: pd.DataFrame, metric: str, shares_people: bool) -> tuple[float, float]:
+    """Return limits of the mean over the splits from the limits of each split; NaN if a split has none.
+
+    The distances of the limits from the metric are averaged if the splits have the same participants, and combined by
+    MOVER (Zou & Donner, Statistics in Medicine 27 (2008)) if their participants differ.
+    """
+    names = [f"{metric}_low", f"{metric}_high"]
+    if not set(names) <= set(values):  # an earlier version wrote the folder
+        return math.nan, math.nan
+    own = values[metric].to_numpy(dtype=float)
+    distances = np.abs(values[names].to_numpy(dtype=float) - own[:, None])
+    combined = (
+        distances.mean(axis=0) if shares_people else np.sqrt(np.square(distances).sum(axis=0)) / len(own)
+    )
+    return float(own.mean() - combined[0]), float(own.mean() + combined[1])
 
 
 def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict[str, float]:
@@ -105,10 +126,7 @@ def describe(root: object, folder: ResultFolder | None, settings: Settings) -> s
 
 def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> str:
     """Return the HTML that a notebook displays. `folder` is None if custom code is needed to read the folder."""
-    architecture = settings["architecture"]
-    name = architecture[CUSTOM] if isinstance(architecture, dict) else architecture
-    several = ", one network per part" if settings["multi"] else ""
-    title = html.escape(f"{_describe_kind(folder, settings)}, {name}{several}")
+    people = ""
     if folder is None:
         body = f"<p>{html.escape(_missing_code_message(settings))}</p>"
     elif not folder.done:
@@ -116,7 +134,34 @@ def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> 
     else:
         table = summary_table(folder, draws=0).to_html(border=0)
         body = f"<p>Validation, {folder.selections[-1]}:</p>{table}"
-    return f"<h4>{title}</h4><p><code>{html.escape(str(root))}</code></p>{body}"
+        people = f"<p>Training and validation:</p>{population(folder).to_html(border=0)}"
+    title = f"<h4>{html.escape(_describe_kind(folder, settings))}</h4><p><code>{html.escape(str(root))}</code></p>"
+    return f"{title}{settings_table(_chosen_settings(settings))}{people}{body}"
+
+
+def population(folder: ResultFolder) -> pd.DataFrame:
+    """Return the participants of the first split that is done, see `describe_people`."""
+    paths = [folder.check_done()[0].sessions(name) for name in SETS]
+    return describe_people(pd.concat([storage.read_table(path) for path in paths]), folder.task.label)
+
+
+def _chosen_settings(settings: Settings) -> dict[str, object]:
+    """Return the settings without a default, and those that differ from their defaults."""
+    names = ["parts", "task", "architecture", "trainer", *DEFAULTS]
+    differing = {
+        name: settings[name]
+        for name in names
+        if name in settings and not (name in DEFAULTS and settings[name] == DEFAULTS[name])
+    }
+    return {name: _as_object(value) for name, value in differing.items()}
+
+
+def _as_object(value: object) -> object:
+    """Return an encoded setting as an object, or unchanged if it is custom or cannot be decoded."""
+    try:
+        return decode(value)
+    except NeurocnnError:
+        return value.get(CUSTOM, value) if isinstance(value, dict) else value
 
 
 def _missing_code_message(settings: Settings) -> str:

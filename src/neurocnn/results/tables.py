@@ -12,6 +12,7 @@ from neurocnn.data.parts import LocatedParts
 from neurocnn.errors import NotFoundError
 from neurocnn.errors.arguments import check_path, check_text
 from neurocnn.results import reading, summary
+from neurocnn.results.ensembles import finish_vote
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.recorded import RecordedExperiment
 from neurocnn.results.votes import Vote
@@ -53,6 +54,8 @@ class ResultTables:
 
     @property
     def _folder(self) -> ResultFolder:
+        """Paths of the folder. Before the first access to a table, a vote that was interrupted is completed."""
+        finish_vote(self._experiment.folder, self.settings["selection_threshold"])
         return self._experiment.folder
 
     @property
@@ -184,13 +187,15 @@ class ResultTables:
         Returns
         -------
         DataFrame
-            Columns: participants, epochs and minutes (of the network that took longest), the main metric of the parts,
-            and all metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over the splits
-            (with n − 1); ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron
-            & Tibshirani (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class,
-            evaluates each split and averages the scores; ``chance``: for k classes 1/k (specificity 1 − 1/k, area under
-            the ROC curve 1/2), for values the error of a constant prediction, the mean training label. An autoencoder
-            has neither interval nor chance.
+            Columns: participants, epochs and minutes (of the network that took longest), the main metric of the parts, and all
+            metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over the splits (with n −
+            1); ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron &
+            Tibshirani (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class,
+            evaluates each split and averages the scores. If all draws have the same score, as for a perfect or a
+            constant classifier, the splits' own limits (see `engine.confidence_intervals`) are averaged or, if the
+            splits have different participants, combined by MOVER; ``chance``: for k classes 1/k (specificity 1 − 1/k,
+            area under the ROC curve 1/2), for values the error of a constant prediction, the mean training label. An
+            autoencoder has neither interval nor chance.
 
         Raises
         ------

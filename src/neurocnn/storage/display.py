@@ -1,14 +1,17 @@
 """Display of values: at most 400 characters in a console, a table in a notebook."""
 
+import contextlib
 import dataclasses
 import html
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import pandas as pd
 
+from neurocnn.errors import NeurocnnError
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
 _MAX_LENGTH = 400
@@ -44,15 +47,27 @@ def html_view(value: Any) -> str:
     '<h4>Trainer</h4><table><tr><th>epochs</th><td>50</td></tr></table>'
     """
     settings = changed_settings(value)
+    label = getattr(getattr(value, "task", value), "label", None)
+    people = [
+        f"<p>{html.escape(name)}</p>{describe_people(table, label).to_html(border=0)}"
+        for name, table in [*_tables(settings), *_found_sessions(value)]
+    ]
+    return f"<h4>{type(value).__name__}</h4>{settings_table(settings)}{''.join(people)}"
+
+
+def settings_table(settings: Mapping[str, Any]) -> str:
+    """Return settings as an HTML table.
+
+    Examples
+    --------
+    >>> settings_table({"epochs": 50})
+    '<table><tr><th>epochs</th><td>50</td></tr></table>'
+    """
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(_setting_text(found))}</td></tr>"
         for name, found in settings.items()
     )
-    people = [
-        f"<p>{html.escape(name)}</p>{describe_people(table).to_html(border=0)}"
-        for name, table in _tables(settings)
-    ]
-    return f"<h4>{type(value).__name__}</h4><table>{rows}</table>{''.join(people)}"
+    return f"<table>{rows}</table>"
 
 
 def limit_length(text: str, maximum: int = _MAX_LENGTH) -> str:
@@ -61,10 +76,20 @@ def limit_length(text: str, maximum: int = _MAX_LENGTH) -> str:
 
 
 def changed_settings(value: Any) -> dict[str, Any]:
-    """Return the settings of a value that differ from their defaults, and all settings without a default."""
-    if not dataclasses.is_dataclass(value):
+    """Return the settings of a value that differ from their defaults, and all settings without a default.
+
+    A class may list the names of its settings as `shown_settings`, or return their values as `shown_settings()`.
+    """
+    shown = getattr(value, "shown_settings", None)
+    if callable(shown):
+        return dict(shown())
+    if shown is not None:
+        defaults = inspect.signature(type(value)).parameters
+        settings = {name: getattr(value, name) for name in shown}
         return {
-            name: getattr(value, name) for name in value.shown_settings if getattr(value, name) is not None
+            name: found
+            for name, found in settings.items()
+            if _setting_text(found) != _setting_text(defaults[name].default)
         }
     found = {}
     for field in dataclasses.fields(value):
@@ -81,8 +106,15 @@ def changed_settings(value: Any) -> dict[str, Any]:
     return found
 
 
-def describe_people(sessions: pd.DataFrame) -> pd.DataFrame:
-    """Return the number of participants of each diagnosis, with their ages and sexes, if the table has these columns.
+def describe_people(sessions: pd.DataFrame, label: str | None = None) -> pd.DataFrame:
+    """Return the number of participants of each class, with their ages and sexes, if the table has these columns.
+
+    Parameters
+    ----------
+    sessions
+        Table of sessions.
+    label
+        Column of the classes. If it is missing or contains numbers, the classes are the diagnoses.
 
     Examples
     --------
@@ -92,8 +124,9 @@ def describe_people(sessions: pd.DataFrame) -> pd.DataFrame:
     """
     people = sessions.drop_duplicates(key_columns(sessions, PARTICIPANT))
     groups = {"all": people}
-    if "diagnosis" in people:
-        groups = {str(name): own for name, own in people.groupby("diagnosis")} | groups
+    by = label if label in people and not pd.api.types.is_float_dtype(people[label]) else "diagnosis"
+    if by in people:
+        groups = {str(name): own for name, own in people.groupby(by)} | groups
     return pd.DataFrame.from_dict(
         {name: _describe_group(own) for name, own in groups.items()}, orient="index"
     )
@@ -102,7 +135,8 @@ def describe_people(sessions: pd.DataFrame) -> pd.DataFrame:
 def _describe_group(people: pd.DataFrame) -> dict[str, object]:
     row: dict[str, object] = {"participants": len(people)}
     if "age" in people and pd.api.types.is_numeric_dtype(people["age"]):
-        row["age"] = f"{people['age'].mean():.1f} ± {people['age'].std():.1f}"
+        spread = f" ± {people['age'].std():.1f}" if people["age"].count() > 1 else ""
+        row["age"] = f"{people['age'].mean():.1f}{spread}"
     if "sex" in people:
         counts = people["sex"].value_counts().sort_index()
         row["sex"] = ", ".join(f"{n} {name}" for name, n in counts.items())
@@ -119,6 +153,13 @@ def _tables(settings: dict[str, Any]) -> Iterable[tuple[str, pd.DataFrame]]:
                 "participants",
                 pd.concat([table for split in value for table in (split.train, split.validation)]),
             )
+
+
+def _found_sessions(value: Any) -> Iterable[tuple[str, pd.DataFrame]]:
+    """Yield the sessions of a `Caps` that have an image, if its folder can be read."""
+    if callable(getattr(value, "sessions", None)):
+        with contextlib.suppress(NeurocnnError):
+            yield "sessions with an image", value.sessions()
 
 
 def _setting_text(value: object) -> str:
