@@ -15,6 +15,7 @@ from neurocnn.engine import classification, regression
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.results.compare import delong_p_value, mcnemar_p_value, resampled_t_p_value
 from neurocnn.results.resampling import class_scores, draw_people, scores_of_draws, value_scores
+from neurocnn.results.scoring import metrics_row
 
 
 def table_of(n: int, n_classes: int = 2, seed: int = 0) -> pd.DataFrame:
@@ -66,6 +67,25 @@ def test_a_custom_metric_is_computed_by_its_function():
     found = scores_of_draws(task, table, weights, {"accuracy": 0.5, "rows": 6.0})
     assert found["rows"].tolist() == [6, 6]
     assert found["accuracy"].tolist() == [0.5, 0.5]
+
+
+def test_a_custom_metric_is_called_once_when_a_table_is_scored():
+    import dataclasses
+
+    task, calls = classification(), []
+
+    def own(table: pd.DataFrame) -> dict[str, float]:
+        calls.append(len(table))
+        # The column participant_id is available, for example for the number of participants.
+        return task.metrics(table) | {"people": float(table["participant_id"].nunique())}
+
+    table = table_of(24)
+    row = metrics_row(dataclasses.replace(task, metrics=own), table, intervals=True).iloc[0]
+    assert calls == [24]
+    assert row["people"] == 12
+    assert np.isnan(row["people_low"])
+    expected = metrics_row(task, table, intervals=True).iloc[0]
+    pd.testing.assert_series_equal(row[expected.index], expected)
 
 
 def test_people_are_drawn_with_all_their_rows_within_the_same_splits_and_class():

@@ -82,12 +82,52 @@ def confidence_intervals(
     n = check_integer("n", n, minimum=1, where=where)
     seed = check_integer("seed", seed, minimum=0, where=where)
     level = check_number("level", level, above=0, below=1, where=where)
-    numbers = table.drop(columns=key_columns(table.columns, PART)).apply(pd.to_numeric).astype(np.float64)
+    numbers = _numbers(table)
     values = score(numbers)
+    resampled = score if check_flag("resample_own", resample_own, where=where) else None
+    found = _limits(table, numbers, _count_classes(metrics, numbers), values, resampled, n, seed, level)
+    rows = [
+        {"metric": name, "value": values[name], "lower": found[name][0], "upper": found[name][1]}
+        for name in values
+    ]
+    return pd.DataFrame(rows).set_index("metric")
+
+
+def known_limits(
+    table: pd.DataFrame, task: Task, values: Mapping[str, float]
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % limits of metrics whose values are known; NaN for metrics of your own, which are not called.
+
+    Examples
+    --------
+    >>> from neurocnn.engine import regression
+    >>> table = pd.DataFrame({"participant_id": ["a", "b"], "true_label": [1.0, 3.0], "predicted_label": [1.0, 2.0]})
+    >>> known_limits(table, regression(), {"mae": 0.5, "own": 7.0})
+    {'mae': (0.0, 1.0), 'own': (nan, nan)}
+    """
+    numbers = _numbers(table)
+    found = _limits(table, numbers, _count_classes(task, numbers), values, None, 1000, 0, 0.95)
+    return {name: found[name] for name in values}
+
+
+def _numbers(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns=key_columns(table.columns, PART)).apply(pd.to_numeric).astype(np.float64)
+
+
+def _limits(
+    table: pd.DataFrame,
+    numbers: pd.DataFrame,
+    n_classes: int,
+    values: Mapping[str, float],
+    score: Callable[[pd.DataFrame], Mapping[str, float]] | None,
+    n: int,
+    seed: int,
+    level: float,
+) -> dict[str, tuple[float, float]]:
+    """Return the limits of each metric, see `confidence_intervals`. `score` is None if own metrics have no limits."""
     people = table.groupby(key_columns(table.columns, PARTICIPANT), sort=True).ngroup().to_numpy()
-    n_classes = _count_classes(metrics, numbers)
     found = _analytic_limits(numbers, people, n_classes, values, level)
-    if not check_flag("resample_own", resample_own, where=where):
+    if score is None:
         score = _built_in_scores(numbers, n_classes)
         standard = score(numbers)
         same = {name for name in standard if math.isclose(values.get(name, math.nan), standard[name])}
@@ -102,11 +142,7 @@ def confidence_intervals(
             # evaluation.
             numbers, score = numbers[["loss"]], _mean_loss
         found = _bootstrap(numbers, strata, score, n, seed, level) | found
-    rows = [
-        {"metric": name, "value": values[name], "lower": found[name][0], "upper": found[name][1]}
-        for name in values
-    ]
-    return pd.DataFrame(rows).set_index("metric")
+    return found
 
 
 def _analytic_limits(

@@ -205,6 +205,7 @@ class Experiment:
             See `Trainer.fit`.
         verbose
             Whether to show the progress on standard error: a bar in a terminal or notebook, otherwise a line per epoch.
+            Warnings are logged in both cases.
 
         Returns
         -------

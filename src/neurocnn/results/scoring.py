@@ -12,6 +12,7 @@ import pandas as pd
 
 from neurocnn import data, engine, ensemble, storage
 from neurocnn.data.parts import LocatedParts
+from neurocnn.engine.intervals import known_limits
 from neurocnn.engine.metrics import probability_columns
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import Fold
@@ -137,8 +138,8 @@ def metrics_row(task: engine.Task, table: pd.DataFrame, *, intervals: bool) -> p
     """
     row: dict[str, float] = dict(task.metrics(table))
     if intervals:
-        for name, interval in engine.confidence_intervals(table, task, resample_own=False).iterrows():
-            row[f"{name}_low"], row[f"{name}_high"] = float(interval["lower"]), float(interval["upper"])
+        for name, (low, high) in known_limits(table, task, row).items():
+            row[f"{name}_low"], row[f"{name}_high"] = low, high
     return pd.DataFrame([row])
 
 

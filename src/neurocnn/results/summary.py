@@ -14,7 +14,9 @@ from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_history, read_metrics
 from neurocnn.results.resampling import draw_people, limits
+from neurocnn.results.scoring import metrics_row
 from neurocnn.results.settings import DEFAULTS
+from neurocnn.results.written import drop_names
 from neurocnn.storage.display import describe_people, limit_length, settings_table
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, key_columns
@@ -49,7 +51,7 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
             summary[f"{level} {metric}"] = [*texts, _mean_and_std_text(values[metric])]
     if draws and not folder.reconstructs:
         level = folder.levels[-1]
-        for name, found in _interval_rows(folder, dataset, values, metrics, draws).items():
+        for name, found in _interval_rows(folder, dataset, values[metrics], draws).items():
             cells = {f"{level} {metric}": text for metric, text in found.items() if metric in metrics}
             if name == INTERVAL:
                 cells[f"{dataset} participants"] = found["participants"]
@@ -58,40 +60,47 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
 
 
 def _interval_rows(
-    folder: ResultFolder, dataset: str, values: pd.DataFrame, metrics: list[str], draws: int
+    folder: ResultFolder, dataset: str, values: pd.DataFrame, draws: int
 ) -> dict[str, dict[str, object]]:
     """Return the bootstrap interval and the chance level of each metric, as strings."""
     tables = read_image_level(folder, folder.selections[-1], dataset)
     if not tables:
         return {}
     drawn = draw_people(list(tables.values()), by_class=folder.task.classes is not None, n=draws)
-    observed = [{name: float(values[name][index]) for name in metrics} for index in tables]
-    interval: dict[str, object] = {"participants": drawn.n_people}
-    for name, found in drawn.scores(folder.task, list(tables.values()), observed).items():
-        low, high = limits(found)
-        if low == high:
-            low, high = _combine_limits(values.loc[list(tables)], name, drawn.shares_people)
-        # Equal limits would claim a certainty that so few participants cannot give.
-        interval[name] = f"{low:.3f} to {high:.3f}" if low < high else ""
+    observed = [{str(name): float(values[name][index]) for name in values} for index in tables]
+    scores = {
+        name: limits(found)
+        for name, found in drawn.scores(folder.task, list(tables.values()), observed).items()
+    }
+    if any(low == high for low, high in scores.values()):
+        scores |= _combined_limits(folder, list(tables.values()), scores, drawn.shares_people)
+    # Equal limits would claim a certainty that so few participants cannot give.
+    texts = {name: f"{low:.3f} to {high:.3f}" if low < high else "" for name, (low, high) in scores.items()}
     chance = {name: f"{value:.3f}" for name, value in chance_levels(folder, tables).items()}
-    return {INTERVAL: interval, CHANCE: dict(chance)}
+    return {INTERVAL: {"participants": drawn.n_people, **texts}, CHANCE: dict(chance)}
 
 
-def _combine_limits(values: pd.DataFrame, metric: str, shares_people: bool) -> tuple[float, float]:
-    """Return limits of the mean over the splits from the limits of each split; NaN if a split has none.
+def _combined_limits(
+    folder: ResultFolder,
+    tables: list[pd.DataFrame],
+    scores: dict[str, tuple[float, float]],
+    shares_people: bool,
+) -> dict[str, tuple[float, float]]:
+    """Return limits of the mean over the splits, from each split's own limits, for the metrics with equal limits.
 
     The distances of the limits from the metric are averaged if the splits have the same participants, and combined by
     MOVER (Zou & Donner, Statistics in Medicine 27 (2008)) if their participants differ.
     """
-    names = [f"{metric}_low", f"{metric}_high"]
-    if not set(names) <= set(values):  # an earlier version wrote the folder
-        return math.nan, math.nan
-    own = values[metric].to_numpy(dtype=float)
-    distances = np.abs(values[names].to_numpy(dtype=float) - own[:, None])
-    combined = (
-        distances.mean(axis=0) if shares_people else np.sqrt(np.square(distances).sum(axis=0)) / len(own)
-    )
-    return float(own.mean() - combined[0]), float(own.mean() + combined[1])
+    rows = pd.concat([metrics_row(folder.task, drop_names(table), intervals=True) for table in tables])
+    combined = {}
+    for name, (low, high) in scores.items():
+        names = [f"{name}_low", f"{name}_high"]
+        if low == high and set(names) <= set(rows):
+            own = rows[name].to_numpy(dtype=float)
+            far = np.abs(rows[names].to_numpy(dtype=float) - own[:, None])
+            distance = far.mean(axis=0) if shares_people else np.sqrt(np.square(far).sum(axis=0)) / len(own)
+            combined[name] = (float(own.mean() - distance[0]), float(own.mean() + distance[1]))
+    return combined
 
 
 def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict[str, float]:

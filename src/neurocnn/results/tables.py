@@ -187,12 +187,12 @@ class ResultTables:
         Returns
         -------
         DataFrame
-            Columns: participants, epochs and minutes (of the network that took longest), the main metric of the parts, and all
-            metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over the splits (with n −
-            1); ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron &
-            Tibshirani (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class,
+            Columns: participants, epochs and minutes (of the network that took longest), the main metric of the parts,
+            and all metrics of the images, for the last selection. Rows: the splits; ``mean ± std`` over the splits
+            (with n − 1); ``95 % interval`` of that mean, with the number of participants: a percentile bootstrap (Efron
+            & Tibshirani (1993), 13.3) draws participants 1,000 times with replacement, stratified by split and class,
             evaluates each split and averages the scores. If all draws have the same score, as for a perfect or a
-            constant classifier, the splits' own limits (see `engine.confidence_intervals`) are averaged or, if the
+            constant classifier, the limits of the splits (see `engine.confidence_intervals`) are averaged or, if the
             splits have different participants, combined by MOVER; ``chance``: for k classes 1/k (specificity 1 − 1/k,
             area under the ROC curve 1/2), for values the error of a constant prediction, the mean training label. An
             autoencoder has neither interval nor chance.
