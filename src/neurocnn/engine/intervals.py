@@ -111,7 +111,9 @@ def known_limits(
 
 
 def _numbers(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns=key_columns(table.columns, PART)).apply(pd.to_numeric).astype(np.float64)
+    """Return the columns that do not identify a row, as float64."""
+    numbers: pd.DataFrame = table.drop(columns=key_columns(table.columns, PART)).apply(pd.to_numeric)
+    return numbers.astype(np.float64)
 
 
 def _limits(
