@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from neurocnn import storage
+from neurocnn.engine.intervals import known_limits
 from neurocnn.errors import NeurocnnError, SettingError
 from neurocnn.results.encoding import CUSTOM, Settings, decode
 from neurocnn.results.ensembles import read_image_level
@@ -14,7 +15,6 @@ from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_history, read_metrics
 from neurocnn.results.resampling import draw_people, limits
-from neurocnn.results.scoring import metrics_row
 from neurocnn.results.settings import DEFAULTS
 from neurocnn.results.written import drop_names
 from neurocnn.storage.display import describe_people, limit_length, settings_table
@@ -72,8 +72,10 @@ def _interval_rows(
         name: limits(found)
         for name, found in drawn.scores(folder.task, list(tables.values()), observed).items()
     }
-    if any(low == high for low, high in scores.values()):
-        scores |= _combined_limits(folder, list(tables.values()), scores, drawn.shares_people)
+    equal = [name for name, (low, high) in scores.items() if low == high]
+    if equal:
+        values = values.loc[list(tables), equal]
+        scores |= _combined_limits(folder, list(tables.values()), values, drawn.shares_people)
     # Equal limits would claim a certainty that so few participants cannot give.
     texts = {name: f"{low:.3f} to {high:.3f}" if low < high else "" for name, (low, high) in scores.items()}
     chance = {name: f"{value:.3f}" for name, value in chance_levels(folder, tables).items()}
@@ -81,25 +83,23 @@ def _interval_rows(
 
 
 def _combined_limits(
-    folder: ResultFolder,
-    tables: list[pd.DataFrame],
-    scores: dict[str, tuple[float, float]],
-    shares_people: bool,
+    folder: ResultFolder, tables: list[pd.DataFrame], values: pd.DataFrame, shares_people: bool
 ) -> dict[str, tuple[float, float]]:
-    """Return limits of the mean over the splits, from each split's own limits, for the metrics with equal limits.
+    """Return limits of the mean of each metric over the splits, from the limits of each split.
 
     The distances of the limits from the metric are averaged if the splits have the same participants, and combined by
     MOVER (Zou & Donner, Statistics in Medicine 27 (2008)) if their participants differ.
     """
-    rows = pd.concat([metrics_row(folder.task, drop_names(table), intervals=True) for table in tables])
+    rows = [{str(name): float(value) for name, value in row.items()} for _, row in values.iterrows()]
+    limits_of_splits = [
+        known_limits(drop_names(table), folder.task, row) for table, row in zip(tables, rows, strict=True)
+    ]
     combined = {}
-    for name, (low, high) in scores.items():
-        names = [f"{name}_low", f"{name}_high"]
-        if low == high and set(names) <= set(rows):
-            own = rows[name].to_numpy(dtype=float)
-            far = np.abs(rows[names].to_numpy(dtype=float) - own[:, None])
-            distance = far.mean(axis=0) if shares_people else np.sqrt(np.square(far).sum(axis=0)) / len(own)
-            combined[name] = (float(own.mean() - distance[0]), float(own.mean() + distance[1]))
+    for name in map(str, values):
+        own = values[name].to_numpy(dtype=float)
+        far = np.abs(np.array([found[name] for found in limits_of_splits]) - own[:, None])
+        distance = far.mean(axis=0) if shares_people else np.sqrt(np.square(far).sum(axis=0)) / len(own)
+        combined[name] = (float(own.mean() - distance[0]), float(own.mean() + distance[1]))
     return combined
 
 
