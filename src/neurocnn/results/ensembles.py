@@ -141,24 +141,19 @@ def apply_vote(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
         pass
     write_vote(folder, vote)
     _rebuild(folder, vote, lock)
+    _marker(folder).unlink(missing_ok=True)
 
 
-def finish_vote(folder: ResultFolder, selection_threshold: float | None) -> None:
-    """Rebuild all image-level tables if a vote was interrupted; wait if another process is rebuilding them.
-
-    Parameters
-    ----------
-    folder
-        The result folder.
-    selection_threshold
-        See `read_vote`.
-    """
+def finish_vote(folder: ResultFolder) -> None:
+    """Rebuild all image-level tables if a vote was interrupted; wait if another process is rebuilding them."""
     if is_file(_marker(folder)):
         with folder.hold() as lock:
             # Another process may have completed the vote while this process waited for the lock.
             if is_file(_marker(folder)):
                 LOGGER.warning("%s: a vote was interrupted; its tables are rebuilt", folder.root)
-                _rebuild(folder, read_vote(folder, selection_threshold), lock)
+                if is_file(vote_path(folder)):
+                    _rebuild(folder, read_vote(folder, None), lock)
+                _marker(folder).unlink(missing_ok=True)
 
 
 def _marker(folder: ResultFolder) -> Path:
@@ -173,7 +168,6 @@ def _rebuild(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
     names = {name for fold in done for name in folder.datasets(fold, folder.selections[0])}
     for name in sorted(names - set(SETS)):
         write_ensembles(folder, name, lock)
-    _marker(folder).unlink(missing_ok=True)
 
 
 def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote, lock: BaseFileLock) -> None:

@@ -55,7 +55,7 @@ class ResultTables:
     @property
     def _folder(self) -> ResultFolder:
         """Paths of the folder. Before the first access to a table, a vote that was interrupted is completed."""
-        finish_vote(self._experiment.folder, self.settings["selection_threshold"])
+        finish_vote(self._experiment.folder)
         return self._experiment.folder
 
     @property
