@@ -1,4 +1,4 @@
-"""Settings that may change on a resume, and errors for changes of other settings."""
+"""Settings that may change when training is resumed, and errors for changes of other settings."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Training on a GPU: agreement with the CPU, reproducibility, resumes, half precision and one rank of NCCL."""
+"""Training on a GPU: agreement with the CPU, reproducibility, resumed training, half precision and one rank of NCCL."""
 
 import copy
 

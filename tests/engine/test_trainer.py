@@ -1,4 +1,4 @@
-"""Settings are checked, and are the same after a resume for any type of number."""
+"""Settings are checked, and are the same after training is resumed, for any type of number."""
 
 from dataclasses import replace
 from functools import partial

@@ -242,7 +242,9 @@ def test_a_part_without_a_weight_is_omitted_with_a_warning():
 @pytest.mark.faults
 def test_an_image_without_any_weighted_part_is_refused_with_its_name():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M06", 5): [0.2, 0.8]})
-    with pytest.raises(TableError, match=r"no part of an image has a weight .*\[0\]\): sub-2 ses-M06 part 5"):
+    with pytest.raises(
+        TableError, match=r"images none of whose parts has a weight .*\[0\]\): sub-2 ses-M06 part 5"
+    ):
         soft_vote(table, {0: 1.0})
 
 

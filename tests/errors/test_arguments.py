@@ -85,7 +85,7 @@ def test_a_number_is_accepted_exactly_within_its_limits(value: float, low: float
 
 
 @pytest.mark.parametrize("value", [{1, 2}, frozenset([1]), {"a": 1}, "ab", b"ab", 3, None])
-def test_an_unordered_value_is_refused_as_a_list(value: object):
+def test_a_set_dict_text_or_scalar_is_refused_where_a_list_is_expected(value: object):
     with pytest.raises(SettingError, match="expected a list of classes"):
         check_list("classes", value, "a list of classes")
 

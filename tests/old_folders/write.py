@@ -77,7 +77,7 @@ def trim(folder: Path) -> None:
 
 
 def write(name: str) -> None:
-    """Write one folder, and what a resume of it makes."""
+    """Write one folder, and the files that its resumed run writes."""
     folder, caps = HERE / name, Path(tempfile.mkdtemp()) / "caps"
     shutil.rmtree(folder, ignore_errors=True)
     experiment(name, caps).run(folder, splits=[0])

@@ -258,7 +258,10 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return part_space(grid.affine, box, tuple(part.shape), shift)
 
     def _check_augmentation(self) -> None:
-        """Log a warning if two augmentations with the same seed differ, because `reseed` does not seed a generator."""
+        """Log a warning if augmenting the same part twice with the same seed gives different results.
+
+        The augmentation then has a random generator that `reseed` does not reach.
+        """
         first, second = (self._item_image(0, 0, 0, True) for _ in range(2))
         if first.shape != second.shape or not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True):
             LOGGER.warning(

@@ -92,7 +92,8 @@ def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
         start = _decompress_start(start, path, name)
     elif start.startswith(_GZIP):
         raise ImageError(
-            f"{name}: {path} is gzip; expected uncompressed NIfTI, as in the name; rename it to {path.name}.gz"
+            f"{name}: {path} is gzip-compressed; expected uncompressed NIfTI, as its name says; "
+            f"rename it to {path.name}.gz"
         )
     return _parse_header(start, path, name, one_channel)
 
@@ -145,7 +146,7 @@ def _decompress_start(start: bytes, path: Path, name: str) -> bytes:
     if not start.startswith(_GZIP):
         remedy = f"rename it to {path.name.removesuffix('.gz')} if it is not compressed, or {_RESTORE}"
         raise ImageError(
-            f"{name}: {path} is not gzip; found {start[:4]!r}; expected gzip, as in the name; {remedy}"
+            f"{name}: {path} is not gzip-compressed; found {start[:4]!r}; expected gzip, as its name says; {remedy}"
         )
     try:
         return zlib.decompressobj(wbits=31).decompress(start, _HEADER_BYTES)

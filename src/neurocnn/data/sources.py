@@ -182,7 +182,7 @@ def _similar_files(session: Path, preprocessing: Preprocessing) -> list[str]:
 def _find_niftis(session: Path, start: str, preprocessing: Preprocessing) -> list[Path]:
     paths = _list_niftis(session, preprocessing)
     if not preprocessing.folder:
-        return [path for path in paths if _has_ends(path.name, start, preprocessing.endings)]
+        return [path for path in paths if _starts_and_ends_with(path.name, start, preprocessing.endings)]
     # A compressed file takes precedence over an uncompressed one of the same name.
     by_stem = {
         _without_suffix(path.name): path for path in sorted(paths, reverse=True, key=lambda path: path.suffix)
@@ -198,7 +198,7 @@ def _find_tensors(session: Path, start: str, preprocessing: Preprocessing) -> li
     if preprocessing.folder:
         return [by_stem[stem] for stem in _matching_stems(by_stem, start, preprocessing)]
     ends = tuple(map(_without_suffix, preprocessing.endings))
-    return [by_stem[stem] for stem in sorted(by_stem) if _has_ends(stem, start, ends)]
+    return [by_stem[stem] for stem in sorted(by_stem) if _starts_and_ends_with(stem, start, ends)]
 
 
 def _matching_stems(stems: Iterable[str], start: str, preprocessing: Preprocessing) -> list[str]:
@@ -236,7 +236,7 @@ def _without_suffix(name: str) -> str:
     return name.removesuffix(".gz").removesuffix(".nii").removesuffix(".pt")
 
 
-def _has_ends(name: str, start: str, ends: tuple[str, ...]) -> bool:
+def _starts_and_ends_with(name: str, start: str, ends: tuple[str, ...]) -> bool:
     return name.startswith(f"{start}_") and name.endswith(ends)
 
 

@@ -146,19 +146,19 @@ def placements(scores: Array, positive: Array) -> tuple[Array, Array]:
     return shares.mean(1), shares.mean(0)
 
 
-def placement_variance(first: Array, second: Array, positive: Array, people: Array) -> float:
+def placement_variance(of_positives: Array, of_negatives: Array, positive: Array, people: Array) -> float:
     """Return the variance of an area under the ROC curve, by DeLong, for clustered data (Obuchowski).
 
     Parameters
     ----------
-    first, second
+    of_positives, of_negatives
         Placements of the positives and of the negatives, minus the area; for the difference of two areas, the
         differences of the placements, minus the difference of the areas.
     positive, people
         Whether each row is positive, and the index of its participant.
     """
     sums = []
-    for side, rows in ((first, positive), (second, ~positive)):
+    for side, rows in ((of_positives, positive), (of_negatives, ~positive)):
         own = np.bincount(people[rows], weights=side, minlength=people.max() + 1) / len(side)
         m = len(np.unique(people[rows]))
         sums.append((own, m / (m - 1) if m > 1 else 1.0))

@@ -1,4 +1,4 @@
-"""Comparison of the settings before a resume.
+"""Comparison of the settings before training is resumed.
 
 The metadata of a dataclass field, ``field(metadata={"resume": rule})``, contain the rule that determines whether the
 setting may differ when training resumes:
@@ -152,7 +152,7 @@ def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folde
 def fingerprint(
     trainer: Any, task: Task, model: torch.nn.Module, sets: Mapping[str, Dataset], part: Network
 ) -> dict[str, Any]:
-    """Return the settings that are compared before a resume, as plain values by name.
+    """Return the settings that are compared before training is resumed, as plain values by name.
 
     Parameters
     ----------

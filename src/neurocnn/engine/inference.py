@@ -235,7 +235,7 @@ def network_batches(dataset: Dataset, networks: Sequence[Network], batch_size: i
     Raises
     ------
     SettingError
-        If the dataset lacks the part of a network.
+        If the part of one of the `networks` is not among the dataset's parts.
     """
     if list(networks) == [None]:
         return Batches(range(len(dataset)), batch_size)
@@ -243,7 +243,7 @@ def network_batches(dataset: Dataset, networks: Sequence[Network], batch_size: i
     missing = [part for part in networks if part not in parts]
     if missing:
         raise SettingError(
-            f"networks for the parts {missing}, which the dataset lacks; expected parts among {parts}"
+            f"networks for the parts {missing}, which are not in the dataset; expected parts among {parts}"
         )
     positions = [parts.index(part) for part in networks if part is not None]
     n_images = len(dataset) // len(parts)

@@ -36,7 +36,7 @@ class Events:
     sets
         Names of the data sets that are evaluated.
     history
-        Evaluations before the resume.
+        Evaluations made before training was resumed; empty for a new run.
     started
         Time at which training started, in seconds since 1970. The time of a logged value is the sum of `started` and
         the row's ``time``.
@@ -154,7 +154,7 @@ class Progress:
             self.bar.close()
 
     def set_position(self, epoch: int, update: int, n_updates: int) -> None:
-        """Show the current epoch. After a resume, the bar starts at the position of the resume."""
+        """Show the current epoch. When training was resumed, the bar starts at the position of the checkpoint."""
         if self.first is None:
             self.first = monotonic(), epoch + update / max(1, n_updates)
         if self.bar is None and self.shown and shows_bars():

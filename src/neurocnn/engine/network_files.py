@@ -1,4 +1,4 @@
-"""Files of one network, written in an order that allows a resume if the process is killed at any time.
+"""Files of one network, written in an order that allows training to be resumed if the process is killed.
 
 At the end of an epoch the state is written first, then the best models. If the process is killed between these two
 writes, the missing best model is restored from the state.
@@ -36,7 +36,7 @@ class NetworkFiles:
     run
         Network in training.
     settings
-        Settings that are compared on a resume, see `fingerprint`.
+        Settings that are compared when training is resumed, see `fingerprint`.
     writes
         Whether this rank writes files.
     """
@@ -156,7 +156,7 @@ class NetworkFiles:
             self.states.write(self.run.state(randoms) | {"settings": self.settings})
 
     def discard_checkpoint(self) -> None:
-        """Delete a training state that has no history yet, so that other settings are allowed."""
+        """Delete the training state if the network has no history yet, so that a new run may use other settings."""
         if self.writes and not self.run.history:
             self.states.remove()
 

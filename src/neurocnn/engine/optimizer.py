@@ -24,7 +24,7 @@ def make_optimizer(trainer: TrainingSettings, parameters: Sequence[nn.Parameter]
     made = make(parameters, **{name: value for name, value in rates.items() if name in known})
     for group in made.param_groups:
         # Checkpoints contain plain numbers. If the optimizer computed with numpy scalars, it might round differently
-        # before and after a resume.
+        # before and after training is resumed.
         group.update({name: plain(value) for name, value in group.items() if name != "params"})
     return made
 
@@ -98,7 +98,8 @@ def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
     if scheduler is None:
         return
     with warnings.catch_warnings():
-        # torch warns if the optimizer made no step. This is expected if all gradients overflow, and after a resume.
+        # torch warns if the optimizer made no step. This is expected if all gradients overflow, and when training was
+        # resumed.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(loss)

@@ -273,7 +273,7 @@ class Run:
             ) from error
 
     def seconds(self) -> float:
-        """Return the seconds since training started, including those before a resume."""
+        """Return the seconds since training started, including those before it was resumed."""
         return time.monotonic() - self._clock
 
     def release(self) -> None:

@@ -1,7 +1,7 @@
 """Order of samples, batches and updates in an epoch.
 
-The order depends only on the seed and the epoch, so that neither the number of workers nor a resume changes it. A unit
-of this order is a sample or, if each part has its own network, an image with its samples of all trained parts.
+The order depends only on the seed and the epoch, so that neither the number of workers nor an interruption changes it.
+A unit of this order is a sample or, if each part has its own network, an image with its samples of all trained parts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -87,7 +87,7 @@ class Batches:
     epoch
         Epoch, which is part of each index and seeds the augmentation.
     first
-        Number of batches to skip at the beginning, because they were done before a resume.
+        Number of batches to skip at the beginning, because they were processed before training was resumed.
     rank, world
         Rank of this process, and number of ranks. Each rank receives every world-th unit of a batch, or the first unit
         if no unit remains for the rank.

@@ -28,8 +28,8 @@ _open_samples: "WeakSet[Samples]" = WeakSet()
 class Samples(torch.utils.data.Dataset[Item]):
     """Samples of a dataset, which are the same in any worker process.
 
-    If the dataset does not seed itself (``takes_epoch``), the global random states are seeded by (seed, epoch, image,
-    part_id) before each sample, and restored after each batch.
+    If `seed` is not None and the dataset does not seed itself (its attribute ``takes_epoch`` is False or missing), the
+    global random states are seeded by (seed, epoch, image, part_id) before each sample, and restored after each batch.
 
     Parameters
     ----------

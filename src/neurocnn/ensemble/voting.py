@@ -53,7 +53,7 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     ------
     TableError
         If a column or id is missing, a part of an image occurs twice, an image has two true labels, a probability
-        is not a number from 0 to 1, or no part of an image has a weight.
+        is not a number from 0 to 1, or an image has no part with a weight.
     SettingError
         If the weights are not labelled by part id, or a weight is negative or not a number.
 
@@ -197,7 +197,10 @@ def _row_weights(parts: PartsOfImages, weights: Weights | None) -> npt.NDArray[n
     if unknown.any():
         unweighted = parts.total(~unknown[:, None] * 1.0)[:, 0] == 0
         known = list(series.index)
-        parts.refuse(unweighted[parts.image], f"no part of an image has a weight (weights exist for {known})")
+        parts.refuse(
+            unweighted[parts.image],
+            f"images none of whose parts has a weight (weights exist for the part_ids {known})",
+        )
         omitted = sorted(parts.rows.loc[unknown, "part_id"].unique().tolist())
         warnings.warn(f"parts without a weight are omitted from the vote: {omitted}", stacklevel=3)
     row_weights = np.where(unknown, 0.0, row_weights)

@@ -103,7 +103,7 @@ class Recipe:
 
     @staticmethod
     def rules() -> dict[str, str]:
-        """Return the rule for changes of each setting in `commandline.json` before a resume, by dotted name."""
+        """Return the rule for changes of each setting in `commandline.json` when a run is resumed, by dotted name."""
         return (
             {"neurocnn": "free", "n_threads": "free", "image_affine": "free"}
             | resume_rules(Recipe)

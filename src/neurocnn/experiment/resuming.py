@@ -1,4 +1,4 @@
-"""Checks, before a resume, that a result folder belongs to the same experiment."""
+"""Checks, before a run is resumed, that a result folder belongs to the same experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +92,7 @@ def continued_epochs(where: ResultFolder, settings: Settings, n_splits: int) -> 
     saved, new = (found["trainer"].get("epochs") for found in (read_settings(where.settings), settings))
     if not isinstance(saved, int) or not isinstance(new, int):
         return None
-    if new > saved and len(where.done) == n_splits:
+    if new > saved and len(where.finished_folds) == n_splits:
         raise SettingError(
             f"{where.root}: epochs={new}, but all splits were trained with epochs={saved} and are finished; a "
             f"finished split is not trained further; use another folder with transfer_from={str(where.root)!r}"
@@ -153,7 +153,9 @@ def warn_on_resume(where: ResultFolder, settings: Settings) -> None:
 
 def _compare_settings(where: ResultFolder, new: Settings) -> None:
     saved = read_settings(where.settings)
-    changes = forbidden_changes(saved, drop_unrecorded(new, saved), Recipe.rules(), scored=bool(where.done))
+    changes = forbidden_changes(
+        saved, drop_unrecorded(new, saved), Recipe.rules(), scored=bool(where.finished_folds)
+    )
     # Epochs and moved images are omitted here: `continued_epochs` and `check_same_images` check them.
     refused = {
         name: change for name, change in changes.items() if name != "trainer.epochs" and not _is_move(name)

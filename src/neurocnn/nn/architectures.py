@@ -43,7 +43,7 @@ def conv3_fc1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
 
 
 def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
-    """Return the network for patches and regions: 15-25-50-50 channels without padding, 50 and 40 hidden values."""
+    """Return the network for patches and regions: 15-25-50-50 channels without padding, 50 and 40 hidden units."""
     channels = (15, 25, 50, 50)
     # For n output voxels, a block without padding needs 2n + 1 input voxels: the convolution removes 2, and the pooling
     # pads the remaining 2n − 1 to 2n.
@@ -61,7 +61,7 @@ def conv4_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0
 
 
 def conv4_fc3_v1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
-    """Return Conv4_FC3 of ClinicaDL 1.x: the convolutions of Conv5_FC3, then 50 and 40 hidden values."""
+    """Return Conv4_FC3 of ClinicaDL 1.x, which has the five convolutions of Conv5_FC3, then 50 and 40 hidden units."""
     convolutions = _convolution_blocks(input_shape, CHANNELS, padding=1)
     return CNN(
         convolutions,
@@ -70,7 +70,7 @@ def conv4_fc3_v1(input_shape: Sequence[int], n_outputs: int = 2, dropout: float 
 
 
 def conv5_fc3(input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0) -> CNN:
-    """Return the network for complete images: 8-16-32-64-128 channels, then 1300 and 50 hidden values."""
+    """Return the network for complete images: 8-16-32-64-128 channels, then 1300 and 50 hidden units."""
     convolutions = _convolution_blocks(input_shape, CHANNELS, padding=1)
     return CNN(
         convolutions,

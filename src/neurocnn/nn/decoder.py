@@ -80,13 +80,13 @@ def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[
         if isinstance(module, Convolution | nn.Linear | FlattenOrUnflatten):
             units.append([])
         units[-1].append((index, where, module))
-    inverts = output == "mirror"
+    inverts_slope = output == "mirror"
     decoder = [
         step
         for n in reversed(range(len(units)))
-        for step in _reversed_unit(units[n], _input_shape_of(units[n:]), inverts)
+        for step in _reversed_unit(units[n], _input_shape_of(units[n:]), inverts_slope)
     ]
-    return decoder if inverts else _replace_end(decoder, is_sigmoid=output == "sigmoid")
+    return decoder if inverts_slope else _replace_end(decoder, is_sigmoid=output == "sigmoid")
 
 
 def _replace_end(decoder: list[Step], is_sigmoid: bool) -> list[Step]:
@@ -141,7 +141,7 @@ def _input_shape_of(units: list[list[Layer]]) -> Shape:
     return (6,)
 
 
-def _reversed_unit(unit: list[Layer], before: Shape, inverts: bool) -> Iterator[Step]:
+def _reversed_unit(unit: list[Layer], before: Shape, inverts_slope: bool) -> Iterator[Step]:
     for index, _, layer in reversed(unit):
         if isinstance(layer, PadPool):
             unpool = CropMaxUnpool2d if isinstance(layer, PadMaxPool2d) else CropMaxUnpool3d
@@ -164,7 +164,7 @@ def _reversed_unit(unit: list[Layer], before: Shape, inverts: bool) -> Iterator[
         elif isinstance(layer, FlattenOrUnflatten):
             reshape = index
         elif not isinstance(layer, PadPool | MaxPool):
-            yield _resized_copy(path, layer, after, before, inverts), None
+            yield _resized_copy(path, layer, after, before, inverts_slope), None
     # The reshape comes last, because the layers after a Flatten have the flattened size.
     if reshape is not None:
         yield Reshape(), reshape
@@ -186,25 +186,27 @@ def _transpose(layer: nn.Conv2d | nn.Conv3d) -> nn.Module:
     return transposed
 
 
-def _resized_copy(path: str, layer: nn.Module, after: Shape, before: Shape, inverts: bool) -> nn.Module:
-    """Return a copy of a layer for the decoder, resized from the shape `after` to the shape `before`."""
-    n = before[0]
+def _resized_copy(
+    path: str, layer: nn.Module, old_shape: Shape, new_shape: Shape, inverts_slope: bool
+) -> nn.Module:
+    """Return a copy of a layer for the decoder, resized from `old_shape` to `new_shape`."""
+    n = new_shape[0]
     new = copy_network(layer, path)
     if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.num_features != n:
         new = type(layer)(n, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
     elif isinstance(layer, nn.GroupNorm) and layer.num_channels != n:
         new = nn.GroupNorm(math.gcd(layer.num_groups, n), n, layer.eps, layer.affine)
-    elif isinstance(layer, nn.LayerNorm) and layer.normalized_shape == after == (after[0],):
+    elif isinstance(layer, nn.LayerNorm) and layer.normalized_shape == old_shape == (old_shape[0],):
         new = nn.LayerNorm(n, layer.eps, layer.elementwise_affine, layer.bias is not None)
     elif isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
         new = nn.PReLU(n)
-    elif isinstance(layer, nn.LeakyReLU) and layer.negative_slope != 0 and inverts:
+    elif isinstance(layer, nn.LeakyReLU) and layer.negative_slope != 0 and inverts_slope:
         new = nn.LeakyReLU(1 / layer.negative_slope, layer.inplace)
     tensor = next((t for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point()), None)
     if tensor is not None:
         new = new.to(tensor.device, tensor.dtype)
-    _check_keeps_size(path, layer, after)
-    _check_keeps_size(path, new, before)
+    _check_keeps_size(path, layer, old_shape)
+    _check_keeps_size(path, new, new_shape)
     return new
 
 

@@ -70,7 +70,7 @@ def reconstruction(
         ("Reconstruction", after, sections.grey_limits(before), "gray"),
         ("Difference", difference, (-limit, limit), "RdBu_r"),
     )
-    figure = _three_planes(rows, voxel_size) if before.ndim == 3 else _one_plane(rows)
+    figure = _volumes_figure(rows, voxel_size) if before.ndim == 3 else _slices_figure(rows)
     sections.set_figure_title(figure, title or f"Mean squared error {np.mean(difference**2):.3g}")
     return figure
 
@@ -90,7 +90,7 @@ def _reconstruct(results: ResultTables, caps: Caps | None) -> tuple[Any, Any]:
 Row: TypeAlias = tuple[str, Volume, tuple[float, float], str]
 
 
-def _three_planes(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
+def _volumes_figure(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
     """Return a figure with one line per volume, of three planes each."""
     shape = rows[0][1].shape
     middle = [size // 2 for size in shape]
@@ -107,7 +107,7 @@ def _three_planes(rows: Sequence[Row], voxel_size: Sequence[float]) -> "Figure":
     return figure
 
 
-def _one_plane(rows: Sequence[Row]) -> "Figure":
+def _slices_figure(rows: Sequence[Row]) -> "Figure":
     """Return a figure with one slice per column."""
     width, height = rows[0][1].shape
     figure = canvas.new_figure(3.5 * len(rows), 0.9 + 2.5 * height / width)

@@ -106,7 +106,7 @@ def _predicted_datasets(results: Results) -> list[str]:
     folder = results._folder
     names = {
         path.name.removesuffix(f"_{folder.levels[-1]}_level_metrics.tsv")
-        for fold in folder.done
+        for fold in folder.finished_folds
         for path in fold.tables.glob(f"{folder.selections[-1]}/*_{folder.levels[-1]}_level_metrics.tsv")
     }
     return sorted(names - set(SETS))

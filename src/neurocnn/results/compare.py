@@ -186,8 +186,8 @@ def _resampled_t_p_values(
     first: ResultFolder, second: ResultFolder, selection: str | None, dataset: str
 ) -> dict[str, float]:
     """Return the p-value of the resampled t-test for each metric; empty if the splits differ or there is only one."""
-    done = [fold.index for fold in first.done]
-    if len(done) < 2 or done != [fold.index for fold in second.done]:
+    done = [fold.index for fold in first.finished_folds]
+    if len(done) < 2 or done != [fold.index for fold in second.finished_folds]:
         return {}
     sizes = []
     for index in done:

@@ -23,12 +23,13 @@ ENSEMBLE = "ensemble"
 
 
 def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """Return one row per image: the mean of the splits' probabilities or values, and the number of splits ``n_splits``.
+    """Return one row per image: the mean of the splits' probabilities (regression: predicted labels), and ``n_splits``.
 
     Parameters
     ----------
     folder
-        The result folder. Its task determines whether probabilities or values are averaged.
+        The result folder. Its task determines whether probabilities or, for a regression, predicted labels
+        are averaged.
     tables
         Image-level predictions by split. An image may be missing in some tables.
 
@@ -51,7 +52,9 @@ def ensemble_table(folder: ResultFolder, tables: Mapping[int, pd.DataFrame]) -> 
 
 def read_image_level(folder: ResultFolder, selection: str, dataset: str) -> dict[int, pd.DataFrame]:
     """Return the existing image-level predictions of the splits that are done, by split."""
-    paths = {fold.index: fold.table(selection, dataset, IMAGE, "prediction") for fold in folder.done}
+    paths = {
+        fold.index: fold.table(selection, dataset, IMAGE, "prediction") for fold in folder.finished_folds
+    }
     return {index: read_predicted(path) for index, path in paths.items() if is_file(path)}
 
 

@@ -170,7 +170,7 @@ class Explainer:
         return [None] * n if names is None or targets is None else [names[int(each)] for each in targets]
 
     def load(self, fold: Fold, selection: str) -> Networks:
-        """Return the networks of a fold on the device of the computation."""
+        """Return the networks of a fold, on the device that computes the maps."""
         networks = self.experiment.load_networks(fold, selection, self.dataset.part_ids)
         for model in networks.values() if isinstance(networks, Mapping) else [networks]:
             model.to(self.device).to(memory_format=memory_format(model))

@@ -14,7 +14,7 @@ from neurocnn.results.paths import COMMANDLINE, ENVIRONMENT, WRITING_LOCK, Fold,
 from neurocnn.storage.files import find, is_file, is_folder
 from neurocnn.storage.locks import hold, is_held
 
-#: Name of the level of complete images, which is also the name of the parts `WholeImage`.
+#: Name of the level of complete images. It equals `WholeImage.name`.
 IMAGE = "image"
 #: Files that another experiment must not replace. A run with corrected settings may replace all other files.
 _RESULTS = (
@@ -117,7 +117,7 @@ class ResultFolder:
         return [self.fold(index) for index in sorted(int(name) for name in found if name.isdecimal())]
 
     @property
-    def done(self) -> list[Fold]:
+    def finished_folds(self) -> list[Fold]:
         """Folds that are done, ordered by index."""
         return [fold for fold in self.folds if self.is_done(fold)]
 
@@ -156,7 +156,7 @@ class ResultFolder:
         NotFoundError
             If no fold is done.
         """
-        done = self.done
+        done = self.finished_folds
         if not done:
             raise NotFoundError(f"{self.root}: no split is done yet; run the experiment first")
         return done
@@ -165,7 +165,7 @@ class ResultFolder:
         """Return an existing fold, else raise a SettingError that lists the existing folds."""
         folds = {fold.index: fold for fold in self.folds}
         if check_integer("split", index, where=str(self.root)) not in folds:
-            done = [fold.index for fold in self.done]
+            done = [fold.index for fold in self.finished_folds]
             raise SettingError(
                 f"{self.root}: split={index!r}; expected one of {sorted(folds)}, of which {done} are done"
             )

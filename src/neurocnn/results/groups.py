@@ -51,7 +51,7 @@ def group_table(
         raise SettingError(
             f"{folder.root}: by_group: dataset={dataset!r} has no true labels; predict the data set with labels"
         )
-    folds = folder.done if dataset in SETS else folder.done[:1]
+    folds = folder.finished_folds if dataset in SETS else folder.finished_folds[:1]
     tables = [read_sessions(folder, fold, dataset, [by]) for fold in folds]
     sessions = pd.concat(tables, ignore_index=True)
     key = key_columns(set(answers.columns) & set(sessions.columns))

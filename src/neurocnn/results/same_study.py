@@ -112,7 +112,8 @@ def read_images(fold: Fold, datasets: Sequence[str] | None = None) -> pd.DataFra
         return pd.DataFrame(columns=[*REQUIRED, DATASET, "fingerprint"], dtype=object)
     saved = storage.read_table(fold.images, required=("participant_id", DATASET, "fingerprint"))
     recorded = set(saved[DATASET])
-    # A folder of an earlier version contains no fingerprints of training images, only those of later predictions.
+    # Earlier versions of neurocnn recorded no fingerprints during training. Their folders contain only those of images
+    # that were predicted since then.
     if not recorded or not recorded.isdisjoint(SETS):
         for name in SETS:
             _check_complete(fold, name, saved[saved[DATASET] == name])

@@ -102,7 +102,7 @@ def _write(
 def vote_images(
     task: engine.Task, predictions: pd.DataFrame, weights: "pd.Series[float] | None"
 ) -> pd.DataFrame:
-    """Return one row per image: for classes, the soft vote of its parts; for values, their unweighted mean."""
+    """Return one row per image: for classes, the soft vote of its parts; for a regression, their unweighted mean."""
     if task.vote == "average":
         return ensemble.average(predictions)
     known = key_columns(predictions, [*PART, "true_label", "predicted_label"])

@@ -106,8 +106,8 @@ def _combined_limits(
 def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict[str, float]:
     """Return the metrics of predictions that do not use the images, averaged over the splits.
 
-    For k classes, the metrics are 1/k (specificity: 1 − 1/k, area under the ROC curve: 1/2). For values, the mean label
-    of the training set is the prediction.
+    For k classes, the metrics are 1/k (specificity: 1 − 1/k, area under the ROC curve: 1/2). Without classes
+    (regression), the prediction for each image is the mean label of the training set.
     """
     if folder.task.classes is not None:
         share = 1 / len(folder.task.classes)
@@ -128,7 +128,9 @@ def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict
 def describe(root: object, folder: ResultFolder | None, settings: Settings) -> str:
     """Return the line that a console displays. `folder` is None if custom code is needed to read the folder."""
     state = (
-        f"splits {[fold.index for fold in folder.done]} done" if folder else _missing_code_message(settings)
+        f"splits {[fold.index for fold in folder.finished_folds]} done"
+        if folder
+        else _missing_code_message(settings)
     )
     return limit_length(f"Results({str(root)!r}): {_describe_kind(folder, settings)}, {state}")
 
@@ -138,7 +140,7 @@ def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> 
     people = ""
     if folder is None:
         body = f"<p>{html.escape(_missing_code_message(settings))}</p>"
-    elif not folder.done:
+    elif not folder.finished_folds:
         body = "<p>No split is done yet.</p>"
     else:
         table = summary_table(folder, draws=0).to_html(border=0)

@@ -71,7 +71,7 @@ class ResultTables:
         >>> results.splits
         [0, 1]
         """
-        return [fold.index for fold in self._folder.done]
+        return [fold.index for fold in self._folder.finished_folds]
 
     @property
     def selections(self) -> list[str]:
@@ -194,8 +194,8 @@ class ResultTables:
             evaluates each split and averages the scores. If all draws have the same score, as for a perfect or a
             constant classifier, the limits of the splits (see `engine.confidence_intervals`) are averaged or, if the
             splits have different participants, combined by MOVER; ``chance``: for k classes 1/k (specificity 1 − 1/k,
-            area under the ROC curve 1/2), for values the error of a constant prediction, the mean training label. An
-            autoencoder has neither interval nor chance.
+            area under the ROC curve 1/2), for a regression the error of a constant prediction, the mean training
+            label. An autoencoder has neither interval nor chance.
 
         Raises
         ------

@@ -64,7 +64,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Vote:
-    """The vote of a result folder.
+    """Settings with which a result folder combines the predictions for the parts of an image into one prediction.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ _LOSS_DEVIATION, _MIN_VOXELS = 0.6, 8
 class _Space:
     """Grid of a pipeline's images: number of voxels, voxel size and position of the first voxel (mm).
 
-    `individuality` is the fraction of a person's individual form that remains after registration.
+    `individuality` is the fraction of the individual variation in shape that remains after registration.
     """
 
     shape: tuple[int, int, int]
@@ -62,7 +62,7 @@ class _Space:
 
 # Clinica crops voxels 12 to 180, 13 to 220 and 0 to 178 out of a template whose origin is (-96, -132, -78).
 _MNI = _Space((169, 208, 179), (1.0, 1.0, 1.0), (-84.0, -119.0, -78.0), 1.0)
-# SPM writes x from right to left. After its nonlinear registration, less of the individual form remains.
+# SPM writes x from right to left. After its nonlinear registration, less of the individual variation in shape remains.
 _IXI = _Space((121, 145, 121), (-1.5, 1.5, 1.5), (90.0, -126.0, -72.0), 0.4)
 
 _BRAIN = {"csf": 0.22, "grey": 0.58, "white": 0.82, "nucleus": 0.66, "hippocampus": 0.6}

@@ -140,16 +140,16 @@ class Person:
 def draw_person(random: np.random.Generator, individuality: float = 1.0) -> Person:
     """Return a healthy person.
 
-    Hippocampal volumes vary by about 10 % between persons and 3 % between sides, ventricular volumes by 25 %. Volumes
-    of older people, corrected for head size, vary to a similar degree.
+    Between persons, hippocampal volumes vary by about 10 % (standard deviation) and ventricular volumes by 25 %; each
+    side deviates by a further 3 % and 8 %. Head-size-corrected volumes of real older people vary to a similar degree.
 
     Parameters
     ----------
     random
         Generator of the individual parameters.
     individuality
-        Fraction of a person's individual position, form and folding that remains: 1 after a linear registration, less
-        after a nonlinear registration. Volumes and thicknesses do not depend on this fraction.
+        Fraction of the individual variation in position, shape and folding that remains after registration: 1 for a
+        linear registration, less for a nonlinear one. Volumes and thicknesses do not depend on it.
     """
     common = _clipped_normal(random, 0.10)
     volumes = [float(np.exp(common + _clipped_normal(random, 0.03))) for _ in range(2)]

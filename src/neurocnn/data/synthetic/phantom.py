@@ -43,7 +43,11 @@ class Contrast:
 
 
 def scan(
-    person: Person, axes: Sequence[Floats], contrast: Contrast, levels: int, random: np.random.Generator
+    person: Person,
+    axes: Sequence[Floats],
+    contrast: Contrast,
+    steps_per_unit: int,
+    random: np.random.Generator,
 ) -> NDArray[np.int16]:
     """Return the image of a person with receive field and noise.
 
@@ -55,7 +59,7 @@ def scan(
         Positions (mm) of the voxels' centres along z, y and x.
     contrast
         Intensities and noise.
-    levels
+    steps_per_unit
         Integer steps per unit of intensity.
     random
         Generator of the noise.
@@ -82,7 +86,7 @@ def scan(
             plane += np.float32(contrast.noise**2)
             np.sqrt(plane, out=plane)
         plane[air] = 0
-        plane *= np.float32(levels)
+        plane *= np.float32(steps_per_unit)
         image[index] = np.rint(plane, out=plane)
     return image
 
