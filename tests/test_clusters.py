@@ -36,11 +36,21 @@ experiment = Killed(experiment)
 """
 
 
-def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(script: str, folder: Path, *launcher: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}{os.pathsep}{ROOT / 'src'}"}
+    command = [sys.executable, *launcher, script]
     return subprocess.run(
-        [sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+        command, cwd=folder, env=environment | variables, capture_output=True, text=True, timeout=500
     )
+
+
+def write_study(folder: Path, images: Path, script: str, more: str = "") -> None:
+    """Write the script and its study.py, to which the code `more` is appended, into a folder."""
+    for name in ("caps", "labels.tsv"):
+        (folder / name).symlink_to(images / name)
+    study = SCRIPTS["study.py"].replace('"caps"', repr(str(images / "caps")))
+    (folder / "study.py").write_text(study + more, encoding="utf-8")
+    (folder / script).write_text(SCRIPTS[script], encoding="utf-8")
 
 
 def content(results: Path) -> dict[str, object]:
@@ -82,11 +92,7 @@ def test_each_script_of_the_page_writes_the_same_folder_as_one_process(
 ) -> None:
     if find_spec(NEEDS[script]) is None:
         pytest.skip(f"{NEEDS[script]} is not installed")
-    for name in ("caps", "labels.tsv"):
-        (tmp_path / name).symlink_to(images / name)
-    study = SCRIPTS["study.py"].replace('"caps"', repr(str(images / "caps")))
-    (tmp_path / "study.py").write_text(study + KILL * kill, encoding="utf-8")
-    (tmp_path / script).write_text(SCRIPTS[script], encoding="utf-8")
+    write_study(tmp_path, images, script, KILL * kill)
     done = run(script, tmp_path)
     if kill:
         assert (tmp_path / "killed").exists()
@@ -99,3 +105,45 @@ def test_each_script_of_the_page_writes_the_same_folder_as_one_process(
     assert len(expected) > 40
     differing = [name for name in expected if found[name] != expected[name]]
     assert differing == []
+
+
+def test_the_tasks_of_a_job_array_write_the_same_folder_as_one_process(
+    images: Path, expected: dict[str, object], tmp_path: Path
+) -> None:
+    write_study(tmp_path, images, "on_array.py")
+    for task in (4, 0, 3, 1, 2):
+        done = run("on_array.py", tmp_path, SLURM_ARRAY_TASK_ID=str(task))
+        assert done.returncode == 0, done.stderr
+    assert content(tmp_path / "results") == expected
+
+
+def test_torchrun_writes_the_same_files_with_equal_numbers_up_to_rounding(
+    images: Path, expected: dict[str, object], tmp_path: Path
+) -> None:
+    write_study(tmp_path, images, "on_torchrun.py")
+    (command,) = [block for block in blocks(PAGE, "sh") if "torchrun" in block]
+    launcher = ["-m", "torch.distributed.run", *command.split()[1:-1]]
+    done = run("on_torchrun.py", tmp_path, *launcher)
+    assert done.returncode == 0, done.stderr
+    assert content(tmp_path / "results").keys() == expected.keys()
+    # Each rank normalises with its own samples, so that only the identities and labels are equal.
+    one, several = (nc.Results(folder).predictions() for folder in (images / "one", tmp_path / "results"))
+    columns = ["split", "participant_id", "session_id", "true_label"]
+    assert several[columns].equals(one[columns])
+
+
+def test_the_script_of_a_search_writes_the_same_folder_as_one_process(images: Path, tmp_path: Path) -> None:
+    write_study(tmp_path, images, "on_search.py")
+    code = """
+import neurocnn as nc
+from study import experiment
+space = {"learning_rate": [1e-4, 1e-3], "dropout": [0.0, 0.5]}
+nc.search(experiment, space, 2, "one", splits=[0, 1])
+"""
+    (tmp_path / "one.py").write_text(code, encoding="utf-8")
+    for script in ("one.py", "on_search.py"):
+        done = run(script, tmp_path)
+        assert done.returncode == 0, done.stderr
+    found = content(tmp_path / "search")
+    assert len(found) > 60
+    assert found == content(tmp_path / "one")

@@ -232,6 +232,7 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run_on_a_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # `test_clusters.py` runs all scripts of this page. Each of them imports the first script.
     study, *scripts = blocks(ROOT / "docs/how-to/run-on-a-cluster.md", "python")
+    assert len(scripts) == 7
     assert all("\nfrom study import experiment\n" in script for script in scripts)
     names: dict[str, object] = {}
     exec(compile(study, "study.py", "exec"), names)

@@ -79,8 +79,12 @@ def test_the_winners_can_be_used_like_any_results(study: Study, folder: Path):
             layer.p for layer in results.load_model(index).modules() if type(layer).__name__ == "Dropout"
         ]
         assert dropout[0] == winner["values"]["dropout"]
-    board = nc.leaderboard([folder / f"trial-{trial}" for trial in range(N_TRIALS)])
-    assert {"trainer.learning_rate", "splits"} <= set(board)
+    board = nc.leaderboard(folder).set_index("folder")
+    assert len(board) == N_TRIALS + 1
+    winners = [json.loads((folder / f"best/fold-{index}/winner.json").read_text()) for index in (0, 1)]
+    rates = [winner["trainer"]["learning_rate"] for winner in winners]
+    shown = board.loc[str(folder / "best"), "trainer.learning_rate"]
+    assert shown == (rates[0] if rates[0] == rates[1] else str(rates))
 
 
 def test_tasks_of_a_job_array_and_a_stopped_search_leave_the_same_tables(

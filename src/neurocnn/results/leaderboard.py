@@ -47,7 +47,8 @@ def leaderboard(
     Returns
     -------
     DataFrame
-        One row per result folder: ``folder``; the settings that differ, such as ``trainer.learning_rate``; ``splits``,
+        One row per result folder: ``folder``; the settings that differ, such as ``trainer.learning_rate`` (a list as
+        text if the folds have different values, as in the folder ``best`` of a search); ``splits``,
         the number of finished splits; and the mean of each metric over these splits, NaN if no split is finished.
 
     Raises
@@ -65,7 +66,7 @@ def leaderboard(
     [2]
     """
     tables = _open_results(folders)
-    settings = [dict(_flatten(table.settings)) for table in tables]
+    settings = [_settings(table) for table in tables]
     names = dict.fromkeys(name for own in settings for name in own)
     differing = [name for name in names if len({_value_text(own.get(name)) for own in settings}) > 1]
     rows = []
@@ -110,6 +111,17 @@ def _find_folders(root: Path) -> list[Path]:
     paths = [path.parent for pattern in ("*", "*/*") for path in find(root, f"{pattern}/{COMMANDLINE}")]
     # Shorter paths precede longer ones, so that trial-2 precedes trial-10.
     return sorted(paths, key=lambda path: (len(str(path)), str(path)))
+
+
+def _settings(table: ResultTables) -> dict[str, Any]:
+    """Return the chosen settings by dotted name; values that differ between folds, as after a search, as a list."""
+    folds = [dict(_flatten(table._experiment.of_fold(index).settings)) for index in table.splits]
+    folds = folds or [dict(_flatten(table.settings))]
+    found = {}
+    for name in dict.fromkeys(name for own in folds for name in own):
+        values = [own.get(name) for own in folds]
+        found[name] = values[0] if len(set(map(_value_text, values))) == 1 else _value_text(values)
+    return found
 
 
 def _flatten(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
