@@ -6,6 +6,7 @@ The calls below are valid. Each argument of each call is replaced by values of o
 import dataclasses
 import inspect
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     voxels = torch.zeros(SHAPE, dtype=torch.uint8)
     voxels[2:7, 2:7, 2:7] = 1
     nibabel.save(nibabel.Nifti1Image(voxels.numpy(), caps.affine(*labels.iloc[0, :2])), mask)
+    paths = labels.assign(t1=[caps.path(*ids) for ids in labels[["participant_id", "session_id"]].to_numpy()])
+    (folder / "again").mkdir()
+    paths["again"] = [shutil.copy(path, folder / "again") for path in paths["t1"]]
+    images = nc.Images(paths, columns=["t1", "again"])
     who = dict(labels.iloc[0][["participant_id", "session_id"]])
     weights = next((folder / "results").rglob("model_best.pth.tar"))
     predictions = nc.predict(model, task, validation)
@@ -120,7 +125,21 @@ def calls_of_images(w: SimpleNamespace) -> dict[str, Call]:
         "Caps.read": (w.caps.read, w.who),
         "Caps.sessions": (w.caps.sessions, {}),
         "Caps.shape": (w.caps.shape, w.who),
+        "Caps.locate": (w.caps.locate, {"sessions": w.labels}),
         "Caps.sources": (w.caps.sources, {"sessions": w.labels}),
+        "Images": (nc.Images, {"table": w.paths, "columns": ["t1", "again"]}),
+        **{
+            f"Images.{name}": (getattr(w.images, name), given)
+            for names, given in (
+                (("affine", "known_affine", "read", "shape"), w.who),
+                (("check", "fingerprints", "locate", "sources"), {"sessions": w.labels}),
+                (("paths", "sessions"), {}),
+                (("match",), {"table": w.labels}),
+                (("check_cohorts",), {"names": []}),
+                (("prepare",), {"sessions": w.labels.head(1), "parts": w.patches}),
+            )
+            for name in names
+        },
         "CapsDataset": (nc.CapsDataset, {"caps": w.caps, "sessions": w.labels, "parts": w.patches}),
         "CapsDataset.fill": (w.dataset.fill, {"index": (0, 0), "out": torch.empty(w.dataset.input_shape)}),
         "CapsDataset.only_part": (w.dataset.only_part, {"part_id": 0}),
@@ -297,7 +316,7 @@ def test_this_file_calls_every_public_function(world: SimpleNamespace) -> None:
     called = {name for make in GROUPS for name in make(world)}
     public = {name for name in nc.__all__ if callable(getattr(nc, name)) and not is_error(getattr(nc, name))}
     assert public - NOT_CALLED <= called
-    for owner in (nc.Caps, nc.CapsDataset, nc.Trainer, nc.Experiment, nc.Results, nc.Roi):
+    for owner in (nc.Caps, nc.Images, nc.CapsDataset, nc.Trainer, nc.Experiment, nc.Results, nc.Roi):
         methods = {
             f"{owner.__name__}.{name}"
             for name, method in inspect.getmembers(owner, inspect.isroutine)

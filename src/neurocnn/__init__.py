@@ -3,7 +3,7 @@
 All public names, by the step of a study:
 
 Images          Caps, and the names of its pipelines: T1Linear, T1Extensive, T1Volume, FlairLinear, PetLinear,
-                Custom; make_caps writes a synthetic CAPS
+                Custom; for paths in a table: nc.Images; make_caps writes a synthetic CAPS
 Participants    read_bids, read_table, write_table, progression, population, balanced, holdout, kfold,
                 leave_one_group_out, Split, read_splits, write_splits
 Parts           WholeImage, Patch, Slice, Roi; scaling of their voxels: MinMax, ZScore; dataset of parts: CapsDataset
@@ -34,6 +34,7 @@ from neurocnn.data import (
     CapsDataset,
     Custom,
     FlairLinear,
+    Images,
     MinMax,
     Patch,
     PetLinear,
@@ -116,6 +117,7 @@ __all__ = [
     "Experiment",
     "FlairLinear",
     "ImageError",
+    "Images",
     "InUseError",
     "LeakError",
     "MinMax",

@@ -132,10 +132,10 @@ def test_cohorts_that_differ_between_two_tables_are_refused(tmp_path: Path):
     caps = Caps({"ADNI": small_caps(tmp_path / "a"), "OASIS": small_caps(tmp_path / "b")})
     with pytest.raises(TableError, match="'cohort' is missing"):
         caps.sources(rows(1))
-    with pytest.raises(TableError, match="'ADNI1' is not in the CAPS; did you mean 'ADNI'"):
+    with pytest.raises(TableError, match="'ADNI1' is not a cohort of the images; did you mean 'ADNI'"):
         caps.sources(rows(1).assign(cohort="ADNI1"))
     caps.check_cohorts(["OASIS", "ADNI"])
-    with pytest.raises(TableError, match=r"OASIS.*only in the CAPS"):
+    with pytest.raises(TableError, match=r"OASIS.*only in the images"):
         caps.check_cohorts(["ADNI"])
     with pytest.raises(TableError, match=r"AIBL.*only in the labels"):
         caps.check_cohorts(["ADNI", "OASIS", "AIBL"])

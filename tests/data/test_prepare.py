@@ -34,9 +34,9 @@ from neurocnn.data import (
     T1Linear,
     WholeImage,
 )
-from neurocnn.data import images as images_module
 from neurocnn.data import nifti as nifti_module
 from neurocnn.data import prepare as prepare_module
+from neurocnn.data import reader as reader_module
 from neurocnn.errors import ImageError, SettingError
 
 BOX = ((1, 4), (2, 6), (0, 3))
@@ -176,7 +176,7 @@ def test_a_second_run_writes_only_missing_tensors(tmp_path: Path, monkeypatch: p
     caps.prepare(rows(2))
     before = {path: (root / "subjects" / path).stat().st_mtime_ns for path in prepared_files(root)}
     decoded: list[str] = []
-    decode = images_module.decode
+    decode = reader_module.decode
     monkeypatch.setattr(
         prepare_module, "decode", lambda source: decoded.append(source.name) or decode(source)
     )
@@ -520,7 +520,7 @@ def test_uncropped_and_cropped_images_do_not_share_a_tensor(tmp_path: Path):
 
 def test_images_are_prepared_in_parallel_with_a_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     both = threading.Barrier(2, timeout=20)  # passed only if two threads decode at once
-    decode = images_module.decode
+    decode = reader_module.decode
     monkeypatch.setattr(prepare_module, "decode", lambda source: both.wait() is None or decode(source))
     bars = []
 

@@ -291,7 +291,7 @@ def test_the_cohort_names_of_labels_and_caps_are_compared(tmp_path: Path):
 
     caps = Caps({"A": small_caps(tmp_path / "caps-a"), "C": small_caps(tmp_path / "caps-c")})
     train = read_splits(cohorts(tmp_path))[0].train
-    with pytest.raises(TableError, match=r"C only in the CAPS; B only in the labels"):
+    with pytest.raises(TableError, match=r"C only in the images; B only in the labels"):
         caps.check_cohorts(train["cohort"])
     assert len(caps.sources(rows(2).assign(cohort=["A", "C"]))) == 2
 

@@ -194,7 +194,7 @@ def test_an_error_names_cohorts_that_only_one_table_contains(cohort_study: Study
     run = nc.Experiment(
         cohort_study.caps, splits, PARTS["roi"], TASKS["classification"], "Conv3_FC1", TRAINER
     )
-    with pytest.raises(nc.NeurocnnError, match="AIBL only in the CAPS"):
+    with pytest.raises(nc.NeurocnnError, match="AIBL only in the images"):
         run.run(tmp_path / "results")
 
 

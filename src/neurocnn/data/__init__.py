@@ -4,6 +4,8 @@ from neurocnn.data.balance import balance
 from neurocnn.data.bids import read_bids
 from neurocnn.data.caps import Caps
 from neurocnn.data.dataset import CapsDataset
+from neurocnn.data.image_set import ImageSet, check_image_set
+from neurocnn.data.image_table import Images
 from neurocnn.data.matching import balanced
 from neurocnn.data.painting import paint, part_affine
 from neurocnn.data.parts import Parts, Patch, Slice, WholeImage
@@ -22,6 +24,8 @@ __all__ = [
     "CapsDataset",
     "Custom",
     "FlairLinear",
+    "ImageSet",
+    "Images",
     "MinMax",
     "Parts",
     "Patch",
@@ -38,6 +42,7 @@ __all__ = [
     "balance",
     "balanced",
     "baseline",
+    "check_image_set",
     "holdout",
     "kfold",
     "leave_one_group_out",

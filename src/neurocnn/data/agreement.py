@@ -1,15 +1,15 @@
-"""Checks that the images of several cohorts, and the masks of regions, have the same voxel grid."""
+"""Checks that the images of several cohorts, the channels of an image, and masks have the same voxel grid."""
 
 from collections.abc import Sequence
 
-from neurocnn.data.images import Images
 from neurocnn.data.orientation import Grid
+from neurocnn.data.reader import ImageReader
 from neurocnn.data.roi import Roi
 from neurocnn.data.sources import Source
 from neurocnn.errors import ImageError
 
 
-def common_shape(images: Images, sources: Sequence[Source]) -> tuple[int, int, int]:
+def common_shape(images: ImageReader, sources: Sequence[Source]) -> tuple[int, int, int]:
     """Return the common shape of all images, from the header of the first image of each cohort.
 
     Raises
@@ -31,7 +31,39 @@ def common_shape(images: Images, sources: Sequence[Source]) -> tuple[int, int, i
     return expected.shape
 
 
-def compare_masks(parts: Roi, images: Images, source: Source) -> None:
+def check_channels(images: ImageReader, sources: Sequence[Source], n_channels: int) -> None:
+    """Check that the headers are valid, and that the channels of each image have the same voxel grid.
+
+    Parameters
+    ----------
+    images
+        Reader of the images, which also compares each image with the first image of its cohort.
+    sources, n_channels
+        See `ImageSet.sources`.
+
+    Raises
+    ------
+    ImageError
+        If headers are invalid, or grids differ. The message lists all of them.
+    """
+    problems: list[str] = []
+    for start in range(0, len(sources), n_channels):
+        grids: list[tuple[Source, Grid]] = []
+        for source in sources[start : start + n_channels]:
+            try:
+                grids.append((source, images.grid(source)))
+            except ImageError as error:
+                problems.append(str(error))
+        for source, grid in grids[1:]:
+            first, expected = grids[0]
+            if not grid.is_at(expected):
+                problems.append(expected.describe_difference(first.name, grid, source.name))
+    if problems:
+        header = f"{len(problems)} images cannot be used:\n" if len(problems) > 1 else ""
+        raise ImageError(header + "\n".join(problems))
+
+
+def compare_masks(parts: Roi, images: ImageReader, source: Source) -> None:
     """Log a warning if a mask and the images have different affines: the mask then covers the wrong structures."""
     grid = images.grid(source)
     for name, header in parts.mask_headers().items():

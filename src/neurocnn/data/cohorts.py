@@ -81,18 +81,22 @@ def cohort_paths(table: PathLike) -> dict[str, Path]:
             )
         if cohort in paths:
             raise TableError(f"{table}: cohort={cohort!r} occurs twice; expected one row per cohort")
-        relative_to_table = Path(table).parent / given
-        use_table = relative_to_table.exists() or not Path(given).exists()
-        paths[cohort] = relative_to_table if use_table else Path(given)
+        paths[cohort] = path_in_table(table, given)
     return paths
 
 
+def path_in_table(table: PathLike, given: str) -> Path:
+    """Return a path in a TSV, relative to the TSV's folder or, if it exists only there, to the working directory."""
+    relative_to_table = Path(table).parent / given
+    return relative_to_table if relative_to_table.exists() or not Path(given).exists() else Path(given)
+
+
 def check_same_cohorts(names: Iterable[str], cohorts: Iterable[str]) -> None:
-    """Check that the cohort names of the labels, `names`, are those of the CAPS; see `Caps.check_cohorts`."""
+    """Check that the cohort names of the labels, `names`, are those of the images; see `ImageSet.check_cohorts`."""
     if isinstance(names, str) or not isinstance(names, Iterable):
-        raise argument_error("names", names, "cohort names", where="Caps.check_cohorts")
-    labels, caps = set(map(str, names)), set(cohorts)
-    if labels != caps:
-        only = {"the CAPS": caps - labels, "the labels": labels - caps}
+        raise argument_error("names", names, "cohort names", where="check_cohorts")
+    labels, images = set(map(str, names)), set(cohorts)
+    if labels != images:
+        only = {"the images": images - labels, "the labels": labels - images}
         found = "; ".join(f"{', '.join(sorted(who))} only in {where}" for where, who in only.items() if who)
-        raise TableError(f"cohorts: {found}; expected the same cohorts in the CAPS and the labels")
+        raise TableError(f"cohorts: {found}; expected the same cohorts in the images and the labels")

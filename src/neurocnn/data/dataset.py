@@ -1,6 +1,8 @@
 """CapsDataset: dataset of the parts of images, for all kinds of parts."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import pandas as pd
@@ -9,15 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neurocnn.data.agreement import common_shape, compare_masks
-from neurocnn.data.caps import Caps
+from neurocnn.data.channels import ChannelParts
+from neurocnn.data.image_set import ImageSet, check_image_set
 from neurocnn.data.items import apply, plain_tensor, read_labels
-from neurocnn.data.memory_order import bounds_of, copy_voxels
-from neurocnn.data.part_files import OWN_PARTS, read_part
-from neurocnn.data.parts import LocatedParts, Parts, ShiftedParts, WholeImage, check_parts
+from neurocnn.data.part_files import OWN_PARTS
+from neurocnn.data.parts import Parts, WholeImage, check_parts
 from neurocnn.data.roi import Roi, check_equal_sizes
-from neurocnn.data.scaling import Bounds, KeptBounds, scale
-from neurocnn.data.sources import Source
-from neurocnn.data.spatial import Space, needs_affine, part_space, set_space
+from neurocnn.data.spatial import needs_affine, set_space
 from neurocnn.data.transforms import MinMax, Transform, ZScore, check_transform
 from neurocnn.errors import SettingError, TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_instance, check_integer, check_table, check_text
@@ -30,19 +30,21 @@ _WHERE = "CapsDataset"
 
 
 class CapsDataset(Dataset[dict[str, Any]]):
-    """Dataset of the parts of the images of a `Caps`, ordered by image, then by part.
+    """Dataset of the parts of the images of a `Caps` or `Images`, ordered by image, then by part.
 
     An item is a dict: `image` (C, …) float32, `label` as in the table (if a label is requested),
-    `participant_id`, `session_id`, `part_id` and, if the CAPS has cohorts, `cohort`. The image is cut into
-    parts, then transformed, then augmented. An index is an integer or a pair (epoch, integer). Augmentation depends
-    only on the seed, the epoch and the identity of the part, not on the order of reading or the worker.
+    `participant_id`, `session_id`, `part_id` and, if the images have cohorts, `cohort`. The image is cut into
+    parts, then transformed, then augmented. Each channel of `Images` is cut and transformed like an image of its own,
+    with the same random numbers; the augmentation gets all channels. An index is an integer or a pair (epoch, integer).
+    Augmentation depends only on the seed, the epoch and the identity of the part, not on the order of reading or the
+    worker.
 
     Parameters
     ----------
     caps
         Location of the images.
     sessions
-        One row per image: `participant_id`, `session_id`, `cohort` if the CAPS has cohorts, and the label's column.
+        One row per image: `participant_id`, `session_id`, `cohort` if the images have cohorts, and the label's column.
     parts
         Parts of each image.
     label
@@ -68,7 +70,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     Examples
     --------
-    >>> from neurocnn.data import Patch, make_caps
+    >>> from neurocnn.data import Caps, Patch, make_caps
     >>> labels = make_caps(tmp / "caps", n_participants=2, shape=(12, 14, 12))
     >>> dataset = CapsDataset(Caps(tmp / "caps"), labels, Patch(6, 6), label="age")
     >>> len(dataset), dataset.input_shape
@@ -85,7 +87,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        caps: Caps,
+        caps: ImageSet,
         sessions: pd.DataFrame,
         parts: Parts | None = None,
         label: str | None = None,
@@ -94,7 +96,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         *,
         seed: int = 0,
     ) -> None:
-        self.caps = check_instance("caps", caps, Caps, "an nc.Caps", where=_WHERE)
+        self.caps = check_image_set("caps", caps, where=_WHERE)
         self.parts: Parts = WholeImage() if parts is None else check_parts("parts", parts, where=_WHERE)
         self.label = label
         if label is not None:
@@ -107,7 +109,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if not len(sessions):
             raise TableError("CapsDataset: sessions has no rows; expected one row per image")
         if not caps.cohorts and label != COHORT:
-            # If the CAPS has no cohorts, the column `cohort` may be a study phase, which does not distinguish people.
+            # For images without cohorts, a column `cohort` may be a study phase, which does not distinguish people.
             self.sessions = self.sessions.drop(columns=COHORT, errors="ignore")
         self._labels = read_labels(self.sessions, label)
         self._sources = caps.sources(self.sessions)
@@ -120,14 +122,14 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if isinstance(self.parts, Roi):
             compare_masks(self.parts, caps.images, self._sources[0])
             check_equal_sizes(self.parts, shape)
-        self._bounds = KeptBounds(caps.images, len(self._sources), len(self.part_ids))
+        self._parts = self._channel_parts(self.part_ids)
         self.input_shape: tuple[int, ...] = tuple(self._item_image(0, 0, 0, False).shape)
         if augmentation is not None:
             self._check_augmentation()
 
     def __len__(self) -> int:
         """Return the number of images times the number of parts."""
-        return len(self._sources) * len(self.part_ids)
+        return len(self.sessions) * len(self.part_ids)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """Return the item at an index, or at a pair of epoch and index."""
@@ -135,7 +137,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         image = self._item_image(row, position, epoch, self.augmented)
         # Augmented items are not checked, because an augmentation may change the size of all parts.
         if not (self.augmented and self.augmentation is not None):
-            self._check_size(image, row, position)
+            self._check_size(tuple(image.shape), row, position)
         return self._item(row, position, image)
 
     def _resolve_index(self, index: int | tuple[int, int]) -> tuple[int, int, int]:
@@ -146,8 +148,15 @@ class CapsDataset(Dataset[dict[str, Any]]):
         row, position = divmod(number % len(self), len(self.part_ids))
         return epoch, row, position
 
+    def _channel_parts(self, part_ids: list[int]) -> ChannelParts:
+        return ChannelParts(self.caps.images, self._sources, self.parts, part_ids, self.transform)
+
+    def _channels(self, row: int) -> range:
+        """Return the indices in `_sources` of the channels of an image."""
+        return range(row * self.caps.n_channels, (row + 1) * self.caps.n_channels)
+
     def _item(self, row: int, position: int, image: Tensor) -> dict[str, Any]:
-        source = self._sources[row]
+        source = self._sources[self._channels(row)[0]]
         item: dict[str, Any] = {"image": image}
         if self._labels is not None:
             item["label"] = self._labels[row]
@@ -160,10 +169,10 @@ class CapsDataset(Dataset[dict[str, Any]]):
             item["cohort"] = source.cohort
         return item
 
-    def _check_size(self, image: Tensor, row: int, position: int) -> None:
-        if image.shape != self.input_shape:
+    def _check_size(self, shape: tuple[int, ...], row: int, position: int) -> None:
+        if shape != self.input_shape:
             raise SettingError(
-                f"{self._sources[row].name}, part {self.part_ids[position]}: shape={tuple(image.shape)} "
+                f"{self._sources[self._channels(row)[0]].name}, part {self.part_ids[position]}: shape={shape} "
                 f"after transform={self.transform!r}; expected {self.input_shape}, as for the first part; use a "
                 "transform that returns the same shape for all parts"
             )
@@ -183,9 +192,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if not isinstance(out, Tensor) or out.shape != self.input_shape:
             raise argument_error("out", out, f"a tensor {self.input_shape}", where="CapsDataset.fill")
         _, row, position = self._resolve_index(index)
-        part, bounds = self._part(row, position)
-        self._check_size(part, row, position)
-        self._transform(part, bounds, row, position, out)
+        self._read(row, position, out)
         return self._item(row, position, out)
 
     def _is_not_random(self, augmented: bool) -> bool:
@@ -195,67 +202,50 @@ class CapsDataset(Dataset[dict[str, Any]]):
             augmented and changed
         )
 
-    def _part(self, row: int, position: int) -> tuple[Tensor, Bounds | None]:
-        """Return a part, which may share its memory with the image, and its smallest and largest value if known."""
-        images, source, part_id = self.caps.images, self._sources[row], self.part_ids[position]
-        while True:
-            generation, kept = images.generation, self._bounds.get(row, position)
-            part, found = read_part(images, source, self.parts, part_id, checked=kept is not None)
-            # If the generation has changed, the file was replaced during the read, so its bounds must not be stored.
-            if images.generation == generation:
-                return part, kept or found
-
-    def _transform(self, part: Tensor, bounds: Bounds | None, row: int, position: int, out: Tensor) -> None:
-        """Apply one of this package's transforms to a part, and write the result into `out`."""
-        source, part_id = self._sources[row], self.part_ids[position]
-        if part.dtype != out.dtype:
-            out.copy_(apply("transform", self.transform, part, source, part_id))
-        elif type(self.transform) is MinMax:
-            bounds = bounds or bounds_of(part)
-            self._bounds.put(row, position, bounds)
-            scale(part, bounds, out)
+    def _read(self, row: int, position: int, out: Tensor | None = None) -> Tensor:
+        """Write the channels of a part, after one of this package's transforms, into `out`; None for a new tensor."""
+        channels = self._channels(row)
+        found = [self._parts.read(index, position) for index in channels]
+        n, *size = found[0][0].shape
+        shape = (n * len(channels), *size)
+        if out is None:
+            out = torch.empty(shape)
         else:
-            # The transform receives a contiguous copy, because sums depend on the order of the voxels in memory.
-            found = apply("transform", self.transform, copy_voxels(part, out), source, part_id)
-            if found is not out:
-                out.copy_(found)
+            self._check_size(shape, row, position)
+        for index, (part, bounds), target in zip(channels, found, torch.split(out, n), strict=True):
+            self._parts.write(part, bounds, index, position, target)
+        return out
 
     def _item_image(self, row: int, position: int, epoch: int, augmented: bool) -> Tensor:
-        source, part_id = self._sources[row], self.part_ids[position]
-        images, parts = self.caps.images, self.parts
         if self._is_not_random(augmented):
-            part, bounds = self._part(row, position)
-            out = torch.empty(part.shape)
-            self._transform(part, bounds, row, position, out)
-            return out
-        shifted = parts if augmented and isinstance(parts, ShiftedParts) and parts.random_shift else None
+            return self._read(row, position)
+        first, *others = self._channels(row)
+        source, part_id = self._sources[first], self.part_ids[position]
         augmentation = self.augmentation if augmented else None
-        identity = source.cohort, source.participant_id, source.session_id, part_id
-        with seeded(self.seed, epoch, *identity) as seed:
-            shift = [0, 0, 0]
-            if shifted is None:
-                # The part is copied, because a transform may write to its input.
-                part = copy_voxels(self._part(row, position)[0])
-            else:
-                shift = torch.randint(-shifted.random_shift, shifted.random_shift + 1, (3,)).tolist()
-                part = shifted.extract(images.image(source), part_id, shift)
-            with set_space(self._space(source, part_id, shift, part)):
-                part = apply("transform", self.transform, part, source, part_id)
+        key = self.seed, epoch, source.cohort, source.participant_id, source.session_id, part_id
+        with seeded(*key) as seed:
+            further = []
+            for index in others:
+                # All channels use the same random numbers, so that their voxels remain at the same positions.
+                with seeded(*key), self._cut(index, position, augmented) as part:
+                    further.append(plain_tensor(self._parts.transformed(part, index, position), None))
+            with self._cut(first, position, augmented) as part:
+                part = self._parts.transformed(part, first, position)
+                if further:
+                    part = torch.cat([plain_tensor(part, None), *further])
                 if augmentation is not None:
                     reseed(augmentation, seed)
                     part = apply("augmentation", augmentation, part, source, part_id)
-        return plain_tensor(part, images.cached(source))
+        return plain_tensor(part, self.caps.images.cached(source))
 
-    def _space(self, source: Source, part_id: int, shift: list[int], part: Tensor) -> Space | None:
-        """Return the position of a part; None if no transform needs the position, or the affine is unknown."""
+    @contextmanager
+    def _cut(self, index: int, position: int, augmented: bool) -> Iterator[Tensor]:
+        """Yield a copy of a part of a channel, in a context with the position of the part if a transform needs it."""
+        part, shift = self._parts.copy(index, position, augmented)
         transforms = [each for each in (self.transform, self.augmentation) if each is not None]
-        if not isinstance(self.parts, LocatedParts) or not any(map(needs_affine, transforms)):
-            return None
-        grid = self.caps.images.grid(source)
-        if grid.affine is None:
-            return None
-        box = self.parts.place(grid.shape, part_id)
-        return part_space(grid.affine, box, tuple(part.shape), shift)
+        is_needed = any(map(needs_affine, transforms))
+        with set_space(self._parts.space(index, position, shift, part) if is_needed else None):
+            yield part
 
     def _check_augmentation(self) -> None:
         """Log a warning if augmenting the same part twice with the same seed gives different results.
@@ -286,7 +276,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
             raise SettingError(f"only_part: there is no part {part_id}; {known}")
         dataset = copy.copy(self)
         dataset.part_ids = [part_id]
-        dataset._bounds = KeptBounds(self.caps.images, len(self._sources), 1)
+        dataset._parts = self._channel_parts([part_id])
         dataset.input_shape = tuple(dataset._item_image(0, 0, 0, False).shape)
         return dataset
 

@@ -1,6 +1,6 @@
 """Locations of the images of sessions in the CAPS folders of all cohorts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -62,13 +62,7 @@ def locate_image(
     SettingError
         If the cohort is unknown, or an id is not safe as the name of a folder.
     """
-    check_folder_name("participant_id", participant_id)
-    check_folder_name("session_id", session_id)
-    if cohort is not None:
-        check_text("cohort", cohort, expected="a cohort of the CAPS, or None")
-    if cohort not in folders:
-        hint = suggestion(str(cohort), cohort_names(folders))
-        raise SettingError(f"{participant_id}: cohort={cohort!r}; expected a cohort of the CAPS; {hint}")
+    check_key(participant_id, session_id, cohort, folders)
     source = find_source(folders[cohort], participant_id, session_id, cohort, preprocessing)
     if source is None:
         missing = missing_message(folders[cohort], participant_id, session_id, preprocessing)
@@ -76,20 +70,39 @@ def locate_image(
     return source
 
 
-def cohort_names(folders: Iterable[str | None]) -> list[str]:
-    """Return the names of the cohorts; an empty list if there is a single CAPS folder."""
-    return [name for name in folders if name is not None]
+def check_key(
+    participant_id: str, session_id: str, cohort: str | None, known: Collection[str | None]
+) -> None:
+    """Check the ids of one session. Without cohorts, None is the only `known` cohort.
+
+    Raises
+    ------
+    SettingError
+        If the cohort is unknown, or an id is not safe as the name of a folder.
+    """
+    check_folder_name("participant_id", participant_id)
+    check_folder_name("session_id", session_id)
+    if cohort is not None:
+        check_text("cohort", cohort, expected="a cohort of the images, or None")
+    if cohort not in known:
+        hint = suggestion(str(cohort), cohort_names(known))
+        raise SettingError(f"{participant_id}: cohort={cohort!r}; expected a cohort of the images; {hint}")
 
 
-def image_keys(sessions: pd.DataFrame, folders: Folders) -> list[tuple[str, str, str | None]]:
-    """Return the participant, session and cohort of each row. The cohort is None if there is a single CAPS folder.
+def cohort_names(known: Iterable[str | None]) -> list[str]:
+    """Return the names of the cohorts; an empty list if the images have no cohorts."""
+    return [name for name in known if name is not None]
+
+
+def image_keys(sessions: pd.DataFrame, known: Iterable[str | None]) -> list[tuple[str, str, str | None]]:
+    """Return the participant, session and cohort of each row. The cohort is None if no cohort is `known`.
 
     Raises
     ------
     TableError
         If the column ``cohort`` is missing, or contains an unknown cohort.
     """
-    cohorts, column = cohort_names(folders), [None] * len(sessions)
+    cohorts, column = cohort_names(known), [None] * len(sessions)
     if cohorts:
         if COHORT not in sessions.columns:
             raise TableError(
@@ -99,5 +112,5 @@ def image_keys(sessions: pd.DataFrame, folders: Folders) -> list[tuple[str, str,
         unknown = sorted({str(name) for name in column} - set(cohorts))
         if unknown:
             hint = suggestion(unknown[0], cohorts)
-            raise TableError(f"sessions: cohort {unknown[0]!r} is not in the CAPS; {hint}")
+            raise TableError(f"sessions: cohort {unknown[0]!r} is not a cohort of the images; {hint}")
     return list(zip(*(sessions[name].tolist() for name in REQUIRED), column, strict=True))

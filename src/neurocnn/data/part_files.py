@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from neurocnn.data.decoding import decode, holds_voxels
-from neurocnn.data.images import Images
 from neurocnn.data.parts import LocatedParts, Parts, Patch, Shape, Slice, WholeImage
+from neurocnn.data.reader import ImageReader
 from neurocnn.data.roi import Roi
 from neurocnn.data.sources import Source
 from neurocnn.data.tensor_files import Origin, nifti_stamp, part_stem, read_origin, write_prepared
@@ -35,7 +35,7 @@ class StorableParts(LocatedParts, Protocol):
 
 
 def read_part(
-    images: Images, source: Source, parts: Parts, part_id: int, *, checked: bool = False
+    images: ImageReader, source: Source, parts: Parts, part_id: int, *, checked: bool = False
 ) -> tuple[Tensor, tuple[float, float] | None]:
     """Return one part of an image.
 
@@ -87,7 +87,7 @@ def part_signature(parts: LocatedParts, shape: Shape, part_id: int) -> str:
     return box if mask is None else f"{box} mask-{zlib.crc32(mask.numpy().tobytes()):08x}"
 
 
-def open_part(images: Images, source: Source, parts: StorableParts, part_id: int) -> Tensor | None:
+def open_part(images: ImageReader, source: Source, parts: StorableParts, part_id: int) -> Tensor | None:
     """Return a part from its prepared file, or None if it is missing or outdated.
 
     If images are reoriented, None is returned too, because prepared parts have the NIfTI file's order of axes.
@@ -114,7 +114,7 @@ def open_part(images: Images, source: Source, parts: StorableParts, part_id: int
     return images.open_if_current(source, path, is_current, mmap=False)
 
 
-def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> StorableParts:
+def check_storable(images: ImageReader, sources: Sequence[Source], parts: Parts) -> StorableParts:
     """Return `parts` if they can be kept in files.
 
     Raises
@@ -141,7 +141,7 @@ def check_storable(images: Images, sources: Sequence[Source], parts: Parts) -> S
     return parts
 
 
-def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
+def write_parts(images: ImageReader, source: Source, parts: StorableParts) -> None:
     """Write the files of an image's parts that are missing, damaged or outdated."""
     shape = images.grid(source).shape
     missing = [part_id for part_id in parts.ids(shape) if not _is_usable(images, source, parts, part_id)]
@@ -160,7 +160,7 @@ def write_parts(images: Images, source: Source, parts: StorableParts) -> None:
         )
 
 
-def _is_usable(images: Images, source: Source, parts: StorableParts, part_id: int) -> bool:
+def _is_usable(images: ImageReader, source: Source, parts: StorableParts, part_id: int) -> bool:
     try:
         return open_part(images, source, parts, part_id) is not None
     except ImageError:

@@ -1,4 +1,4 @@
-"""Writing of missing prepared tensors in parallel, for `Caps.prepare`."""
+"""Writing of missing prepared tensors in parallel, for `ImageSet.prepare`."""
 
 import math
 import shutil
@@ -9,9 +9,9 @@ from errno import ENOSPC
 from pathlib import Path
 
 from neurocnn.data.decoding import decode
-from neurocnn.data.images import Images
 from neurocnn.data.part_files import StorableParts, check_storable, part_path, write_parts
 from neurocnn.data.parts import Parts
+from neurocnn.data.reader import ImageReader
 from neurocnn.data.sources import Source, check_readable
 from neurocnn.data.tensor_files import Origin, nifti_stamp, write_prepared
 from neurocnn.errors import ImageError, NeurocnnError, StorageError
@@ -25,8 +25,8 @@ _LOCK = ".prepare.lock"
 _OVERHEAD = 2048
 
 
-def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_workers: int) -> None:
-    """Write the prepared tensors of images; see `Caps.prepare`."""
+def prepare_images(images: ImageReader, sources: Sequence[Source], parts: Parts, n_workers: int) -> None:
+    """Write the prepared tensors of images; see `ImageSet.prepare`."""
     check_integer("n_workers", n_workers, minimum=0, where="prepare")
     storable = None if parts.name == "image" else check_storable(images, sources, parts)
     _check_disk(images, sources, storable)
@@ -36,18 +36,17 @@ def prepare_images(images: Images, sources: Sequence[Source], parts: Parts, n_wo
 
 @contextmanager
 def _locked_without_leftovers(
-    images: Images, sources: Sequence[Source], parts: StorableParts | None
+    images: ImageReader, sources: Sequence[Source], parts: StorableParts | None
 ) -> Iterator[None]:
-    """Lock each CAPS until the block ends, and remove the temporary files of killed processes."""
+    """Lock each folder of images until the block ends, and remove the temporary files of killed processes."""
     files: dict[Path, list[Path]] = {}
     for source in sources:
         # The error of this image is raised after the other images are prepared.
         with suppress(NeurocnnError):
-            root = source.session_folder.parents[2]
-            files.setdefault(root, []).extend(_file_sizes(images, source, parts))
+            files.setdefault(source.root, []).extend(_file_sizes(images, source, parts))
     with ExitStack() as locks:
         for root in sorted(files):
-            # A read-only CAPS cannot be locked. This is not an error if all tensors exist; otherwise writing fails
+            # A read-only folder cannot be locked. This is not an error if all tensors exist; otherwise writing fails
             # later.
             with suppress(StorageError):
                 lock = locks.enter_context(hold(root / _LOCK, f"the prepared tensors of {root}", wait=True))
@@ -56,7 +55,7 @@ def _locked_without_leftovers(
 
 
 def _prepare(
-    images: Images, sources: Sequence[Source], storable: StorableParts | None, n_workers: int
+    images: ImageReader, sources: Sequence[Source], storable: StorableParts | None, n_workers: int
 ) -> None:
     """Write the missing files of all images, in parallel threads."""
     from tqdm import tqdm
@@ -83,7 +82,7 @@ def _prepare(
         )
 
 
-def _prepare_image(images: Images, source: Source, parts: StorableParts | None) -> None:
+def _prepare_image(images: ImageReader, source: Source, parts: StorableParts | None) -> None:
     check_readable(source)
     images.grid(source)
     if parts is not None:
@@ -103,7 +102,7 @@ def _prepare_image(images: Images, source: Source, parts: StorableParts | None) 
     write_prepared(image, source.tensor, Origin(nifti_stamp(source.nifti)))
 
 
-def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts | None) -> None:
+def _check_disk(images: ImageReader, sources: Sequence[Source], parts: StorableParts | None) -> None:
     """Log the required disk space, and raise a StorageError before anything is written if less is free."""
     needed: dict[int, int] = {}
     folders: dict[int, Path] = {}
@@ -129,7 +128,7 @@ def _check_disk(images: Images, sources: Sequence[Source], parts: StorableParts 
             raise StorageError(ENOSPC, message, str(folders[device]))
 
 
-def _file_sizes(images: Images, source: Source, parts: StorableParts | None) -> dict[Path, int]:
+def _file_sizes(images: ImageReader, source: Source, parts: StorableParts | None) -> dict[Path, int]:
     """Return the path and the size in bytes of each prepared tensor of an image."""
     if parts is None:
         if source.nifti is None:

@@ -1,4 +1,4 @@
-"""Quality measures of a cohort's images, and the comparison of a table with the images, for `Caps`."""
+"""Quality measures of a cohort's images, and the comparison of a table with the images, for `ImageSet`."""
 
 import hashlib
 import math
@@ -15,8 +15,8 @@ from torch.nn.functional import adaptive_avg_pool3d
 from tqdm import tqdm
 
 from neurocnn.data.decoding import decode
-from neurocnn.data.images import Images
 from neurocnn.data.orientation import Grid, orientation_of
+from neurocnn.data.reader import ImageReader
 from neurocnn.data.sources import Source, check_readable
 from neurocnn.errors import NeurocnnError
 from neurocnn.storage.files import storage_errors
@@ -30,8 +30,8 @@ _NUMBERS = ("minimum", "maximum", "nan", "zeros", "contrast", "sharpness", "corr
 _MAX_POOLED = 32
 
 
-def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -> pd.DataFrame:
-    """Return the measures of each image. Images that differ most from their cohort are first; see `Caps.check`."""
+def check_images(images: ImageReader, sources: Sequence[Source], ids: pd.DataFrame) -> pd.DataFrame:
+    """Return the measures of each image. Images that differ most from their cohort are first; see `ImageSet.check`."""
     rows: list[dict[str, Any]] = []
     pooled: list[Tensor | None] = []
     names: dict[bytes, list[int]] = {}
@@ -53,15 +53,15 @@ def check_images(images: Images, sources: Sequence[Source], ids: pd.DataFrame) -
             rows[same[0]]["same_voxels_as"] = sources[same[1]].name
     columns = [*_TEXTS, *_NUMBERS, "same_voxels_as", "problem"]
     table = pd.concat([ids.reset_index(drop=True), pd.DataFrame(rows, columns=columns)], axis=1)
-    places: dict[str | None, list[int]] = {}
+    places: dict[tuple[str | None, str | None], list[int]] = {}
     for index, source in enumerate(sources):
-        places.setdefault(source.cohort, []).append(index)
+        places.setdefault((source.cohort, source.channel), []).append(index)
     parts = [_compare(table.iloc[own], [pooled[index] for index in own]) for own in places.values()]
     # The sort is stable, so that images of equal z keep the order of the sessions.
     return pd.concat(parts or [table]).sort_values("z", ascending=False, kind="stable", ignore_index=True)
 
 
-def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
+def read_unchecked(images: ImageReader, source: Source) -> tuple[Tensor, Grid]:
     """Return the voxels (1, D, H, W) and the grid of an image, even if the image has NaN or differs from its cohort."""
     grid = images.grid_without_comparison(source)
     with storage_errors(source.session_folder, f"read {source.name}"):
@@ -70,7 +70,7 @@ def read_unchecked(images: Images, source: Source) -> tuple[Tensor, Grid]:
 
 
 def unmatched_sessions(table: pd.DataFrame, sessions: pd.DataFrame) -> pd.DataFrame:
-    """Return the sessions that only one of two tables contains; see `Caps.match`."""
+    """Return the sessions that only one of two tables contains; see `ImageSet.match`."""
     keys = key_columns(sessions)
     both = table[keys].merge(sessions[keys], on=keys, how="outer", indicator="missing")
     kinds = both.pop("missing").map({"left_only": "image", "right_only": "row"}).astype(object)
@@ -128,7 +128,7 @@ def _downsample(voxels: Tensor, grid: Grid) -> Tensor:
 
 
 def _compare(table: pd.DataFrame, pooled: Sequence[Tensor | None]) -> pd.DataFrame:
-    """Return the rows of a cohort with the columns ``correlation``, ``z`` and ``column`` of `Caps.check`."""
+    """Return the rows of a cohort with the columns ``correlation``, ``z`` and ``column`` of `ImageSet.check`."""
     readable = [image for image in pooled if image is not None]
     if readable:
         # For the comparison, images of other shapes are resampled to the most frequent shape.

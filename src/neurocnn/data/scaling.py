@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from neurocnn.data.images import Images
 from neurocnn.data.memory_order import tiles
+from neurocnn.data.reader import ImageReader
 
 Floats = npt.NDArray[np.float32]
 #: Smallest and largest value of a part.
@@ -28,17 +28,17 @@ class KeptBounds:
 
     Examples
     --------
-    >>> kept = KeptBounds(Images(None, "error", 0), n_images=2, n_parts=3)
+    >>> kept = KeptBounds(ImageReader(None, "error", 0), n_images=2, n_parts=3)
     >>> kept.put(1, 2, (0.5, 4.0))
     >>> kept.get(1, 2), kept.get(0, 2)
     ((0.5, 4.0), None)
     """
 
-    def __init__(self, images: Images, n_images: int, n_parts: int) -> None:
+    def __init__(self, images: ImageReader, n_images: int, n_parts: int) -> None:
         self._images, self._shape = images, (n_images, n_parts, 2)
         self._clear()
 
-    def __reduce__(self) -> tuple[type["KeptBounds"], tuple[Images, int, int]]:
+    def __reduce__(self) -> tuple[type["KeptBounds"], tuple[ImageReader, int, int]]:
         return KeptBounds, (self._images, *self._shape[:2])
 
     def _clear(self) -> None:

@@ -34,6 +34,10 @@ class Source:
         Path of the NIfTI file; None if only a prepared tensor exists.
     prepared_folder
         See `Preprocessing`.
+    root
+        Folder of all images, such as the CAPS folder, in which one process at a time may prepare images.
+    channel
+        Name of the channel, if the session has several files; None for an image with a single channel.
     """
 
     participant_id: str
@@ -43,12 +47,14 @@ class Source:
     stem: str
     nifti: Path | None
     prepared_folder: str
+    root: Path
+    channel: str | None = None
 
     @property
     def name(self) -> str:
-        """Name of the image in messages: cohort, participant and session."""
+        """Name of the image in messages: cohort, participant, session and, if there are several, channel."""
         ids = {"cohort": self.cohort, "participant_id": self.participant_id, "session_id": self.session_id}
-        return describe_row(ids)
+        return describe_row(ids) if self.channel is None else f"{describe_row(ids)} {self.channel}"
 
     @property
     def tensor(self) -> Path:
@@ -86,7 +92,9 @@ def find_source(
         return None
     stem, path = _without_suffix(found[0].name), found[0]
     nifti = path if path.suffix != ".pt" else None
-    source = Source(participant_id, session_id, cohort, session, stem, nifti, preprocessing.prepared_folder)
+    source = Source(
+        participant_id, session_id, cohort, session, stem, nifti, preprocessing.prepared_folder, folder
+    )
     if len(found) > 1:
         remedy = f"Custom({path.name.removeprefix(start)!r})"
         if preprocessing.name == "pet-linear":
@@ -144,7 +152,7 @@ def missing_message(caps: Path, participant_id: str, session_id: str, preprocess
         known = list_subfolders(participant, "ses-")
         return f"{session}: the session does not exist; {suggestion(session_id, known)}"
     known = list_subfolders(caps / "subjects", "sub-")
-    near = [name for name in known if _without_zeros(name) == _without_zeros(participant_id)]
+    near = [name for name in known if without_zeros(name) == without_zeros(participant_id)]
     hint = f"; is it {' or '.join(near)}?" if near else ""
     return f"{participant}: the participant does not exist{hint}"
 
@@ -164,8 +172,12 @@ def list_subfolders(folder: Path, prefix: str) -> list[str]:
         return sorted(entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir())
 
 
-def _without_zeros(name: str) -> str:
-    """Return an id without the leading zeros of its number, to find ids that are similar to a missing id."""
+def without_zeros(name: str) -> str:
+    """Return an id without the leading zeros of its number, to find ids that are similar to a missing id.
+
+    >>> without_zeros("sub-001")
+    'sub-1'
+    """
     letters = name.rstrip("0123456789")
     return letters.lower() + name[len(letters) :].lstrip("0")
 

@@ -21,7 +21,6 @@ from neurocnn.errors.arguments import (
     check_callable,
     check_each,
     check_flag,
-    check_instance,
     check_list,
     check_path,
 )
@@ -99,7 +98,7 @@ class Experiment:
     ('Conv3_FC1', 1)
     """
 
-    caps: data.Caps
+    caps: data.ImageSet
     splits: Sequence[data.Split]
     parts: data.Parts
     task: engine.Task
@@ -120,7 +119,7 @@ class Experiment:
     _repr_html_ = html_view
 
     def __post_init__(self) -> None:
-        check_instance("caps", self.caps, data.Caps, "an nc.Caps", where=WHERE)
+        data.check_image_set("caps", self.caps, where=WHERE)
         expected = "a list of nc.Split with different indices"
         single = isinstance(self.splits, data.Split)
         splits = [self.splits] if single else check_list("splits", self.splits, expected, where=WHERE)

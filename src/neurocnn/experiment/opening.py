@@ -20,7 +20,7 @@ from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
 
 
 def check_sessions(
-    caps: data.Caps, label: str | None, splits: Sequence[data.Split], chosen: Sequence[data.Split]
+    caps: data.ImageSet, label: str | None, splits: Sequence[data.Split], chosen: Sequence[data.Split]
 ) -> pd.DataFrame:
     """Check cohorts, copied images and labels, and return the fingerprints of the images of the chosen splits.
 

@@ -109,6 +109,7 @@ class Recipe:
             | resume_rules(Recipe)
             | resume_rules(engine.Trainer, "trainer.")
             | resume_rules(data.Caps, "caps.")
+            | resume_rules(data.Images, "caps.")
         )
 
     @staticmethod
@@ -120,7 +121,7 @@ class Recipe:
         """Return the result folder at `root` for these settings."""
         return ResultFolder(root, self.task, self.parts.name)
 
-    def datasets(self, caps: data.Caps, split: data.Split) -> tuple[data.CapsDataset, data.CapsDataset]:
+    def datasets(self, caps: data.ImageSet, split: data.Split) -> tuple[data.CapsDataset, data.CapsDataset]:
         """Return the training set and the validation set of a split. Only the training set is augmented."""
         train, validation = (
             data.CapsDataset(

@@ -18,6 +18,8 @@ from neurocnn.results.scoring import first_image, write_nifti
 def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.CapsDataset) -> None:
     """Write ``input-<k>.nii.gz`` and ``output-<k>.nii.gz`` for the parts of a data set's first image.
 
+    The names of further channels of the image end in ``_channel-1``, ``_channel-2``, …
+
     Parameters
     ----------
     folder
@@ -40,9 +42,12 @@ def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.Cap
             output = final_output(model(batch))
         place = cast(LocatedParts, dataset.parts).place(shape, part)
         for name, tensor in (("input", batch), ("output", output)):
-            # One channel is written, because all channels of a slice are equal.
-            volume = as_volume(tensor[0, 0].float().cpu().numpy(), place)
-            write_nifti(folder / f"{name}-{k}.nii.gz", volume, data.part_affine(affine, place))
+            # A slice may contain each channel of the image several times.
+            step = tensor.shape[1] // dataset.caps.n_channels
+            for channel, volume in enumerate(tensor[0, ::step].float().cpu().numpy()):
+                suffix = f"_channel-{channel}" if channel else ""
+                path = folder / f"{name}-{k}{suffix}.nii.gz"
+                write_nifti(path, as_volume(volume, place), data.part_affine(affine, place))
 
 
 def mean_intensity(dataset: data.CapsDataset, part: int | None, maximum: int = 16) -> float:

@@ -37,7 +37,7 @@ def check_resumable(
     splits
         Splits of the experiment.
     images
-        Fingerprints of the images, see `Caps.fingerprints`.
+        Fingerprints of the images, see `ImageSet.fingerprints`.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def _first_weights(changes: dict[str, Change], maximum: int = 3) -> dict[str, Ch
 
 
 def _is_move(name: str) -> bool:
-    return name == "caps.root" or name.startswith("caps.root.")
+    return name.split(".")[:2] in (["caps", "root"], ["caps", "table"])
 
 
 def _is_being_written(path: Path) -> bool:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neurocnn.data import Caps
+from neurocnn.data import ImageSet
 from neurocnn.errors.arguments import check_instance
 from neurocnn.plotting import canvas, inputs, sections
 from neurocnn.results import Results
@@ -25,7 +25,7 @@ def explanation(
     *,
     of: str | None = None,
     selection: str | None = None,
-    caps: Caps | None = None,
+    caps: ImageSet | None = None,
     at: Sequence[int] | None = None,
 ) -> "Figure":
     """Draw a map that `Results.explain` has written over the first validation image, in three planes.
@@ -63,7 +63,7 @@ def explanation(
     values = results.explanation(method, name, of=of, selection=selection)
     dataset = inputs.first_dataset(results, caps)
     first = first_image(dataset)
-    image = sections.as_volume(dataset.caps.read(*first), "image")
+    image = sections.as_volume(dataset.caps.read(*first)[:1], "image")
     steps = dataset.caps.affine(*first)[:3, :3]
     voxel_size = np.sqrt(np.square(steps).sum(axis=0)).tolist()
     size = np.abs(values)

@@ -58,12 +58,12 @@ def values(predictions: Any, dataset: str, where: str) -> pd.DataFrame:
     return table
 
 
-def first_dataset(results: ResultTables, caps: data.Caps | None) -> data.CapsDataset:
+def first_dataset(results: ResultTables, caps: data.ImageSet | None) -> data.CapsDataset:
     """Return the first validation image of the first split as a dataset. `caps` is the images' current location."""
     check_instance("results", results, ResultTables, "an nc.Results", where="plotting")
     fold = results._folder.check_done()[0]
     sessions = storage.read_table(fold.sessions("validation")).head(1)
-    caps = results.setting("caps") if caps is None else check_instance("caps", caps, data.Caps, "an nc.Caps")
+    caps = results.setting("caps") if caps is None else data.check_image_set("caps", caps)
     own = results._experiment.of_fold(fold.index)
     return data.CapsDataset(caps, sessions, own.parts, transform=own.setting("transform"))
 

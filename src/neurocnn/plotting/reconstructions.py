@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from neurocnn.data import Caps
+from neurocnn.data import ImageSet
 from neurocnn.engine.outputs import final_output
 from neurocnn.errors import ImageError
 from neurocnn.errors.arguments import argument_error
@@ -24,7 +24,7 @@ def reconstruction(
     title: str | None = None,
     *,
     voxel_size: Sequence[float] = (1, 1, 1),
-    caps: Caps | None = None,
+    caps: ImageSet | None = None,
 ) -> "Figure":
     """Draw an image, its reconstruction and their difference: three planes of a volume, or the complete slice.
 
@@ -75,7 +75,7 @@ def reconstruction(
     return figure
 
 
-def _reconstruct(results: ResultTables, caps: Caps | None) -> tuple[Any, Any]:
+def _reconstruct(results: ResultTables, caps: ImageSet | None) -> tuple[Any, Any]:
     """Return the first part of the first validation image, and its reconstruction."""
     if not results._folder.reconstructs:
         raise argument_error("image", results, "the Results of a reconstruction", where="reconstruction")

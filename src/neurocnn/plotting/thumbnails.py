@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neurocnn.data import Caps
+from neurocnn.data import ImageSet, check_image_set
 from neurocnn.data.quality import read_unchecked
 from neurocnn.errors import NeurocnnError
-from neurocnn.errors.arguments import check_instance, check_integer, check_table
+from neurocnn.errors.arguments import check_integer, check_table
 from neurocnn.plotting import canvas, sections
 from neurocnn.storage.identity import check_ids, describe_row
 
@@ -21,7 +21,7 @@ _COLUMNS = 3
 _WHERE = "thumbnails"
 
 
-def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
+def thumbnails(caps: ImageSet, checked: pd.DataFrame, n: int = 12) -> "Figure":
     """Draw three planes through the centre of the first images of a table, titled with the measure that differs most.
 
     Parameters
@@ -29,7 +29,7 @@ def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
     caps
         Location of the images.
     checked
-        Table that `Caps.check` returned, or some of its rows. For a table of sessions without the columns `z` and
+        Table that `ImageSet.check` returned, or some of its rows. For a table of sessions without the columns `z` and
         `column`, the measure is omitted.
     n
         Largest number of images.
@@ -48,9 +48,11 @@ def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
     >>> images = nc.Caps(tmp / "caps")
     >>> thumbnails(images, images.check(labels)).savefig(tmp / "worst.png")
     """
-    check_instance("caps", caps, Caps, "an nc.Caps", where=_WHERE)
+    check_image_set("caps", caps, where=_WHERE)
     rows = check_table("checked", checked, where=_WHERE).head(check_integer("n", n, minimum=1, where=_WHERE))
-    check_ids(rows, _WHERE)
+    channels = rows.groupby("channel", sort=False) if "channel" in rows else [(None, rows)]
+    for _, own in channels:
+        check_ids(own, _WHERE)
     n_lines = max(1, math.ceil(len(rows) / _COLUMNS))
     figure = canvas.new_figure(3.4 * _COLUMNS, 1.75 * n_lines)
     panels = figure.subplots(n_lines, _COLUMNS, squeeze=False).ravel()
@@ -61,12 +63,16 @@ def thumbnails(caps: Caps, checked: pd.DataFrame, n: int = 12) -> "Figure":
     return figure
 
 
-def _draw(axes: "Axes", caps: Caps, row: dict[Any, Any]) -> None:
+def _draw(axes: "Axes", caps: ImageSet, row: dict[Any, Any]) -> None:
     """Draw the planes of an image next to each other, or the error message if the image cannot be read."""
     reason = f"\n{row['column']}, z = {row['z']:.3g}" if row.get("column") is not None and "z" in row else ""
-    axes.set_title(describe_row(row) + reason, fontsize=canvas.SMALL, color=canvas.INK)
+    channel = row.get("channel")
+    name = describe_row(row) if channel is None else f"{describe_row(row)} {channel}"
+    axes.set_title(name + reason, fontsize=canvas.SMALL, color=canvas.INK)
     try:
-        image = canvas.as_array(read_unchecked(caps.images, *caps.sources(pd.DataFrame([row])))[0])[0]
+        sources = caps.locate(pd.DataFrame([row]))
+        source = next((each for each in sources if each.channel == channel), sources[0])
+        image = canvas.as_array(read_unchecked(caps.images, source)[0])[0]
     except NeurocnnError as error:
         axes.text(0.5, 0.5, str(error), fontsize=5, color=canvas.MUTED, ha="center", va="center", wrap=True)
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from neurocnn.data import Caps
+from neurocnn.data import ImageSet
 from neurocnn.data.parts import LocatedParts
 from neurocnn.errors import ImageError
 from neurocnn.errors.arguments import argument_error
@@ -106,7 +106,7 @@ def _slice_figure(array: Volume, title: str | None) -> "Figure":
     return figure
 
 
-def parts(results: Results, caps: Caps | None = None, at: Sequence[int] | None = None) -> "Figure":
+def parts(results: Results, caps: ImageSet | None = None, at: Sequence[int] | None = None) -> "Figure":
     """Draw the first validation image of the first split with the boxes of its parts.
 
     Parameters

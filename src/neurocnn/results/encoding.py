@@ -12,6 +12,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
 
+import pandas as pd
+
 from neurocnn import data, engine
 from neurocnn.errors import SettingError
 from neurocnn.randomness import members
@@ -21,6 +23,7 @@ Settings = dict[str, Any]
 
 CUSTOM = "custom"
 _PARTIAL_FIELDS = ("arguments", "keywords")
+_TABLE = "table"
 _TASKS = ("classification", "regression", "reconstruction")
 
 
@@ -46,6 +49,8 @@ def encode(value: object) -> Any:
     if isinstance(value, data.Caps):
         # The path is absolute, because the settings may be loaded in another working directory.
         return _encode_fields(value) | {"root": _absolute(value.root)}
+    if isinstance(value, data.Images):
+        return _encode_fields(value) | {"table": _encode_paths(value)}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -88,6 +93,13 @@ def _absolute(root: Any) -> Any:
     if isinstance(root, Mapping):
         return {str(cohort): _absolute(folder) for cohort, folder in root.items()}
     return str(Path(root).absolute())
+
+
+def _encode_paths(images: data.Images) -> Any:
+    """Return the absolute path of a TSV, or the ids and the absolute paths of a DataFrame."""
+    if not isinstance(images.table, pd.DataFrame):
+        return str(Path(images.table).absolute())
+    return {"type": _TABLE, "columns": images.paths().to_dict("list")}
 
 
 def _encode_task(task: engine.Task) -> Settings:
@@ -159,6 +171,8 @@ def decode(value: Any) -> Any:
     if CUSTOM in value:
         raise SettingError(f"{value[CUSTOM]} is custom; expected a setting whose code is part of neurocnn")
     kind = value.get("type")
+    if kind == _TABLE:
+        return pd.DataFrame(value["columns"])
     arguments = {name: decode(item) for name, item in value.items() if name != "type"}
     return arguments if kind is None else find_type(str(kind))(**arguments)
 

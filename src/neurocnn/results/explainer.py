@@ -61,8 +61,8 @@ def check_target(task: engine.Task, target: object) -> int:
     return task.classes.index(check_choice("target", chosen, task.classes, where="explain"))
 
 
-def mean_image(caps: data.Caps, sessions: pd.DataFrame) -> Tensor:
-    """Return the mean image of the sessions, (1, D, H, W). Only one image is in memory at a time."""
+def mean_image(caps: data.ImageSet, sessions: pd.DataFrame) -> Tensor:
+    """Return the mean image of the sessions, (C, D, H, W). Only one image is in memory at a time."""
     total: Tensor | None = None
     for row in sessions.to_dict("records"):
         image = caps.read(row["participant_id"], row["session_id"], row.get(COHORT)).double()
@@ -87,7 +87,7 @@ class Explainer:
     target
         Index of the class that is explained.
     baseline
-        Value of all voxels of a transformed part, or an image (1, D, H, W) that is cut into parts and transformed as
+        Value of all voxels of a transformed part, or an image (C, D, H, W) that is cut into parts and transformed as
         the explained images are.
     """
 
@@ -101,7 +101,7 @@ class Explainer:
     def create(
         cls,
         experiment: RecordedExperiment,
-        caps: data.Caps,
+        caps: data.ImageSet,
         sessions: pd.DataFrame,
         attribution: Attribution,
         target: object,
@@ -210,7 +210,11 @@ class Explainer:
     def _baseline(self, part_id: int, like: Tensor) -> Tensor:
         if isinstance(self.baseline, float):
             return torch.full_like(like, self.baseline)
-        part, transform = self.dataset.parts.extract(self.baseline, part_id), self.dataset.transform
+        # Each channel is cut and transformed by itself, as in the data set.
+        return torch.cat([self._baseline_channel(part_id, image) for image in torch.split(self.baseline, 1)])
+
+    def _baseline_channel(self, part_id: int, image: Tensor) -> Tensor:
+        part, transform = self.dataset.parts.extract(image, part_id), self.dataset.transform
         space = part_space(self.affine(0), self.place(part_id), tuple(part.shape))
         with seeded("baseline", part_id), set_space(space):
             found = part if transform is None else with_affine(transform)(part)

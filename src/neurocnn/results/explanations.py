@@ -24,7 +24,7 @@ class Explanations(Answers):
 
     def explain(
         self,
-        caps: data.Caps,
+        caps: data.ImageSet,
         sessions: pd.DataFrame,
         method: str,
         name: str = "explained",
@@ -151,7 +151,7 @@ class Explanations(Answers):
 
     def explain_randomized(
         self,
-        caps: data.Caps,
+        caps: data.ImageSet,
         sessions: pd.DataFrame,
         method: str,
         *,
@@ -205,7 +205,7 @@ class Explanations(Answers):
 
     def _explainer(
         self,
-        caps: data.Caps,
+        caps: data.ImageSet,
         sessions: pd.DataFrame,
         method: str,
         selection: str | None,

@@ -63,7 +63,7 @@ def check_name(name: object) -> str:
 
 
 def make_dataset(
-    caps: data.Caps,
+    caps: data.ImageSet,
     sessions: pd.DataFrame,
     *,
     label: str | None,
@@ -80,7 +80,7 @@ def make_dataset(
     SettingError
         If the images have another shape than those in training.
     """
-    check_instance("caps", caps, data.Caps, "an nc.Caps")
+    data.check_image_set("caps", caps)
     check_instance("sessions", sessions, pd.DataFrame, "a table such as that of nc.read_table")
     labelled = label in sessions and sessions[label].notna().any()
     dataset = data.CapsDataset(

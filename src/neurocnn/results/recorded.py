@@ -203,9 +203,23 @@ class RecordedExperiment:
             return {part: self.load_network(fold.index, selection, part) for part in part_ids}
         return self.load_network(fold.index, selection, None)
 
-    def new_dataset(self, caps: data.Caps, sessions: pd.DataFrame) -> data.CapsDataset:
+    def _check_columns(self, caps: data.ImageSet) -> None:
+        """Raise an error if images have other channels than in training, or another order of channels."""
+        recorded = self.settings["caps"]
+        # Images with one channel may be in a CAPS or in a column of any name.
+        found, expected = (
+            list(columns) if len(columns) > 1 else "a single channel"
+            for columns in (getattr(caps, "columns", ()), recorded.get("columns", ()))
+        )
+        if found != expected and not is_custom(recorded):
+            raise SettingError(
+                f"caps: {found}; expected {expected} as in training; use the same columns in the same order"
+            )
+
+    def new_dataset(self, caps: data.ImageSet, sessions: pd.DataFrame) -> data.CapsDataset:
         """Return a data set of new images, with the parts and transform of training."""
         affine = self.settings.get("image_affine")
+        self._check_columns(caps)
         return make_dataset(
             caps,
             sessions,

@@ -55,7 +55,7 @@ class Results(Explanations):
     (('CN', 'AD'), Patch(size=9, stride=9))
     """
 
-    def predict(self, caps: data.Caps, sessions: pd.DataFrame, name: str) -> pd.DataFrame:
+    def predict(self, caps: data.ImageSet, sessions: pd.DataFrame, name: str) -> pd.DataFrame:
         """Evaluate new data with the models of every split, and write the tables into the folder.
 
         The ensemble's prediction for an image is the mean of the splits' probabilities or, for a regression, of the
@@ -103,7 +103,9 @@ class Results(Explanations):
         engine.find_ranks().barrier("after predicting new data")
         return self.metrics("part", dataset=name) if folder.reconstructs else self.predictions(dataset=name)
 
-    def encode(self, caps: data.Caps, sessions: pd.DataFrame, selection: str | None = None) -> pd.DataFrame:
+    def encode(
+        self, caps: data.ImageSet, sessions: pd.DataFrame, selection: str | None = None
+    ) -> pd.DataFrame:
         """Return the autoencoders' codes of images, for example for clustering.
 
         Parameters

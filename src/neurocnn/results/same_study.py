@@ -78,7 +78,7 @@ def check_same_images(fold: Fold, images: pd.DataFrame, datasets: Sequence[str])
     fold
         Fold of a result folder.
     images
-        Current fingerprints of the images, see `Caps.fingerprints`.
+        Current fingerprints of the images, see `ImageSet.fingerprints`.
     datasets
         Names of the data sets whose images are compared. Other data sets may have other images with the same ids.
 

@@ -1,4 +1,4 @@
-"""Reader of the images of a CAPS, which decodes and checks each image once, and keeps it in a cache.
+"""Reader of images, which decodes and checks each image once, and keeps it in a cache.
 
 Prepared tensors are mapped into memory; decoded or reoriented images are kept in a cache of limited size. Returned
 images are shared and must not be written to. If several threads read an image, one thread opens and checks it. A copy
@@ -31,7 +31,7 @@ from neurocnn.storage.files import storage_errors
 _MAPPED_FILES = 4096
 
 
-class Images:
+class ImageReader:
     """Reader of images, which compares each image with the first image of its cohort.
 
     Parameters
@@ -254,9 +254,7 @@ class Images:
         first = tuple(wrong.nonzero()[0].tolist()[1:])
         found = f"{source.name}: {int(wrong.sum())} voxels are NaN or infinite, the first at {first}"
         if self.nan_voxels == "error":
-            raise ImageError(
-                f'{found}; run Clinica again, or read them as zeros: Caps(..., nan_voxels="zero")'
-            )
+            raise ImageError(f'{found}; run Clinica again, or read them as zeros with nan_voxels="zero"')
         if source not in self._reported:
             self._reported.add(source)
             warnings.warn(f"{found}; they are read as zeros", stacklevel=2)
@@ -288,7 +286,7 @@ class Images:
             if found != expected:
                 raise ImageError(
                     f"{source.name}: orientation={found}, unlike the rest of the cohort: {example} has {expected}; "
-                    'reorient all images with Caps(..., orientation="RAS")'
+                    'reorient all images with orientation="RAS"'
                 )
             if not grid.is_at(first):
                 self.warn_once(source.cohort, "place", first.describe_difference(example, grid, source.name))
