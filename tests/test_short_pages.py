@@ -33,6 +33,16 @@ def write_masks(folder: Path) -> None:
         nib.save(nib.Nifti1Image(mask, image.affine), folder / f"masks/roi-{name}Hippocampus_mask.nii.gz")
 
 
+def write_table_of_images(folder: Path) -> None:
+    """Write a table with the paths of two images per session."""
+    labels = nc.make_caps(folder / "pet", n_participants=10, shape=(50, 50, 50), seed=1)
+    ids = labels[["participant_id", "session_id"]].to_numpy()
+    for name in ("t1", "pet"):
+        caps = nc.Caps(folder / ("caps" if name == "t1" else "pet"))
+        labels[name] = [str(caps.path(*who).relative_to(folder)) for who in ids]
+    nc.write_table(labels, folder / "images.tsv")
+
+
 def copy_cohorts(folder: Path) -> None:
     """Write two cohorts of different people with the same ids."""
     for seed, name in enumerate(("adni", "aibl")):
@@ -54,6 +64,11 @@ def check_cohorts(names: dict[str, object]) -> None:
     assert set(nc.Results("results/adni").predictions()["cohort"]) == {"ADNI"}
     assert set(names["predictions"]["cohort"]) == {"AIBL"}  # type: ignore[index]
     assert set(nc.Results("results/both").predictions()["cohort"]) == {"ADNI", "AIBL"}
+
+
+def check_two_channels(names: dict[str, object]) -> None:
+    assert nc.Results("results").settings["input_shape"] == [2, 50, 50, 50]
+    assert len(names["predictions"]) == 3 * len(names["test"])  # type: ignore[arg-type]
 
 
 def check_own_metric(names: dict[str, object]) -> None:
@@ -122,6 +137,7 @@ SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/how-to/search-settings.md": (require_optuna, nothing_more),
     "docs/how-to/transform-images.md": (no_files, nothing_more),
     "docs/how-to/use-an-own-loss-or-metric.md": (no_files, check_own_metric),
+    "docs/how-to/use-images-from-a-table.md": (write_table_of_images, check_two_channels),
     "docs/how-to/use-regions-from-masks.md": (write_masks, check_regions),
     "docs/how-to/use-several-cohorts.md": (copy_cohorts, check_cohorts),
 }
