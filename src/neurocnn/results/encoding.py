@@ -172,7 +172,10 @@ def decode(value: Any) -> Any:
         raise SettingError(f"{value[CUSTOM]} is custom; expected a setting whose code is part of neurocnn")
     kind = value.get("type")
     if kind == _TABLE:
-        return pd.DataFrame(value["columns"])
+        try:
+            return pd.DataFrame(value["columns"])
+        except ValueError as error:
+            raise SettingError(f"table: {error}; expected columns of equal length") from error
     arguments = {name: decode(item) for name, item in value.items() if name != "type"}
     return arguments if kind is None else find_type(str(kind))(**arguments)
 
