@@ -7,7 +7,7 @@ import pandas as pd
 
 from neurocnn.data.cohorts import Root, cohort_folders
 from neurocnn.data.image_set import ImageSet, new_reader
-from neurocnn.data.locating import locate_image, locate_images, cohort_names
+from neurocnn.data.locating import cohort_names, locate_image, locate_images
 from neurocnn.data.preprocessing import Preprocessing, as_preprocessing
 from neurocnn.data.sources import Source, find_source, list_subfolders, missing_message
 from neurocnn.errors.logger import LOGGER

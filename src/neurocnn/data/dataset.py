@@ -122,7 +122,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         if isinstance(self.parts, Roi):
             compare_masks(self.parts, caps.images, self._sources[0])
             check_equal_sizes(self.parts, shape)
-        self._parts = self._channel_parts(self.part_ids)
+        self._channel_parts = self._make_channel_parts(self.part_ids)
         self.input_shape: tuple[int, ...] = tuple(self._item_image(0, 0, 0, False).shape)
         if augmentation is not None:
             self._check_augmentation()
@@ -148,7 +148,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         row, position = divmod(number % len(self), len(self.part_ids))
         return epoch, row, position
 
-    def _channel_parts(self, part_ids: list[int]) -> ChannelParts:
+    def _make_channel_parts(self, part_ids: list[int]) -> ChannelParts:
         return ChannelParts(self.caps.images, self._sources, self.parts, part_ids, self.transform)
 
     def _channels(self, row: int) -> range:
@@ -205,7 +205,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
     def _read(self, row: int, position: int, out: Tensor | None = None) -> Tensor:
         """Write the channels of a part, after one of this package's transforms, into `out`; None for a new tensor."""
         channels = self._channels(row)
-        found = [self._parts.read(index, position) for index in channels]
+        found = [self._channel_parts.read(index, position) for index in channels]
         n, *size = found[0][0].shape
         shape = (n * len(channels), *size)
         if out is None:
@@ -213,7 +213,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         else:
             self._check_size(shape, row, position)
         for index, (part, bounds), target in zip(channels, found, torch.split(out, n), strict=True):
-            self._parts.write(part, bounds, index, position, target)
+            self._channel_parts.write(part, bounds, index, position, target)
         return out
 
     def _item_image(self, row: int, position: int, epoch: int, augmented: bool) -> Tensor:
@@ -228,9 +228,9 @@ class CapsDataset(Dataset[dict[str, Any]]):
             for index in others:
                 # All channels use the same random numbers, so that their voxels remain at the same positions.
                 with seeded(*key), self._cut(index, position, augmented) as part:
-                    further.append(plain_tensor(self._parts.transformed(part, index, position), None))
+                    further.append(plain_tensor(self._channel_parts.transformed(part, index, position), None))
             with self._cut(first, position, augmented) as part:
-                part = self._parts.transformed(part, first, position)
+                part = self._channel_parts.transformed(part, first, position)
                 if further:
                     part = torch.cat([plain_tensor(part, None), *further])
                 if augmentation is not None:
@@ -240,11 +240,11 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     @contextmanager
     def _cut(self, index: int, position: int, augmented: bool) -> Iterator[Tensor]:
-        """Yield a copy of a part of a channel, in a context with the position of the part if a transform needs it."""
-        part, shift = self._parts.copy(index, position, augmented)
+        """Yield a copy of a part of a channel. Within the context, transforms can use the position of the part."""
+        part, shift = self._channel_parts.copy(index, position, augmented)
         transforms = [each for each in (self.transform, self.augmentation) if each is not None]
         is_needed = any(map(needs_affine, transforms))
-        with set_space(self._parts.space(index, position, shift, part) if is_needed else None):
+        with set_space(self._channel_parts.space(index, position, shift, part) if is_needed else None):
             yield part
 
     def _check_augmentation(self) -> None:
@@ -276,7 +276,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
             raise SettingError(f"only_part: there is no part {part_id}; {known}")
         dataset = copy.copy(self)
         dataset.part_ids = [part_id]
-        dataset._parts = self._channel_parts([part_id])
+        dataset._channel_parts = self._make_channel_parts([part_id])
         dataset.input_shape = tuple(dataset._item_image(0, 0, 0, False).shape)
         return dataset
 

@@ -11,7 +11,7 @@ import pandas as pd
 from neurocnn.data.agreement import check_channels
 from neurocnn.data.cohorts import PathLike, path_in_table
 from neurocnn.data.image_set import ImageSet, new_reader
-from neurocnn.data.locating import check_key, image_keys, cohort_names
+from neurocnn.data.locating import check_key, cohort_names, image_keys
 from neurocnn.data.sources import Source, without_zeros
 from neurocnn.errors import NotFoundError, TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_each, check_list, check_path, check_text
@@ -117,7 +117,7 @@ class Images(ImageSet):
         return frame if self.cohorts else frame.drop(columns=COHORT)
 
     def paths(self) -> pd.DataFrame:
-        """Return the ids of all rows, and the absolute paths in `columns` as text; None for a missing path.
+        """Return the ids of all rows, and the absolute paths in `columns` as strings; None for a missing path.
 
         Examples
         --------
@@ -172,7 +172,7 @@ class Images(ImageSet):
         ]
 
     def _problems(self, key: Key) -> list[str]:
-        """Return the reasons why an image is missing, one text per file; an empty list if all files exist."""
+        """Return the reasons why an image is missing, one string per file; an empty list if all files exist."""
         name = describe_row(dict(zip((*REQUIRED, COHORT), key, strict=True)))
         if key not in self._paths:
             return [f"{name}: not in the table; {self._similar(key)}"]
@@ -184,7 +184,7 @@ class Images(ImageSet):
         ]
 
     def _similar(self, key: Key) -> str:
-        """Return the sessions of the same participant, or participants with a similar id, as text."""
+        """Return a hint: the sessions of the same participant, or participants with a similar id."""
         participant, session, cohort = key
         sessions = [own for who, own, name in self._paths if (who, name) == (participant, cohort)]
         if sessions:
@@ -219,7 +219,9 @@ def _read_paths(table: object, columns: Sequence[str]) -> dict[Key, list[Path | 
     for row in frame[[*key_columns(frame.columns), *columns]].to_dict("records"):
         name, cohort = describe_row(row), row.get(COHORT)  # type: ignore[arg-type]
         if COHORT in row and not (isinstance(cohort, str) and cohort):
-            problems.append(f"{name}: cohort={cohort!r}; expected a text in each row, or no column 'cohort'")
+            problems.append(
+                f"{name}: cohort={cohort!r}; expected a string in each row, or no column 'cohort'"
+            )
         key = (row["participant_id"], row["session_id"], cohort)
         found[key] = []
         for column in columns:
@@ -248,7 +250,7 @@ def _as_path(value: Any, table: Path | None) -> tuple[Path | None, str]:
 
 
 def _describe_copies(found: dict[Key, list[Path | None]], columns: Sequence[str]) -> Iterator[str]:
-    """Yield a text for each file that an earlier cell contains too, also by a link."""
+    """Yield a message for each file that an earlier cell also contains, possibly through a link."""
     first: dict[str, str] = {}
     for key, paths in found.items():
         for column, path in zip(columns, paths, strict=True):
