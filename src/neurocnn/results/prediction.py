@@ -80,7 +80,6 @@ def make_dataset(
     SettingError
         If the images have another shape than those in training.
     """
-    data.check_image_set("caps", caps)
     check_instance("sessions", sessions, pd.DataFrame, "a table such as that of nc.read_table")
     labelled = label in sessions and sessions[label].notna().any()
     dataset = data.CapsDataset(

@@ -185,7 +185,7 @@ class RecordedExperiment:
             return RecordedExperiment(self.root, custom, own)
 
     def new_datasets(
-        self, caps: data.Caps, sessions: pd.DataFrame, folds: Sequence[Fold]
+        self, caps: data.ImageSet, sessions: pd.DataFrame, folds: Sequence[Fold]
     ) -> dict[int, data.CapsDataset]:
         """Return the data set of new images for each fold, by index: the same one for folds with the same settings."""
         experiments = {fold.index: self.of_fold(fold.index) for fold in folds}
@@ -209,7 +209,10 @@ class RecordedExperiment:
         # Images with one channel may be in a CAPS or in a column of any name.
         found, expected = (
             list(columns) if len(columns) > 1 else "a single channel"
-            for columns in (getattr(caps, "columns", ()), recorded.get("columns", ()))
+            for columns in (
+                getattr(data.check_image_set("caps", caps), "columns", ()),
+                recorded.get("columns", ()),
+            )
         )
         if found != expected and not is_custom(recorded):
             raise SettingError(
