@@ -14,7 +14,7 @@ import torch
 from studies import PARTS, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
-from neurocnn.data import balance, images
+from neurocnn.data import balance, reader
 
 SCRIPT = """
 import sys
@@ -153,13 +153,13 @@ def test_image_files_are_opened_once_per_pass_for_any_number_of_networks(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     opened: list[str] = []
-    decode = images.decode
+    decode = reader.decode
 
     def counted(source):
         opened.append(source.stem)
         return decode(source)
 
-    monkeypatch.setattr(images, "decode", counted)
+    monkeypatch.setattr(reader, "decode", counted)
     split = study.splits[0]
     n_images = len(split.train) + len(split.validation)
     # The cache holds one image, so that an image is opened again when it is requested again.
