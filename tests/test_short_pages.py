@@ -118,6 +118,11 @@ def require_optuna(folder: Path) -> None:
     pytest.importorskip("optuna")
 
 
+def require_transforms(folder: Path) -> None:
+    pytest.importorskip("monai")
+    pytest.importorskip("torchio")
+
+
 SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/concepts/autoencoders.md": (no_files, nothing_more),
     "docs/concepts/intervals.md": (train_on_half, nothing_more),
@@ -135,7 +140,7 @@ SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/how-to/reproduce-results.md": (no_files, nothing_more),
     "docs/how-to/resume.md": (no_files, check_resumed),
     "docs/how-to/search-settings.md": (require_optuna, nothing_more),
-    "docs/how-to/transform-images.md": (no_files, nothing_more),
+    "docs/how-to/transform-images.md": (require_transforms, nothing_more),
     "docs/how-to/use-an-own-loss-or-metric.md": (no_files, check_own_metric),
     "docs/how-to/use-images-from-a-table.md": (write_table_of_images, check_two_channels),
     "docs/how-to/use-regions-from-masks.md": (write_masks, check_regions),
