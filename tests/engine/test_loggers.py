@@ -1,5 +1,6 @@
 import copy
 import logging
+import os
 import re
 import sys
 import tempfile
@@ -108,6 +109,25 @@ def test_on_a_terminal_a_bar_shows_epochs_updates_and_loss(capsys, monkeypatch, 
     assert "epoch 3/3" in last
     assert "6/6" in last
     assert "loss=" in last
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are files on POSIX systems only")
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (24, 100)])
+def test_a_pseudo_terminal_of_any_size_shows_the_bar(monkeypatch, rows, columns):
+    import fcntl
+    import struct
+    import termios
+
+    reader, writer = os.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    with os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        fit(epochs=1)
+        terminal.flush()
+        shown = os.read(reader, 10_000).decode()
+    os.close(reader)
+    assert "epoch 1/1" in shown
+    assert "2/2" in shown
 
 
 def test_a_callback_receives_the_state_after_each_evaluation():

@@ -1,6 +1,7 @@
 """Output of progress and history during training: a table, tensorboard logs, a progress bar or lines of text."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -124,6 +125,15 @@ def shows_bars() -> bool:
     return sys.stderr.isatty() or "IPKernelApp" in getattr(shell, "config", ())
 
 
+def bar_width() -> dict[str, Any]:
+    """Return tqdm's settings of the width of a bar. In a pseudo-terminal of size 0, tqdm would show nothing."""
+    try:
+        has_size = all(os.get_terminal_size(sys.stderr.fileno()))
+    except (AttributeError, OSError, ValueError):  # a stream without a file, such as in a notebook
+        has_size = True
+    return {"dynamic_ncols": True} if has_size else {"ncols": 80, "nrows": 24}
+
+
 class Progress:
     """Display of progress: a bar over all updates in a terminal or notebook, otherwise one line per epoch.
 
@@ -162,7 +172,7 @@ class Progress:
 
             done, total = epoch * n_updates + update, self.epochs * n_updates
             self.bar = tqdm(
-                total=total, initial=done, unit="update", dynamic_ncols=True, leave=True, file=sys.stderr
+                total=total, initial=done, unit="update", leave=True, file=sys.stderr, **bar_width()
             )
         if self.bar is not None:
             self.bar.set_description(f"{self.prefix}epoch {epoch + 1}/{self.epochs}")

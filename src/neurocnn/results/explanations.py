@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from neurocnn import data
 from neurocnn.engine.attribution import METHODS, Attribution
-from neurocnn.engine.loggers import shows_bars
+from neurocnn.engine.loggers import bar_width, shows_bars
 from neurocnn.errors.arguments import check_choice, check_integer, check_text
 from neurocnn.results import explaining
 from neurocnn.results.answers import Answers
@@ -101,7 +101,7 @@ class Explanations(Answers):
         )
         tables = []
         folds = self._folder.check_done()
-        for fold in tqdm(folds, f"explain {name}", disable=not shows_bars(), unit="split"):
+        for fold in tqdm(folds, f"explain {name}", disable=not shows_bars(), unit="split", **bar_width()):
             own, vote = explainer.of_fold(fold.index), self._experiment.vote(fold.index)
             weights = explaining.vote_weights(self._folder, fold, chosen, vote, own.dataset.part_ids)
             path = fold.explanations(chosen, name, method)

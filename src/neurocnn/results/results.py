@@ -6,7 +6,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from neurocnn import data, engine
-from neurocnn.engine.loggers import shows_bars
+from neurocnn.engine.loggers import bar_width, shows_bars
 from neurocnn.results import ensembles, prediction
 from neurocnn.results.explanations import Explanations
 
@@ -94,7 +94,9 @@ class Results(Explanations):
         for fold in done:
             prediction.check_new_data(folder, fold, dataset, images, name)
         pairs = [(fold, selection) for fold in done for selection in self.selections]
-        for fold, selection in tqdm(pairs, f"predict {name}", disable=not shows_bars(), unit="model"):
+        for fold, selection in tqdm(
+            pairs, f"predict {name}", disable=not shows_bars(), unit="model", **bar_width()
+        ):
             own = datasets[fold.index]
             load = partial(experiment.load_networks, fold, selection, own.part_ids)
             how = experiment.evaluation, experiment.vote(fold.index)
