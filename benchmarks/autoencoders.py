@@ -2,7 +2,7 @@
 
 Run with ``python benchmarks/autoencoders.py [case ...]``. Each figure is the mean squared error on the validation set,
 divided by that of the voxel-wise mean of the training parts; a constant image (the mean intensity of the training
-parts) is given in the same unit. About ten minutes on two cores, most of them for the patches.
+parts) is given in the same unit. About an hour on one core, most of it for the patches.
 """
 
 import sys
