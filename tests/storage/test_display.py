@@ -108,4 +108,6 @@ def test_participants_are_counted_by_the_classes_of_the_task(study: Study):
     page = nc.CapsDataset(study.caps, labels, label="group")._repr_html_()
     assert "<th>a</th>" in page
     assert "<th>AD</th>" not in page
-    assert "<th>AD</th>" in nc.CapsDataset(study.caps, labels, label="age")._repr_html_()
+    whole_years = labels.assign(age=range(60, 60 + len(labels)))
+    for table in (labels, whole_years):
+        assert "<th>AD</th>" in nc.CapsDataset(study.caps, table, label="age")._repr_html_()

@@ -15,6 +15,8 @@ from neurocnn.errors import NeurocnnError
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
 _MAX_LENGTH = 400
+#: Largest number of different numbers in a column that are regarded as classes.
+_MAX_CLASSES = 10
 
 
 def short_repr(value: Any) -> str:
@@ -114,7 +116,7 @@ def describe_people(sessions: pd.DataFrame, label: str | None = None) -> pd.Data
     sessions
         Table of sessions.
     label
-        Column of the classes. If it is missing or contains numbers, the classes are the diagnoses.
+        Column of the classes. If it is missing or has more than 10 different numbers, the classes are the diagnoses.
 
     Examples
     --------
@@ -124,7 +126,10 @@ def describe_people(sessions: pd.DataFrame, label: str | None = None) -> pd.Data
     """
     people = sessions.drop_duplicates(key_columns(sessions, PARTICIPANT))
     groups = {"all": people}
-    by = label if label in people and not pd.api.types.is_float_dtype(people[label]) else "diagnosis"
+    is_class = label in people and (
+        not pd.api.types.is_numeric_dtype(people[label]) or people[label].nunique() <= _MAX_CLASSES
+    )
+    by = label if is_class else "diagnosis"
     if by in people:
         groups = {str(name): own for name, own in people.groupby(by)} | groups
     return pd.DataFrame.from_dict(
