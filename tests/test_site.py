@@ -1,5 +1,6 @@
 """The documentation site builds without warnings or a network, and has a page for every public name."""
 
+import html
 import inspect
 import re
 import subprocess
@@ -67,6 +68,21 @@ def test_every_public_name_has_its_own_page(site: Path):
     missing = [
         name for name in names if not pages.get(name, "").startswith(f"generated/reference/{name}.html")
     ]
+    assert not missing
+
+
+def test_every_page_of_a_public_name_has_an_executed_example(site: Path):
+    """A method without an example of its own shows the examples of its class, which must use the method."""
+    missing = []
+    for name in public_names():
+        page = (site / f"generated/reference/{name}.html").read_text(encoding="utf-8")
+        examples = html.unescape(
+            re.sub(r"<[^>]+>", "", page.rpartition(">Examples</p>")[2].partition("</dd>")[0])
+        )
+        member = name.split(".")[-1]
+        is_forward = member == "forward"  # a module is called as a function
+        is_used = name.count(".") == 1 or is_forward or re.search(rf"\b{member}\b", examples)
+        missing += [name] * (">>>" not in examples or not is_used)
     assert not missing
 
 

@@ -50,9 +50,17 @@ class Caps(ImageSet):
       participant_id session_id
     0       sub-0001   ses-M000
     1       sub-0002   ses-M000
-    >>> caps.read("sub-0001", "ses-M000").shape
-    torch.Size([1, 12, 14, 12])
+    >>> who = "sub-0001", "ses-M000"
+    >>> caps.read(*who).shape, caps.shape(*who), caps.n_channels
+    (torch.Size([1, 12, 14, 12]), (12, 14, 12), 1)
+    >>> caps.path(*who) == caps.locate(labels)[0].nifti == caps.sources(labels)[0].nifti
+    True
+    >>> bool((caps.affine(*who) == caps.known_affine(*who)).all())
+    True
     >>> caps.prepare()  # from now on images are memory-mapped
+    >>> Caps({"ADNI": tmp / "caps"}).cohorts
+    ['ADNI']
+    >>> Caps({"ADNI": tmp / "caps"}).check_cohorts(["ADNI"])
     """
 
     root: Root

@@ -78,6 +78,10 @@ class CapsDataset(Dataset[dict[str, Any]]):
     >>> item = dataset[9]  # the second image's second patch
     >>> item["participant_id"], item["part_id"], item["label"] == labels["age"].tolist()[1]
     ('sub-0002', 1, True)
+    >>> dataset.only_part(1).part_ids, dataset.with_seed(3).seed, dataset.without_augmentation().augmented
+    ([1], 3, False)
+    >>> dataset.fills, dataset.fill((0, 9), torch.empty(1, 6, 6, 6))["part_id"]
+    (True, 1)
     """
 
     takes_epoch = True

@@ -71,8 +71,14 @@ class Images(ImageSet):
     ...     caps = Caps(tmp / name)
     ...     labels[name] = [caps.path(*ids) for ids in zip(labels["participant_id"], labels["session_id"])]
     >>> images = Images(labels, columns=["t1", "pet"])
-    >>> images.read("sub-0001", "ses-M000").shape
-    torch.Size([2, 12, 14, 12])
+    >>> who = "sub-0001", "ses-M000"
+    >>> images.read(*who).shape, images.shape(*who), images.n_channels, len(images.sessions())
+    (torch.Size([2, 12, 14, 12]), (12, 14, 12), 2, 2)
+    >>> images.locate(labels)[1].nifti == images.sources(labels)[1].nifti == labels["pet"].iloc[0]
+    True
+    >>> bool((images.affine(*who) == images.known_affine(*who)).all()), images.cohorts, images.check_cohorts([])
+    (True, [], None)
+    >>> images.prepare()  # from now on images are memory-mapped
     >>> CapsDataset(images, labels, label="diagnosis").input_shape
     (2, 12, 14, 12)
     """

@@ -103,6 +103,8 @@ class Task:
     >>> task = replace(classification("diagnosis", ["CN", "AD"]), loss=smooth)
     >>> task.target_from, task.reconstructs, task.vote
     ('label', False, 'soft_vote')
+    >>> task.shown_settings()["classes"]
+    ['CN', 'AD']
     """
 
     name: str

@@ -94,8 +94,8 @@ class Experiment:
     ... )
     >>> experiment.run(tmp / "results", splits=[0])
     Results(...): classification of images, splits [0] done
-    >>> experiment.recipe.architecture, experiment.recipe.trainer.epochs
-    ('Conv3_FC1', 1)
+    >>> experiment.recipe.architecture, experiment.custom_settings
+    ('Conv3_FC1', {})
     """
 
     caps: data.ImageSet
