@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neurocnn import data, engine
 from neurocnn.engine.metrics import smaller_is_better
 from neurocnn.errors import SettingError, suggestion
@@ -26,7 +24,7 @@ from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.experiment import Experiment
 from neurocnn.experiment.recipe import choose
 from neurocnn.experiment.space import WHERE, check_space, draw_values, with_values
-from neurocnn.experiment.study import Pruned, Study, check_optuna
+from neurocnn.experiment.study import Pruned, Study, check_optuna, make_study
 from neurocnn.results import Results
 from neurocnn.results.encoding import encode
 from neurocnn.results.paths import Fold
@@ -135,24 +133,16 @@ def search(
     if by is not None:
         check_text("by", by, expected="a metric, or None", where=WHERE)
     check_flag("verbose", verbose, where=WHERE)
-    has_study = sampler is not None or pruner is not None
-    if has_study:
-        check_optuna(space, sampler, pruner, experiment.multi or any(space.get("multi", [])))
-    by_index = {split.index: split for split in experiment.splits}
-    chosen = choose("splits", splits, by_index)
+    check_optuna(space, sampler, pruner, experiment.multi or any(space.get("multi", [])))
+    chosen = choose("splits", splits, [split.index for split in experiment.splits])
     drawn = [draw_values(space, seed, trial) for trial in range(n_trials)]
-    # Values that an experiment refuses raise an error before the first file is written.
     for values in drawn:
-        with_values(experiment, values)
+        with_values(experiment, values)  # raises an error, if any, before the first file is written
     divided = [_divide_training_set(split, experiment.task, inner, seed) for split in experiment.splits]
     trials = _Trials(experiment, divided, root, by, callbacks, verbose)
     custom: dict[str, Any] = {}
     for index in chosen:
-        study = None
-        if has_study:
-            own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-            metric = by if by is not None else experiment.task.selection[-1]
-            study = Study(space, metric, sampler, pruner, own_seed)
+        study = make_study(space, by or experiment.task.selection[-1], sampler, pruner, (seed, index))
         found = [trials.run(number, index, drawn[number], study) for number in range(n_trials)]
         winner = best_trial([score for _, score in found])
         best = with_values(experiment, found[winner][0])

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from neurocnn import storage
 from neurocnn.engine import TrainingState, find_ranks
 from neurocnn.engine.metrics import smaller_is_better
@@ -123,8 +125,17 @@ class Watch:
             raise Pruned
 
 
+def make_study(
+    space: Space, metric: str, sampler: object, pruner: object, seeds: tuple[int, int]
+) -> Study | None:
+    """Return the study of a split, whose seed depends on both `seeds`; None without a sampler and a pruner."""
+    if sampler is None and pruner is None:
+        return None
+    return Study(space, metric, sampler, pruner, int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+
+
 def check_optuna(space: Space, sampler: object, pruner: object, multi: bool) -> None:
-    """Raise an error if Optuna is not installed, or cannot be used with these arguments.
+    """Raise an error if Optuna is needed and not installed, or cannot be used with these arguments.
 
     Raises
     ------
@@ -134,6 +145,8 @@ def check_optuna(space: Space, sampler: object, pruner: object, multi: bool) -> 
     MissingExtraError
         If Optuna is not installed.
     """
+    if sampler is None and pruner is None:
+        return
     optuna = import_optuna()
     for name, choices in space.items():
         if isinstance(choices, Distribution) and not hasattr(choices, "ppf"):
