@@ -289,7 +289,9 @@ def test_a_table_that_cannot_be_used_is_refused_with_all_cells(
 
 
 @pytest.mark.parametrize(
-    "columns", ["t1", [], ["t1", "t1"], ["t1", "session_id"], None, [1], {"t1", "pet"}], ids=repr
+    "columns",
+    ["t1", [], ["t1", "t1"], ["t1", "session_id"], None, [1], {"t1", "pet"}],
+    ids=["text", "empty", "twice", "an id", "None", "number", "set"],
 )
 def test_columns_that_cannot_be_channels_are_refused(tmp_path: Path, columns: object) -> None:
     with pytest.raises(SettingError, match="Images: columns"):
