@@ -77,7 +77,13 @@ def test_other_grids_copies_and_damaged_files_are_listed_with_the_reason(tmp_pat
     assert found.loc["sub-05", "same_voxels_as"] == "sub-04 ses-M00"
     assert found.loc["sub-04", "same_voxels_as"] == "sub-05 ses-M00"
     nc.write_table(found.reset_index(), tmp_path / "checked.tsv")
-    nc.plotting.thumbnails(nc.Caps(tmp_path), found.reset_index()).savefig(tmp_path / "worst.png")
+    figure = nc.plotting.thumbnails(nc.Caps(tmp_path), found.reset_index())
+    figure.savefig(tmp_path / "worst.png")
+    # The message of the damaged image, with its path, does not widen a column.
+    widths = {round(axes.get_subplotspec().get_position(figure).width, 3) for axes in figure.axes}
+    drawn = [axes.get_position().width for axes in figure.axes if axes.texts]
+    assert len(widths) == 1
+    assert drawn[0] < 0.35
 
 
 def test_images_are_compared_within_their_cohort(cohort_study) -> None:

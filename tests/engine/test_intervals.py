@@ -52,6 +52,15 @@ def test_intervals_cover_the_true_value(visits):
     assert (table.min() >= 0.90 - 0.015).all()
 
 
+def test_limits_of_no_hit_and_of_hits_only_are_exact():
+    limits = [(*wilson_limits(0.0, n, Z), *wilson_limits(1.0, n, Z)) for n in range(1, 200)]
+    # The formula for a share of 0 or 1 has a closed form.
+    for n, (zero, upper, lower, one) in enumerate(limits, start=1):
+        assert (zero, one) == (0, 1)
+        assert upper == pytest.approx(Z**2 / (n + Z**2))
+        assert lower == pytest.approx(n / (n + Z**2))
+
+
 @pytest.mark.parametrize("n", [10, 20, 50, 100])
 def test_the_coverage_of_proportions_agrees_with_the_binomial_distribution(n):
     hits = np.arange(n + 1)

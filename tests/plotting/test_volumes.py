@@ -102,6 +102,14 @@ def test_a_map_without_limits_spans_its_values():
     assert part_map(values).axes[0].images[0].get_clim() == (np.nanmin(values), np.nanmax(values))
 
 
+def test_equal_values_have_one_colour_in_all_planes_and_in_the_colour_bar():
+    figure = part_map(np.where(VOLUME > 0.5, 0.5, np.nan), vmin=0.5)
+    figure.canvas.draw()
+    colours = {tuple(image.to_rgba(0.5)) for axes in figure.axes for image in axes.images}
+    assert len(figure.axes[0].images) == 1
+    assert len(colours) == 1
+
+
 def test_a_reconstruction_is_shown_below_its_input_with_their_difference():
     output = 0.5 * VOLUME + 0.1
     figure = reconstruction(VOLUME[None], torch.from_numpy(output)[None])

@@ -79,7 +79,9 @@ def wilson_limits(share: float, size: float, z: float) -> tuple[float, float]:
     factor = 1 / (1 + z**2 / size)
     centre = factor * (share + z**2 / (2 * size))
     half = factor * z * math.sqrt(share * (1 - share) / size + z**2 / (4 * size**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1, rounding would leave a limit next to the exact one.
+    lower, upper = max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if share == 0 else lower), (1.0 if share == 1 else upper)
 
 
 def effective_size(hit: Array, people: Array) -> float:

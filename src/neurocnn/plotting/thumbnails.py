@@ -1,6 +1,7 @@
 """Figure of the images in a table, such as those that differ most from their cohort."""
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,9 @@ def _draw(axes: "Axes", caps: ImageSet, row: dict[Any, Any]) -> None:
         source = next((each for each in sources if each.channel == channel), sources[0])
         image = canvas.as_array(read_unchecked(caps.images, source)[0])[0]
     except NeurocnnError as error:
-        axes.text(0.5, 0.5, str(error), fontsize=5, color=canvas.MUTED, ha="center", va="center", wrap=True)
+        message = textwrap.fill(str(error), 60)
+        text = axes.text(0.5, 0.5, message, fontsize=5, color=canvas.MUTED, ha="center", va="center")
+        text.set_in_layout(False)  # a long path would widen the column
         return
     x, y, z = (size // 2 for size in image.shape)
     planes = [image[x], image[:, y], image[:, :, z]]

@@ -222,6 +222,9 @@ def draw_map(
     point = sections.check_voxel(values.shape, _highest(values) if at is None else at)
     lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
     low, high = (lowest if limits[0] is None else limits[0]), (highest if limits[1] is None else limits[1])
+    if low == high:
+        # The colour bar would widen equal limits for one of the planes only.
+        low, high = low - 0.05, high + 0.05
     for axis, axes in enumerate(panels[:3]):
         if below is not None:
             dark, bright = sections.grey_limits(below)
