@@ -51,7 +51,7 @@ def test_log_history_and_tensorboard_have_no_metrics_of_the_training_set(tmp_pat
     with caplog.at_level(logging.INFO, logger="neurocnn"):
         history = END.fit(network(), TASK, Toys(8), Toys(4, prefix="val"), folder=tmp_path).history
     lines = [record.getMessage() for record in caplog.records]
-    start = f"epoch 1/3: loss validation {history.validation_loss[0]:.6g} ("
+    start = f"epoch 1/3: loss validation {history.validation_loss[0]:.6g}"
     assert any(line.startswith(start) for line in lines)
     written = pd.read_csv(tmp_path / "training.tsv", sep="\t", dtype=str, keep_default_na=False)
     assert set(written.train_loss) == {"n/a"}

@@ -232,7 +232,8 @@ def test_the_time_of_an_epoch_is_also_estimated_if_a_training_resumes_at_the_end
     with caplog.at_level(logging.INFO, logger="neurocnn"), show_progress(True):
         trainer.fit(network(), TASK, Toys(14), folder=tmp_path)
     lines = [record.getMessage() for record in caplog.records]
-    assert [line[:25] for line in lines if line.startswith("an epoch takes")] == ["an epoch takes 0:00:00: a"]
+    # Less than a minute, however slow the machine is: the time is not measured from the start of the process.
+    assert [line[:20] for line in lines if line.startswith("an epoch takes")] == ["an epoch takes 0:00:"]
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(9, 4), (8, 4), (2, 4), (5, 2)])

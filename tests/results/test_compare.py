@@ -324,3 +324,39 @@ def test_the_loss_of_complete_images_has_an_interval(study: Study, tmp_path: Pat
     results = run.run(tmp_path)
     low, high = map(float, results.summary().loc["95 % interval", "image loss"].split(" to "))
     assert low < results.metrics().loc["mean", "loss"] < high
+
+
+@pytest.mark.parametrize("kind", ["class weights", "own loss"])
+def test_a_loss_that_predictions_do_not_determine_has_no_interval_in_the_summary(
+    study: Study, tmp_path: Path, kind: str
+):
+    import dataclasses
+
+    task = nc.classification("diagnosis", class_weights={"CN": 1, "AD": 5})
+    if kind == "own loss":
+        task = dataclasses.replace(
+            nc.classification("diagnosis"), loss=lambda output, target: output.square().sum(1) + 7
+        )
+    run = nc.Experiment(study.caps, study.splits, PARTS["image"], task, "Conv3_FC1", nc.Trainer(epochs=1))
+    found = run.run(tmp_path).summary()
+    assert float(found.loc[0, "image loss"]) > 0.75  # that of equal probabilities is 0.69
+    assert found.loc["95 % interval", "image loss"] == ""
+    assert " to " in found.loc["95 % interval", "image balanced_accuracy"]
+
+
+@pytest.mark.parametrize("parts", ["image", "roi"])
+def test_own_metrics_need_not_return_the_loss(study: Study, tmp_path: Path, parts: str):
+    import dataclasses
+
+    own = lambda table: {"hits": float((table["true_label"] == table["predicted_label"]).sum())}  # noqa: E731
+    task = dataclasses.replace(nc.classification("diagnosis"), metrics=own, selection=("hits",))
+    run = nc.Experiment(study.caps, study.splits, PARTS[parts], task, "Conv3_FC1", nc.Trainer(epochs=2))
+    results = run.run(tmp_path, splits=[0])
+    history = results.history()
+    assert history["validation_loss"].notna().all()
+    level = "image" if parts == "image" else "part"
+    best = history.loc[history["validation_hits"].idxmax(), "validation_loss"]
+    assert results.metrics(level=level).loc[0, "loss"] == pytest.approx(best, rel=1e-4)
+    # No vote has a loss, and no metric is missing because a vote has none.
+    assert results.metrics(level="image").loc[0, "hits"] >= 0
+    assert "no part" not in set(results.summary().loc[0])

@@ -87,8 +87,10 @@ def test_the_map_of_an_image_is_the_weighted_sum_of_its_parts_maps_averaged_over
     np.testing.assert_allclose(read(one["path"].iloc[0]), total / np.maximum(count, 1), atol=1e-6)
 
 
-def test_a_gradient_map_is_the_derivative_of_the_log_odds(study, results, images):
-    maps = results.explain(study.caps, images, "gradient")
+@pytest.mark.parametrize("n_images", [1, 4])
+def test_a_gradient_map_is_the_derivative_of_the_log_odds(study, results, images, n_images):
+    """No baseline is needed: a single image is explained like several ones."""
+    maps = results.explain(study.caps, images.head(n_images), "gradient")
     image = item(study, results, images, 0, 3).requires_grad_()
     log_odds(results.load_model(0), image).backward()
     path = maps.loc[maps["participant_id"].eq(images["participant_id"][0]) & maps["part_id"].eq(3), "path"]
@@ -251,7 +253,7 @@ def test_the_map_of_a_randomized_network_is_compared_by_rank_correlation(study, 
 REFUSED: dict[str, Callable[[Study, nc.Results, pd.DataFrame], object]] = {
     "target='MCI'": lambda s, r, i: r.explain(s.caps, i, "gradient", target="MCI"),
     "method='saliency'": lambda s, r, i: r.explain(s.caps, i, "saliency"),
-    "baseline=None": lambda s, r, i: r.explain(s.caps, i.head(1), "gradient"),
+    "baseline=None": lambda s, r, i: r.explain(s.caps, i.head(1), "occlusion"),
     "steps=1": lambda s, r, i: r.explain(s.caps, i, "gradient", steps=1),
     "name='train'": lambda s, r, i: r.explain(s.caps, i, "gradient", "train"),
 }

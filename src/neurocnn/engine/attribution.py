@@ -16,6 +16,8 @@ from neurocnn.errors import MissingExtraError, ModelError
 from neurocnn.errors.arguments import check_choice, check_integer
 
 METHODS = ("gradient", "integrated_gradients", "grad_cam", "occlusion")
+#: Methods that compare an image with a baseline.
+BASELINE_METHODS = ("integrated_gradients", "occlusion")
 #: Function ``output(model, images)`` that returns the number to explain for each sample, shape (B,).
 Output = Callable[[nn.Module, Tensor], Tensor]
 

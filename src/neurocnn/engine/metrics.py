@@ -1,6 +1,7 @@
 """Metrics of a table of predictions."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def classification_metrics(table: pd.DataFrame, n_classes: int) -> Metrics:
         columns = [np.asarray(table[name], dtype=float) for name in names]
         areas = [roc_area(true == k, columns[k]) for k in range(n_classes)[positive]]
         scores["roc_auc"] = sum(areas) / len(areas)
-    return _with_loss(table, scores)
+    return with_loss(table, scores)
 
 
 def regression_metrics(table: pd.DataFrame) -> Metrics:
@@ -101,7 +102,7 @@ def regression_metrics(table: pd.DataFrame) -> Metrics:
     else:
         r2 = float(residual == 0)
     scores = {"mae": np.abs(errors).mean(), "rmse": math.sqrt(np.square(errors).mean()), "r2": r2}
-    return _with_loss(table, scores)
+    return with_loss(table, scores)
 
 
 def reconstruction_metrics(table: pd.DataFrame) -> Metrics:
@@ -124,7 +125,7 @@ def reconstruction_metrics(table: pd.DataFrame) -> Metrics:
         "psnr": _float_column(table, "psnr").mean(),
         "ssim": _float_column(table, "ssim").mean(),
     }
-    return _with_loss(table, scores)
+    return with_loss(table, scores)
 
 
 def probability_columns(table: pd.DataFrame) -> list[str]:
@@ -175,6 +176,13 @@ def roc_area(positive: Array, scores: Array) -> float:
     return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
-def _with_loss(table: pd.DataFrame, scores: dict[str, Any]) -> Metrics:
+def with_loss(table: pd.DataFrame, scores: Mapping[str, Any]) -> Metrics:
+    """Return the scores of a table as floats, after the mean of its column ``loss``, if it has one.
+
+    Examples
+    --------
+    >>> with_loss(pd.DataFrame({"loss": [1.0, 2.0]}), {"accuracy": 1})
+    {'loss': 1.5, 'accuracy': 1.0}
+    """
     loss = {"loss": float(np.asarray(table["loss"], dtype=float).mean())} if "loss" in table else {}
     return loss | {name: float(score) for name, score in scores.items()}

@@ -14,7 +14,7 @@ from torch import nn as torch_nn
 from neurocnn import data, engine
 from neurocnn.data.parts import LocatedParts, Place
 from neurocnn.data.spatial import part_space, set_space, with_affine
-from neurocnn.engine.attribution import Attribution, task_output
+from neurocnn.engine.attribution import BASELINE_METHODS, Attribution, task_output
 from neurocnn.engine.collate import collate
 from neurocnn.engine.faults import translate_errors, translate_network_errors
 from neurocnn.engine.inputs import image_targets
@@ -117,6 +117,8 @@ class Explainer:
                     f"explain: {' '.join(who[:2])}: the affine is unknown, because there is only a prepared tensor; "
                     "expected the NIfTI file; add this file to the CAPS"
                 )
+        if baseline is None and attribution.method not in BASELINE_METHODS:
+            baseline = 0.0
         if baseline is not None and not isinstance(baseline, pd.DataFrame):
             return cls(
                 experiment, dataset, attribution, index, check_number("baseline", baseline, where="explain")

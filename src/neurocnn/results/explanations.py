@@ -60,7 +60,7 @@ class Explanations(Answers):
         baseline
             Baseline of integrated gradients and occlusion: sessions of `caps`, such as controls, whose mean image is
             prepared as the other images are; or the value of all voxels after the transform. With None, the mean image
-            of `sessions`, which must have at least two rows.
+            of `sessions`, which must have at least two rows. The other two methods do not use it.
         steps
             Number of points at which integrated gradients are evaluated.
         window

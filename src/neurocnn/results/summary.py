@@ -45,10 +45,13 @@ def summary_table(folder: ResultFolder, dataset: str = "validation", draws: int 
         values = read_metrics(folder, level, None, dataset)
         values = values.reindex([fold.index for fold in done])
         metrics = _metric_names(folder, [str(name) for name in values])
+        n_parts = values["n_parts"].tolist() if "n_parts" in values else [1] * len(values)
         # At part level only the main metric is shown, because the parts of an image are not independent.
         for metric in metrics if level == folder.levels[-1] else metrics[:1]:
-            texts = ["no part" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
-            summary[f"{level} {metric}"] = [*texts, _mean_and_std_text(values[metric])]
+            texts = ["" if np.isnan(value) else f"{value:.3f}" for value in values[metric]]
+            texts = ["no part" if n == 0 else text for n, text in zip(n_parts, texts, strict=True)]
+            mean = _mean_and_std_text(values[metric]) if any(n_parts) else "no part"
+            summary[f"{level} {metric}"] = [*texts, mean]
     if draws and not folder.reconstructs:
         level = folder.levels[-1]
         for name, found in _interval_rows(folder, dataset, values[metrics], draws).items():
@@ -199,7 +202,7 @@ def _metric_names(folder: ResultFolder, names: list[str]) -> list[str]:
 def _mean_and_std_text(values: "pd.Series[float]") -> str:
     """Return a string with the mean ± the sample standard deviation, or only the mean if there is one value."""
     deviation = f" ± {values.std():.3f}" if values.count() > 1 else ""
-    return "no part" if math.isnan(values.mean()) else f"{values.mean():.3f}{deviation}"
+    return "" if math.isnan(values.mean()) else f"{values.mean():.3f}{deviation}"
 
 
 def _count_participants(fold: Fold, dataset: str) -> object:
