@@ -1,5 +1,6 @@
 """The code of each page of the documentation runs in the order of the page."""
 
+import json
 import logging
 import re
 import runpy
@@ -180,16 +181,23 @@ def read_labels_and_splits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     read: list[list[nc.Split]] = []
     reader = nc.read_splits
+    other_names = {
+        "participant_id": "subject", "session_id": "visit", "diagnosis": "DX", "age": "AGE", "sex": "PTGENDER",
+    }  # fmt: skip
+    nc.write_table(labels.rename(columns=other_names), "own.tsv")
     monkeypatch.setattr(nc, "read_splits", lambda *a, **b: read.append(reader(*a, **b)) or read[-1])
     names = run("docs/how-to/read-labels-and-splits.md")
     assert [tables(splits) for splits in read[:2]] == [tables(old), tables(new)]
     assert tables(read[2]) == [sorted(a + b) for a, b in zip(tables(old), tables(new), strict=True)]
+    assert set(names["own"]["participant_id"]) == set(labels["participant_id"])  # type: ignore[index]
     assert names["mci"][["diagnosis", "sex"]].to_numpy().tolist() == [["pMCI", "F"], ["sMCI", "F"]]  # type: ignore[index]
     assert tables(reader("my_splits")) == tables(names["splits"])  # type: ignore[arg-type]
 
 
 def read_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rest, test = nc.holdout(nc.read_table("labels.tsv"), 0.4, "diagnosis")
+    rest, mci = nc.holdout(rest, 0.3, "diagnosis")
+    nc.write_table(mci.assign(diagnosis="MCI"), "mci.tsv")
     splits, caps = nc.kfold(rest, 2, "diagnosis"), nc.Caps("caps")
     for name, seed in (("cnn", 0), ("transfer", 1)):
         trainer = nc.Trainer(seed=seed)
@@ -202,6 +210,13 @@ def read_the_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names = run("docs/how-to/read-the-results.md")
     assert len(names["ensemble"]) == len(test)  # type: ignore[arg-type]
     assert names["pairs"]["pair"].nunique() > 0  # type: ignore[index]
+    recorded = json.loads(Path("results/cnn/vote.json").read_text())["operating_points"]
+    thresholds = recorded["best_balanced_accuracy"]["thresholds"].values()
+    assert names["threshold"] == pytest.approx(sum(thresholds) / 2)
+    assert names["people"]["participant_id"].tolist() == mci["participant_id"].tolist()  # type: ignore[index]
+    assert "temperature" not in names["people"]  # type: ignore[operator]  # Its probabilities are uncalibrated.
+    with pytest.raises(nc.TableError, match="or drop the column 'diagnosis' to predict without metrics"):
+        nc.Results("results/cnn").predict(caps, mci.assign(diagnosis="MCI"), name="labelled")
 
 
 def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

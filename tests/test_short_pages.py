@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from pages import PAGES, ROOT, blocks, name_of, run
 from test_pages import RUNS
@@ -21,6 +22,22 @@ def train_on_half(folder: Path) -> None:
     """Write the results of an experiment with two splits."""
     splits = nc.kfold(nc.read_table("labels.tsv"), n_splits=2, stratify=["diagnosis"])
     nc.Experiment(nc.Caps("caps"), splits, nc.WholeImage(), nc.classification(), "Conv3_FC1").run("results")
+
+
+def train_on_patches(folder: Path) -> None:
+    """Write the results of an experiment with eight patches per image, and two options of the network."""
+    splits = nc.kfold(nc.read_table("labels.tsv"), n_splits=2, stratify=["diagnosis"])
+    task, options = nc.classification(), {"dropout": 0.3}
+    nc.Experiment(nc.Caps("caps"), splits, nc.Patch(25, 25), task, "Conv3_FC1", options=options).run(
+        "results"
+    )
+
+
+def add_a_row_without_image(folder: Path) -> None:
+    """Add a participant without an image to the labels."""
+    labels = nc.read_table("labels.tsv")
+    more = labels.tail(1).assign(participant_id="sub-without")
+    nc.write_table(pd.concat([labels, more], ignore_index=True), "labels.tsv")
 
 
 def write_masks(folder: Path) -> None:
@@ -81,6 +98,7 @@ def check_tables(names: dict[str, object]) -> None:
     ours = nc.Results("results").predictions()
     assert names["predictions"]["participant_id"].tolist() == ours["participant_id"].tolist()  # type: ignore[index]
     assert np.allclose(names["predictions"]["proba1"], ours["proba1"])  # type: ignore[index]
+    assert names["predictions"]["fold"].tolist() == [f"fold-{split}" for split in ours["split"]]  # type: ignore[index]
     assert Path("summary.csv").is_file()
     (script,) = blocks(ROOT / "docs/how-to/read-results-elsewhere.md", "r")
     assert Path(script.split('"')[1], "validation_image_level_prediction.tsv").is_file()
@@ -92,7 +110,18 @@ def check_tables(names: dict[str, object]) -> None:
 
 def check_checked(names: dict[str, object]) -> None:
     assert Path("worst.png").is_file()
-    assert len(names["checked"]) == len(names["labels"])  # type: ignore[arg-type]
+    assert len(names["checked"]) == len(names["labels"]) - 1  # type: ignore[arg-type]
+
+
+def check_exported(names: dict[str, object]) -> None:
+    """Check that the mean of the parts' probabilities on the page is the recorded vote."""
+    first = names["labels"].iloc[0]["participant_id"]  # type: ignore[attr-defined]
+    tables = Path("results/fold-0/cnn_classification/best_balanced_accuracy")
+    votes = pd.concat(
+        [nc.read_table(tables / f"{name}_image_level_prediction.tsv") for name in ("train", "validation")]
+    )
+    own = votes.set_index("participant_id").loc[first]
+    assert names["voted"].tolist() == pytest.approx(own[["proba0", "proba1"]].tolist(), abs=1e-4)  # type: ignore[attr-defined]
 
 
 def check_explained(names: dict[str, object]) -> None:
@@ -132,10 +161,10 @@ SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/concepts/splits.md": (no_files, nothing_more),
     "docs/concepts/tasks.md": (no_files, nothing_more),
     "docs/concepts/votes.md": (no_files, nothing_more),
-    "docs/how-to/check-images.md": (no_files, check_checked),
+    "docs/how-to/check-images.md": (add_a_row_without_image, check_checked),
     "docs/how-to/choose-a-preprocessing.md": (no_files, nothing_more),
     "docs/how-to/explain-predictions.md": (train_on_half, check_explained),
-    "docs/how-to/export-a-model.md": (train_on_half, nothing_more),
+    "docs/how-to/export-a-model.md": (train_on_patches, check_exported),
     "docs/how-to/read-results-elsewhere.md": (train_on_half, check_tables),
     "docs/how-to/reproduce-results.md": (no_files, nothing_more),
     "docs/how-to/resume.md": (no_files, check_resumed),

@@ -156,7 +156,9 @@ nc.plotting.explanation(tuned, "integrated_gradients", of="mean-AD").savefig(fol
 # ------
 #
 # Table 2 of the paper contains the scores of the ensemble for the held-out participants, with 95 % intervals,
-# and the scores of the predictions from age and sex. The report is one page with all settings, tables and figures.
+# and the scores of the predictions from age and sex. The report is one page with the settings, the population, the
+# learning curves and the maps, and for the validation and the test set the summary, the confusion matrix, and the ROC,
+# precision and reliability curves. Operating points, comparisons, and scores of groups and confounds are not in it.
 
 shown = ["balanced_accuracy", "sensitivity", "specificity", "roc_auc"]
 ensemble = tuned.metrics(dataset="test").loc["ensemble"]

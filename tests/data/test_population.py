@@ -77,7 +77,7 @@ def test_missing_columns_are_omitted_unless_requested():
         population(frame, columns={"age": "age"})
     with pytest.raises(TableError, match="unknown characteristic 'educ'; did you mean 'education'"):
         population(oasis(), columns={"educ": "MMS"})
-    with pytest.raises(TableError, match="column 'diagnose' is missing; did you mean 'diagnosis'"):
+    with pytest.raises(TableError, match=r"'diagnose' is missing; did you mean 'diagnosis'.*; pass by=…"):
         population(frame, by="diagnose")
 
 

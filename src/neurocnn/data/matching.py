@@ -67,7 +67,8 @@ def balanced(
     by = check_text("by", by, expected="a column name", where=_WHERE)
     columns = check_list("on", on, "column names such as ['age', 'sex']", where=_WHERE)
     columns = check_each("on", columns, check_text, expected="a column name", where=_WHERE)
-    check_columns(sessions, [by, *columns], _WHERE)
+    check_columns(sessions, [by], _WHERE, "pass by=…")
+    check_columns(sessions, columns, _WHERE, "pass on=…")
     if "pair" in sessions:
         raise TableError(f"{_WHERE}: the column 'pair' exists already; rename or remove it")
     person, people = key_columns(sessions, PARTICIPANT), baseline(sessions)

@@ -62,7 +62,8 @@ def population(
             raise TableError(
                 f"population: unknown characteristic {name!r}; {suggestion(str(name), _COLUMNS)}"
             )
-    check_columns(sessions, (check_text("by", by, where="population"), *requested.values()), "population")
+    check_columns(sessions, [check_text("by", by, where="population")], "population", "pass by=…")
+    check_columns(sessions, requested.values(), "population")
     known = [str(column) for column in sessions.columns]
     found = {name: column if column in known else name for name, column in _COLUMNS.items()}
     used = {name: column for name, column in (found | requested).items() if column in known}

@@ -117,7 +117,12 @@ def check_new_data(
     where, seen = f"{fold.path}: prediction on new data", read_seen(fold)
     check_unseen(seen, dataset.sessions, where)
     check_renamed_cohorts(fold, seen, images, where)
-    targets = image_targets(folder.task, dataset) if dataset.label is not None else None
+    try:
+        targets = image_targets(folder.task, dataset) if dataset.label is not None else None
+    except TableError as error:
+        raise TableError(
+            f"{error}, or drop the column {dataset.label!r} to predict without metrics"
+        ) from error
     if not _has_tables(folder, fold, name):
         return
     check_same_images(fold, images, [name])

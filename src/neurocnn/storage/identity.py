@@ -113,25 +113,30 @@ def shared_participants(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
     return sorted(" ".join(map(str, person)) for person in people[0] & people[1])
 
 
-def check_columns(table: pd.DataFrame | Iterable[object], required: Iterable[str], where: object) -> None:
+def check_columns(
+    table: pd.DataFrame | Iterable[object], required: Iterable[str], where: object, remedy: str = ""
+) -> None:
     """Check that a table, or a list of column names, has the required columns.
 
     Raises
     ------
     TableError
-        If a column is missing. The message lists the existing columns and similar names.
+        If a column is missing. The message lists the existing columns and similar names, and ends with `remedy`, or
+        for an id column with the advice to rename the column.
 
     Examples
     --------
     >>> check_columns(["participant_id", "session"], ["session_id"], "labels.tsv")
     Traceback (most recent call last):
     neurocnn.errors.TableError: labels.tsv: the column 'session_id' is missing; did you mean 'session'? \
-There are: participant_id, session
+There are: participant_id, session; rename the column
     """
     columns = [str(name) for name in table]
     for name in required:
         if name not in columns:
-            raise TableError(f"{where}: the column {name!r} is missing; {suggestion(name, columns)}")
+            end = remedy or ("rename the column" if name in REQUIRED else "")
+            message = f"{where}: the column {name!r} is missing; {suggestion(name, columns)}"
+            raise TableError(f"{message}; {end}" if end else message)
 
 
 def check_ids(
