@@ -105,7 +105,7 @@ print(results.confounds(["age", "sex"]).loc[["balanced_accuracy", "roc_auc"]].ro
 space = {"learning_rate": loguniform(3e-4, 3e-3), "dropout": [0.0, 0.5]}
 tuned = nc.search(experiment, space, n_trials=2, folder=folder / "search", inner=0.25)
 trials = nc.leaderboard(folder / "search")
-print(trials[["folder", "trainer.learning_rate", "options.dropout", "roc_auc"]].round(4).to_string())
+print(trials[["folder", "trainer.learning_rate", "roc_auc"]].round(4).to_string())
 
 # %%
 # Calibrate
