@@ -241,6 +241,12 @@ def start_from_clinicadl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         *labels["participant_id"].tail(2)
     }
     assert nc.Results("results/age").splits == [0]
+    dataset = nc.CapsDataset(nc.Caps("caps"), labels.tail(2), nc.Patch(50, 50))
+    with torch.no_grad():
+        logits = network.eval()(torch.stack([dataset[row]["image"] for row in (0, 1)]))
+    for name in ("predictions", "images"):  # Each image of this test has a single patch.
+        found = names[name][["proba0", "proba1"]].to_numpy()  # type: ignore[index]
+        assert found == pytest.approx(logits.softmax(1).numpy(), abs=1e-6)
     assert names["task"].classes == ("AD", "CN")  # type: ignore[attr-defined]
 
 

@@ -209,6 +209,8 @@ def test_all_missing_files_are_listed(tmp_path: Path) -> None:
     assert f"sub-02 ses-M00: {table['pet'][2]}: the file does not exist" in message
     assert "sub-04 ses-M00: not in the table" in message
     assert "sub-2 ses-M00: not in the table; is it sub-02?" in message
+    assert message.endswith("\nkeep the sessions with an image: sessions.merge(caps.sessions())")
+    assert len(nc.CapsDataset(images, table.merge(images.sessions()))) == 1
     with pytest.raises(NotFoundError, match=r"sub-02 ses-M00: .*pet/2.nii.gz: the file does not exist"):
         images.read("sub-02", "ses-M00")
     with pytest.raises(NotFoundError, match="ses-M00"):

@@ -82,9 +82,13 @@ def test_the_error_about_a_misspelt_selection_lists_the_available_selections(
     study: Study, sources, tmp_path: Path
 ):
     run = experiment(study, transfer_from=sources["cnn"], transfer_selection="best_balanced_acuracy")
-    with pytest.raises(NotFoundError, match="contains: best_balanced_accuracy, best_loss"):
+    advice = "pass transfer_selection='best_balanced_accuracy' or 'best_loss'$"
+    with pytest.raises(NotFoundError, match=f"contains: best_balanced_accuracy, best_loss; {advice}"):
         run.run(tmp_path / "results")
     assert not (tmp_path / "results").exists()
+    maps = write_maps(tmp_path / "maps", _lab_network().state_dict(), "Conv3_FC1")
+    with pytest.raises(NotFoundError, match=f"contains: best-BA, best-loss; {advice}"):
+        transfer_source.checkpoint(maps, 0, None, "best_accuracy")
 
 
 def test_a_source_whose_split_was_not_run_is_refused_before_anything_is_written(study: Study, tmp_path: Path):

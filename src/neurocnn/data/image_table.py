@@ -11,7 +11,7 @@ import pandas as pd
 from neurocnn.data.agreement import check_channels
 from neurocnn.data.cohorts import PathLike, path_in_table
 from neurocnn.data.image_set import ImageSet, new_reader
-from neurocnn.data.locating import check_key, cohort_names, image_keys
+from neurocnn.data.locating import check_key, cohort_names, image_keys, missing_images_message
 from neurocnn.data.sources import Source, without_zeros
 from neurocnn.errors import NotFoundError, TableError, suggestion
 from neurocnn.errors.arguments import argument_error, check_each, check_list, check_path, check_text
@@ -156,10 +156,8 @@ class Images(ImageSet):
         keys = image_keys(sessions, self.cohorts)
         missing = {key: problems for key in keys if (problems := self._problems(key))}
         if missing:
-            raise NotFoundError(
-                f"{len(missing)} of {len(sessions)} images are missing:\n"
-                + "\n".join(text for problems in missing.values() for text in problems)
-            )
+            lines = [text for problems in missing.values() for text in problems]
+            raise NotFoundError(missing_images_message("images", lines, len(missing), len(sessions)))
         return [source for key in keys for source in self._sources(key)]
 
     def _locate_one(self, participant_id: str, session_id: str, cohort: str | None) -> list[Source]:

@@ -44,10 +44,17 @@ def locate_images(sessions: pd.DataFrame, folders: Folders, preprocessing: Prepr
             found.append(source)
     if missing:
         raise NotFoundError(
-            f"{len(missing)} of {len(sessions)} images ({preprocessing.name}) are missing:\n"
-            + "\n".join(missing)
+            missing_images_message(f"images ({preprocessing.name})", missing, len(missing), len(sessions))
         )
     return found
+
+
+def missing_images_message(what: str, lines: Iterable[str], n_missing: int, n_sessions: int) -> str:
+    """Return an error message that lists missing images, with one line per file."""
+    advice = ["keep the sessions with an image: sessions.merge(caps.sessions())"]
+    if n_missing == n_sessions:
+        advice = []  # No session would remain.
+    return "\n".join([f"{n_missing} of {n_sessions} {what} are missing:", *lines, *advice])
 
 
 def locate_image(

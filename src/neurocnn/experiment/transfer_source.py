@@ -133,9 +133,17 @@ def _choose_model(wanted: Path, by_loss: Path, pattern: str) -> Path:
     there = [path.name for path in find(folder, pattern) if is_file(path / wanted.name)]
     if there == [by_loss.parent.name]:
         return by_loss
+    advice = " or ".join(repr(_selection_of(name)) for name in there)
     raise NotFoundError(
         f"{wanted}: no such model to transfer from; {folder} contains: {', '.join(there) or 'none'}"
+        + (f"; pass transfer_selection={advice}" if there else "")
     )
+
+
+def _selection_of(folder: str) -> str:
+    """Return the name of the selection whose best model is in a folder of neurocnn or ClinicaDL."""
+    known = (selection for selection, folders in _ABBREVIATIONS.items() if folder in folders)
+    return next(known, folder.replace("best-", "best_", 1))
 
 
 def source_participants(source: Source, split: int) -> pd.DataFrame:
