@@ -37,7 +37,9 @@ def read_weights(path: FilePath, output_order: Sequence[int] | None = None) -> d
     ----------
     path
         Path of ``model_best.pth.tar``, of another file with a state dict, possibly under the key ``model`` or
-        ``state_dict``, or of a ``.safetensors`` file, which requires the package safetensors.
+        ``state_dict``, or of a ``.safetensors`` file, which requires the package safetensors. ClinicaDL's parameter
+        names are recognised by the file's keys: ``valid_loss`` in 0.2.1; exactly ``model``, ``epoch`` and ``name`` in
+        1.x.
     output_order
         Permutation of the outputs: output i of the result is output ``output_order[i]`` of the file. ClinicaDL 1.x
         sorts its labels, so that AD is output 0 and CN output 1: ``output_order=(1, 0)`` sorts them in the order of
