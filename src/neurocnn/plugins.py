@@ -153,7 +153,10 @@ class Architectures:
                 "package; uninstall the other packages, or pass a builder instead of the name"
             )
         broken = "".join(f"\nPlugin {origin} failed:\n{trace}" for origin, trace in self.broken.items())
-        raise ModelError(f"architecture {name!r}: unknown; {suggestion(name, self._found)}{broken}")
+        raise ModelError(
+            f"architecture {name!r}: unknown; {suggestion(name, self._found)}; if a package provided it, install that "
+            f"package (`environment.txt` lists the packages of a run){broken}"
+        )
 
 
 def output_tensor(output: object) -> Tensor | None:

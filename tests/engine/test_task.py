@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from toys import Toys, network
 
-from neurocnn.engine import classification, reconstruction, regression
+from neurocnn.engine import Trainer, classification, predict, reconstruction, regression
 from neurocnn.errors import ModelError, SettingError, TableError
 
 CPU = torch.device("cpu")
@@ -185,3 +186,31 @@ def test_the_repr_of_a_task_contains_its_arguments():
     assert repr(classification("diagnosis", ["CN", "AD"])) == (
         "<task classification(label='diagnosis', classes=['CN', 'AD']), selected by loss, balanced_accuracy>"
     )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("field", "function", "message"),
+    [
+        ("rows", lambda output, target: {"proba0": np.zeros(len(output))}, "also the column 'true_label'"),
+        ("rows", lambda output, target: None, "None; expected a dict of arrays"),
+        ("metrics", lambda table: None, "None; expected a dict of numbers"),
+    ],
+)
+def test_a_result_of_a_custom_function_that_cannot_be_used_is_refused_by_name(field, function, message):
+    task = replace(classification("diagnosis", ["CN", "AD"]), **{field: function})
+    trainer = Trainer(epochs=1, n_workers=0, device="cpu")
+    with pytest.raises(SettingError, match=f"Task 'classification': {field} returned .*{message}"):
+        trainer.fit(network(), task, Toys(), Toys(prefix="other"))
+
+
+def test_true_labels_are_missing_if_custom_rows_return_none_for_samples_without_labels():
+    def rows(output, target):
+        columns = {} if target is None else {"true_label": target.numpy()}
+        return {**columns, "predicted_label": output.argmax(1).numpy()}
+
+    task = replace(classification("diagnosis", ["CN", "AD"]), rows=rows)
+    items = [{name: value for name, value in Toys()[k].items() if name != "label"} for k in range(3)]
+    table = predict(network(), task, items, device="cpu", n_workers=0)
+    assert table["true_label"].isna().all()
+    assert list(table)[3:] == ["true_label", "predicted_label"]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from neurocnn.engine.inputs import check_classes, check_disjoint, image_targets
 from neurocnn.engine.non_finite import log_non_finite_outputs, pop_non_finite, scores_or_nan
 from neurocnn.engine.run import Run
 from neurocnn.engine.settings import scored_sets
-from neurocnn.engine.task import Task
+from neurocnn.engine.task import Task, table_metrics
 
 
 def scores(
@@ -73,7 +74,7 @@ def _network_scores(run: Run, sets: Mapping[str, Dataset]) -> dict[str, float]:
             check_classes(task, tables["train"]["true_label"])
     all_finite = not any(map(len, wrong.values()))
     found = {
-        name: scores_or_nan(task.metrics, table, all_finite)
+        name: scores_or_nan(partial(table_metrics, task), table, all_finite)
         for name, table in tables.items()
         if name in scored
     }

@@ -17,7 +17,7 @@ from neurocnn.engine.non_finite import check_outputs
 from neurocnn.engine.outputs import Columns
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.runtime import PRECISIONS, autocast, find_device, memory_format, use_memory_format
-from neurocnn.engine.task import Task, sample_losses
+from neurocnn.engine.task import Task, sample_columns, sample_losses
 from neurocnn.errors import ModelError
 from neurocnn.errors.arguments import check_choice, check_instance, check_integer, check_text
 from neurocnn.randomness import exclusive
@@ -186,9 +186,9 @@ def task_measure(task: Task, computation: Computation) -> Measure:
         return task.target(batch, computation.device)
 
     def columns(found: Any, target: Tensor | None) -> Columns:
-        rows = task.rows(task.prediction(found), target)
+        rows = sample_columns(task, found, target)
         if target is not None:
-            n = len(next(iter(rows.values()), target))
+            n = len(next(iter(rows.values())))
             rows["loss"] = sample_losses(task, found, target, n).cpu().double().numpy()
         return rows
 

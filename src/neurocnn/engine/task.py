@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from neurocnn.engine.batch import Batch
 from neurocnn.engine.outputs import Columns
-from neurocnn.errors import ModelError
+from neurocnn.errors import ModelError, SettingError
 from neurocnn.errors.arguments import (
     argument_error,
     check_callable,
@@ -64,17 +65,20 @@ class Task:
     loss
         ``loss(prediction, target)`` returns one value per sample, shape (B,).
     rows
-        ``rows(prediction, target)`` returns a dict of arrays: the columns of these samples in a table. `target` may be
-        None.
+        ``rows(prediction, target)`` returns a dict of NumPy arrays: the columns of these samples in a table. They are
+        ``true_label``, unless `target` is None because the samples have no labels; ``predicted_label``; and, for
+        classes, the probabilities ``proba0``, ``proba1``, … in the order of `classes`.
     metrics
-        ``metrics(table)`` returns a dict of numbers. `table` is a DataFrame.
+        ``metrics(table)`` returns a dict of numbers. `table` is a DataFrame with the columns of `rows`. The columns of
+        ids and ``loss`` may be absent, as in a bootstrap.
     selection
         Names of metrics. For each metric, the weights of the best epoch are kept. Smaller values are better for metrics
         whose name ends with ``loss`` and for errors such as ``mae``, larger values for all other metrics.
     n_outputs
-        Number of outputs of the network; None if the output has the shape of the input.
+        Number of outputs of the network; None if the output has the shape of the input. It may differ from the number
+        of classes: an ordinal regression of K classes has K - 1 outputs.
     classes
-        Names of the classes, in the order of the outputs.
+        Names of the classes, in the order of their indices in ``true_label`` and ``predicted_label``.
     arguments
         Arguments from which the task was created, as plain values.
     target_from
@@ -86,6 +90,7 @@ class Task:
     vote
         Function that combines the rows of parts into one row per image: ``"soft_vote"``, ``"average"``, or None.
         ``"auto"`` is None for a reconstruction, ``"soft_vote"`` for classes and ``"average"`` for numbers.
+        `dataclasses.replace` copies the resolved value: pass ``vote="auto"`` again if you change `classes`.
 
     Raises
     ------
@@ -183,3 +188,45 @@ def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
             ".flatten(1).mean(1)"
         )
     return losses
+
+
+def sample_columns(task: Task, output: object, target: Tensor | None) -> Columns:
+    """Return the columns of a table for the samples of a batch, from the output of the network.
+
+    Raises
+    ------
+    SettingError
+        If the task's `rows` returns no dict of columns, or no true labels of samples with labels.
+    """
+    found: object = task.rows(task.prediction(output), target)
+    if not isinstance(found, Mapping) or not found:
+        raise _result_error(task, "rows", found, "a dict of arrays, such as {'predicted_label': …}")
+    columns: Columns = dict(found)
+    if task.label is None or task.reconstructs or "true_label" in columns:
+        return columns
+    if target is not None:
+        raise _result_error(
+            task, "rows", list(columns), "also the column 'true_label', because there are labels"
+        )
+    n = len(next(iter(columns.values())))
+    return {"true_label": np.full(n, np.nan), **columns}
+
+
+def table_metrics(task: Task, table: pd.DataFrame) -> dict[str, float]:
+    """Return the metrics of a table.
+
+    Raises
+    ------
+    SettingError
+        If the task's `metrics` does not return a dict.
+    """
+    found: object = task.metrics(table)
+    if not isinstance(found, Mapping):
+        raise _result_error(task, "metrics", found, "a dict of numbers, such as {'accuracy': 0.8}")
+    return dict(found)
+
+
+def _result_error(task: Task, field: str, found: object, expected: str) -> SettingError:
+    return SettingError(
+        f"Task {task.name!r}: {field} returned {limit_length(repr(found))}; expected {expected}"
+    )

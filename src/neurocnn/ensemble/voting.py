@@ -74,7 +74,8 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
     columns = _probability_columns(predictions)
     if not columns:
         raise TableError(
-            f"{WHERE}: the columns proba0, proba1, … are missing; expected probabilities; use `average` for numbers"
+            f"{WHERE}: the columns proba0, proba1, … are missing; expected probabilities; use `average` for numbers "
+            "(`vote='average'` of a Task)"
         )
     parts = PartsOfImages.of(predictions, columns)
     probabilities = parts.numbers(columns)

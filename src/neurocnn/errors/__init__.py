@@ -186,4 +186,4 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"{hint}There are: {', '.join(names) or 'none'}"
+    return f"{hint}{'There' if near else 'there'} are: {', '.join(names) or 'none'}"

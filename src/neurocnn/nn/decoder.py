@@ -118,7 +118,10 @@ def _check_reversible(path: str, layer: nn.Module) -> None:
     elif isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         reason = "the lazy layer is not initialised; call the network with a batch first"
     elif inner:
-        reason = f"expected a plain layer without skip connections; it contains {', '.join(inner[:4])}"
+        reason = (
+            f"expected a plain layer without skip connections; it contains {', '.join(inner[:4])}; write an "
+            "autoencoder with a module `encoder`"
+        )
     if reason:
         raise _layer_error(path, layer, reason)
 
