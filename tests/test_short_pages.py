@@ -91,6 +91,9 @@ def check_two_channels(names: dict[str, object]) -> None:
 def check_own_metric(names: dict[str, object]) -> None:
     row = names["results"].metrics(selection="best_youden").loc[0]  # type: ignore[attr-defined]
     assert row["youden"] == pytest.approx(2 * row["balanced_accuracy"] - 1)
+    grades = nc.Results("ordinal").predictions()
+    assert np.allclose(grades[["proba0", "proba1", "proba2"]].sum(axis=1), 1)
+    assert set(grades["true_label"]) == {0, 1, 2}
 
 
 def check_tables(names: dict[str, object]) -> None:
