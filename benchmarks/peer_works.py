@@ -121,7 +121,11 @@ def load_monai(kind: str, folder: Path, workers: str) -> dict[str, float]:
     files = image_files(folder, ".nii.gz" if from_nifti else ".pt")
     starts = [(i, j, k) for i in (0, 50, 100) for j in (0, 50, 100, 150) for k in (0, 50, 100)]
     boxes = starts if kind == "patch" else [None]
-    read = Compose([LoadImage(image_only=True), EnsureChannelFirst()]) if from_nifti else partial(torch.load, mmap=True)
+    read = (
+        Compose([LoadImage(image_only=True), EnsureChannelFirst()])
+        if from_nifti
+        else partial(torch.load, mmap=True)
+    )
     scale = ScaleIntensity()
 
     # Of a tuple, MONAI would transform each element.
