@@ -69,6 +69,27 @@ def test_a_custom_metric_is_computed_by_its_function():
     assert found["accuracy"].tolist() == [0.5, 0.5]
 
 
+def test_a_custom_metric_receives_the_ids_in_each_draw():
+    import dataclasses
+
+    own = lambda table: {"people": float(table["participant_id"].nunique())}  # noqa: E731
+    task = dataclasses.replace(classification(), metrics=own)
+    table = table_of(6).assign(participant_id=["a", "a", "b", "c", "d", "e"])
+    weights = np.array([[1.0] * 6, [2, 0, 0, 1, 1, 2], [0, 0, 6, 0, 0, 0]])
+    assert scores_of_draws(task, table, weights, {"people": 5.0})["people"].tolist() == [5, 4, 1]
+
+
+@pytest.mark.parametrize("name", ["loss", "missing"])
+def test_a_score_that_the_task_does_not_compute_from_a_table_is_omitted(name: str):
+    import dataclasses
+
+    calls: list[int] = []
+    own = lambda table: calls.append(len(table)) or {"accuracy": 0.5}  # noqa: E731
+    task = dataclasses.replace(classification(), metrics=own)
+    assert scores_of_draws(task, table_of(6), np.ones((1000, 6)), {name: 99.0}) == {}
+    assert calls == [6]
+
+
 def test_a_custom_metric_is_called_once_when_a_table_is_scored():
     import dataclasses
 

@@ -69,8 +69,8 @@ class Task:
         ``true_label``, unless `target` is None because the samples have no labels; ``predicted_label``; and, for
         classes, the probabilities ``proba0``, ``proba1``, … in the order of `classes`.
     metrics
-        ``metrics(table)`` returns a dict of numbers. `table` is a DataFrame with the columns of `rows`. The columns of
-        ids and ``loss`` may be absent, as in a bootstrap.
+        ``metrics(table)`` returns a dict of numbers. `table` is a DataFrame with the columns of `rows` and the ids. Its
+        column ``loss`` is absent in tables of votes.
     selection
         Names of metrics. For each metric, the weights of the best epoch are kept. Smaller values are better for metrics
         whose name ends with ``loss`` and for errors such as ``mae``, larger values for all other metrics.

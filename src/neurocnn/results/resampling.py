@@ -110,7 +110,8 @@ def scores_of_draws(
     Metrics of this library are computed for all draws at once, other metrics by the task's function for each draw.
     Other metrics are omitted if the code of a custom task is missing.
     """
-    numbers = drop_names(table).drop(columns=key_columns(table, IMAGE)).astype(float)
+    table = drop_names(table)
+    numbers = table.drop(columns=key_columns(table, IMAGE)).astype(float)
     if "loss" in observed and "loss" not in numbers:
         loss = _usual_loss(numbers)
         # The loss of a custom task, or with class weights, cannot be computed from the predictions: it has no interval.
@@ -127,11 +128,15 @@ def scores_of_draws(
     }
     others = [name for name in observed if name not in found]
     if others:
-        rows = np.arange(len(numbers))
+        # A metric of one's own gets the ids too, as in all other tables.
+        complete, rows = table.assign(**numbers), np.arange(len(table))
         try:
-            drawn = [task.metrics(numbers.iloc[np.repeat(rows, row.astype(int))]) for row in weights]
+            others = [name for name in others if name in task.metrics(complete)]
         except SettingError:
             return found
+        if not others:
+            return found
+        drawn = [task.metrics(complete.iloc[np.repeat(rows, row.astype(int))]) for row in weights]
         found |= {name: np.array([row.get(name, math.nan) for row in drawn]) for name in others}
     return found
 
