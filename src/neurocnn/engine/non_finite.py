@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from neurocnn.engine.metrics import with_loss
 from neurocnn.errors import ModelError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.identity import describe_rows
@@ -80,12 +79,12 @@ def scores_or_nan(
 ) -> dict[str, float]:
     """Return the metrics of a table by name, or NaN for all of them if not `all_finite`."""
     if all_finite:
-        return {name: float(score) for name, score in with_loss(table, metrics(table)).items()}
+        return {name: float(score) for name, score in metrics(table).items()}
     # Metrics may raise an error for NaN. Therefore they are called with zeros, and only the names of the results are
     # used.
     numbers = table.select_dtypes("number")
     filled = table.assign(**numbers.where(np.isfinite(numbers), 0.0))
-    return dict.fromkeys(with_loss(filled, metrics(filled)), math.nan)
+    return dict.fromkeys(metrics(filled), math.nan)
 
 
 def loss_error(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from neurocnn.engine.batch import Batch
+from neurocnn.engine.metrics import with_loss
 from neurocnn.engine.outputs import Columns
 from neurocnn.errors import ModelError, SettingError
 from neurocnn.errors.arguments import (
@@ -213,7 +214,7 @@ def sample_columns(task: Task, output: object, target: Tensor | None) -> Columns
 
 
 def table_metrics(task: Task, table: pd.DataFrame) -> dict[str, float]:
-    """Return the metrics of a table.
+    """Return the metrics of a table, and the mean of its column ``loss`` if the metrics do not contain a loss.
 
     Raises
     ------
@@ -223,7 +224,7 @@ def table_metrics(task: Task, table: pd.DataFrame) -> dict[str, float]:
     found: object = task.metrics(table)
     if not isinstance(found, Mapping):
         raise _result_error(task, "metrics", found, "a dict of numbers, such as {'accuracy': 0.8}")
-    return dict(found)
+    return with_loss(table, found)
 
 
 def _result_error(task: Task, field: str, found: object, expected: str) -> SettingError:

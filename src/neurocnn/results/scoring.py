@@ -13,7 +13,8 @@ import pandas as pd
 from neurocnn import data, engine, ensemble, storage
 from neurocnn.data.parts import LocatedParts
 from neurocnn.engine.intervals import known_limits
-from neurocnn.engine.metrics import probability_columns, with_loss
+from neurocnn.engine.metrics import probability_columns
+from neurocnn.engine.task import table_metrics
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.results.votes import Ballot, set_temperature
@@ -136,7 +137,7 @@ def metrics_row(task: engine.Task, table: pd.DataFrame, *, intervals: bool) -> p
 
     Custom metrics have no intervals here, because a bootstrap would call their function a thousand times.
     """
-    row = with_loss(table, task.metrics(table))
+    row = table_metrics(task, table)
     if intervals:
         for name, (low, high) in known_limits(table, task, row).items():
             row[f"{name}_low"], row[f"{name}_high"] = low, high
