@@ -133,7 +133,7 @@ def _choices() -> list[tuple[str, dict[str, Any], int | None]]:
 def _step(run: Run, batch: dict[str, Any], voxels: int | None) -> Callable[[], object]:
     def step() -> None:
         with triton(voxels):
-            run.accumulate(batch, n_window=len(batch["image"]), empty=False, last=True)
+            run.accumulate(batch, n_samples=len(batch["image"]), empty=False, last=True)
             run.update()
 
     return step

@@ -91,7 +91,7 @@ def test_an_update_costs_little_more_than_a_bare_loop(batch_size: int) -> None:
 
     def ours() -> None:
         for _ in range(100):
-            run.accumulate(batch, n_window=batch_size, empty=False, last=True)
+            run.accumulate(batch, n_samples=batch_size, empty=False, last=True)
             run.update()
 
     def bare() -> None:
@@ -123,7 +123,7 @@ def stepper(run: Run, image: Tensor) -> Callable[[], None]:
     identity = {"participant_id": ["sub-1"], "session_id": ["ses-M00"], "part_id": torch.tensor([0])}
 
     def step() -> None:
-        run.accumulate({"image": image, "label": ["AD"], **identity}, n_window=1, empty=False, last=True)
+        run.accumulate({"image": image, "label": ["AD"], **identity}, n_samples=1, empty=False, last=True)
         run.update()
 
     return step

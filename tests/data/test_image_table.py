@@ -16,7 +16,7 @@ from torch import Tensor
 
 import neurocnn as nc
 from neurocnn.errors import ImageError, NotFoundError, SettingError, TableError
-from neurocnn.results.encoding import decode, encode
+from neurocnn.results.setting_json import from_json, to_json
 
 SHAPE = (6, 8, 7)
 PARTS = {
@@ -134,7 +134,7 @@ def test_paths_in_a_tsv_may_be_relative_and_cohorts_are_kept_apart(
     table = pd.concat(tables, ignore_index=True)
     nc.write_table(table, tmp_path / "study/images.tsv")
     monkeypatch.chdir(tmp_path)
-    for images in (nc.Images("study/images.tsv"), decode(encode(nc.Images("study/images.tsv")))):
+    for images in (nc.Images("study/images.tsv"), from_json(to_json(nc.Images("study/images.tsv")))):
         monkeypatch.chdir("/")
         assert images.cohorts == ["ADNI", "AIBL"]
         assert np.array_equal(images.read("sub-01", "ses-M00", "AIBL")[0], voxels_of(11))
@@ -150,9 +150,9 @@ def test_paths_in_a_tsv_may_be_relative_and_cohorts_are_kept_apart(
 def test_settings_of_a_table_contain_its_ids_and_absolute_paths(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     images, table = two_columns(Path("here"), orientation="RAS")
-    settings = json.loads(json.dumps(encode(images)))
+    settings = json.loads(json.dumps(to_json(images)))
     monkeypatch.chdir("/")
-    again = decode(settings)
+    again = from_json(settings)
     assert again.orientation == "RAS"
     assert again.columns == ("t1", "pet")
     assert again.paths()["pet"].tolist() == [str(tmp_path / path) for path in table["pet"]]

@@ -245,14 +245,14 @@ def test_a_composition_is_not_changed_by_its_use(caps: Caps, flip: Any):
 
 
 def test_the_affine_of_a_plane_has_the_steps_of_its_axes():
-    for across, steps in ((1, [2.0, 1.5]), (2, [3.0, 1.5]), (3, [3.0, 2.0])):
-        affine = Space(PSL, across).plane_affine()
+    for slice_axis, steps in ((1, [2.0, 1.5]), (2, [3.0, 1.5]), (3, [3.0, 2.0])):
+        affine = Space(PSL, slice_axis).plane_affine()
         assert np.allclose(np.linalg.norm(affine[:2, :2], axis=0), steps)
         assert np.linalg.matrix_rank(affine) == 3
 
 
 def test_a_part_of_one_voxel_across_is_a_slice_only_if_it_has_two_axes():
     place = (slice(2, 3), slice(0, 4), slice(1, 6))
-    assert part_space(PSL, place, (1, 1, 4, 5)).across is None
-    assert part_space(PSL, place, (3, 4, 5)).across == 1
+    assert part_space(PSL, place, (1, 1, 4, 5)).slice_axis is None
+    assert part_space(PSL, place, (3, 4, 5)).slice_axis == 1
     assert np.allclose(part_space(PSL, place, (3, 4, 5)).affine[:, 3], PSL @ [2, 0, 1, 1])

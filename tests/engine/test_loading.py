@@ -20,7 +20,7 @@ from toys import Toys, network, same_weights
 from neurocnn.data import Caps, CapsDataset, MinMax, Patch, Roi, Slice, WholeImage, ZScore
 from neurocnn.engine import Trainer, classification, loading, predict
 from neurocnn.engine.loading import Loading, can_fill
-from neurocnn.engine.sampling import Batches, epoch_order
+from neurocnn.engine.sampling import BatchSampler, epoch_order
 from neurocnn.errors import ImageError, SettingError
 from neurocnn.storage.cpus import cpu_quota
 
@@ -69,7 +69,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(tmp_path, parts, transfo
     order = epoch_order(len(data), 3, 1)
     for n_workers in (0, 1, 2):
         with Loading(n_workers, pinned=False) as workers:
-            source = workers.loader(data, Batches(order, 4, epoch=1), seed=0)
+            source = workers.loader(data, BatchSampler(order, 4, epoch=1), seed=0)
             for _ in range(2):  # The second pass may read cached images.
                 found = torch.cat([batch["image"] for batch in copies(source)])
                 for one, number in zip(found, order, strict=True):
@@ -148,7 +148,9 @@ def test_by_default_custom_transforms_run_in_the_calling_thread():
 )
 def test_batches_come_in_order_for_any_expected_passes(tmp_path_factory, passes, foreseen, n_threads, left):
     data = dataset(tmp_path_factory.getbasetemp() / "order", "patch", n=2)
-    plan = [(data, Batches(epoch_order(len(data), 0, epoch), size, epoch=epoch)) for size, epoch in passes]
+    plan = [
+        (data, BatchSampler(epoch_order(len(data), 0, epoch), size, epoch=epoch)) for size, epoch in passes
+    ]
     with Loading(n_threads, pinned=False) as workers:
         for k, (each, batches) in enumerate(plan):
             source = workers.loader(each, batches, seed=0)
@@ -181,8 +183,8 @@ def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
     data = dataset(tmp_path)
     data.__class__, data.filled = Counted, []
     with Loading(1, pinned=False) as workers:
-        source = workers.loader(data, Batches(range(6), 2), seed=0)
-        workers.expect([(data.without_augmentation(), Batches(range(6), 2, epoch=1))])
+        source = workers.loader(data, BatchSampler(range(6), 2), seed=0)
+        workers.expect([(data.without_augmentation(), BatchSampler(range(6), 2, epoch=1))])
         batches = iter(source)
         for _ in range(3):
             next(batches)
@@ -191,7 +193,11 @@ def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
             time.sleep(0.01)
         assert (1, 0) in data.filled
         assert (
-            len(copies(workers.loader(data.without_augmentation(), Batches(range(6), 2, epoch=1), seed=0)))
+            len(
+                copies(
+                    workers.loader(data.without_augmentation(), BatchSampler(range(6), 2, epoch=1), seed=0)
+                )
+            )
             == 3
         )
     assert sorted(data.filled) == [(epoch, i) for epoch in (0, 1) for i in range(6)], (
@@ -202,7 +208,7 @@ def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
 def test_memory_is_bounded_and_a_kept_batch_is_not_overwritten(tmp_path):
     data = dataset(tmp_path, "patch", n=6)
     with Loading(2, pinned=False) as workers:
-        source = workers.loader(data, Batches(range(len(data)), 3), seed=0)
+        source = workers.loader(data, BatchSampler(range(len(data)), 3), seed=0)
         for _ in range(3):
             for batch in source:
                 del batch
@@ -219,7 +225,7 @@ def test_an_error_in_a_thread_names_the_sample_and_ends_the_threads(tmp_path, n_
     voxels[1, 2, 3] = np.nan
     data = dataset(tmp_path)
     write_t1(tmp_path, "sub-03", voxels)
-    data.caps.images.forget()
+    data.caps.images.clear()
     with pytest.raises(ImageError, match="sub-03 ses-M00: 1 voxels are NaN"):
         predict(network_of(data.input_shape), TASK, data, batch_size=2, n_workers=n_workers, device="cpu")
     assert not our_threads()
@@ -295,7 +301,7 @@ def test_threads_do_not_change_the_number_of_torchs_threads(tmp_path):
     data = dataset(tmp_path)
     before, other = torch.get_num_threads(), []
     with Loading(2, pinned=False) as workers:
-        copies(workers.loader(data, Batches(range(6), 2), seed=0))
+        copies(workers.loader(data, BatchSampler(range(6), 2), seed=0))
         later = threading.Thread(target=lambda: other.append(torch.get_num_threads()))
         later.start()
         later.join()
@@ -333,7 +339,7 @@ def test_tensors_whose_first_axis_is_contiguous_give_the_same_batches(
     caps = Caps(tmp_path, cache_bytes=cache_bytes)
     again = CapsDataset(caps, rows(6), PARTS[parts], label="diagnosis", transform=transform)
     with Loading(2, pinned=False) as workers:
-        source = workers.loader(again, Batches(range(len(again)), 4), seed=0)
+        source = workers.loader(again, BatchSampler(range(len(again)), 4), seed=0)
         for _ in range(2):
             found = torch.cat([batch["image"] for batch in copies(source)])
             assert torch.equal(found, torch.stack(expected))

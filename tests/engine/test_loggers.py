@@ -14,7 +14,7 @@ from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, clock, network_files, run, runtime
 from neurocnn.engine.loggers import show_progress, shows_bars, write_history
-from neurocnn.engine.needs import Needs, needs_of
+from neurocnn.engine.requirements import Requirements, requirements_of
 
 TASK = classification("diagnosis", ["CN", "AD"])
 SETTINGS = {"device": "cpu", "batch_size": 4, "patience": 0}
@@ -208,8 +208,8 @@ def test_requirements_are_logged_before_training_after_the_first_epoch_and_at_th
     lines = [record.getMessage() for record in caplog.records]
     n_bytes = sum(value.nbytes for value in model.state_dict().values())
     # 14 samples in batches of 4, the last of them of 2: 4 batches, 2 updates per epoch.
-    assert str(needs_of(Trainer(epochs=3), [model], 2, 2)) in lines[0]
-    assert needs_of(Trainer(epochs=3), [model], 2, 2) == Needs(6, 4 * n_bytes, 8 * n_bytes)
+    assert str(requirements_of(Trainer(epochs=3), [model], 2, 2)) in lines[0]
+    assert requirements_of(Trainer(epochs=3), [model], 2, 2) == Requirements(6, 4 * n_bytes, 8 * n_bytes)
     assert re.search(r"the training takes at most 6 updates, .*are free", lines[0])
     (estimate,) = [line for line in lines if line.startswith("an epoch takes")]
     assert lines.index(estimate) < next(i for i, line in enumerate(lines) if line.startswith("epoch 2/3"))

@@ -11,7 +11,7 @@ from neurocnn.engine import Trainer, classification, predict
 from neurocnn.engine.batch import part_rows
 from neurocnn.engine.collate import collate
 from neurocnn.engine.labels import has_labels
-from neurocnn.engine.sampling import Batches
+from neurocnn.engine.sampling import BatchSampler
 from neurocnn.engine.workers import loader
 from neurocnn.errors import SettingError
 
@@ -56,7 +56,7 @@ def test_collate_agrees_with_the_collation_of_torch(more):
 @pytest.mark.parametrize("table", [True, False])
 def test_batches_without_workers_equal_the_batches_of_torchs_loader(table):
     data = Toys(7, (0, 4), table=table)
-    order = Batches(range(len(data)), batch_size=4)
+    order = BatchSampler(range(len(data)), batch_size=4)
     ours = list(loader(data, order, seed=None, n_workers=0, pinned=False))
     torchs = list(DataLoader(data, batch_size=4))
     assert same(ours, torchs)

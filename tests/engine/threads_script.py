@@ -13,7 +13,7 @@ from torch import nn
 from neurocnn.data import Caps, CapsDataset, Patch
 from neurocnn.engine import Trainer, classification, loading, predict
 from neurocnn.engine.loading import Loading
-from neurocnn.engine.sampling import Batches
+from neurocnn.engine.sampling import BatchSampler
 
 TASK = classification("diagnosis", ["CN", "AD"])
 
@@ -61,8 +61,8 @@ def main(folder: Path, ending: str) -> None:
         predict(model, TASK, data, batch_size=4, n_workers=2, device="cpu")
     if ending == "abandoned":
         workers = Loading(2, pinned=False)
-        workers.expect([(data, Batches(range(len(data)), 4, epoch=1))])
-        batches = iter(workers.loader(data, Batches(range(len(data)), 4), seed=0))
+        workers.expect([(data, BatchSampler(range(len(data)), 4, epoch=1))])
+        batches = iter(workers.loader(data, BatchSampler(range(len(data)), 4), seed=0))
         next(batches)
         sys.exit(3)
     endings = {"exception": fail, "signal": interrupt, "exit": leave, "a rank fails": fail if rank else None}

@@ -317,11 +317,11 @@ def test_reconstructions_without_a_position_are_refused_before_training(study: S
     "change", [{"selection": ("loss", "accuracy")}, {"loss": lambda output, target: output}]
 )
 def test_a_changed_task_is_recorded_as_custom(change: dict):
-    from neurocnn.results.encoding import encode, is_custom
+    from neurocnn.results.setting_json import is_custom, to_json
 
     task = TASKS["classification"]
-    assert not is_custom(encode(task))
-    assert next(iter(change)) in encode(dataclasses.replace(task, **change))["custom"]
+    assert not is_custom(to_json(task))
+    assert next(iter(change)) in to_json(dataclasses.replace(task, **change))["custom"]
 
 
 def test_settings_can_be_loaded_from_another_folder(

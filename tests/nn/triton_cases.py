@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.func import grad, vmap
 
 from neurocnn.nn import functional
-from neurocnn.nn.triton_pooling import halve, halve_with_codes, padded_indices
+from neurocnn.nn.triton_pooling import max_pool_pairs, max_pool_pairs_with_positions, padded_indices
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [(1, 1, 1, 1, 1), (2, 3, 4, 4, 4), (1, 4, 7, 9, 5), (2, 5, 3, 2, 1), (2, 3, 5, 6), (1, 4, 4, 3)]
@@ -46,7 +46,7 @@ def plain(x, return_indices=False):
 
 
 def ours(x):
-    return halve_with_codes(x)[0]
+    return max_pool_pairs_with_positions(x)[0]
 
 
 def same(one, other):
@@ -59,7 +59,7 @@ def test_maxima_indices_and_gradients_equal_padding_then_pooling(shape, dtype, l
     for kind in KINDS:
         x = maps(shape, dtype, kind, last)
         one, other = (x.clone().requires_grad_() for _ in range(2))
-        out, codes = halve_with_codes(one)
+        out, codes = max_pool_pairs_with_positions(one)
         expected, indices = plain(other, return_indices=True)
         assert same(out, expected), kind
         assert torch.equal(padded_indices(codes, shape[2:]), indices), kind
@@ -68,7 +68,7 @@ def test_maxima_indices_and_gradients_equal_padding_then_pooling(shape, dtype, l
         out.backward(gradient)
         expected.backward(gradient)
         assert torch.equal(one.grad, other.grad), kind
-        assert same(halve(x, False)[0], expected), kind
+        assert same(max_pool_pairs(x, False)[0], expected), kind
 
 
 def test_the_second_derivative_equals_that_of_padding_then_pooling():

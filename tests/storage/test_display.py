@@ -8,7 +8,7 @@ import pytest
 from studies import PARTS, TASKS, Study, experiment
 
 import neurocnn as nc
-from neurocnn.results.encoding import encode
+from neurocnn.results.setting_json import to_json
 from neurocnn.results.settings import DEFAULTS
 
 
@@ -78,7 +78,7 @@ def test_the_defaults_of_recorded_settings_are_those_of_an_experiment():
     for name, encoded in DEFAULTS.items():
         field = fields[name]
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-        assert encode(default) == encoded, name
+        assert to_json(default) == encoded, name
     assert {name for name, field in fields.items() if field.kw_only and field.init} == set(DEFAULTS)
 
 

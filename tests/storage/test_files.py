@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from neurocnn.errors import NeurocnnError
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import write_atomically
 
 
 def test_a_block_that_raises_keeps_the_old_file(tmp_path: Path):
     path = tmp_path / "table.tsv"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), write_whole(path, "w") as file:
+    with pytest.raises(ZeroDivisionError), write_atomically(path, "w") as file:
         file.write("new")
         _ = 1 / 0
     assert path.read_text() == "old"
@@ -22,7 +22,7 @@ def test_a_block_that_raises_keeps_the_old_file(tmp_path: Path):
 
 
 def test_a_file_gets_the_permissions_of_the_umask(tmp_path: Path):
-    with write_whole(tmp_path / "a", "w") as file:
+    with write_atomically(tmp_path / "a", "w") as file:
         file.write("x")
     (tmp_path / "b").write_text("x")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
@@ -30,7 +30,7 @@ def test_a_file_gets_the_permissions_of_the_umask(tmp_path: Path):
 
 def test_the_error_of_a_full_disk_names_the_final_path(tmp_path: Path):
     path = tmp_path / "deep" / "state.pt"
-    with pytest.raises(OSError, match=r"state\.pt") as caught, write_whole(path):
+    with pytest.raises(OSError, match=r"state\.pt") as caught, write_atomically(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert isinstance(caught.value, NeurocnnError)
     copy = pickle.loads(pickle.dumps(caught.value))

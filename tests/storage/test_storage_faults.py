@@ -21,7 +21,7 @@ import neurocnn as nc
 from neurocnn.errors import CheckpointError, InUseError, NeurocnnError, StorageError
 from neurocnn.storage import hold, load_tensors, read_table, remove_leftovers, save_tensors, write_table
 from neurocnn.storage import locks as locks_module
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import write_atomically
 
 pytestmark = pytest.mark.faults
 Repetitions = Callable[[int, int], int]
@@ -325,7 +325,7 @@ def test_processes_that_race_for_a_lock_hold_it_one_at_a_time(tmp_path: Path, re
         "import sys\n"
         "from pathlib import Path\n"
         "from neurocnn.errors import InUseError\n"
-        "from neurocnn.storage import hold, remove_leftovers, write_whole\n"
+        "from neurocnn.storage import hold, remove_leftovers, write_atomically\n"
         "folder = Path(sys.argv[1])\n"
         "done = 0\n"
         "while done < int(sys.argv[2]):\n"
@@ -334,7 +334,7 @@ def test_processes_that_race_for_a_lock_hold_it_one_at_a_time(tmp_path: Path, re
         "            path = folder / 'count'\n"
         "            remove_leftovers(lock, path)\n"
         "            n = int(path.read_text()) if path.exists() else 0\n"
-        "            with write_whole(path, 'w') as file:\n"
+        "            with write_atomically(path, 'w') as file:\n"
         "                file.write(str(n + 1))\n"
         "        done += 1\n"
         "    except InUseError as error:\n"
@@ -359,7 +359,7 @@ def test_the_message_about_a_lock_contains_at_most_200_characters_of_the_note(tm
 
 
 def test_an_error_in_the_block_is_raised_unchanged_and_no_file_remains(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="mine"), write_whole(tmp_path / "t") as file:
+    with pytest.raises(CheckpointError, match="mine"), write_atomically(tmp_path / "t") as file:
         file.write(b"x")
         raise CheckpointError("mine")
     assert os.listdir(tmp_path) == []

@@ -119,7 +119,7 @@ class Caps(ImageSet):
             If several files match.
         """
         source = self._locate_one(participant_id, session_id, cohort)[0]
-        return source.nifti if source.nifti is not None else source.tensor
+        return source.nifti if source.nifti is not None else source.tensor_path
 
     def sources(self, sessions: pd.DataFrame) -> list[Source]:
         """Return the location of the image of each row, after a check of its file; see `ImageSet.sources`."""

@@ -10,7 +10,7 @@ from neurocnn.data.memory_order import bounds_of, copy_voxels
 from neurocnn.data.part_files import read_part
 from neurocnn.data.parts import LocatedParts, Parts, ShiftedParts
 from neurocnn.data.reader import ImageReader
-from neurocnn.data.scaling import Bounds, KeptBounds, scale
+from neurocnn.data.scaling import Bounds, BoundsCache, scale
 from neurocnn.data.sources import Source
 from neurocnn.data.spatial import Space, part_space
 from neurocnn.data.transforms import MinMax, Transform
@@ -41,7 +41,7 @@ class ChannelParts:
     ) -> None:
         self.images, self.sources = images, sources
         self.parts, self.part_ids, self.transform = parts, part_ids, transform
-        self._bounds = KeptBounds(images, len(sources), len(part_ids))
+        self._bounds = BoundsCache(images, len(sources), len(part_ids))
 
     def read(self, index: int, position: int) -> tuple[Tensor, Bounds | None]:
         """Return a part, which may share its memory with the image, and its smallest and largest value if known."""

@@ -188,7 +188,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         Other transforms may use the global random state, which threads share. Those of TorchIO always use it.
         """
         own_items = type(self).__getitem__ is CapsDataset.__getitem__
-        return own_items and self._is_not_random(self.augmented) and type(self.parts) in OWN_PARTS
+        return own_items and self._is_deterministic(self.augmented) and type(self.parts) in OWN_PARTS
 
     def fill(self, index: tuple[int, int], out: Tensor) -> dict[str, Any]:
         """Write the image of an item into `out` (of shape `input_shape`); return the item, equal to ``self[index]``."""
@@ -199,7 +199,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         self._read(row, position, out)
         return self._item(row, position, out)
 
-    def _is_not_random(self, augmented: bool) -> bool:
+    def _is_deterministic(self, augmented: bool) -> bool:
         """Return whether items depend on no random numbers: no random shift, and only transforms of this package."""
         changed = self.augmentation is not None or bool(getattr(self.parts, "random_shift", 0))
         return (self.transform is None or type(self.transform) in (MinMax, ZScore)) and not (
@@ -221,7 +221,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return out
 
     def _item_image(self, row: int, position: int, epoch: int, augmented: bool) -> Tensor:
-        if self._is_not_random(augmented):
+        if self._is_deterministic(augmented):
             return self._read(row, position)
         first, *others = self._channels(row)
         source, part_id = self._sources[first], self.part_ids[position]

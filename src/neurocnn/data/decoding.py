@@ -19,7 +19,7 @@ def decode(source: Source) -> Tensor:
     return nifti.read_voxels(source.nifti, source.name)[0]
 
 
-def holds_voxels(tensor: Tensor, path: Path, source: Source, read: Callable[[Source], Tensor]) -> bool:
+def is_up_to_date(tensor: Tensor, path: Path, source: Source, read: Callable[[Source], Tensor]) -> bool:
     """Return whether a prepared tensor is up to date, that is, equals the voxels that ``read(source)`` returns.
 
     The voxels are read only if neither the record in the tensor's file nor the times of both files show that they are

@@ -31,7 +31,7 @@ def fingerprint(source: Source) -> str:
     StorageError
         If the file cannot be read.
     """
-    path = source.nifti if source.nifti is not None else source.tensor
+    path = source.nifti if source.nifti is not None else source.tensor_path
     with storage_errors(path, f"read {source.name}"):
         if path.name.endswith(".gz"):
             return "nifti-{:08x}-{}".format(*gzip_trailer(path))

@@ -104,7 +104,8 @@ class ImageSet(ABC):
         source, grid = self._grid(participant_id, session_id, cohort)
         if grid.affine is None:
             raise ImageError(
-                f"{source.name}: {source.tensor}: a prepared tensor has no affine; expected a NIfTI file in addition"
+                f"{source.name}: {source.tensor_path}: a prepared tensor has no affine; expected a NIfTI file "
+                "in addition"
             )
         return grid.affine.copy()
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from neurocnn.data.decoding import decode, holds_voxels
+from neurocnn.data.decoding import decode, is_up_to_date
 from neurocnn.data.parts import LocatedParts, Parts, Patch, Shape, Slice, WholeImage
 from neurocnn.data.reader import ImageReader
 from neurocnn.data.roi import Roi
@@ -56,7 +56,11 @@ def read_part(
         or None if the values are unknown.
     """
     with storage_errors(source.session_folder, f"read {source.name}"):
-        if images.cached(source) is None and isinstance(parts, StorableParts) and not source.tensor.is_file():
+        if (
+            images.cached(source) is None
+            and isinstance(parts, StorableParts)
+            and not source.tensor_path.is_file()
+        ):
             part = open_part(images, source, parts, part_id)
             if part is not None:
                 if checked and images.nan_voxels == "error":
@@ -70,7 +74,7 @@ def read_part(
 
 def part_path(source: Source, parts: StorableParts, part_id: int) -> Path:
     """Return the path of a part's prepared tensor, which need not exist."""
-    return source.tensor_of(parts.name, part_stem(source.stem, parts.descriptor(part_id)))
+    return source.part_tensor_path(parts.name, part_stem(source.stem, parts.descriptor(part_id)))
 
 
 def part_signature(parts: LocatedParts, shape: Shape, part_id: int) -> str:
@@ -109,7 +113,7 @@ def open_part(images: ImageReader, source: Source, parts: StorableParts, part_id
         origin = read_origin(path)
         if origin is not None and origin.part != part_signature(parts, grid.shape, part_id):
             return False
-        return holds_voxels(part, path, source, lambda source: parts.extract(decode(source), part_id))
+        return is_up_to_date(part, path, source, lambda source: parts.extract(decode(source), part_id))
 
     return images.open_if_current(source, path, is_current, mmap=False)
 

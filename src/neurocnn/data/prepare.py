@@ -30,12 +30,12 @@ def prepare_images(images: ImageReader, sources: Sequence[Source], parts: Parts,
     check_integer("n_workers", n_workers, minimum=0, where="prepare")
     storable = None if parts.name == "image" else check_storable(images, sources, parts)
     _check_disk(images, sources, storable)
-    with _locked_without_leftovers(images, sources, storable):
+    with _lock_and_remove_leftovers(images, sources, storable):
         _prepare(images, sources, storable, n_workers)
 
 
 @contextmanager
-def _locked_without_leftovers(
+def _lock_and_remove_leftovers(
     images: ImageReader, sources: Sequence[Source], parts: StorableParts | None
 ) -> Iterator[None]:
     """Lock each folder of images until the block ends, and remove the temporary files of killed processes."""
@@ -94,12 +94,14 @@ def _prepare_image(images: ImageReader, source: Source, parts: StorableParts | N
     except ImageError:
         if source.nifti is None:
             raise
-        LOGGER.warning("%s: the prepared tensor %s is damaged; writing it again", source.name, source.tensor)
+        LOGGER.warning(
+            "%s: the prepared tensor %s is damaged; writing it again", source.name, source.tensor_path
+        )
     assert source.nifti is not None
     image = decode(source)
     # `finite` is called for its error: invalid voxels are reported now, not during training.
     images.finite(image, source)
-    write_prepared(image, source.tensor, Origin(nifti_stamp(source.nifti)))
+    write_prepared(image, source.tensor_path, Origin(nifti_stamp(source.nifti)))
 
 
 def _check_disk(images: ImageReader, sources: Sequence[Source], parts: StorableParts | None) -> None:
@@ -135,7 +137,7 @@ def _file_sizes(images: ImageReader, source: Source, parts: StorableParts | None
             return {}
         # Only the first header of a cohort is read, because all its images have the same shape.
         grid = images.first[source.cohort][0] if source.cohort in images.first else images.grid(source)
-        return {source.tensor: 4 * math.prod(grid.shape) + _OVERHEAD}
+        return {source.tensor_path: 4 * math.prod(grid.shape) + _OVERHEAD}
     shape, channels = images.grid(source).shape, getattr(parts, "channels", 1)
     n_voxels = {
         part_id: math.prod(axis.stop - axis.start for axis in parts.place(shape, part_id))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neurocnn.data import nifti
 from neurocnn.data.cache import Cache, lock_of
-from neurocnn.data.decoding import decode, holds_voxels
+from neurocnn.data.decoding import decode, is_up_to_date
 from neurocnn.data.fingerprints import file_stamp
 from neurocnn.data.memory_order import bounds_of, copy_voxels
 from neurocnn.data.orientation import Grid, known_affine, orientation_of
@@ -52,9 +52,9 @@ class ImageReader:
         self.first: dict[str | None, tuple[Grid, str]] = {}
         self.warned: set[tuple[str | None, str]] = set()
         self.generation = 0
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Clear all caches, and increase `generation`, so that other objects discard values of the old files."""
         self._decoded = Cache(self.cache_bytes, n_images=_MAPPED_FILES)
         self._mapped = Cache(2**62, n_images=_MAPPED_FILES)
@@ -71,7 +71,7 @@ class ImageReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.forget()
+        self.clear()
 
     def grid(self, source: Source) -> Grid:
         """Return the voxel grid of an image after reorientation. Only the header is read.
@@ -114,7 +114,7 @@ class ImageReader:
         """
         problems: list[NeurocnnError] = []
         for source in sources:
-            self._forget_if_replaced(source)
+            self._clear_if_replaced(source)
             if source in self._grids:
                 continue
             try:
@@ -131,12 +131,12 @@ class ImageReader:
             message = f"{len(problems)} images cannot be read:\n" + "\n".join(map(str, problems))
             raise type(problems[0])(message)
 
-    def _forget_if_replaced(self, source: Source) -> None:
+    def _clear_if_replaced(self, source: Source) -> None:
         """Clear the caches if the file of an image was replaced since the last check."""
         with suppress(OSError):
-            stamp = file_stamp(source.nifti if source.nifti is not None else source.tensor)
+            stamp = file_stamp(source.nifti if source.nifti is not None else source.tensor_path)
             if self._stamps.get(source, stamp) != stamp:
-                self.forget()
+                self.clear()
                 self.first.clear()
             self._stamps[source] = stamp
 
@@ -194,13 +194,13 @@ class ImageReader:
         def is_current(image: Tensor) -> bool:
             if image.dim() != 4 or image.shape[0] != 1 or not image.numel():
                 raise ImageError(
-                    f"{source.name}: {source.tensor}: shape={tuple(image.shape)}; expected (1, D, H, W)"
+                    f"{source.name}: {source.tensor_path}: shape={tuple(image.shape)}; expected (1, D, H, W)"
                 )
             if source.nifti and image.shape[1:] != nifti.read_header(source.nifti, source.name).shape:
                 return False
-            return holds_voxels(image, source.tensor, source, decode)
+            return is_up_to_date(image, source.tensor_path, source, decode)
 
-        return self.open_if_current(source, source.tensor, is_current)
+        return self.open_if_current(source, source.tensor_path, is_current)
 
     def open_if_current(
         self, source: Source, path: Path, is_current: Callable[[Tensor], bool], *, mmap: bool = True
@@ -268,7 +268,7 @@ class ImageReader:
             )
         image = self.prepared_tensor(source)
         if image is None:
-            raise ImageError(f"{source.name}: {source.tensor}: the prepared tensor was removed")
+            raise ImageError(f"{source.name}: {source.tensor_path}: the prepared tensor was removed")
         first, second, third = image.shape[1:]
         return (first, second, third)
 

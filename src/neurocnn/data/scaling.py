@@ -16,7 +16,7 @@ Bounds = tuple[float, float]
 _BLOCK = 2**16
 
 
-class KeptBounds:
+class BoundsCache:
     """Smallest and largest values of the parts of a dataset, with which a part can be scaled in a single pass.
 
     Parameters
@@ -28,7 +28,7 @@ class KeptBounds:
 
     Examples
     --------
-    >>> kept = KeptBounds(ImageReader(None, "error", 0), n_images=2, n_parts=3)
+    >>> kept = BoundsCache(ImageReader(None, "error", 0), n_images=2, n_parts=3)
     >>> kept.put(1, 2, (0.5, 4.0))
     >>> kept.get(1, 2), kept.get(0, 2)
     ((0.5, 4.0), None)
@@ -38,8 +38,8 @@ class KeptBounds:
         self._images, self._shape = images, (n_images, n_parts, 2)
         self._clear()
 
-    def __reduce__(self) -> tuple[type["KeptBounds"], tuple[ImageReader, int, int]]:
-        return KeptBounds, (self._images, *self._shape[:2])
+    def __reduce__(self) -> tuple[type["BoundsCache"], tuple[ImageReader, int, int]]:
+        return BoundsCache, (self._images, *self._shape[:2])
 
     def _clear(self) -> None:
         # The system allocates the memory of the zeros only when values are written.

@@ -57,11 +57,11 @@ class Source:
         return describe_row(ids) if self.channel is None else f"{describe_row(ids)} {self.channel}"
 
     @property
-    def tensor(self) -> Path:
+    def tensor_path(self) -> Path:
         """Path of the prepared tensor of the complete image, which need not exist."""
-        return self.tensor_of("image", self.stem)
+        return self.part_tensor_path("image", self.stem)
 
-    def tensor_of(self, parts: str, stem: str) -> Path:
+    def part_tensor_path(self, parts: str, stem: str) -> Path:
         """Return the path of a prepared tensor, which need not exist, for one kind of parts."""
         return self.session_folder / PREPARED / f"{parts}_based" / self.prepared_folder / f"{stem}.pt"
 
@@ -118,7 +118,7 @@ def check_readable(source: Source) -> None:
     ImageError
         If the file is empty.
     """
-    path = source.nifti if source.nifti is not None else source.tensor
+    path = source.nifti if source.nifti is not None else source.tensor_path
     get = "fetch its content, for example with `git annex get` or `datalad get`"
     if path.is_symlink() and not path.exists():
         target = os.readlink(path)

@@ -25,18 +25,18 @@ from neurocnn.randomness import members
 
 @dataclass(frozen=True)
 class Space:
-    """Position of a part in world coordinates.
+    """Affine of a part in world coordinates, and the axis perpendicular to a slice.
 
     Parameters
     ----------
     affine
         Affine (4, 4) from voxel indices of the part to mm.
-    across
+    slice_axis
         Axis of the image tensor (1, 2 or 3) perpendicular to a slice; None for parts with three axes.
     """
 
     affine: Floats
-    across: int | None = None
+    slice_axis: int | None = None
 
     def plane_affine(self) -> Floats:
         """Return the two-dimensional affine (3, 3) of a slice. Its world axes are the two that are nearest to the
@@ -44,17 +44,17 @@ class Space:
 
         Examples
         --------
-        >>> Space(np.diag([2.0, 3.0, 4.0, 1.0]), across=1).plane_affine().tolist()
+        >>> Space(np.diag([2.0, 3.0, 4.0, 1.0]), slice_axis=1).plane_affine().tolist()
         [[3.0, 0.0, 0.0], [0.0, 4.0, 0.0], [0.0, 0.0, 1.0]]
         """
-        axes = [axis for axis in range(3) if axis + 1 != self.across]
+        axes = [axis for axis in range(3) if axis + 1 != self.slice_axis]
         steps = np.abs(self.affine[:3, :3])
         first = int(steps[:, axes[0]].argmax())
         second = max((row for row in range(3) if row != first), key=lambda row: float(steps[row, axes[1]]))
         return self.affine[np.ix_([first, second, 3], [*axes, 3])]
 
 
-#: Position of the part that is being transformed. A transform that changes the position updates this value.
+#: Space of the part that is being transformed. A transform that moves the part updates this value.
 _space: ContextVar[Space | None] = ContextVar("space", default=None)
 
 
@@ -63,35 +63,33 @@ def needs_affine(transform: Transform) -> bool:
     return _library_name(transform) is not None or any(map(needs_affine, members(transform)))
 
 
-def part_space(
-    affine: Floats, place: Place, shape: tuple[int, ...], shift: Sequence[int] = (0, 0, 0)
-) -> Space:
-    """Return the position of a part.
+def part_space(affine: Floats, box: Place, shape: tuple[int, ...], shift: Sequence[int] = (0, 0, 0)) -> Space:
+    """Return the affine of a part and, for a slice, the axis perpendicular to it.
 
     Parameters
     ----------
     affine
         Affine (4, 4) of the image.
-    place
+    box
         Box of the part.
     shape
         Shape of the part: (C, D, H, W), or (C, H, W) for slices.
     shift
         Number of voxels by which the box is moved along each axis.
     """
-    box = [axis.stop - axis.start for axis in place]
+    size = [axis.stop - axis.start for axis in box]
     planes = [
-        axis for axis in range(3) if box[axis] == 1 and (*box[:axis], *box[axis + 1 :]) == tuple(shape[1:])
+        axis for axis in range(3) if size[axis] == 1 and (*size[:axis], *size[axis + 1 :]) == tuple(shape[1:])
     ]
     first, second, third = (
-        slice(axis.start + by, axis.stop + by) for axis, by in zip(place, shift, strict=True)
+        slice(axis.start + by, axis.stop + by) for axis, by in zip(box, shift, strict=True)
     )
     return Space(part_affine(affine, (first, second, third)), planes[0] + 1 if planes else None)
 
 
 @contextmanager
 def set_space(space: Space | None) -> Iterator[None]:
-    """Set the position of the part for transforms that are called within the ``with`` block."""
+    """Set the space of the part for transforms that are called within the ``with`` block."""
     token = _space.set(space)
     try:
         yield
@@ -130,26 +128,26 @@ class _WithAffine:
         return self._torchio(part, space) if self.library == "torchio" else self._monai(part, space)
 
     def _torchio(self, part: Any, space: Space) -> Tensor:
-        """Apply a transform of TorchIO, which accepts volumes only: a slice becomes a volume of one voxel across."""
+        """Apply a transform of TorchIO, which accepts only volumes: a slice becomes a volume of one slice."""
         # In a composition of MONAI, the part is a MetaTensor, and an earlier transform may have changed its affine.
         in_monai = hasattr(part, "affine")
-        affine = part.affine.numpy() if in_monai and space.across is None else space.affine
-        across = space.across if part.ndim == 3 else None
-        volume = part if across is None else part.unsqueeze(across)
+        affine = part.affine.numpy() if in_monai and space.slice_axis is None else space.affine
+        axis = space.slice_axis if part.ndim == 3 else None
+        volume = part if axis is None else part.unsqueeze(axis)
         image = self.transform(sys.modules["torchio"].ScalarImage(tensor=_plain(volume), affine=affine))
         found: Tensor = image.data
-        if across is not None:
-            if found.shape[across] != 1:
+        if axis is not None:
+            if found.shape[axis] != 1:
                 raise SettingError(
-                    f"{self.transform!r} returned {found.shape[across]} slices; expected 1; use a transform "
+                    f"{self.transform!r} returned {found.shape[axis]} slices; expected 1; use a transform "
                     "that does not change the axis perpendicular to the slice"
                 )
-            found = found.squeeze(across)
-        _space.set(Space(image.affine, space.across))
+            found = found.squeeze(axis)
+        _space.set(Space(image.affine, space.slice_axis))
         if not in_monai:
             return found
         moved: Tensor = type(part)(
-            found, affine=torch.as_tensor(image.affine) if across is None else part.affine
+            found, affine=torch.as_tensor(image.affine) if axis is None else part.affine
         )
         return moved
 
@@ -157,11 +155,11 @@ class _WithAffine:
         """Apply a transform of MONAI. A slice is passed with an affine (3, 3) of two axes."""
         if hasattr(part, "affine"):
             return self.transform(part)  # type: ignore[no-any-return]
-        in_plane = space.across is not None and part.ndim == 3
+        in_plane = space.slice_axis is not None and part.ndim == 3
         affine = torch.as_tensor(space.plane_affine() if in_plane else space.affine)
         image = self.transform(sys.modules["monai.data.meta_tensor"].MetaTensor(part, affine=affine))
         if hasattr(image, "affine") and not in_plane:
-            _space.set(Space(image.affine.numpy(), space.across))
+            _space.set(Space(image.affine.numpy(), space.slice_axis))
         return _plain(image)
 
 

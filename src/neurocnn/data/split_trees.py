@@ -16,7 +16,7 @@ from neurocnn.data.cohorts import cohort_paths
 from neurocnn.data.splits import Split
 from neurocnn.data.visits import baseline as baseline_sessions
 from neurocnn.errors import NotFoundError, SettingError, TableError, arguments, suggestion
-from neurocnn.storage.files import find, is_file, is_folder, write_whole
+from neurocnn.storage.files import find, is_file, is_folder, write_atomically
 from neurocnn.storage.identity import REQUIRED, check_columns, describe_rows
 from neurocnn.storage.tables import format_table, read_table
 
@@ -296,5 +296,5 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise SettingError(f"{path} has different content; choose another folder, or delete {tree}")
     for path, text in texts.items():
-        with write_whole(path, "w") as file:
+        with write_atomically(path, "w") as file:
             file.write(text)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from neurocnn.data.fingerprints import DAMAGED_ZIP, file_stamp, gzip_trailer
 from neurocnn.errors import CheckpointError, ImageError
-from neurocnn.storage.files import storage_errors, write_whole
+from neurocnn.storage.files import storage_errors, write_atomically
 from neurocnn.storage.tensors import load_tensors
 
 _RECORD = "archive/neurocnn.json"
@@ -74,7 +74,7 @@ def write_prepared(voxels: Tensor, path: Path, origin: Origin) -> None:
     torch.save(voxels.contiguous(), buffer)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr(_RECORD, json.dumps(asdict(origin)))
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(buffer.getbuffer())
 
 

@@ -56,27 +56,27 @@ def _one_visit(sessions: pd.DataFrame, choose: Callable[..., tuple[int, int]]) -
     check_ids(sessions, "sessions")
     frame = sessions.reset_index(drop=True)
     found: dict[str, tuple[int, int]] = {}
-    seen: dict[tuple[str, int], str] = {}
+    sessions_by_month: dict[tuple[str, int], str] = {}
     for row, (person, session) in enumerate(
         zip(person_names(frame), frame["session_id"].tolist(), strict=True)
     ):
         number = re.search(r"\d+", session)
         month = int(number.group()) if number else -1
-        other = seen.setdefault((person, month), session)
+        other = sessions_by_month.setdefault((person, month), session)
         if other != session:
             raise TableError(
                 f"sessions {other} and {session} of {person} cannot be ordered; expected a different number in each "
                 "id, as in ses-M00"
             )
         found[person] = choose(found.get(person, (month, row)), (month, row))
-    _check_numbered(seen)
+    _check_session_numbers(sessions_by_month)
     return frame.iloc[sorted(row for _, row in found.values())].reset_index(drop=True)
 
 
-def _check_numbered(seen: dict[tuple[str, int], str]) -> None:
+def _check_session_numbers(sessions_by_month: dict[tuple[str, int], str]) -> None:
     """Raise an error if a participant has several sessions and a session without a number."""
-    several = {person for person, month in seen if month >= 0}
-    for (person, month), session in seen.items():
+    several = {person for person, month in sessions_by_month if month >= 0}
+    for (person, month), session in sessions_by_month.items():
         if month < 0 and person in several:
             raise TableError(
                 f"sessions of {person} cannot be ordered: {session} has no number; expected a number in each id, as in "

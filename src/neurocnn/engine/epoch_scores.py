@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 
 from neurocnn.engine.batch import Dataset, Network, sessions_of
-from neurocnn.engine.evaluation import task_measure
+from neurocnn.engine.evaluation import task_functions
 from neurocnn.engine.inference import Computation, network_tables
 from neurocnn.engine.inputs import check_classes, check_disjoint, image_targets
 from neurocnn.engine.non_finite import log_non_finite_outputs, pop_non_finite, scores_or_nan
@@ -16,7 +16,7 @@ from neurocnn.engine.settings import scored_sets
 from neurocnn.engine.task import Task, table_metrics
 
 
-def scores(
+def compute_scores(
     runs: Sequence[Run],
     sets: Mapping[str, Dataset],
     task: Task,
@@ -38,12 +38,12 @@ def scores(
     """
     for run in runs:
         run.broadcast_buffers()
-    models, measure = {run.part: run.model for run in runs}, task_measure(task, computation)
+    models, functions = {run.part: run.model for run in runs}, task_functions(task, computation)
     trainer, wanted = runs[0].trainer, set(scored_sets(runs[0].trainer))
     if not all(run.history for run in runs) and not _has_checked_sessions(task, sets["train"]):
         wanted.add("train")
     tables = {
-        name: network_tables(models, dataset, computation, measure, on_batch, seed=trainer.seed)
+        name: network_tables(models, dataset, computation, functions, on_batch, seed=trainer.seed)
         for name, dataset in sets.items()
         if name in wanted
     }

@@ -6,7 +6,7 @@ from copy import copy
 from neurocnn.engine.batch import Dataset, Network, seeded_dataset
 from neurocnn.engine.inference import Computation, evaluation_pass, network_batches
 from neurocnn.engine.inputs import unit_classes
-from neurocnn.engine.sampling import Batches, Index, Plan, balancing_weights, epoch_order
+from neurocnn.engine.sampling import BatchSampler, Index, Plan, balancing_weights, epoch_order
 from neurocnn.engine.settings import TrainingSettings, scored_sets
 from neurocnn.engine.task import Task
 from neurocnn.errors import CheckpointError
@@ -73,7 +73,7 @@ class TrainingBatches:
         return plan
 
     def _set_epoch(
-        self, batches: Batches, epoch: int, first: int, parts: Sequence[Network], join_last: bool
+        self, batches: BatchSampler, epoch: int, first: int, parts: Sequence[Network], join_last: bool
     ) -> None:
         trainer = self._trainer
         batches.order = epoch_order(len(batches.order), trainer.seed, epoch, self._weights)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from neurocnn.engine.batch import Batch, Dataset, Network, part_ids_of
 from neurocnn.engine.faults import check_initialized, translate_errors
-from neurocnn.engine.inference import Computation, Measure, network_tables
+from neurocnn.engine.inference import ColumnFunctions, Computation, network_tables
 from neurocnn.engine.inputs import check_dataset, check_networks
 from neurocnn.engine.labels import has_labels
 from neurocnn.engine.loading import Loading, check_workers
@@ -91,7 +91,7 @@ def evaluate(
     check_instance("task", task, Task, "a task, such as nc.classification()")
     computation = _make_computation(batch_size, n_workers, device, precision)
     networks = check_networks(model)
-    tables = _evaluate_networks(networks, dataset, computation, task_measure(task, computation))
+    tables = _evaluate_networks(networks, dataset, computation, task_functions(task, computation))
     if None in tables:
         return tables[None]
     return interleave_parts([tables[part] for part in part_ids_of(dataset) if part in tables])
@@ -137,12 +137,15 @@ def encode(
     """
     computation = _make_computation(batch_size, n_workers, device, precision)
     check_instance("model", model, nn.Module, "a torch.nn.Module", where="encode")
-    measure = Measure(_latent_codes, lambda batch: None, _code_columns, by_labels=True)
-    return _evaluate_networks({None: model}, dataset, computation, measure)[None]
+    functions = ColumnFunctions(_latent_codes, lambda batch: None, _code_columns, by_labels=True)
+    return _evaluate_networks({None: model}, dataset, computation, functions)[None]
 
 
 def _evaluate_networks(
-    networks: Mapping[Network, nn.Module], dataset: Dataset, computation: Computation, measure: Measure
+    networks: Mapping[Network, nn.Module],
+    dataset: Dataset,
+    computation: Computation,
+    functions: ColumnFunctions,
 ) -> dict[Network, pd.DataFrame]:
     """Return the table of each network, computed in the memory format that is used in training."""
     for model in networks.values():
@@ -154,7 +157,7 @@ def _evaluate_networks(
         stack.enter_context(translate_errors(computation.device, computation.batch_size))
         for model in networks.values():
             stack.enter_context(use_memory_format(model.to(computation.device), memory_format(model)))
-        tables = network_tables(networks, dataset, computation, measure)
+        tables = network_tables(networks, dataset, computation, functions)
     return {part: check_outputs(table, networks[part]) for part, table in tables.items()}
 
 
@@ -173,7 +176,7 @@ def _make_computation(batch_size: int, n_workers: int | str, device: str, precis
     )
 
 
-def task_measure(task: Task, computation: Computation) -> Measure:
+def task_functions(task: Task, computation: Computation) -> ColumnFunctions:
     """Return functions that compute the columns of a task's table, with the loss of each sample if there are labels."""
 
     def output(model: nn.Module, image: Tensor) -> Any:
@@ -192,7 +195,7 @@ def task_measure(task: Task, computation: Computation) -> Measure:
             rows["loss"] = sample_losses(task, found, target, n).cpu().double().numpy()
         return rows
 
-    return Measure(output, target, columns, by_labels=task.target_from == "label")
+    return ColumnFunctions(output, target, columns, by_labels=task.target_from == "label")
 
 
 def _code_columns(codes: Tensor, target: Tensor | None) -> Columns:

@@ -1,7 +1,6 @@
 """Replacement of torch's errors by errors that contain a remedy."""
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from neurocnn.engine.batch import Batch, sample_name
 from neurocnn.errors import ModelError, NeurocnnError, TrainingError
+from neurocnn.storage.memory import peak_memory
 
 # A forward pass may raise errors with these words, although the network is not their cause.
 _NOT_OF_THE_NETWORK = re.compile(r"DataLoader worker|CUDA|cuDNN|NCCL|gloo|[Cc]onnection|deterministic")
@@ -170,14 +170,3 @@ def largest_divisor(number: int) -> int:
     (6, 5, 1)
     """
     return next(divisor for divisor in range(number // 2, 0, -1) if number % divisor == 0)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory use in bytes: of the GPU, or for other devices, of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

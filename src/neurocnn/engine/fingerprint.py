@@ -149,7 +149,7 @@ def check_settings(old: Settings, new: Settings, rules: Mapping[str, str], folde
         )
 
 
-def fingerprint(
+def settings_fingerprint(
     trainer: Any, task: Task, model: torch.nn.Module, sets: Mapping[str, Dataset], part: Network
 ) -> dict[str, Any]:
     """Return the settings that are compared before training is resumed, as plain values by name.

@@ -27,7 +27,7 @@ from neurocnn.engine.outputs import Columns
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.rows import Identities, concatenate, join_ranks
 from neurocnn.engine.runtime import evaluation_mode, floating_type, memory_format, to_model_format, use_device
-from neurocnn.engine.sampling import Batches, RankBatches
+from neurocnn.engine.sampling import BatchSampler, RankBatches
 from neurocnn.engine.workers import catch_worker_death
 from neurocnn.errors import ModelError, SettingError
 from neurocnn.randomness import RandomState
@@ -46,7 +46,7 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class Measure:
+class ColumnFunctions:
     """Functions that compute the columns of a table from the outputs of a network.
 
     Attributes
@@ -71,7 +71,7 @@ def network_tables(
     networks: Mapping[Network, nn.Module],
     dataset: Dataset,
     computation: Computation,
-    measure: Measure,
+    functions: ColumnFunctions,
     on_batch: Callable[[], None] = lambda: None,
     seed: int | None = None,
 ) -> dict[Network, pd.DataFrame]:
@@ -84,7 +84,7 @@ def network_tables(
     ----------
     networks
         Networks by part.
-    dataset, computation, measure
+    dataset, computation, functions
         Data to read, settings of the computation, and functions for the columns of the tables.
     on_batch
         Function that is called before each batch.
@@ -95,7 +95,7 @@ def network_tables(
     source = computation.loading.loader(*evaluation_pass(dataset, list(networks), computation), seed=seed)
     with ExitStack() as stack:
         stack.enter_context(use_device(computation.device))
-        passes = {key: _Pass(model, computation, measure, stack) for key, model in networks.items()}
+        passes = {key: _Pass(model, computation, functions, stack) for key, model in networks.items()}
         if len(passes) == 1:
             # For a single network, the random state is set once. For several networks, it is set before each batch.
             stack.enter_context(next(iter(passes.values())).random.as_global())
@@ -134,9 +134,9 @@ class _Pass:
     largest_output = 64
 
     def __init__(
-        self, model: nn.Module, computation: Computation, measure: Measure, stack: ExitStack
+        self, model: nn.Module, computation: Computation, functions: ColumnFunctions, stack: ExitStack
     ) -> None:
-        self.device, self.measure = computation.device, measure
+        self.device, self.functions = computation.device, functions
         self.layout, self.dtype = memory_format(model), floating_type(model)
         self.model = model.to(self.device)
         stack.enter_context(evaluation_mode(self.model))
@@ -152,10 +152,10 @@ class _Pass:
         """Compute the outputs of a batch. `first` is the index of its first row in the table."""
         image = to_model_format(batch["image"], self.device, self.dtype, self.layout)
         with torch.inference_mode(), translate_network_errors(self.model, batch):
-            output = self.measure.output(self.model, image)
+            output = self.functions.output(self.model, image)
         n = image.shape[0]
         if (
-            self.measure.by_labels
+            self.functions.by_labels
             and isinstance(output, Tensor)
             and output.shape[:1] == (n,)
             and output.numel() <= self.largest_output * n
@@ -163,7 +163,7 @@ class _Pass:
             self.collect(output, label_list(batch, "label") if has_labels(batch) else None)
         else:
             self.flush()
-            self.measure_outputs(output, batch | {"image": image})
+            self.compute_columns(output, batch | {"image": image})
         # Identities are added after `flush`, which uses the identities of the earlier rows only.
         self.identities.add(batch, first)
 
@@ -192,13 +192,13 @@ class _Pass:
             batch = _BatchWithoutImages(self.identities.last(self.n_outputs))
             if self.labels is not None:
                 batch["label"] = self.labels
-            self.measure_outputs(self.outputs[: self.n_outputs], batch)
+            self.compute_columns(self.outputs[: self.n_outputs], batch)
         self.outputs, self.n_outputs = None, 0
 
-    def measure_outputs(self, output: Any, batch: Batch) -> None:
+    def compute_columns(self, output: Any, batch: Batch) -> None:
         """Compute the columns of some outputs, and check their shapes."""
         with torch.inference_mode():
-            columns = self.measure.columns(output, self.measure.target(batch))
+            columns = self.functions.columns(output, self.functions.target(batch))
         n = len(batch["participant_id"])
         wrong = [
             f"{name} has shape {np.shape(found)}"
@@ -229,7 +229,7 @@ class _BatchWithoutImages(Batch):
         raise KeyError(name)
 
 
-def network_batches(dataset: Dataset, networks: Sequence[Network], batch_size: int) -> Batches:
+def network_batches(dataset: Dataset, networks: Sequence[Network], batch_size: int) -> BatchSampler:
     """Return the batches of a pass in the order of the dataset, with the parts of these networks.
 
     Raises
@@ -238,7 +238,7 @@ def network_batches(dataset: Dataset, networks: Sequence[Network], batch_size: i
         If the part of one of the `networks` is not among the dataset's parts.
     """
     if list(networks) == [None]:
-        return Batches(range(len(dataset)), batch_size)
+        return BatchSampler(range(len(dataset)), batch_size)
     parts = part_ids_of(dataset)
     missing = [part for part in networks if part not in parts]
     if missing:
@@ -247,4 +247,4 @@ def network_batches(dataset: Dataset, networks: Sequence[Network], batch_size: i
         )
     positions = [parts.index(part) for part in networks if part is not None]
     n_images = len(dataset) // len(parts)
-    return Batches(range(n_images), batch_size, stride=len(parts), positions=sorted(positions))
+    return BatchSampler(range(n_images), batch_size, stride=len(parts), positions=sorted(positions))

@@ -45,7 +45,7 @@ class Interruption:
             for known, previous in before.items():
                 signal.signal(known, previous)
 
-    def leave(self) -> None:
+    def exit(self) -> None:
         """Raise KeyboardInterrupt for SIGINT, and SystemExit with the exit status of the signal for other signals."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt

@@ -14,14 +14,14 @@ import pandas as pd
 
 from neurocnn.errors import StorageError
 from neurocnn.errors.logger import LOGGER
-from neurocnn.storage.files import write_whole
+from neurocnn.storage.files import write_atomically
 
 Row = dict[str, Any]
 
 
 def write_history(history: Sequence[Row], path: Path) -> None:
     """Write the history of one network as a table with one row per evaluation."""
-    with write_whole(path, "w") as file:
+    with write_atomically(path, "w") as file:
         pd.DataFrame(history).to_csv(file, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
 

@@ -17,18 +17,18 @@ from torch import nn
 
 from neurocnn.engine.batch import Batch, Dataset, Network, part_rows
 from neurocnn.engine.clock import EpochClock
-from neurocnn.engine.epoch_scores import scores
+from neurocnn.engine.epoch_scores import compute_scores
 from neurocnn.engine.epochs import TrainingBatches, updates_per_epoch
 from neurocnn.engine.faults import check_initialized, translate_errors
-from neurocnn.engine.fingerprint import fingerprint
+from neurocnn.engine.fingerprint import settings_fingerprint
 from neurocnn.engine.inference import Computation
 from neurocnn.engine.inputs import check_sets
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loading import Loading
 from neurocnn.engine.loggers import Progress
-from neurocnn.engine.needs import log_needs, needs_of
 from neurocnn.engine.network_files import NetworkFiles
 from neurocnn.engine.ranks import find_ranks
+from neurocnn.engine.requirements import log_requirements, requirements_of
 from neurocnn.engine.run import Row, Run
 from neurocnn.engine.runtime import find_device, use_deterministic_algorithms, use_device
 from neurocnn.engine.settings import TrainingSettings, scored_sets
@@ -93,8 +93,8 @@ class Loop:
                 Run(model, self.trainer, self.task, part, self.device, self.ranks, n_updates)
                 for part, model in networks.items()
             ]
-            needs = needs_of(self.trainer, networks.values(), n_updates, len(self.task.selection))
-            stack.enter_context(log_needs("the training", needs, self.folder, self.device))
+            needed = requirements_of(self.trainer, networks.values(), n_updates, len(self.task.selection))
+            stack.enter_context(log_requirements("the training", needed, self.folder, self.device))
             for run in runs:
                 stack.callback(run.release)
             self.files = self.open_files(runs, stack)
@@ -139,7 +139,7 @@ class Loop:
                 if ended or self.is_due(update):
                     self.evaluate([run for run in ready if not run.is_evaluated()], ended)
                 if not ended:
-                    self.update(ready, plan.window(update), source)
+                    self.update(ready, plan.batches_of_update(update), source)
                     self.save_if_due()
         better = [run.end_epoch() for run in runs]
         for run, selections in zip(runs, better, strict=True):
@@ -159,7 +159,7 @@ class Loop:
             for run in runs:
                 run.accumulate(
                     part_rows(batch, run.part),
-                    n_window=sum(sizes),
+                    n_samples=sum(sizes),
                     empty=self.ranks.rank >= size,
                     last=number == len(sizes) - 1,
                 )
@@ -178,7 +178,7 @@ class Loop:
         if not runs:
             return
         try:
-            metrics = scores(runs, self.sets, self.task, self.computation, self.exit_if_signalled)
+            metrics = compute_scores(runs, self.sets, self.task, self.computation, self.exit_if_signalled)
             for run in runs:
                 run.check_selection(metrics[run.part])
         except (SettingError, TableError, LeakError):
@@ -221,7 +221,7 @@ class Loop:
         """Open the files of the networks, and restore the states that an earlier run has written."""
         files = {}
         for run in runs:
-            settings = fingerprint(self.trainer, self.task, run.model, self.sets, run.part)
+            settings = settings_fingerprint(self.trainer, self.task, run.model, self.sets, run.part)
             own = files[run.part] = NetworkFiles(self.folder, run, settings, writes=self.ranks.rank == 0)
             stack.enter_context(own.hold())
             stack.callback(own.close)
@@ -274,7 +274,7 @@ class Loop:
             LOGGER.warning(
                 "stopped by a signal in epoch %d, update %d: %s", first.epoch + 1, first.updates, saved
             )
-        self.interruption.leave()
+        self.interruption.exit()
 
     def result(self, run: Run) -> Training:
         """Return the result for one network.

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from neurocnn.engine.checkpoint import BestStates, State, StateFiles, read_best_epoch
 from neurocnn.engine.fingerprint import check_settings, earlier_values, forbidden_changes, resume_rules
-from neurocnn.engine.kept import read_predictions, write_predictions
 from neurocnn.engine.loggers import Events, write_history
+from neurocnn.engine.prediction_files import read_predictions, write_predictions
 from neurocnn.engine.run import Run
 from neurocnn.engine.settings import TrainingSettings, scored_sets
 from neurocnn.errors import CheckpointError, SettingError
@@ -36,7 +36,7 @@ class NetworkFiles:
     run
         Network in training.
     settings
-        Settings that are compared when training is resumed, see `fingerprint`.
+        Settings that are compared when training is resumed, see `settings_fingerprint`.
     writes
         Whether this rank writes files.
     """

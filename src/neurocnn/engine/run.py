@@ -101,15 +101,15 @@ class Run:
             forward = self.parallel = nn.parallel.DistributedDataParallel(forward, device_ids=gpu)
         return torch.compile(forward) if self.trainer.compile else forward
 
-    def accumulate(self, batch: Batch, n_window: int, empty: bool, last: bool) -> None:
+    def accumulate(self, batch: Batch, n_samples: int, empty: bool, last: bool) -> None:
         """Add the gradients of a batch to those of the current update.
 
         Parameters
         ----------
         batch
             Rows of this rank.
-        n_window
-            Number of samples of the update over all ranks; each has the weight 1 / n_window.
+        n_samples
+            Number of samples of the update over all ranks; each has the weight 1 / n_samples.
         empty
             Whether the rows have weight 0, because this rank has no rows of its own but must exchange gradients.
         last
@@ -127,7 +127,7 @@ class Run:
             target = self.task.target({**batch, "image": image}, self.device)
             losses = sample_losses(self.task, output, target, len(image))
             # The factor `world` cancels the division by the number of ranks in DistributedDataParallel.
-            share = losses.sum() * (0.0 if empty else self.ranks.world / n_window)
+            share = losses.sum() * (0.0 if empty else self.ranks.world / n_samples)
             with translate_compiler_errors():
                 self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         if not empty:

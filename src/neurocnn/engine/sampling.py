@@ -73,7 +73,7 @@ def batch_sizes(n_units: int, batch_size: int, *, join_last: bool = False) -> li
 
 
 @dataclass
-class Batches:
+class BatchSampler:
     """Batches of one pass, as the ``batch_sampler`` of a data loader.
 
     Attributes
@@ -96,9 +96,9 @@ class Batches:
 
     Examples
     --------
-    >>> [batch for batch in Batches([2, 0, 1], batch_size=2)]
+    >>> [batch for batch in BatchSampler([2, 0, 1], batch_size=2)]
     [[(0, 2), (0, 0)], [(0, 1)]]
-    >>> [batch for batch in Batches([1, 0], batch_size=1, stride=3, positions=(0, 2), epoch=7)]
+    >>> [batch for batch in BatchSampler([1, 0], batch_size=1, stride=3, positions=(0, 2), epoch=7)]
     [[(7, 3), (7, 5)], [(7, 0), (7, 2)]]
     """
 
@@ -134,11 +134,11 @@ class RankBatches:
 
     Examples
     --------
-    >>> list(RankBatches(Batches([0, 1, 2], batch_size=1), rank=1, world=2))
+    >>> list(RankBatches(BatchSampler([0, 1, 2], batch_size=1), rank=1, world=2))
     [[(0, 1)]]
     """
 
-    batches: Batches
+    batches: BatchSampler
     rank: int
     world: int
 
@@ -159,7 +159,7 @@ class Plan:
     ----------
     n_units, batch_size
         Number of units per epoch, and per batch.
-    steps
+    accumulation_steps
         Number of batches per update.
     start
         Index of the first update.
@@ -168,14 +168,14 @@ class Plan:
 
     Examples
     --------
-    >>> plan = Plan(n_units=11, batch_size=2, steps=4)
-    >>> [plan.window(update) for update in range(plan.n_updates)]
+    >>> plan = Plan(n_units=11, batch_size=2, accumulation_steps=4)
+    >>> [plan.batches_of_update(update) for update in range(plan.n_updates)]
     [[2, 2, 2, 2], [2, 1]]
     """
 
     n_units: int
     batch_size: int
-    steps: int
+    accumulation_steps: int
     start: int = 0
     join_last: bool = False
 
@@ -186,8 +186,8 @@ class Plan:
     @property
     def n_updates(self) -> int:
         """Number of updates per epoch. The last update may have fewer batches."""
-        return -(-len(self._batch_sizes) // self.steps)
+        return -(-len(self._batch_sizes) // self.accumulation_steps)
 
-    def window(self, update: int) -> list[int]:
+    def batches_of_update(self, update: int) -> list[int]:
         """Return the number of units in each batch of an update."""
-        return self._batch_sizes[update * self.steps : (update + 1) * self.steps]
+        return self._batch_sizes[update * self.accumulation_steps : (update + 1) * self.accumulation_steps]

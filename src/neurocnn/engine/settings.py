@@ -37,7 +37,7 @@ _SCHEDULER = "a function of the optimizer that returns a scheduler, such as torc
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Fields of `Trainer`, which documents them. For the metadata ``resume``, see `fingerprint`."""
+    """Fields of `Trainer`, which documents them. For the metadata ``resume``, see `settings_fingerprint`."""
 
     epochs: int = field(default=20, metadata={"resume": "grow"})
     batch_size: int = 8

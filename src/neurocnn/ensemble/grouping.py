@@ -33,7 +33,7 @@ class PartsOfImages:
     """For each image, the number of its first part's row in `rows`."""
 
     @classmethod
-    def of(cls, table: pd.DataFrame, columns: list[str]) -> "PartsOfImages":
+    def from_table(cls, table: pd.DataFrame, columns: list[str]) -> "PartsOfImages":
         """Return checked rows ordered by image (in order of first appearance) and part; `columns` must exist."""
         keys = key_columns(check_table(WHERE, table).columns, (*REQUIRED, COHORT))
         _check_ids(table, [*keys, "part_id"], columns)
@@ -46,7 +46,7 @@ class PartsOfImages:
         images = rows.loc[starts, keys].reset_index(drop=True)
         parts = cls(rows, images, image, starts)
         repeated = (np.diff(image, prepend=-1) == 0) & (np.diff(part_ids[order], prepend=-1) == 0)
-        parts.refuse(repeated, "a part of an image occurs twice")
+        parts.raise_if_any(repeated, "a part of an image occurs twice")
         if "true_label" in rows:
             parts.images["true_label"] = parts._true_labels()
         return parts
@@ -56,8 +56,8 @@ class PartsOfImages:
         several = labels.nunique() > 1
         if several.any():
             found = labels.unique()[several].iloc[0].tolist()
-            why = f"an image has two true labels ({found} for the first such image)"
-            self.refuse(several.to_numpy()[self.image], why)
+            reason = f"an image has two true labels ({found} for the first such image)"
+            self.raise_if_any(several.to_numpy()[self.image], reason)
         return labels.first()
 
     def numbers(self, columns: list[str]) -> npt.NDArray[np.float64]:
@@ -66,19 +66,19 @@ class PartsOfImages:
         for index, column in enumerate(columns):
             numeric = pd.to_numeric(self.rows[column], errors="coerce")
             values[:, index] = numeric.to_numpy(float, na_value=np.nan)
-        self.refuse(~np.isfinite(values), f"{', '.join(columns)}: a value is missing or not finite")
+        self.raise_if_any(~np.isfinite(values), f"{', '.join(columns)}: a value is missing or not finite")
         return values
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the sums of an array (rows, columns) over the parts of each image, in the order of the part ids."""
         return cast(npt.NDArray[np.float64], np.add.reduceat(values, self.starts, axis=0))
 
-    def refuse(self, wrong: npt.NDArray[np.bool_], why: str) -> None:
-        """Raise a TableError with the reason `why` if `wrong` is True for any row. The message contains these rows."""
+    def raise_if_any(self, wrong: npt.NDArray[np.bool_], reason: str) -> None:
+        """Raise a TableError with `reason` if `wrong` is True for any row. The message contains these rows."""
         lines = np.flatnonzero(wrong.reshape(len(self.rows), -1).any(axis=1))
         if len(lines):
             rows = describe_rows(self.rows.iloc[lines])
-            raise TableError(f"{WHERE}: {why}: {rows}; predict these images again or correct the table")
+            raise TableError(f"{WHERE}: {reason}: {rows}; predict these images again or correct the table")
 
 
 def check_predictions(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -77,9 +77,9 @@ def soft_vote(predictions: pd.DataFrame, weights: Weights | None = None) -> pd.D
             f"{WHERE}: the columns proba0, proba1, … are missing; expected probabilities; use `average` for numbers "
             "(`vote='average'` of a Task)"
         )
-    parts = PartsOfImages.of(predictions, columns)
+    parts = PartsOfImages.from_table(predictions, columns)
     probabilities = parts.numbers(columns)
-    parts.refuse((probabilities < 0) | (probabilities > 1 + 1e-6), "a probability is outside 0 … 1")
+    parts.raise_if_any((probabilities < 0) | (probabilities > 1 + 1e-6), "a probability is outside 0 … 1")
     row_weights = _row_weights(parts, weights)[:, None]
     means = parts.total(row_weights * probabilities) / parts.total(row_weights)
     return parts.images.assign(
@@ -118,9 +118,11 @@ def hard_vote(predictions: pd.DataFrame) -> pd.DataFrame:
       participant_id session_id  predicted_label  proba0  proba1
     0         sub-01    ses-M00                1    0.25    0.75
     """
-    parts = PartsOfImages.of(predictions, ["predicted_label"])
+    parts = PartsOfImages.from_table(predictions, ["predicted_label"])
     labels = parts.numbers(["predicted_label"])
-    parts.refuse((labels < 0) | (labels % 1 != 0), "a predicted label is not the index of a class (0, 1, …)")
+    parts.raise_if_any(
+        (labels < 0) | (labels % 1 != 0), "a predicted label is not the index of a class (0, 1, …)"
+    )
     known = [labels.max(), len(_probability_columns(predictions)) - 1]
     if "true_label" in parts.images:
         known.extend(parts.images["true_label"].dropna())
@@ -172,7 +174,7 @@ def average(predictions: pd.DataFrame) -> pd.DataFrame:
     columns = [str(name) for name in predictions.select_dtypes("number").columns if name not in omitted]
     if not columns:
         raise TableError(f"{WHERE}: no numeric column to average; expected a column such as predicted_label")
-    parts = PartsOfImages.of(predictions, columns)
+    parts = PartsOfImages.from_table(predictions, columns)
     means = parts.total(parts.numbers(columns)) / parts.total(np.ones((len(parts.rows), 1)))
     return parts.images.assign(**dict(zip(columns, means.T, strict=True)))
 
@@ -198,7 +200,7 @@ def _row_weights(parts: PartsOfImages, weights: Weights | None) -> npt.NDArray[n
     if unknown.any():
         unweighted = parts.total(~unknown[:, None] * 1.0)[:, 0] == 0
         known = list(series.index)
-        parts.refuse(
+        parts.raise_if_any(
             unweighted[parts.image],
             f"images none of whose parts has a weight (weights exist for the part_ids {known})",
         )

@@ -15,7 +15,7 @@ import torch
 
 from neurocnn import data, engine
 from neurocnn.engine.loggers import show_progress
-from neurocnn.engine.needs import Needs, log_needs
+from neurocnn.engine.requirements import Requirements, log_requirements
 from neurocnn.errors.arguments import (
     argument_error,
     check_callable,
@@ -28,14 +28,14 @@ from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.fold import FoldRun
 from neurocnn.experiment.opening import check_sessions, log_unknown_affine, open_folder, read_split
-from neurocnn.experiment.recipe import WHERE, Recipe, choose
+from neurocnn.experiment.recipe import WHERE, Recipe, resolve_numbers
 from neurocnn.experiment.resuming import check_resumable, continued_epochs, warn_on_resume
 from neurocnn.experiment.transfer_source import Source, as_source
 from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import Results
-from neurocnn.results.encoding import Settings, encode, is_custom
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.scoring import first_image
+from neurocnn.results.setting_json import Settings, is_custom, to_json
 from neurocnn.results.settings import content_errors
 from neurocnn.storage.display import html_view, short_repr
 from neurocnn.storage.identity import key_columns
@@ -232,7 +232,7 @@ class Experiment:
         check_each("callbacks", callbacks, check_callable, where="Experiment.run")
         check_flag("verbose", verbose, where="Experiment.run")
         by_index = {split.index: split for split in self.splits}
-        chosen = [by_index[index] for index in choose("splits", splits, by_index)]
+        chosen = [by_index[index] for index in resolve_numbers("splits", splits, by_index)]
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
         # All checks are done before the first epoch, and before any file is written.
         images = check_sessions(self.caps, self.task.label, self.splits, chosen)
@@ -245,10 +245,10 @@ class Experiment:
         if epochs is not None and epochs != self.trainer.epochs:
             runs = [dataclasses.replace(run, recipe=run.recipe.with_epochs(epochs)) for run in runs]
             settings["trainer"]["epochs"] = epochs
-        needs = sum(map(FoldRun.check, runs, wanted), Needs())
+        requirements = sum(map(FoldRun.check, runs, wanted), Requirements())
         open_folder(where, settings, self.splits, images)
         log_unknown_affine(where, runs[0].train, self.reconstructions)
-        with log_needs("the run", needs, where.root):
+        with log_requirements("the run", requirements, where.root):
             for position, run in enumerate(runs):
                 LOGGER.info("split %d of %d", run.fold.index, len(self.splits))
                 with show_progress(verbose, f"split {run.fold.index}, ", len(runs) - position):
@@ -273,14 +273,14 @@ class Experiment:
     def _settings(self, dataset: data.CapsDataset) -> Settings:
         source, affine = self.recipe.transfer_from, self.caps.known_affine(*first_image(dataset))
         fields = {
-            field.name: encode(getattr(self, field.name))
+            field.name: to_json(getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.name not in ("splits", "transfer_from")
         }
         return {
             "neurocnn": metadata.version("neurocnn"),
             **fields,
-            "transfer_from": encode(source.resolve() if isinstance(source, Path) else source),
+            "transfer_from": to_json(source.resolve() if isinstance(source, Path) else source),
             "splits": [split.index for split in self.splits],
             "input_shape": list(dataset.input_shape),
             "image_shape": list(self.caps.shape(*first_image(dataset))),
@@ -294,5 +294,5 @@ class Experiment:
         """Settings that are recorded as custom, by name, which `Results` needs."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
-            name: value for name, value in fields.items() if name != "splits" and is_custom(encode(value))
+            name: value for name, value in fields.items() if name != "splits" and is_custom(to_json(value))
         }

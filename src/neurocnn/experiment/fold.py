@@ -16,7 +16,7 @@ from torch import nn as torch_nn
 from neurocnn import data, engine, storage
 from neurocnn.engine.epochs import updates_per_epoch
 from neurocnn.engine.inputs import check_sets
-from neurocnn.engine.needs import Needs, needs_of
+from neurocnn.engine.requirements import Requirements, requirements_of
 from neurocnn.engine.runtime import find_device
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment import reconstructions, transfer_source
@@ -68,7 +68,7 @@ class FoldRun:
     source_seen: pd.DataFrame | None = None
     callbacks: tuple[engine.Callback, ...] = ()
 
-    def check(self, networks: Sequence[int] | None) -> Needs:
+    def check(self, networks: Sequence[int] | None) -> Requirements:
         """Check everything that could stop `run` after it has written files, and return the requirements of the run.
 
         Raises
@@ -78,7 +78,7 @@ class FoldRun:
             reconstructions do not fit into the volume.
         """
         if self.is_done:
-            return Needs()
+            return Requirements()
         recipe = self.recipe
         check_sets(recipe.task, self.sets, recipe.trainer.sampler)
         if isinstance(recipe.transfer_from, Path):
@@ -91,7 +91,7 @@ class FoldRun:
         if recipe.reconstructions:
             check_placeable(self.train, "reconstructions=True")
         n_updates = updates_per_epoch(recipe.trainer, self.train, networks or [None])
-        return needs_of(
+        return requirements_of(
             recipe.trainer, [model] * len(networks or [None]), n_updates, len(recipe.task.selection)
         )
 
@@ -178,7 +178,7 @@ class FoldRun:
         return values[0]
 
     def _train_one(self) -> dict[str, Tables]:
-        model = self._build_network(None, starts=True)
+        model = self._build_network(None, initialize_decoder=True)
         training = self.recipe.trainer.fit(model, *self._fit_arguments)
         self._compare_with_mean({None: training})
         predictions: dict[str, Tables] = {}
@@ -194,15 +194,13 @@ class FoldRun:
         pending = self._broadcast([part for part in networks if not self._is_predicted(part)])
         size = self.recipe.networks_at_once or self._broadcast(self._n_networks_in_memory())
         for start in range(0, len(pending), size):
+            chosen = pending[start : start + size]
             with ExitStack() as locks:
-                for part in pending[start : start + size]:
+                for part in chosen:
                     locks.enter_context(self._hold(part))
-                group = [
-                    part
-                    for part in pending[start : start + size]
-                    if not (self.is_done or self._is_predicted(part))
-                ]
-                models = {part: self._build_network(part, starts=True) for part in self._broadcast(group)}
+                group = [part for part in chosen if not (self.is_done or self._is_predicted(part))]
+                group = self._broadcast(group)
+                models = {part: self._build_network(part, initialize_decoder=True) for part in group}
                 if models:
                     self._train_group(models)
 
@@ -228,8 +226,8 @@ class FoldRun:
         callbacks = tuple(partial(_call_with_split, callback, self.fold.index) for callback in self.callbacks)
         return self.recipe.task, self.train, self.validation, self.fold.path, callbacks
 
-    def _build_network(self, part: int | None, starts: bool = False) -> torch_nn.Module:
-        return self.recipe.build_network(self.train, self.fold.index, part, starts)
+    def _build_network(self, part: int | None, initialize_decoder: bool = False) -> torch_nn.Module:
+        return self.recipe.build_network(self.train, self.fold.index, part, initialize_decoder)
 
     def _n_networks_in_memory(self) -> int:
         """Return the number of networks that fit into a quarter of the available memory."""
@@ -270,11 +268,11 @@ class FoldRun:
     def _write_selection(self, selection: str, tables: Tables) -> None:
         folder, validation = self.folder, tables["validation"]
         vote = read_vote(folder, self.recipe.selection_threshold)
-        ballot = vote.ballot(folder, self.fold, selection, validation)
+        fold_vote = vote.of_fold(folder, self.fold, selection, validation)
         for name in SETS:
-            scoring.write_tables(folder, self.fold, selection, name, tables[name], ballot)
-        if ballot.weights is not None:
-            scoring.write_part_accuracy(self.fold, selection, validation, ballot.weights, self.train)
+            scoring.write_tables(folder, self.fold, selection, name, tables[name], fold_vote)
+        if fold_vote.weights is not None:
+            scoring.write_part_accuracy(self.fold, selection, validation, fold_vote.weights, self.train)
 
     def _compare_with_mean(self, trainings: Mapping[int | None, engine.Training]) -> None:
         if self.recipe.task.reconstructs and self._is_writer:

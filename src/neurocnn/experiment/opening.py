@@ -9,12 +9,12 @@ from neurocnn import data, engine, storage
 from neurocnn.errors import TableError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.resuming import check_resumable, has_new_values
-from neurocnn.results.encoding import Settings
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import drop_unused_cohorts
 from neurocnn.results.paths import SETS
 from neurocnn.results.same_study import check_copies
 from neurocnn.results.scoring import first_image
+from neurocnn.results.setting_json import Settings
 from neurocnn.results.settings import read_settings, write_environment, write_settings
 from neurocnn.storage.identity import IMAGE, describe_rows, key_columns
 

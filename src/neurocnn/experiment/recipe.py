@@ -153,7 +153,7 @@ class Recipe:
                 f"{WHERE}: multi=True: {self.parts} has the part_ids {list(part_ids)}; expected at least two; use "
                 "multi=False"
             )
-        return choose("networks", networks, part_ids)
+        return resolve_numbers("networks", networks, part_ids)
 
     def with_epochs(self, epochs: int) -> "Recipe":
         """Return these settings with another number of epochs."""
@@ -190,17 +190,18 @@ class Recipe:
         return NetworkRecipe(self.architecture, self.options, input_shape, self.task)
 
     def build_network(
-        self, train: data.CapsDataset, split: int, part: int | None, starts: bool
+        self, train: data.CapsDataset, split: int, part: int | None, initialize_decoder: bool
     ) -> torch_nn.Module:
         """Return a network with initial weights: those of the transfer, or random weights that are the same for every
         part.
 
-        If `starts` is True, the decoder of an autoencoder is initialised with the mean intensity of the training set.
+        If `initialize_decoder` is True, the decoder of an autoencoder is initialised with the mean intensity of the
+        training set.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trainer.seed)
             model = self.network(train.input_shape).build()
-        if starts and isinstance(model, nn.CNN_Transformer):
+        if initialize_decoder and isinstance(model, nn.CNN_Transformer):
             model.start_at(reconstructions.mean_intensity(train, part))
         if self.transfer_from is not None:
             weights = transfer_source.weights(
@@ -210,7 +211,7 @@ class Recipe:
         return model
 
 
-def choose(name: str, chosen: Iterable[int] | None, existing: Iterable[int]) -> list[int]:
+def resolve_numbers(name: str, chosen: Iterable[int] | None, existing: Iterable[int]) -> list[int]:
     """Return the chosen numbers, or all existing numbers if `chosen` is None.
 
     Raises
@@ -220,7 +221,7 @@ def choose(name: str, chosen: Iterable[int] | None, existing: Iterable[int]) -> 
 
     Examples
     --------
-    >>> choose("splits", None, [0, 1]), choose("splits", iter([1]), [0, 1])
+    >>> resolve_numbers("splits", None, [0, 1]), resolve_numbers("splits", iter([1]), [0, 1])
     ([0, 1], [1])
     """
     known = list(existing)

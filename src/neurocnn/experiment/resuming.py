@@ -10,11 +10,11 @@ from neurocnn.engine.fingerprint import Change, describe_changes, differences, f
 from neurocnn.errors import SettingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.recipe import Recipe
-from neurocnn.results.encoding import Settings, custom_names
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import drop_unused_cohorts
 from neurocnn.results.paths import COMMANDLINE, SETS, WRITING_LOCK
 from neurocnn.results.same_study import check_same_images, check_same_rows
+from neurocnn.results.setting_json import Settings, custom_names
 from neurocnn.results.settings import drop_unrecorded, read_settings
 from neurocnn.storage.files import find, is_file, is_folder, storage_errors
 from neurocnn.storage.identity import COHORT

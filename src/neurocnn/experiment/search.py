@@ -22,13 +22,13 @@ from neurocnn.errors.arguments import (
 )
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment.experiment import Experiment
-from neurocnn.experiment.recipe import choose
+from neurocnn.experiment.recipe import resolve_numbers
 from neurocnn.experiment.space import WHERE, check_space, draw_values, with_values
 from neurocnn.experiment.study import Pruned, Study, check_optuna, make_study
 from neurocnn.results import Results
-from neurocnn.results.encoding import encode
 from neurocnn.results.paths import Fold
-from neurocnn.storage.files import is_file, write_whole
+from neurocnn.results.setting_json import to_json
+from neurocnn.storage.files import is_file, write_atomically
 
 #: Settings of a winner that `Results` needs to use its networks.
 _OWN = (
@@ -134,7 +134,7 @@ def search(
         check_text("by", by, expected="a metric, or None", where=WHERE)
     check_flag("verbose", verbose, where=WHERE)
     check_optuna(space, sampler, pruner, experiment.multi or any(space.get("multi", [])))
-    chosen = choose("splits", splits, [split.index for split in experiment.splits])
+    chosen = resolve_numbers("splits", splits, [split.index for split in experiment.splits])
     drawn = [draw_values(space, seed, trial) for trial in range(n_trials)]
     for values in drawn:
         with_values(experiment, values)  # raises an error, if any, before the first file is written
@@ -179,7 +179,7 @@ class _Trials:
             return values, self._score(made, folder.root, index, self.callbacks)
         score = None
         if not study.is_pruned(folder, folder.fold(index)):
-            callbacks: list[engine.Callback] = [*self.callbacks, study.watch(folder.fold(index))]
+            callbacks: list[engine.Callback] = [*self.callbacks, study.pruning_callback(folder.fold(index))]
             with suppress(Pruned):
                 score = self._score(made, folder.root, index, callbacks)
         study.tell(score)
@@ -254,13 +254,13 @@ def _run_winner(
     object.__setattr__(changed, "_recipes", {split: winner.recipe})
     changed.run(folder, [split], callbacks=callbacks, verbose=verbose)
     if engine.find_ranks().rank == 0:
-        content = {"trial": trial, "values": encode(dict(values))}
-        content |= {name: encode(getattr(winner, name)) for name in _OWN}
+        content = {"trial": trial, "values": to_json(dict(values))}
+        content |= {name: to_json(getattr(winner, name)) for name in _OWN}
         train, _ = winner.recipe.datasets(
             winner.caps, next(each for each in winner.splits if each.index == split)
         )
         content["input_shape"] = list(train.input_shape)
-        with write_whole(record, "w") as file:
+        with write_atomically(record, "w") as file:
             json.dump(content, file, indent=2, ensure_ascii=False)
             file.write("\n")
     engine.find_ranks().barrier("after the winner was recorded")

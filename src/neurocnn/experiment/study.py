@@ -17,7 +17,7 @@ from neurocnn.errors.arguments import argument_error, check_instance
 from neurocnn.experiment.space import WHERE, Distribution, Space
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import Fold
-from neurocnn.storage.files import is_file, write_whole
+from neurocnn.storage.files import is_file, write_atomically
 from neurocnn.storage.tensors import plain
 
 # Quantiles 0 and 1 are excluded, because they may be infinite.
@@ -74,9 +74,9 @@ class Study:
         # Optuna stores categories as numbers or text, so that the index stands for any other object.
         return choices[self._trial.suggest_categorical(name, list(range(len(choices))))]
 
-    def watch(self, fold: Fold) -> "Watch":
+    def pruning_callback(self, fold: Fold) -> "PruningCallback":
         """Return the callback of the current trial, which raises `Pruned` if the pruner stops the trial."""
-        return Watch(self, fold)
+        return PruningCallback(self, fold)
 
     def is_pruned(self, folder: ResultFolder, fold: Fold) -> bool:
         """Return whether the current trial was pruned before a restart; report its evaluations if it has ended."""
@@ -110,7 +110,7 @@ class Study:
             self._study.tell(self._trial, sign * score[1])
 
 
-class Watch:
+class PruningCallback:
     """Callback that reports each epoch of a trial, and stops the training if the pruner decides so."""
 
     def __init__(self, study: Study, fold: Fold) -> None:
@@ -120,7 +120,7 @@ class Watch:
         """Report the evaluations up to the end of an epoch; raise `Pruned` to stop the training."""
         if state.epoch_ended and self._study.report(state.history):
             if find_ranks().rank == 0:
-                with write_whole(self._fold.pruned, "w") as file:
+                with write_atomically(self._fold.pruned, "w") as file:
                     json.dump({"epoch": state.epoch}, file)
             raise Pruned
 

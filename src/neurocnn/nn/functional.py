@@ -26,7 +26,7 @@ from neurocnn.nn.allocation import (
     needs_plain_operations,
     unflatten,
 )
-from neurocnn.nn.kernels import halve_by_kernels, pools_by_kernels
+from neurocnn.nn.kernels import max_pool_pairs_by_kernels, pools_by_kernels
 
 # Number of voxels that are pooled at once, which are 32 MiB of float32.
 PIECE = 2**23
@@ -70,9 +70,9 @@ def pad_max_pool(
     windows = list(zip(pads, kernel, stride, strict=True))
     if all(k == s == 2 for _, k, s in windows):
         if pools_by_kernels(x):
-            return *halve_by_kernels(x, return_indices), padding
-        if not return_indices and _can_halve(x):
-            return _halve_in_pieces(x), None, padding
+            return *max_pool_pairs_by_kernels(x, return_indices), padding
+        if not return_indices and _can_pool_pairs(x):
+            return _pool_pairs_in_pieces(x), None, padding
     if any(k > s for _, k, s in windows):
         out, indices = _pool_overlapping(F.pad(x, padding) if any(pads) else x, kernel, stride)
     else:
@@ -195,29 +195,29 @@ def _pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[T
     return out, indices
 
 
-def _can_halve(x: Tensor) -> bool:
+def _can_pool_pairs(x: Tensor) -> bool:
     # On the CPU, torch computes indices even if they are not requested.
     return is_eager_cpu(x) and x.is_contiguous() and not (torch.is_grad_enabled() and x.requires_grad)
 
 
-def _halve_in_pieces(x: Tensor) -> Tensor:
+def _pool_pairs_in_pieces(x: Tensor) -> Tensor:
     # The intermediate results of a piece fit into the processor's cache, and their memory is reused.
     maps = x.flatten(0, 1)
     pieces = torch.split(maps, max(1, PIECE * len(maps) // max(1, x.numel())))
-    halved = torch.cat([_halve(piece, 1) for piece in pieces])
-    return halved.view(*x.shape[:2], *halved.shape[1:])
+    pooled = torch.cat([_pool_pairs(piece, 1) for piece in pieces])
+    return pooled.view(*x.shape[:2], *pooled.shape[1:])
 
 
-def _halve(x: Tensor, axis: int) -> Tensor:
+def _pool_pairs(x: Tensor, axis: int) -> Tensor:
     """Max-pool pairs of voxels along `axis` and all later axes; an odd axis is padded with a zero in front."""
     if axis == x.dim():
         return x
     even, odd = (x[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))
     if even.shape[axis] == odd.shape[axis]:
-        return _halve(torch.maximum(even, odd), axis + 1)
+        return _pool_pairs(torch.maximum(even, odd), axis + 1)
     first = even.narrow(axis, 0, 1).clamp(min=0)
     others = torch.maximum(even.narrow(axis, 1, odd.shape[axis]), odd)
-    return torch.cat([_halve(first, axis + 1), _halve(others, axis + 1)], axis)
+    return torch.cat([_pool_pairs(first, axis + 1), _pool_pairs(others, axis + 1)], axis)
 
 
 def _clamp_padded(out: Tensor, pads: Sequence[int]) -> list[Tensor]:

@@ -12,10 +12,10 @@ def pools_by_kernels(x: Tensor) -> bool:
     return TRITON_VOXELS is not None and x.is_cuda and x.numel() >= TRITON_VOXELS
 
 
-def halve_by_kernels(x: Tensor, return_indices: bool) -> tuple[Tensor, Tensor | None]:
+def max_pool_pairs_by_kernels(x: Tensor, return_indices: bool) -> tuple[Tensor, Tensor | None]:
     """Return the maximum of each window of two voxels per axis, and its position in the flattened padded map."""
     # The import is here, because triton comes only with torch for CUDA.
-    from neurocnn.nn.triton_pooling import halve_with_codes, padded_indices
+    from neurocnn.nn.triton_pooling import max_pool_pairs_with_positions, padded_indices
 
-    out, codes = halve_with_codes(x)
-    return out, padded_indices(codes, x.shape[2:]) if return_indices else None
+    out, positions = max_pool_pairs_with_positions(x)
+    return out, padded_indices(positions, x.shape[2:]) if return_indices else None

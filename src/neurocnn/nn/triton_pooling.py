@@ -161,15 +161,15 @@ def _layout(x: Tensor, last: bool) -> torch.memory_format:
     return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
 
 
-@triton_op("neurocnn::halve", mutates_args=())
-def halve(x: Tensor, codes: bool) -> tuple[Tensor, Tensor]:
+@triton_op("neurocnn::max_pool_pairs", mutates_args=())
+def max_pool_pairs(x: Tensor, return_positions: bool) -> tuple[Tensor, Tensor]:
     """Return the maximum of each window of two voxels per axis, and its position in the window.
 
     Parameters
     ----------
     x
         Feature maps (B, C, H, W) or (B, C, D, H, W) of any floating-point type, on a GPU.
-    codes
+    return_positions
         Whether to return positions; otherwise the second tensor is empty.
 
     Returns
@@ -182,46 +182,50 @@ def halve(x: Tensor, codes: bool) -> tuple[Tensor, Tensor]:
     x = x.contiguous(memory_format=_layout(x, last))
     size = [*x.shape[:2], *((n + 1) // 2 for n in x.shape[2:])]
     out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_layout(x, last))
-    found = torch.empty_like(out, dtype=torch.uint8) if codes else out.new_empty(0, dtype=torch.uint8)
-    _launch(_pool, (x, out, found), x.shape, last, DOUBLE=x.dtype == torch.float64, CODES=codes)
+    found = (
+        torch.empty_like(out, dtype=torch.uint8) if return_positions else out.new_empty(0, dtype=torch.uint8)
+    )
+    _launch(_pool, (x, out, found), x.shape, last, DOUBLE=x.dtype == torch.float64, CODES=return_positions)
     return out, found
 
 
-@triton_op("neurocnn::unhalve", mutates_args=())
-def unhalve(values: Tensor, codes: Tensor, size: Sequence[int]) -> Tensor:
-    """Return a map of shape `size` with `values` at the positions `codes` of `halve`, zeros elsewhere.
+@triton_op("neurocnn::unpool_pairs", mutates_args=())
+def unpool_pairs(values: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a map of shape `size` with `values` at the `positions` of `max_pool_pairs`, zeros elsewhere.
 
     A value whose position is in the padding is dropped.
     """
-    last = is_channels_last(codes)
+    last = is_channels_last(positions)
     values = values.contiguous(memory_format=_layout(values, last))
     out = torch.empty(size, dtype=values.dtype, device=values.device, memory_format=_layout(values, last))
-    _launch(_unpool, (values, codes, out), size, last)
+    _launch(_unpool, (values, positions, out), size, last)
     return out
 
 
-def halve_with_codes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return maxima and positions as `halve` does, with derivatives of any order, also under torch.func."""
-    return _Halve.apply(x)
+def max_pool_pairs_with_positions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maxima and positions as `max_pool_pairs` does, with derivatives of any order, also under torch.func."""
+    return _MaxPoolPairs.apply(x)
 
 
-def padded_indices(codes: Tensor, size: Sequence[int]) -> Tensor:
+def padded_indices(positions: Tensor, size: Sequence[int]) -> Tensor:
     """Return the positions of maxima in the flattened map of spatial shape `size`, padded to even axes."""
-    n_axes = codes.dim() - 2
-    found = torch.zeros_like(codes, dtype=torch.int64)
+    n_axes = positions.dim() - 2
+    found = torch.zeros_like(positions, dtype=torch.int64)
     for axis in range(n_axes):
-        start = 2 * torch.arange(codes.shape[axis + 2], device=codes.device)
-        step = (codes >> (n_axes - 1 - axis)) & 1
+        start = 2 * torch.arange(positions.shape[axis + 2], device=positions.device)
+        step = (positions >> (n_axes - 1 - axis)) & 1
         found = found * (size[axis] + size[axis] % 2) + start.view(-1, *[1] * (n_axes - 1 - axis)) + step
     return found
 
 
-class _Halve(torch.autograd.Function):
-    """`halve` with positions, whose derivatives support torch.func, unlike those of a registered operator."""
+class _MaxPoolPairs(torch.autograd.Function):
+    """Autograd function of `max_pool_pairs` with positions. Unlike the derivatives of a registered operator, its
+    derivatives also work in torch.func.
+    """
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return halve(x, True)
+        return max_pool_pairs(x, True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -232,21 +236,21 @@ class _Halve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Tensor | None:
-        [codes] = ctx.saved_tensors
-        return None if gradients[0] is None else _Unhalve.apply(gradients[0], codes, ctx.size)
+        [positions] = ctx.saved_tensors
+        return None if gradients[0] is None else _UnpoolPairs.apply(gradients[0], positions, ctx.size)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor) -> Any:
         x = x.movedim(in_dims[0], 0)
-        return tuple(part.unflatten(0, x.shape[:2]) for part in _Halve.apply(x.flatten(0, 1))), (0, 0)
+        return tuple(part.unflatten(0, x.shape[:2]) for part in _MaxPoolPairs.apply(x.flatten(0, 1))), (0, 0)
 
 
-class _Unhalve(torch.autograd.Function):
-    """`unhalve` with derivatives of any order."""
+class _UnpoolPairs(torch.autograd.Function):
+    """Autograd function of `unpool_pairs`, with derivatives of any order."""
 
     @staticmethod
-    def forward(values: Tensor, codes: Tensor, size: Sequence[int]) -> Tensor:
-        return unhalve(values, codes, size)
+    def forward(values: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
+        return unpool_pairs(values, positions, size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -254,18 +258,18 @@ class _Unhalve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        [codes] = ctx.saved_tensors
+        [positions] = ctx.saved_tensors
         pads = [side for n in reversed(gradients[0].shape[2:]) for side in (n % 2, 0)]
         # A value that the pooling omits has no gradient, so its gradient is padded with zeros.
         padded = torch.nn.functional.pad(gradients[0], pads)
-        positions = padded_indices(codes, gradients[0].shape[2:])
-        return padded.flatten(2).gather(2, positions.flatten(2)).view(codes.shape), None, None
+        indices = padded_indices(positions, gradients[0].shape[2:])
+        return padded.flatten(2).gather(2, indices.flatten(2)).view(positions.shape), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, values: Tensor, codes: Tensor, size: Sequence[int]) -> Any:
+    def vmap(info: Any, in_dims: Any, values: Tensor, positions: Tensor, size: Sequence[int]) -> Any:
         n = info.batch_size
         parts = [
             (part.expand(n, *part.shape) if dim is None else part.movedim(dim, 0)).flatten(0, 1)
-            for part, dim in ((values, in_dims[0]), (codes, in_dims[1]))
+            for part, dim in ((values, in_dims[0]), (positions, in_dims[1]))
         ]
-        return _Unhalve.apply(*parts, [n * size[0], *size[1:]]).unflatten(0, (n, size[0])), 0
+        return _UnpoolPairs.apply(*parts, [n * size[0], *size[1:]]).unflatten(0, (n, size[0])), 0

@@ -4,10 +4,10 @@ Every function except `report` accepts a `Results`, tables or arrays, and return
 displays the figure, and ``figure.savefig(path)`` writes it. matplotlib is imported when the first figure is created.
 """
 
-from neurocnn.plotting.answers import bland_altman, precision_recall, predicted_against_true, reliability
 from neurocnn.plotting.curves import learning_curves
 from neurocnn.plotting.explanations import explanation
 from neurocnn.plotting.overview import overview
+from neurocnn.plotting.predictions import bland_altman, precision_recall, predicted_against_true, reliability
 from neurocnn.plotting.reconstructions import reconstruction
 from neurocnn.plotting.report import report
 from neurocnn.plotting.scores import confusion_matrix, roc

@@ -9,15 +9,15 @@ from neurocnn import data, storage
 from neurocnn.errors import NeurocnnError, SettingError
 from neurocnn.errors.arguments import argument_error, check_instance
 from neurocnn.errors.logger import LOGGER
-from neurocnn.results.ensembles import ENSEMBLE, answer_table
+from neurocnn.results.ensembles import ENSEMBLE, final_predictions
 from neurocnn.results.scoring import first_image
 from neurocnn.results.tables import ResultTables
 
 
-def answers(predictions: Any, dataset: str) -> Any:
+def image_predictions(predictions: Any, dataset: str) -> Any:
     """If `predictions` are `Results`, return their predictions, one row per image; else return the value unchanged."""
     return (
-        answer_table(predictions._folder, None, dataset)
+        final_predictions(predictions._folder, None, dataset)
         if isinstance(predictions, ResultTables)
         else predictions
     )
@@ -48,7 +48,7 @@ def values(predictions: Any, dataset: str, where: str) -> pd.DataFrame:
     """Return a table of the true and predicted values of a regression, one row per image."""
     if isinstance(predictions, ResultTables) and predictions._folder.task.classes is not None:
         raise argument_error("results", predictions, "the Results of a regression", where=where)
-    table = answers(predictions, dataset)
+    table = image_predictions(predictions, dataset)
     table = check_instance(
         "predictions", table, pd.DataFrame, "nc.Results, or a table of predictions", where=where
     )

@@ -71,7 +71,7 @@ def overview(
     trainings = curves.by_network(history)
     metrics = curves.panel_metrics(trainings, None)
     splits = scores.by_split(inputs.splits(predictions, dataset), classes)
-    counted = scores.by_split(inputs.answers(predictions, dataset), classes)
+    counted = scores.by_split(inputs.image_predictions(predictions, dataset), classes)
     values = None if part_values is None else sections.as_volume(part_values, "map")
     figure, axes = _panels(len(metrics), values, title)
     curves.draw_curves(axes["curves"], trainings, metrics, best_epochs, stopped)

@@ -15,12 +15,12 @@ from neurocnn.engine.attribution import METHODS
 from neurocnn.errors import NeurocnnError
 from neurocnn.errors.arguments import check_instance, check_path
 from neurocnn.errors.logger import LOGGER
-from neurocnn.plotting import answers, curves, explanations, reconstructions, scores, volumes
+from neurocnn.plotting import curves, explanations, predictions, reconstructions, scores, volumes
 from neurocnn.results import Results
 from neurocnn.results.folder import IMAGE
 from neurocnn.results.paths import SETS
-from neurocnn.results.summary import population
-from neurocnn.storage.files import write_whole
+from neurocnn.results.summary import first_split_population
+from neurocnn.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
     results._folder.check_done()
     parts = [f"<h1>{html.escape(results._folder.task.name)}</h1>", f"<p>{html.escape(repr(results))}</p>"]
     parts += ["<h2>Settings</h2>", _settings_html(results), "<h2>Population</h2>"]
-    parts += ["<p>Training and validation</p>", population(results._folder).to_html(border=0)]
+    parts += ["<p>Training and validation</p>", first_split_population(results._folder).to_html(border=0)]
     for name in ["validation", *_predicted_datasets(results)]:
         parts.append(f"<h2>{html.escape(name)}, {html.escape(results.selections[-1])}</h2>")
         parts.append(results.summary(name).to_html(border=0))
@@ -84,7 +84,7 @@ def report(results: Results, path: str | os.PathLike[str]) -> Path:
             parts += list(_figure_html(method, partial(explanations.explanation, results, method)))
     parts += ["<h2>Training</h2>", *_figure_html("learning curves", lambda: curves.learning_curves(results))]
     page = f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(str(results.folder.name))}"
-    with write_whole(path, "w") as file:
+    with write_atomically(path, "w") as file:
         file.write(f"{page}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n")
     return path
 
@@ -117,11 +117,13 @@ def _figures_html(results: Results, dataset: str) -> Iterator[str]:
     if task.classes is not None:
         yield from _figure_html("confusion matrix", lambda: scores.confusion_matrix(results, dataset=dataset))
         yield from _figure_html("ROC", lambda: scores.roc(results, dataset=dataset))
-        yield from _figure_html("precision", lambda: answers.precision_recall(results, dataset=dataset))
-        yield from _figure_html("reliability", lambda: answers.reliability(results, dataset))
+        yield from _figure_html("precision", lambda: predictions.precision_recall(results, dataset=dataset))
+        yield from _figure_html("reliability", lambda: predictions.reliability(results, dataset))
     elif not task.reconstructs:
-        yield from _figure_html("values", lambda: answers.predicted_against_true(results, dataset=dataset))
-        yield from _figure_html("agreement", lambda: answers.bland_altman(results, dataset=dataset))
+        yield from _figure_html(
+            "values", lambda: predictions.predicted_against_true(results, dataset=dataset)
+        )
+        yield from _figure_html("agreement", lambda: predictions.bland_altman(results, dataset=dataset))
 
 
 def _figure_html(name: str, draw: Callable[[], "Figure"]) -> Iterator[str]:

@@ -54,7 +54,7 @@ def confusion_matrix(
     >>> confusion_matrix(table, ["CN", "AD"]).savefig(tmp / "confusion.png")
     """
     classes = inputs.class_names(predictions, classes, "confusion_matrix")
-    tables = by_split(inputs.answers(predictions, dataset), classes)
+    tables = by_split(inputs.image_predictions(predictions, dataset), classes)
     side = 2.6 + 0.9 * len(classes)
     figure = canvas.new_figure(side, side * 0.92)
     draw_confusion(figure.add_subplot(), tables, classes)
@@ -127,7 +127,7 @@ def by_split(predictions: Predictions, classes: Sequence[str]) -> dict[Any, pd.D
     return tables
 
 
-def count(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDArray[np.int64]:
+def sum_confusion(tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the confusion matrix summed over splits: one row per true class, one column per predicted class."""
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for table in _tables_to_count(tables).values():
@@ -148,7 +148,7 @@ def without_ensemble(tables: Mapping[Any, pd.DataFrame]) -> Mapping[Any, pd.Data
 
 def draw_confusion(axes: "Axes", tables: Mapping[Any, pd.DataFrame], classes: Sequence[str]) -> None:
     """Draw counts as tiles, which are darker for a larger share of the true class."""
-    counts = count(tables, classes)
+    counts = sum_confusion(tables, classes)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
@@ -211,11 +211,11 @@ def _roc_curve(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     from sklearn.metrics import roc_curve
 
-    fpr, tpr, _ = roc_curve(*truth(table, positive, split))
+    fpr, tpr, _ = roc_curve(*class_membership(table, positive, split))
     return fpr, tpr
 
 
-def truth(
+def class_membership(
     table: pd.DataFrame, positive: int, split: Any
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     """Return whether each image belongs to the class `positive`, and its probability of that class."""

@@ -13,13 +13,13 @@ from neurocnn.engine.metrics import probability_columns
 from neurocnn.errors import SettingError
 from neurocnn.errors.arguments import argument_error, check_number
 from neurocnn.errors.logger import LOGGER
+from neurocnn.results.checked_tables import drop_names
 from neurocnn.results.ensembles import ENSEMBLE, ensemble_table, read_image_level, uncalibrated_table
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import SETS
 from neurocnn.results.prediction import read_validation
 from neurocnn.results.scoring import metrics_row
 from neurocnn.results.votes import OperatingPoint, Vote, set_temperature
-from neurocnn.results.written import drop_names
 
 Array = np.ndarray[Any, Any]
 #: The search for a temperature is limited to this range.
@@ -100,9 +100,9 @@ def calibrate(folder: ResultFolder, vote: Vote) -> tuple[Vote, pd.DataFrame]:
     for selection in folder.selections:
         found = {}
         for fold in folder.check_done():
-            ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
-            if not ballot.is_empty:
-                table = uncalibrated_table(folder, fold, selection, "validation", ballot)
+            fold_vote = vote.of_fold(folder, fold, selection, read_validation(folder, fold, selection))
+            if not fold_vote.is_empty:
+                table = uncalibrated_table(folder, fold, selection, "validation", fold_vote)
                 found[fold.index], before, after = fit_temperature(table)
                 rows.append((selection, fold.index, found[fold.index], before, after))
                 _warn_at_limit(folder, selection, fold.index, found[fold.index])

@@ -9,13 +9,13 @@ from neurocnn import engine, storage
 from neurocnn.engine.class_intervals import placement_variance, placements
 from neurocnn.errors import SettingError
 from neurocnn.errors.arguments import argument_error, check_instance, check_integer, check_text
-from neurocnn.results.ensembles import answer_table
+from neurocnn.results.checked_tables import drop_names
+from neurocnn.results.ensembles import final_predictions
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.reading import read_metrics
 from neurocnn.results.resampling import Array, draw_people, limits
 from neurocnn.results.same_study import describe_other_sessions
 from neurocnn.results.tables import ResultTables
-from neurocnn.results.written import drop_names
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, key_columns
 
@@ -91,7 +91,7 @@ def compare(
     folders = (results_a._folder, results_b._folder)
     task = _check_tasks(results_a, results_b)
     first, second = _aligned(
-        *(answer_table(folder, selection, dataset) for folder in folders), dataset=dataset
+        *(final_predictions(folder, selection, dataset) for folder in folders), dataset=dataset
     )
     values = [dict(task.metrics(drop_names(table))) for table in (first, second)]
     draws = draw_people([first], by_class=task.classes is not None, n=n, seed=seed)

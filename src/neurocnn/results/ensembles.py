@@ -9,13 +9,13 @@ from filelock import BaseFileLock
 from neurocnn import engine, storage
 from neurocnn.errors import SettingError
 from neurocnn.errors.logger import LOGGER
+from neurocnn.results.checked_tables import N_SPLITS, drop_names, read_predicted, read_row
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.prediction import read_validation
 from neurocnn.results.scoring import add_class_names, metrics_row, vote_images, write_image_level
-from neurocnn.results.votes import Ballot, Vote, read_vote, set_temperature, vote_path, write_vote
-from neurocnn.results.written import N_SPLITS, drop_names, read_predicted, read_row
-from neurocnn.storage.files import is_file, write_whole
+from neurocnn.results.votes import FoldVote, Vote, read_vote, set_temperature, vote_path, write_vote
+from neurocnn.storage.files import is_file, write_atomically
 from neurocnn.storage.identity import key_columns
 
 #: Value of the column ``split`` in rows of the ensemble of all splits.
@@ -75,7 +75,7 @@ def ensemble_tables(folder: ResultFolder, selection: str, dataset: str) -> Table
     return read_predicted(paths[0]), read_row(paths[1]) if is_file(paths[1]) else None
 
 
-def answer_table(folder: ResultFolder, selection: str | None, dataset: str) -> pd.DataFrame:
+def final_predictions(folder: ResultFolder, selection: str | None, dataset: str) -> pd.DataFrame:
     """Return one prediction per image: that of the ensemble or, for ``validation``, of the split that validates the
     image.
 
@@ -140,7 +140,7 @@ def apply_vote(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
     A marker file exists until all tables are rebuilt, so that `finish_vote` can complete an interrupted vote.
     """
     storage.remove_leftovers(lock, _marker(folder), vote_path(folder))
-    with write_whole(_marker(folder)):
+    with write_atomically(_marker(folder)):
         pass
     write_vote(folder, vote)
     _rebuild(folder, vote, lock)
@@ -174,25 +174,25 @@ def _rebuild(folder: ResultFolder, vote: Vote, lock: BaseFileLock) -> None:
 
 
 def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote, lock: BaseFileLock) -> None:
-    ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
+    fold_vote = vote.of_fold(folder, fold, selection, read_validation(folder, fold, selection))
     for dataset in folder.datasets(fold, selection):
         paths = [fold.table(selection, dataset, IMAGE, content) for content in ("prediction", "metrics")]
         storage.remove_leftovers(lock, *paths)
         table = read_predicted(fold.table(selection, dataset, folder.parts, "prediction"))
         # The loss of complete images is kept, because it cannot be computed from their predictions.
         kept = read_row(paths[1]) if not folder.votes and is_file(paths[1]) else None
-        write_image_level(folder, fold, selection, dataset, table, ballot, kept)
-    if ballot.weights is not None:
+        write_image_level(folder, fold, selection, dataset, table, fold_vote, kept)
+    if fold_vote.weights is not None:
         path = fold.part_accuracy(selection)
         storage.remove_leftovers(lock, path)
         accuracies = storage.read_table(path, required=["part_id"])
-        weights = ballot.weights.reindex(accuracies["part_id"]).fillna(0.0)
+        weights = fold_vote.weights.reindex(accuracies["part_id"]).fillna(0.0)
         storage.write_table(accuracies.assign(weight=weights.to_numpy()), path)
 
 
 def uncalibrated_table(
-    folder: ResultFolder, fold: Fold, selection: str, dataset: str, ballot: Ballot
+    folder: ResultFolder, fold: Fold, selection: str, dataset: str, fold_vote: FoldVote
 ) -> pd.DataFrame:
-    """Return the image-level predictions at temperature 1 for the weights of `ballot`; the tables do not change."""
+    """Return the image-level predictions at temperature 1 for the weights of `fold_vote`; the tables do not change."""
     table = drop_names(read_predicted(fold.table(selection, dataset, folder.parts, "prediction")))
-    return vote_images(folder.task, table, ballot.weights) if folder.votes else set_temperature(table, 1.0)
+    return vote_images(folder.task, table, fold_vote.weights) if folder.votes else set_temperature(table, 1.0)

@@ -27,10 +27,10 @@ def vote_weights(
     folder: ResultFolder, fold: Fold, selection: str, vote: Vote, parts: list[int]
 ) -> "pd.Series[float]":
     """Return the weight of each part in the vote of a fold; the weights are equal if the vote is a plain mean."""
-    ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
-    if ballot.weights is None:
+    fold_vote = vote.of_fold(folder, fold, selection, read_validation(folder, fold, selection))
+    if fold_vote.weights is None:
         return pd.Series(1 / len(parts), parts)
-    return ballot.weights.reindex(parts).fillna(0.0)
+    return fold_vote.weights.reindex(parts).fillna(0.0)
 
 
 def file_name(row: Mapping[str, Any]) -> str:

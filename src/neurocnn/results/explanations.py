@@ -11,12 +11,12 @@ from neurocnn.engine.attribution import METHODS, Attribution
 from neurocnn.engine.loggers import bar_width, shows_bars
 from neurocnn.errors.arguments import check_choice, check_integer, check_text
 from neurocnn.results import explaining
-from neurocnn.results.answers import Answers
+from neurocnn.results.analyses import Analyses
 from neurocnn.results.explainer import Baseline, Explainer
 from neurocnn.results.prediction import check_name
 
 
-class Explanations(Answers):
+class Explanations(Analyses):
     """Attribution maps; see `Results`.
 
     In the examples, `results` is a classification of patches in two splits, and `caps` and `labels` are its data.

@@ -11,12 +11,12 @@ import torch
 from neurocnn import engine, storage
 from neurocnn.errors import NotFoundError, SettingError, TableError
 from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list, check_number
-from neurocnn.results.ensembles import answer_table
+from neurocnn.results.checked_tables import drop_names
+from neurocnn.results.ensembles import final_predictions
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_metrics
 from neurocnn.results.scoring import metrics_row
-from neurocnn.results.written import drop_names
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, check_columns, describe_rows, key_columns
 
@@ -46,20 +46,20 @@ def group_table(
     folder: ResultFolder, by: str, dataset: str, selection: str | None, bins: int | Sequence[float] | None
 ) -> pd.DataFrame:
     """Return the table of `Results.by_group`."""
-    answers = answer_table(folder, selection, dataset)
-    if answers["true_label"].isna().any():
+    predictions = final_predictions(folder, selection, dataset)
+    if predictions["true_label"].isna().any():
         raise SettingError(
             f"{folder.root}: by_group: dataset={dataset!r} has no true labels; predict the data set with labels"
         )
     folds = folder.finished_folds if dataset in SETS else folder.finished_folds[:1]
     tables = [read_sessions(folder, fold, dataset, [by]) for fold in folds]
     sessions = pd.concat(tables, ignore_index=True)
-    key = key_columns(set(answers.columns) & set(sessions.columns))
-    values = answers[key].merge(sessions.drop_duplicates(key)[[*key, by]], on=key, how="left")[by]
+    key = key_columns(set(predictions.columns) & set(sessions.columns))
+    values = predictions[key].merge(sessions.drop_duplicates(key)[[*key, by]], on=key, how="left")[by]
     names = group_names(values, bins)
     rows = {}
     for name in names.cat.categories:
-        own = answers[(names == name).to_numpy()]
+        own = predictions[(names == name).to_numpy()]
         if len(own):
             people = own[key_columns(own, PARTICIPANT)].drop_duplicates()
             row = metrics_row(folder.task, drop_names(own), intervals=True).iloc[0]

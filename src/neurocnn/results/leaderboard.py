@@ -11,8 +11,8 @@ import pandas as pd
 from neurocnn.engine.metrics import smaller_is_better
 from neurocnn.errors import NotFoundError, suggestion
 from neurocnn.errors.arguments import argument_error, check_list, check_path, check_text
-from neurocnn.results.encoding import CUSTOM, Settings
 from neurocnn.results.paths import COMMANDLINE
+from neurocnn.results.setting_json import CUSTOM, Settings
 from neurocnn.results.settings import DESCRIPTIONS
 from neurocnn.results.tables import ResultTables
 from neurocnn.storage.files import find, is_file

@@ -219,7 +219,7 @@ def predict_fold(
     if last.is_file():
         _check_same_metrics(last, metrics_row(folder.task, predictions, intervals=False))
         return
-    ballot = vote.ballot(folder, fold, selection, read_validation(folder, fold, selection))
+    fold_vote = vote.of_fold(folder, fold, selection, read_validation(folder, fold, selection))
     if engine.find_ranks().rank == 0:
         with folder.hold() as lock:
             storage.remove_leftovers(
@@ -228,7 +228,7 @@ def predict_fold(
             # The fingerprints are written first, so that no table exists without the fingerprints of its images.
             if not _has_tables(folder, fold, name):
                 write_images(fold, {name: images})
-            write_tables(folder, fold, selection, name, predictions, ballot)
+            write_tables(folder, fold, selection, name, predictions, fold_vote)
 
 
 def read_validation(folder: ResultFolder, fold: Fold, selection: str) -> pd.DataFrame:

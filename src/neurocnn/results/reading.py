@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 
 from neurocnn.errors import NotFoundError, SettingError
+from neurocnn.results.checked_tables import read_numbers, read_predicted, read_row
 from neurocnn.results.ensembles import ENSEMBLE, ensemble_tables
 from neurocnn.results.folder import IMAGE as IMAGE_LEVEL
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.scoring import add_class_names
-from neurocnn.results.written import read_numbers, read_predicted, read_row
 from neurocnn.storage.files import is_file
 
 

@@ -21,11 +21,18 @@ from neurocnn.errors.arguments import (
     check_number,
     check_shape,
 )
-from neurocnn.results.encoding import CUSTOM, custom_names, decode, describe_task, is_custom, parts_name
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.networks import NetworkRecipe
 from neurocnn.results.paths import COMMANDLINE, Fold
 from neurocnn.results.prediction import Evaluation, Networks, make_dataset
+from neurocnn.results.setting_json import (
+    CUSTOM,
+    custom_names,
+    describe_task,
+    from_json,
+    is_custom,
+    parts_name,
+)
 from neurocnn.results.settings import content_errors, read_settings
 from neurocnn.results.votes import Vote, read_vote
 from neurocnn.storage.files import is_file
@@ -50,7 +57,7 @@ def _check_values(settings: Mapping[str, Any]) -> None:
     engine.Trainer(**{name: trainer[name] for name in Evaluation.__annotations__})
     for name, (kind, expected) in _KINDS.items():
         if not is_custom(settings[name]):
-            check_instance(name, decode(settings[name]), kind, expected)
+            check_instance(name, from_json(settings[name]), kind, expected)
     check_flag("multi", settings["multi"])
     check_shape("image_shape", settings["image_shape"])
     check_shape("input_shape", settings["input_shape"], lengths=(3, 4))
@@ -116,7 +123,7 @@ class RecordedExperiment:
                 f"stored; use Results({str(self.root)!r}, {name}=…) or Experiment.load(…, {name}=…)"
             )
         with content_errors(self.root / COMMANDLINE):
-            return decode(value)
+            return from_json(value)
 
     @cached_property
     def task(self) -> engine.Task:

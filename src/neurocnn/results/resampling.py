@@ -11,7 +11,7 @@ import pandas as pd
 from neurocnn import engine
 from neurocnn.engine.metrics import probability_columns
 from neurocnn.errors import SettingError
-from neurocnn.results.written import drop_names
+from neurocnn.results.checked_tables import drop_names
 from neurocnn.storage.identity import IMAGE, PARTICIPANT, key_columns
 
 Array = np.ndarray[Any, Any]
@@ -113,7 +113,7 @@ def scores_of_draws(
     table = drop_names(table)
     numbers = table.drop(columns=key_columns(table, IMAGE)).astype(float)
     if "loss" in observed and "loss" not in numbers:
-        loss = _usual_loss(numbers)
+        loss = _default_loss(numbers)
         # The loss of a custom task, or with class weights, cannot be computed from the predictions: it has no interval.
         if np.isclose(loss.mean(), observed["loss"], rtol=1e-3):
             numbers = numbers.assign(loss=loss)
@@ -141,7 +141,7 @@ def scores_of_draws(
     return found
 
 
-def _usual_loss(numbers: pd.DataFrame) -> Array:
+def _default_loss(numbers: pd.DataFrame) -> Array:
     """Return the loss of each image from its prediction: the cross-entropy or, for values, the squared error."""
     true, columns = numbers["true_label"].to_numpy(dtype=float), probability_columns(numbers)
     if columns:

@@ -15,11 +15,11 @@ from neurocnn.data.parts import LocatedParts
 from neurocnn.engine.intervals import known_limits
 from neurocnn.engine.metrics import probability_columns
 from neurocnn.engine.task import table_metrics
+from neurocnn.results.checked_tables import CLASS_NAMES, drop_names
 from neurocnn.results.folder import IMAGE, ResultFolder
 from neurocnn.results.paths import Fold
-from neurocnn.results.votes import Ballot, set_temperature
-from neurocnn.results.written import CLASS_NAMES, drop_names
-from neurocnn.storage.files import write_whole
+from neurocnn.results.votes import FoldVote, set_temperature
+from neurocnn.storage.files import write_atomically
 from neurocnn.storage.identity import PART, key_columns
 from neurocnn.storage.tables import MISSING
 
@@ -30,7 +30,7 @@ def write_tables(
     selection: str,
     dataset: str,
     predictions: pd.DataFrame,
-    ballot: Ballot,
+    fold_vote: FoldVote,
 ) -> None:
     """Write the tables of one selection and one data set. The image-level tables are written last.
 
@@ -40,13 +40,13 @@ def write_tables(
         Location of the tables.
     predictions
         Table of `engine.evaluate`: one row per part, with its loss if there are labels.
-    ballot
-        Weights and temperature of the same fold and selection, see `Vote.ballot`.
+    fold_vote
+        Weights and temperature of the same fold and selection, see `Vote.of_fold`.
     """
     if folder.parts != IMAGE:
         _write(folder, partial(fold.table, selection, dataset, folder.parts), predictions)
     if folder.parts == IMAGE or folder.votes:
-        write_image_level(folder, fold, selection, dataset, predictions, ballot)
+        write_image_level(folder, fold, selection, dataset, predictions, fold_vote)
 
 
 def write_image_level(
@@ -55,7 +55,7 @@ def write_image_level(
     selection: str,
     dataset: str,
     predictions: pd.DataFrame,
-    ballot: Ballot,
+    fold_vote: FoldVote,
     kept: pd.DataFrame | None = None,
 ) -> None:
     """Write the image-level tables from the part-level predictions, see `write_tables`.
@@ -64,18 +64,18 @@ def write_image_level(
     missing. Values of the row `kept` that are not computed are written too.
     """
     path, task = partial(fold.table, selection, dataset, IMAGE), folder.task
-    votes = {} if ballot.weights is None else {"n_parts": float((ballot.weights > 0).sum())}
-    if ballot.is_empty:
+    votes = {} if fold_vote.weights is None else {"n_parts": float((fold_vote.weights > 0).sum())}
+    if fold_vote.is_empty:
         path("prediction").unlink(missing_ok=True)
         if predictions["true_label"].notna().all():
             names = task.metrics(predictions.drop(columns="loss", errors="ignore"))
             storage.write_table(pd.DataFrame([dict.fromkeys(names, np.nan) | votes]), path("metrics"))
         return
     if folder.votes:
-        predictions = vote_images(task, predictions, ballot.weights)
+        predictions = vote_images(task, predictions, fold_vote.weights)
     if not folder.reconstructs:
         predictions = set_temperature(
-            predictions.drop(columns="part_id", errors="ignore"), ballot.temperature
+            predictions.drop(columns="part_id", errors="ignore"), fold_vote.temperature
         )
     _write(folder, path, predictions, intervals=not folder.reconstructs, more=votes, kept=kept)
 
@@ -160,7 +160,7 @@ def write_part_accuracy(
     validation
         Predictions for the parts of the validation set.
     weights
-        See `Vote.ballot`.
+        See `Vote.of_fold`.
     dataset
         Data set whose first image determines the shape and the affine of the map. No map is written for parts without
         `place`, or if the affine is unknown.
@@ -190,6 +190,6 @@ def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     """Write a volume (D, H, W), with its affine in mm, as a compressed float32 NIfTI file, completely or not at all."""
     image = nib.nifti1.Nifti1Image(np.asarray(volume, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         # With mtime=0, the same volume gives the same bytes.
         file.write(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))

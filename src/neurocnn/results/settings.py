@@ -13,8 +13,8 @@ import torch
 
 from neurocnn.errors import ModelError, NotFoundError, SettingError
 from neurocnn.errors.arguments import argument_error, check_each, check_integer, check_list
-from neurocnn.results.encoding import CUSTOM, Settings, encode, find_type, main_name
-from neurocnn.storage.files import is_file, storage_errors, write_whole
+from neurocnn.results.setting_json import CUSTOM, Settings, find_type, main_name, to_json
+from neurocnn.storage.files import is_file, storage_errors, write_atomically
 
 #: Recorded values that are not chosen by the user: names and shapes of the weights, torch's number of threads, and the
 #: affine of the first image (None if unknown).
@@ -62,7 +62,7 @@ def fill_missing(value: Any) -> Any:
         for field in dataclasses.fields(find_type(kind)):  # type: ignore[arg-type]
             if field.init and field.name not in filled and field.default is not dataclasses.MISSING:
                 earlier = _EARLIER.get(kind, {})
-                filled[field.name] = earlier.get(field.name, encode(field.default))
+                filled[field.name] = earlier.get(field.name, to_json(field.default))
     return filled
 
 
@@ -86,7 +86,7 @@ def drop_unrecorded(new: Settings, saved: Settings) -> Settings:
 
 def write_settings(settings: Settings, path: Path) -> None:
     """Write `commandline.json`, completely or not at all."""
-    with write_whole(path, "w") as file:
+    with write_atomically(path, "w") as file:
         json.dump(settings, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
@@ -97,9 +97,9 @@ def content_errors(path: Path) -> Iterator[None]:
 
     Examples
     --------
-    >>> from neurocnn.results.encoding import decode
+    >>> from neurocnn.results.setting_json import from_json
     >>> with content_errors(Path("results/commandline.json")):
-    ...     decode({"type": "Patch", "size": "large"})
+    ...     from_json({"type": "Patch", "size": "large"})
     Traceback (most recent call last):
     neurocnn.errors.SettingError: results/commandline.json: Patch: size='large'; expected an integer ≥ 1
     """
@@ -162,5 +162,5 @@ def write_environment(path: Path) -> None:
         "",
         *sorted((f"{name}=={version}" for name, version in packages.items() if name), key=str.lower),
     ]
-    with write_whole(path, "w") as file:
+    with write_atomically(path, "w") as file:
         file.write("\n".join(lines) + "\n")

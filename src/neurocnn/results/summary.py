@@ -9,14 +9,14 @@ import pandas as pd
 from neurocnn import storage
 from neurocnn.engine.intervals import known_limits
 from neurocnn.errors import NeurocnnError, SettingError
-from neurocnn.results.encoding import CUSTOM, Settings, decode
+from neurocnn.results.checked_tables import drop_names
 from neurocnn.results.ensembles import read_image_level
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import SETS, Fold
 from neurocnn.results.reading import read_history, read_metrics
 from neurocnn.results.resampling import draw_people, limits
+from neurocnn.results.setting_json import CUSTOM, Settings, from_json
 from neurocnn.results.settings import DEFAULTS
-from neurocnn.results.written import drop_names
 from neurocnn.storage.display import describe_people, limit_length, settings_table
 from neurocnn.storage.files import is_file
 from neurocnn.storage.identity import PARTICIPANT, key_columns
@@ -128,7 +128,7 @@ def chance_levels(folder: ResultFolder, tables: dict[int, pd.DataFrame]) -> dict
     return {str(name): float(value) for name, value in pd.DataFrame(rows).mean().items()}
 
 
-def describe(root: object, folder: ResultFolder | None, settings: Settings) -> str:
+def console_line(root: object, folder: ResultFolder | None, settings: Settings) -> str:
     """Return the line that a console displays. `folder` is None if custom code is needed to read the folder."""
     state = (
         f"splits {[fold.index for fold in folder.finished_folds]} done"
@@ -148,12 +148,12 @@ def html_page(root: object, folder: ResultFolder | None, settings: Settings) -> 
     else:
         table = summary_table(folder, draws=0).to_html(border=0)
         body = f"<p>Validation, {folder.selections[-1]}:</p>{table}"
-        people = f"<p>Training and validation:</p>{population(folder).to_html(border=0)}"
+        people = f"<p>Training and validation:</p>{first_split_population(folder).to_html(border=0)}"
     title = f"<h4>{html.escape(_describe_kind(folder, settings))}</h4><p><code>{html.escape(str(root))}</code></p>"
     return f"{title}{settings_table(_chosen_settings(settings))}{people}{body}"
 
 
-def population(folder: ResultFolder) -> pd.DataFrame:
+def first_split_population(folder: ResultFolder) -> pd.DataFrame:
     """Return the participants of the first split that is done, see `describe_people`."""
     paths = [folder.check_done()[0].sessions(name) for name in SETS]
     return describe_people(pd.concat([storage.read_table(path) for path in paths]), folder.task.label)
@@ -173,7 +173,7 @@ def _chosen_settings(settings: Settings) -> dict[str, object]:
 def _as_object(value: object) -> object:
     """Return an encoded setting as an object, or unchanged if it is custom or cannot be decoded."""
     try:
-        return decode(value)
+        return from_json(value)
     except NeurocnnError:
         return value.get(CUSTOM, value) if isinstance(value, dict) else value
 

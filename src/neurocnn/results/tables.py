@@ -264,7 +264,7 @@ class ResultTables:
         return self._experiment.load_network(split, selection, network)
 
     def __repr__(self) -> str:
-        return summary.describe(self.folder, self._experiment.readable, self.settings)
+        return summary.console_line(self.folder, self._experiment.readable, self.settings)
 
     def _repr_html_(self) -> str:
         return summary.html_page(self.folder, self._experiment.readable, self.settings)

@@ -19,14 +19,14 @@ from neurocnn.errors.logger import LOGGER
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import Fold
 from neurocnn.results.settings import content_errors
-from neurocnn.storage.files import is_file, storage_errors, write_whole
+from neurocnn.storage.files import is_file, storage_errors, write_atomically
 
 #: Column of the temperature in calibrated tables.
 TEMPERATURE = "temperature"
 
 
 @dataclass(frozen=True, eq=False)
-class Ballot:
+class FoldVote:
     """Weights and temperature that turn the part-level predictions of a fold into image-level predictions.
 
     Parameters
@@ -88,11 +88,11 @@ class Vote:
     temperatures: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
-    def ballot(self, folder: ResultFolder, fold: Fold, selection: str, validation: pd.DataFrame) -> Ballot:
+    def of_fold(self, folder: ResultFolder, fold: Fold, selection: str, validation: pd.DataFrame) -> FoldVote:
         """Return the weights and temperature of a fold, from its part-level predictions of the validation set."""
         temperature = self.temperatures.get(selection, {}).get(fold.index, 1.0)
-        ballot = Ballot(self._weights(validation) if folder.has_part_accuracy else None, temperature)
-        if ballot.is_empty:
+        fold_vote = FoldVote(self._weights(validation) if folder.has_part_accuracy else None, temperature)
+        if fold_vote.is_empty:
             LOGGER.warning(
                 "%s, %s: no part exceeds selection_threshold=%s, so that images have no predictions; choose another "
                 "threshold with results.vote(…)",
@@ -100,7 +100,7 @@ class Vote:
                 selection,
                 self.selection_threshold,
             )
-        return ballot
+        return fold_vote
 
     def _weights(self, validation: pd.DataFrame) -> "pd.Series[float]":
         accuracies, limit = ensemble.part_balanced_accuracy(validation), self.selection_threshold
@@ -123,7 +123,7 @@ def vote_path(folder: ResultFolder) -> Path:
 
 def write_vote(folder: ResultFolder, vote: Vote) -> None:
     """Write `vote.json`, completely or not at all."""
-    with write_whole(vote_path(folder), "w") as file:
+    with write_atomically(vote_path(folder), "w") as file:
         json.dump(vote.to_json(), file, indent=2)
         file.write("\n")
 

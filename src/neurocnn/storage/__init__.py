@@ -3,7 +3,7 @@
 Importing it has one global effect: functions that run in forked child processes are registered, see `locks`.
 """
 
-from neurocnn.storage.files import remove_leftovers, write_whole
+from neurocnn.storage.files import remove_leftovers, write_atomically
 from neurocnn.storage.locks import hold
 from neurocnn.storage.tables import read_table, write_table
 from neurocnn.storage.tensors import load_tensors, plain, save_tensors
@@ -15,6 +15,6 @@ __all__ = [
     "read_table",
     "remove_leftovers",
     "save_tensors",
+    "write_atomically",
     "write_table",
-    "write_whole",
 ]

@@ -17,7 +17,7 @@ from filelock import BaseFileLock
 
 from neurocnn.errors import InUseError, NeurocnnError, StorageError
 
-#: Names of the temporary files of `write_whole`.
+#: Names of the temporary files of `write_atomically`.
 _TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}", re.DOTALL)
 _REMEDIES = {
     errno.ENOSPC: "free space on the disk",
@@ -78,7 +78,7 @@ def find(folder: str | os.PathLike[str], pattern: str = "*") -> list[Path]:
 
 
 @contextlib.contextmanager
-def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def write_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file for writing, which is renamed to `path` when it is complete and on the disk.
 
     Parameters
@@ -96,7 +96,7 @@ def write_whole(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
 
     Examples
     --------
-    >>> with write_whole(tmp / "table.tsv", "w") as file:
+    >>> with write_atomically(tmp / "table.tsv", "w") as file:
     ...     _ = file.write("participant_id\\n")
     >>> [entry.name for entry in tmp.iterdir()]
     ['table.tsv']

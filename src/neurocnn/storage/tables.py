@@ -20,7 +20,7 @@ import pandas as pd
 
 from neurocnn.errors import NotFoundError, TableError, suggestion
 from neurocnn.errors.arguments import check_each, check_list, check_path, check_table, check_text
-from neurocnn.storage.files import storage_errors, write_whole
+from neurocnn.storage.files import storage_errors, write_atomically
 from neurocnn.storage.identity import IMAGE, REQUIRED, check_columns, check_ids
 
 MISSING = ("", "n/a")
@@ -116,7 +116,7 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     path = check_path("path", path, where="write_table")
     check_table("frame", frame, where="write_table")
     text = format_table(frame, path)
-    with write_whole(path, "w") as file:
+    with write_atomically(path, "w") as file:
         file.write(text)
 
 

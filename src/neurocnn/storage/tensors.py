@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from neurocnn.errors import CheckpointError, MissingExtraError, NotFoundError
-from neurocnn.storage.files import storage_errors, write_whole
+from neurocnn.storage.files import storage_errors, write_atomically
 from neurocnn.storage.tensor_checks import check_content, check_file
 
 
@@ -34,7 +34,7 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
     StorageError
         If the file cannot be written (full disk, read-only folder).
     """
-    # torch's own writer reports a full disk as a RuntimeError without a path; `write_whole` names the path.
+    # torch's own writer reports a full disk as a RuntimeError without a path; `write_atomically` names the path.
     buffer = io.BytesIO()
     torch.save(plain(content), buffer)
     buffer.seek(0)
@@ -44,7 +44,7 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
             f"{path}: not saved; found {', '.join(sorted(unsafe))}; expected only tensors, numbers, text, lists and "
             "dicts in states of networks, optimizers and schedulers"
         )
-    with write_whole(path) as file:
+    with write_atomically(path) as file:
         file.write(buffer.getbuffer())
 
 

@@ -25,7 +25,7 @@ from neurocnn.data.preprocessing import as_preprocessing
 from neurocnn.data.synthetic.person import Floats, Person, draw_person
 from neurocnn.data.synthetic.phantom import Contrast, scan
 from neurocnn.errors import SettingError, arguments
-from neurocnn.storage.files import remove_leftovers, write_whole
+from neurocnn.storage.files import remove_leftovers, write_atomically
 from neurocnn.storage.locks import hold
 from neurocnn.storage.tables import read_table, write_table
 
@@ -161,13 +161,13 @@ def make_caps(
 
     def draw(index: int) -> None:
         person = _draw_participant(seed, index, atrophy, space.individuality)
-        with write_whole(images[index]) as file:
+        with write_atomically(images[index]) as file:
             file.write(_nifti_bytes(person, space, contrast, size, np.random.default_rng([seed, index, 1])))
 
     with hold(folder / _LOCK, f"the synthetic CAPS {folder}", wait=True) as lock:
         remove_leftovers(lock, folder / _SETTINGS, labels, *images)
         if not _has_settings(folder, settings):
-            with write_whole(folder / _SETTINGS, "w") as file:
+            with write_atomically(folder / _SETTINGS, "w") as file:
                 json.dump(settings, file, indent=2)
                 file.write("\n")
         _run_in_threads(draw, [i for i in indices if not images[i].exists()], n_workers)

@@ -46,7 +46,7 @@ def precision_recall(
     figure = canvas.new_figure(4.6, 4.4)
     axes, grid = figure.add_subplot(), np.linspace(0, 1, 201)
     for index, positive in enumerate([1] if len(names) == 2 else range(len(names))):
-        truths = [scores.truth(table, positive, split) for split, table in tables.items()]
+        truths = [scores.class_membership(table, positive, split) for split, table in tables.items()]
         areas = [average_precision_score(*pair) for pair in truths]
         curves = []
         for pair in truths:

@@ -9,7 +9,7 @@ from neurocnn.results import groups
 from neurocnn.results.decisions import Decisions
 
 
-class Answers(Decisions):
+class Analyses(Decisions):
     """Analyses of predictions by participant; see `Results`.
 
     In the examples, `results` is a classification of patches in two splits, with a predicted set ``test``.

@@ -27,17 +27,17 @@ _TABLE = "table"
 _TASKS = ("classification", "regression", "reconstruction")
 
 
-def encode(value: object) -> Any:
+def to_json(value: object) -> Any:
     """Return a setting in its JSON form.
 
     Examples
     --------
     >>> import neurocnn as nc
-    >>> encode(nc.Patch(size=50, stride=25))["type"]
+    >>> to_json(nc.Patch(size=50, stride=25))["type"]
     'Patch'
-    >>> encode(print)
+    >>> to_json(print)
     {'custom': 'builtins.print'}
-    >>> encode(partial(print, end=""))["keywords"]
+    >>> to_json(partial(print, end=""))["keywords"]
     {'end': ''}
     """
     if value is None or isinstance(value, str | bool | int | float):
@@ -45,34 +45,34 @@ def encode(value: object) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, engine.Task):
-        return _encode_task(value)
+        return _task_to_json(value)
     if isinstance(value, data.Caps):
         # The path is absolute, because the settings may be loaded in another working directory.
-        return _encode_fields(value) | {"root": _absolute(value.root)}
+        return _fields_to_json(value) | {"root": _absolute(value.root)}
     if isinstance(value, data.Images):
-        return _encode_fields(value) | {"table": _encode_paths(value)}
+        return _fields_to_json(value) | {"table": _paths_to_json(value)}
     if isinstance(value, Mapping):
-        return {str(key): encode(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [encode(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, set | frozenset):
         # The values are sorted, because the order of a set of strings differs between processes.
-        return sorted(map(encode, value), key=repr)
+        return sorted(map(to_json, value), key=repr)
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("neurocnn."):
-        return _encode_fields(value)
-    return _encode_code(value)
+        return _fields_to_json(value)
+    return _code_to_json(value)
 
 
-def _encode_fields(value: Any) -> Settings:
+def _fields_to_json(value: Any) -> Settings:
     names = [field.name for field in dataclasses.fields(value) if field.init]
-    return {"type": type(value).__name__, **{name: encode(getattr(value, name)) for name in names}}
+    return {"type": type(value).__name__, **{name: to_json(getattr(value, name)) for name in names}}
 
 
-def _encode_code(value: object) -> Settings:
+def _code_to_json(value: object) -> Settings:
     """Return the name of a function, class or object, with the arguments of a partial and the repr of an object."""
     found: Settings = {CUSTOM: qualified_name(value)}
     if isinstance(value, partial):
-        arguments = encode(value.args), encode(value.keywords)
+        arguments = to_json(value.args), to_json(value.keywords)
         return (
             found
             | {"function": qualified_name(value.func)}
@@ -85,7 +85,7 @@ def _encode_code(value: object) -> Settings:
         # A repr with a memory address is omitted, because it differs in each process.
         found |= {} if " at 0x" in text else {"repr": shorten(text, 2000)}
     if callable(value) and (inner := members(value)):
-        found["transforms"] = {str(i): encode(item) for i, item in enumerate(inner)}
+        found["transforms"] = {str(i): to_json(item) for i, item in enumerate(inner)}
     return found
 
 
@@ -95,25 +95,25 @@ def _absolute(root: Any) -> Any:
     return str(Path(root).absolute())
 
 
-def _encode_paths(images: data.Images) -> Any:
+def _paths_to_json(images: data.Images) -> Any:
     """Return the absolute path of a TSV, or the ids and the absolute paths of a DataFrame."""
     if not isinstance(images.table, pd.DataFrame):
         return str(Path(images.table).absolute())
     return {"type": _TABLE, "columns": images.paths().to_dict("list")}
 
 
-def _encode_task(task: engine.Task) -> Settings:
+def _task_to_json(task: engine.Task) -> Settings:
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
     name = f"task {task.name}"
     if task.name in _TASKS:
         plain = getattr(engine, task.name)(**task.arguments)
         changed = {key: value for key, value in fields.items() if not _is_same(value, getattr(plain, key))}
         if not changed:
-            return {"type": task.name, **{key: encode(item) for key, item in task.arguments.items()}}
+            return {"type": task.name, **{key: to_json(item) for key, item in task.arguments.items()}}
         name = (
             f"{task.name} with {', '.join(f'{key} {_short_name(value)}' for key, value in changed.items())}"
         )
-    return {CUSTOM: name, **{key: encode(value) for key, value in fields.items() if not callable(value)}}
+    return {CUSTOM: name, **{key: to_json(value) for key, value in fields.items() if not callable(value)}}
 
 
 def _is_same(one: object, other: object) -> bool:
@@ -156,8 +156,8 @@ def custom_names(value: object) -> list[str]:
     return [name for item in items for name in custom_names(item)]
 
 
-def decode(value: Any) -> Any:
-    """Return the setting that `encode` encoded.
+def from_json(value: Any) -> Any:
+    """Return the setting that `to_json` converted.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def decode(value: Any) -> Any:
         If the setting is custom, or its type is unknown to this version.
     """
     if isinstance(value, list):
-        return [decode(item) for item in value]
+        return [from_json(item) for item in value]
     if not isinstance(value, dict):
         return value
     if CUSTOM in value:
@@ -176,7 +176,7 @@ def decode(value: Any) -> Any:
             return pd.DataFrame(value["columns"])
         except ValueError as error:
             raise SettingError(f"table: {error}; expected columns of equal length") from error
-    arguments = {name: decode(item) for name, item in value.items() if name != "type"}
+    arguments = {name: from_json(item) for name, item in value.items() if name != "type"}
     return arguments if kind is None else find_type(str(kind))(**arguments)
 
 
@@ -198,11 +198,11 @@ def describe_task(value: Settings) -> engine.Task | None:
     Examples
     --------
     >>> task = dataclasses.replace(engine.classification(), loss=lambda output, target: output)
-    >>> describe_task(encode(task)).classes
+    >>> describe_task(to_json(task)).classes
     ('CN', 'AD')
     """
     if CUSTOM not in value:
-        task: engine.Task = decode(value)
+        task: engine.Task = from_json(value)
         return task
     if "name" not in value:
         return None
@@ -222,4 +222,4 @@ def describe_task(value: Settings) -> engine.Task | None:
 
 def parts_name(value: Settings) -> str | None:
     """Return the name of encoded parts; None if they are custom without a recorded name."""
-    return str(decode(value).name) if CUSTOM not in value else value.get("name")
+    return str(from_json(value).name) if CUSTOM not in value else value.get("name")

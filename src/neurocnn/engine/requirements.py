@@ -18,7 +18,7 @@ from neurocnn.storage.memory import peak_memory
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requirements:
     """Upper limits of the updates, memory and disk space that training requires.
 
     Parameters
@@ -33,8 +33,8 @@ class Needs:
 
     Examples
     --------
-    >>> needs = Needs(10, 4_000_000_000, 10**9)
-    >>> str(needs + Needs(5, 2_000_000_000, 10**9))
+    >>> requirements = Requirements(10, 4_000_000_000, 10**9)
+    >>> str(requirements + Requirements(5, 2_000_000_000, 10**9))
     'at most 15 updates, 4.00 GB of memory for weights and optimizers, 2.00 GB of disk'
     """
 
@@ -42,17 +42,19 @@ class Needs:
     memory: int = 0
     disk: int = 0
 
-    def __add__(self, other: "Needs") -> "Needs":
-        return Needs(self.updates + other.updates, max(self.memory, other.memory), self.disk + other.disk)
+    def __add__(self, other: "Requirements") -> "Requirements":
+        return Requirements(
+            self.updates + other.updates, max(self.memory, other.memory), self.disk + other.disk
+        )
 
     def __str__(self) -> str:
         memory = f"{_size_text(self.memory)} of memory for weights and optimizers"
         return f"at most {self.updates} updates, {memory}, {_size_text(self.disk)} of disk"
 
 
-def needs_of(
+def requirements_of(
     trainer: TrainingSettings, models: Iterable[nn.Module], n_updates: int, n_selections: int
-) -> Needs:
+) -> Requirements:
     """Return the requirements for training these networks at the same time.
 
     Parameters
@@ -68,12 +70,14 @@ def needs_of(
     """
     sizes = [sum(value.nbytes for value in model.state_dict().values()) for model in models]
     # Each of the two training states contains the weights and the two moments of Adam.
-    return Needs(trainer.epochs * n_updates * len(sizes), 4 * sum(sizes), (n_selections + 6) * sum(sizes))
+    return Requirements(
+        trainer.epochs * n_updates * len(sizes), 4 * sum(sizes), (n_selections + 6) * sum(sizes)
+    )
 
 
 @contextmanager
-def log_needs(
-    what: str, needs: Needs, folder: Path | None, device: torch.device | None = None
+def log_requirements(
+    what: str, requirements: Requirements, folder: Path | None, device: torch.device | None = None
 ) -> Iterator[None]:
     """On rank 0, log the requirements before the block, and the used time, memory and disk space after the block.
 
@@ -81,7 +85,7 @@ def log_needs(
     ----------
     what
         Name of the block in the log.
-    needs
+    requirements
         Requirements of the block.
     folder
         Folder to which the block writes, if any.
@@ -90,7 +94,9 @@ def log_needs(
     """
     started, shown = monotonic(), find_ranks().rank == 0
     if shown:
-        LOGGER.info("%s takes %s%s", what, needs, "" if folder is None else f"; {_free_space_text(folder)}")
+        LOGGER.info(
+            "%s takes %s%s", what, requirements, "" if folder is None else f"; {_free_space_text(folder)}"
+        )
     yield
     if shown:
         size = "" if folder is None else f"; {folder} has {_size_text(_folder_size(folder))}"
