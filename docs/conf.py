@@ -1,7 +1,7 @@
 """Settings of the documentation site; CONTRIBUTING.md has the commands that build and serve it.
 
 The build needs no network: theme, fonts and scripts come from installed packages, and nothing links to the inventory of
-another site. The reference is generated from the package, so that a new public name gets its page by itself.
+another site. The reference is generated from the package, so that a new public name gets its page automatically.
 """
 
 import inspect

@@ -173,7 +173,7 @@ SHORT: dict[str, tuple[Setup, Check]] = {
     "docs/how-to/resume.md": (no_files, check_resumed),
     "docs/how-to/search-settings.md": (require_optuna, nothing_more),
     "docs/how-to/transform-images.md": (require_transforms, nothing_more),
-    "docs/how-to/use-an-own-loss-or-metric.md": (no_files, check_own_metric),
+    "docs/how-to/use-your-own-loss-or-metric.md": (no_files, check_own_metric),
     "docs/how-to/use-images-from-a-table.md": (write_table_of_images, check_two_channels),
     "docs/how-to/use-regions-from-masks.md": (write_masks, check_regions),
     "docs/how-to/use-several-cohorts.md": (copy_cohorts, check_cohorts),

@@ -293,7 +293,7 @@ print("By hand, left hippocampus:", accuracy_by_hand)
 # -----------------------
 #
 # ``Trainer.fit`` contains the loop above. It also uses a GPU if the machine has one, can write checkpoints from which a
-# stopped training resumes, and returns the history of the training. Without a validation set, the training loss selects
+# stopped run resumes, and returns the history of the training. Without a validation set, the training loss selects
 # the best epoch.
 task = nc.classification("diagnosis", classes=["CN", "AD"])
 trainer = nc.Trainer(

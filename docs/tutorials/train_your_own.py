@@ -49,7 +49,7 @@ print(nc.population(labels))
 # %%
 # ``nc.read_splits("data/labels_lists/train", n_splits=5)`` reads splits of ClinicaDL.
 #
-# Every training is an experiment: images, splits, parts, task, architecture and trainer, and one result folder. The
+# Every training run is an experiment: images, splits, parts, task, architecture and trainer, and one result folder. The
 # function below shortens the calls on this page. With the small settings, it trains only the first split; ``run``
 # without ``splits`` trains all splits.
 

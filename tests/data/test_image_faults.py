@@ -335,7 +335,7 @@ class TestPreparedTensors:
             ("text", "a str"),
             (torch.zeros(1, 6, 8, 7, dtype=torch.int16), "torch.int16"),
             (torch.zeros(1, 6, 8, 7).to_sparse(), "sparse"),
-            (torch.zeros(1).expand(1, 20000, 20000, 2000), r"20000.*expected at most the \d+ bytes"),
+            (torch.zeros(1).expand(1, 20000, 20000, 2000), r"20000.*expected at most \d+ bytes"),
             (torch.zeros(6, 8, 7), r"shape=\(6, 8, 7\)"),
             (torch.zeros(1, 0, 8, 7), r"shape=\(1, 0, 8, 7\)"),
         ],

@@ -159,7 +159,7 @@ def test_a_line_per_epoch_on_standard_error_has_the_remaining_time(capsys):
     lines = shown.err.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith(f"split 1, epoch 1/3: loss train {history.train_loss[0]:.6g}, validation")
-    assert lines[0].endswith("left")
+    assert lines[0].endswith("remaining")
     assert "at most 0:" in lines[0]
 
 

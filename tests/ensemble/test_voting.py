@@ -243,7 +243,7 @@ def test_a_part_without_a_weight_is_omitted_with_a_warning():
 def test_an_image_without_any_weighted_part_is_refused_with_its_name():
     table = table_of({("sub-1", "ses-M00", 0): [0.9, 0.1], ("sub-2", "ses-M06", 5): [0.2, 0.8]})
     with pytest.raises(
-        TableError, match=r"images none of whose parts has a weight .*\[0\]\): sub-2 ses-M06 part 5"
+        TableError, match=r"images without a weighted part; found weights .*\[0\]: sub-2 ses-M06 part 5"
     ):
         soft_vote(table, {0: 1.0})
 
@@ -322,7 +322,7 @@ def test_a_missing_id_is_refused(column):
     with pytest.raises(TableError, match=f"the column '{column}' is missing"):
         soft_vote(table.drop(columns=column))
     table[column] = table[column].astype(object).where(table.index != 1, None)
-    with pytest.raises(TableError, match=r"row 1 lacks a value in one of the columns"):
+    with pytest.raises(TableError, match=r"row 1: a value of .* is missing"):
         soft_vote(table)
 
 

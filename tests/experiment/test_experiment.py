@@ -361,7 +361,7 @@ def test_running_again_with_other_splits_is_refused(study: Study, tmp_path: Path
 
 def test_a_folder_with_files_of_another_program_is_refused(study: Study, tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(SettingError, match="not empty"):
+    with pytest.raises(SettingError, match="found other files"):
         experiment(study).run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

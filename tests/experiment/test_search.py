@@ -126,8 +126,8 @@ def test_drawn_values_have_the_distributions_of_the_search_space():
     ("space", "message"),
     [
         ({}, "space="),
-        ({"splits": [1]}, "all splits of a search have the same splits"),
-        ({"task": [None]}, "all splits of a search have the same task"),
+        ({"splits": [1]}, r"space\['splits'\]; expected a setting that may differ"),
+        ({"task": [None]}, r"space\['task'\]; expected a setting that may differ"),
         ({"parts": [nc.Patch(9, 9)]}, r"space\['parts'\]=Patch.*; expected parts with the name 'image'"),
         ({"learning_rat": [1e-3]}, "expected a field of Trainer, .*; did you mean 'learning_rate'"),
         ({"drop_out": [0.5]}, "did you mean 'dropout'"),

@@ -17,7 +17,9 @@ from neurocnn.data.transforms import MinMax, Transform
 
 
 class ChannelParts:
-    """Parts of the channels of a dataset, by the index of the channel's file and the position of the part's id.
+    """Reader of the parts of single channels.
+
+    A part is identified by the index of its file in `sources` and the index of its id in `part_ids`.
 
     Parameters
     ----------
@@ -68,11 +70,14 @@ class ChannelParts:
                 out.copy_(found)
 
     def transformed(self, part: Tensor, index: int, position: int) -> Tensor:
-        """Return a part after the transform, which may be a tensor of another library."""
+        """Return the transformed part. It may be a tensor subclass of another library."""
         return apply("transform", self.transform, part, self.sources[index], self.part_ids[position])
 
     def copy(self, index: int, position: int, shifted: bool) -> tuple[Tensor, list[int]]:
-        """Return a copy of a part and the shift of its box, which is random if `shifted` and the parts allow it."""
+        """Return a copy of a part and the shift of its box.
+
+        The shift is random if `shifted` is True and the parts have a random shift, otherwise 0.
+        """
         if shifted and isinstance(self.parts, ShiftedParts) and (most := self.parts.random_shift):
             shift = torch.randint(-most, most + 1, (3,)).tolist()
             image = self.images.image(self.sources[index])
@@ -81,7 +86,7 @@ class ChannelParts:
         return copy_voxels(self.read(index, position)[0]), [0, 0, 0]
 
     def space(self, index: int, position: int, shift: Sequence[int], part: Tensor) -> Space | None:
-        """Return the position of a part in world coordinates; None if the affine or the box is unknown."""
+        """Return the space of a part, see `part_space`; None if the affine or the box is unknown."""
         grid = self.images.grid(self.sources[index])
         if grid.affine is None or not isinstance(self.parts, LocatedParts):
             return None

@@ -185,7 +185,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
     def fills(self) -> bool:
         """Whether several threads can use `fill`: parts and transform must be those of neurocnn and not random.
 
-        Other transforms may use the global random state, which threads share. Those of TorchIO always use it.
+        Other transforms may use the global random state, which threads share. Transforms of TorchIO always use it.
         """
         own_items = type(self).__getitem__ is CapsDataset.__getitem__
         return own_items and self._is_deterministic(self.augmented) and type(self.parts) in OWN_PARTS
@@ -200,7 +200,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
         return self._item(row, position, out)
 
     def _is_deterministic(self, augmented: bool) -> bool:
-        """Return whether items depend on no random numbers: no random shift, and only transforms of this package."""
+        """Return whether items do not depend on random numbers: no shift, and only transforms of this package."""
         changed = self.augmentation is not None or bool(getattr(self.parts, "random_shift", 0))
         return (self.transform is None or type(self.transform) in (MinMax, ZScore)) and not (
             augmented and changed
@@ -244,7 +244,7 @@ class CapsDataset(Dataset[dict[str, Any]]):
 
     @contextmanager
     def _cut(self, index: int, position: int, augmented: bool) -> Iterator[Tensor]:
-        """Yield a copy of a part of a channel. Within the context, transforms can use the position of the part."""
+        """Yield a copy of a part of a channel. Within the context, transforms can use the affine of the part."""
         part, shift = self._channel_parts.copy(index, position, augmented)
         transforms = [each for each in (self.transform, self.augmentation) if each is not None]
         is_needed = any(map(needs_affine, transforms))

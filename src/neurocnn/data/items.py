@@ -15,7 +15,7 @@ from neurocnn.storage.identity import check_columns, describe_rows
 
 
 def apply(name: str, transform: Transform | None, part: Tensor, source: Source, part_id: int) -> Tensor:
-    """Apply a transform or an augmentation to a part. Error messages call it `name`.
+    """Apply a transform or an augmentation to a part. `name` is its name in error messages.
 
     Raises
     ------

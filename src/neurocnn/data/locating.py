@@ -80,7 +80,7 @@ def locate_image(
 def check_key(
     participant_id: str, session_id: str, cohort: str | None, known: Collection[str | None]
 ) -> None:
-    """Check the ids of one session. Without cohorts, None is the only `known` cohort.
+    """Check the ids of one session. `known` is [None] if the images have no cohorts.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def cohort_names(known: Iterable[str | None]) -> list[str]:
 
 
 def image_keys(sessions: pd.DataFrame, known: Iterable[str | None]) -> list[tuple[str, str, str | None]]:
-    """Return the participant, session and cohort of each row. The cohort is None if no cohort is `known`.
+    """Return the participant, session and cohort of each row. The cohort is None if the images have none.
 
     Raises
     ------

@@ -30,8 +30,8 @@ _BEST_RATIO = 1032
 _HEADER_BYTES = 4096
 _GZIP = b"\x1f\x8b"
 _ZEROS = re.compile(rb"\0*")
-# Number of bytes of the first window that is passed to a decompressor.
-_FIRST_WINDOW = 4096
+# Number of bytes of the first chunk that is passed to a decompressor.
+_FIRST_CHUNK = 4096
 # A file may have this many gzip members, and one more per 512 bytes of content: parallel compressors write members of
 # 64 KiB, and a file of very many empty members would take long to read.
 _FREE_MEMBERS, _MEMBER_BYTES = 64, 512
@@ -176,7 +176,7 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
     position, remaining = 0, n_bytes
     n_members, most_members = 0, _FREE_MEMBERS + n_bytes // _MEMBER_BYTES
     while position < len(content):
-        stream, window = _zlib_module().decompressobj(wbits=31), _FIRST_WINDOW
+        stream, size = _zlib_module().decompressobj(wbits=31), _FIRST_CHUNK
         n_members += 1
         if n_members > most_members:
             raise ImageError(
@@ -185,12 +185,12 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
         while not stream.eof:
             if position >= len(content):
                 raise ImageError(f"{name}: {path} is truncated; {_RESTORE}")
-            # zlib copies the unused end of a window. Windows that double in size keep the sum of all copies
+            # zlib copies the unused end of a chunk. Chunks that double in size keep the sum of all copies
             # proportional to the size of the file, even if it consists of very many empty members.
-            block = view[position : position + window]
+            chunk = view[position : position + size]
             try:
                 # One byte more than allowed is requested, to detect content that is too large.
-                pieces.append(stream.decompress(block, remaining + 1))
+                pieces.append(stream.decompress(chunk, remaining + 1))
             except damage as error:
                 raise ImageError(
                     f"{name}: {path} is damaged: its compressed content or checksum is wrong ({error}); {_RESTORE}"
@@ -201,8 +201,8 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
                     f"{name}: {path} is damaged: its content exceeds the {n_bytes} bytes that its header requires; "
                     f"{_RESTORE}"
                 )
-            position += len(block) - len(stream.unused_data)
-            window *= 2
+            position += len(chunk) - len(stream.unused_data)
+            size *= 2
         position = _ZEROS.match(content, position).end()  # type: ignore[union-attr]  # gzip allows zeros as padding
     return b"".join(pieces)
 

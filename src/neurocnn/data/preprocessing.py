@@ -118,7 +118,7 @@ class FlairLinear:
     Parameters
     ----------
     cropped
-        Whether the margins are cut off: 169×208×179 voxels, otherwise all voxels.
+        Whether the margins are cut off: 169×208×179 voxels, otherwise 193×229×193.
 
     Examples
     --------
@@ -153,7 +153,7 @@ class PetLinear:
     region
         Reference region as in the file names: ``"cerebellumPons2"``, ``"pons"``, ….
     cropped
-        Whether the margins are cut off: 169×208×179 voxels, otherwise all voxels.
+        Whether the margins are cut off: 169×208×179 voxels, otherwise 193×229×193.
     reconstruction
         Reconstruction as in the file names (``_rec-…``); None if each session has a single image of the tracer.
 

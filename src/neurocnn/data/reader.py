@@ -98,7 +98,8 @@ class ImageReader:
         if not grid.is_oriented:
             found = f"{source.name}: {source.nifti}: sform_code=0, qform_code=0: the directions of its axes are unknown"
             if self.orientation is not None:
-                raise ImageError(f"{found}; expected a code above 0 for orientation={self.orientation!r}")
+                expected = f"a code above 0 for orientation={self.orientation!r}"
+                raise ImageError(f"{found}; expected {expected}; correct the header, or use orientation=None")
             self.warn_once(source.cohort, "orientation code", f"{found}; the file's order of voxels is used")
         return grid.reoriented(self.orientation)
 
@@ -268,7 +269,7 @@ class ImageReader:
             )
         image = self.prepared_tensor(source)
         if image is None:
-            raise ImageError(f"{source.name}: {source.tensor_path}: the prepared tensor was removed")
+            raise ImageError(f"{source.name}: {source.tensor_path}: the tensor was removed; restore it")
         first, second, third = image.shape[1:]
         return (first, second, third)
 

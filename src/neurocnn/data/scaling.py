@@ -60,7 +60,9 @@ class BoundsCache:
 
 
 def scale(part: Tensor, bounds: Bounds, out: Tensor) -> None:
-    """Write (part − min) / (max − min), or zeros for a constant part, into `out`; `MinMax` returns the same bits.
+    """Write (part − min) / (max − min), or zeros for a constant part, into `out`.
+
+    The result is bit-identical to that of `MinMax`.
 
     Examples
     --------

@@ -117,7 +117,8 @@ def _read_cohorts(
                 frame.insert(0, "cohort", cohort)
             joined.setdefault(index, []).append(sets)
     if not joined:
-        raise TableError(f"{table}: no cohort has any of the diagnoses {', '.join(diagnoses or [])}")
+        wanted = "a diagnosis" if diagnoses is None else f"any of the diagnoses {', '.join(diagnoses)}"
+        raise TableError(f"{table}: no cohort has {wanted}; correct the argument or the column 'diagnoses'")
     if len({len(parts) for parts in joined.values()}) > 1:
         raise TableError(f"{table}: the cohorts have different numbers of splits; expected the same number")
     return [
@@ -173,9 +174,7 @@ def _find_trees(folder: Path) -> list[_Tree]:
 
 def _split_folders(folder: Path) -> list[tuple[int, Path]]:
     found = [(re.fullmatch(r"split-(\d+)", child.name), child) for child in find(folder)]
-    return sorted(
-        (int(match.group(1)), child) for match, child in found if match is not None and is_folder(child)
-    )
+    return sorted((int(match[1]), child) for match, child in found if match and is_folder(child))
 
 
 def _read_tree(
@@ -247,7 +246,8 @@ def _add_labels(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             missing = merged[merged["_found"] != "both"]
             if len(missing):
                 rows = describe_rows(missing, most=len(missing))
-                raise TableError(f"{path}: {len(missing)} rows are not in {folder / 'labels.tsv'}: {rows}")
+                found = f"{len(missing)} rows are not in {folder / 'labels.tsv'}: {rows}"
+                raise TableError(f"{path}: {found}; add them to labels.tsv, or remove them from the split")
             return merged.drop(columns="_found")
     return frame
 
@@ -294,7 +294,7 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     texts = {path: format_table(frame, path) for path, frame in tables.items()}
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise SettingError(f"{path} has different content; choose another folder, or delete {tree}")
+            raise SettingError(f"{path}: found another split; choose another folder, or delete {tree}")
     for path, text in texts.items():
         with write_atomically(path, "w") as file:
             file.write(text)

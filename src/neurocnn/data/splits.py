@@ -115,8 +115,8 @@ def kfold(
     -----
     Participants are sorted by the columns and assigned to the sets in turn. In each class of the first column, and in
     each combination of classes of the first two, three, … columns, the sizes of the sets differ by at most one
-    participant, so that classes may be arbitrarily rare. Within classes, participants are sorted by numeric columns,
-    and any `n_splits` neighbours are assigned to different sets at random.
+    participant, even if a class is rare. Within classes, participants are sorted by numeric columns, and any `n_splits`
+    neighbours are assigned to different sets at random.
 
     Groups are assigned one by one, the largest first, each to the set that makes the sets most similar in the number
     of participants and in each class; numbers are divided into four classes of equal size.

@@ -69,7 +69,7 @@ def part_stem(stem: str, descriptor: str) -> str:
 
 
 def write_prepared(voxels: Tensor, path: Path, origin: Origin) -> None:
-    """Write a prepared tensor (1, D, H, W), or a part of it, completely or not at all."""
+    """Write a prepared tensor (1, D, H, W), or a part of it, atomically."""
     buffer = io.BytesIO()
     torch.save(voxels.contiguous(), buffer)
     with zipfile.ZipFile(buffer, "a") as archive:

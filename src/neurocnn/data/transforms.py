@@ -51,7 +51,7 @@ class MinMax:
 
 @dataclass(frozen=True)
 class ZScore:
-    """Transform to mean 0 and standard deviation 1 (dividing by N). A constant part becomes 0.
+    """Transform that scales a part to mean 0 and standard deviation 1 (dividing by N). A constant part becomes 0.
 
     Examples
     --------

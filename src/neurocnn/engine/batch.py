@@ -12,8 +12,8 @@ from neurocnn.storage.identity import PART, describe_row
 #: One sample: a mapping with ``image`` (C, …), ``participant_id``, ``session_id``, ``part_id``, and optionally
 #: ``label`` and ``cohort``.
 Item = Mapping[str, Any]
-#: Samples joined under the names of `Item`: ``image`` (B, C, …), ``part_id`` (B,), the other entries as lists;
-#: ``label`` is a list of B plain values (numbers, text, None, lists of numbers), as the table contains them.
+#: Batch of samples, a dict with the entries of `Item`: ``image`` (B, C, …), ``part_id`` (B,), the other entries as
+#: lists; ``label`` is a list of B plain values (numbers, text, None, lists of numbers), as the table contains them.
 Batch = dict[str, Any]
 #: The part_id of the part that a network is trained on; None for a single network for all parts.
 Network = int | None

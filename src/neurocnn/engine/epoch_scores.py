@@ -53,7 +53,7 @@ def compute_scores(
 
 
 def _has_checked_sessions(task: Task, dataset: Dataset) -> bool:
-    """Return whether a set has a table of participants and classes. `inputs.check_sets` checks such a table."""
+    """Return whether `inputs.check_sets` has already checked the participants and classes of this set."""
     sessions = sessions_of(dataset)
     if sessions is None or "participant_id" not in sessions:
         return False

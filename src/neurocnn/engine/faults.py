@@ -159,7 +159,7 @@ def _memory_message(device: torch.device, batch_size: int, accumulation_steps: i
     steps = accumulation_steps * batch_size // smaller
     return (
         f"{found} and accumulation_steps={accumulation_steps}; batch_size={smaller} with "
-        f"accumulation_steps={steps} gives the same virtual batch of {batch_size * accumulation_steps}"
+        f"accumulation_steps={steps} gives the same effective batch size of {batch_size * accumulation_steps}"
     )
 
 

@@ -33,7 +33,7 @@ Change = tuple[Any, Any]
 
 
 def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
-    """Return the rule of each field of a dataclass that has one, by the name of the field with `prefix` before it.
+    """Return the rules of the fields that have one, by `prefix` + name of the field.
 
     Examples
     --------

@@ -196,7 +196,7 @@ class _Pass:
         self.outputs, self.n_outputs = None, 0
 
     def compute_columns(self, output: Any, batch: Batch) -> None:
-        """Compute the columns of some outputs, and check their shapes."""
+        """Compute the columns of outputs, and check their shapes."""
         with torch.inference_mode():
             columns = self.functions.columns(output, self.functions.target(batch))
         n = len(batch["participant_id"])
@@ -207,7 +207,8 @@ class _Pass:
         ]
         if wrong:
             raise ModelError(
-                f"the outputs for {n} samples: {', '.join(wrong)}; expected shape ({n},), one value per sample"
+                f"the columns for {n} samples: {', '.join(wrong)}; expected shape ({n},), one value per sample; "
+                "correct the task's function rows"
             )
         self.chunks.append(columns | {FINITE: finite_rows(output, n).numpy()})
 

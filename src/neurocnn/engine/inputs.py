@@ -99,9 +99,10 @@ def _check_wrapper(name: str, dataset: object) -> None:
 
 
 def check_disjoint(tables: Sequence[pd.DataFrame]) -> None:
-    """Check that no participant is in both tables. Each table is that of a set's sessions or of its first evaluation.
+    """Check that two tables have no common participant.
 
-    The tables of the first evaluation also contain the participants of datasets without a table of sessions.
+    They are the sessions tables of two sets, or the tables of their first evaluation, which also contain the
+    participants of datasets without a table of sessions.
 
     Raises
     ------

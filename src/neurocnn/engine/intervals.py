@@ -50,8 +50,8 @@ def confidence_intervals(
     level
         Coverage of the intervals, between 0 and 1.
     resample_own
-        Whether your own metrics have limits. Each bootstrap sample then calls your function, which takes a multiple of
-        the time of scoring. With False, the limits of your own metrics are NaN.
+        Whether to compute limits of custom metrics by bootstrap, which calls the function `n` times. With False, these
+        limits are NaN.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def confidence_intervals(
 def known_limits(
     table: pd.DataFrame, task: Task, values: Mapping[str, float]
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % limits of metrics whose values are known; NaN for metrics of your own, which are not called.
+    """Return the 95 % limits of metrics from their values. Custom metrics are not called; their limits are NaN.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def _limits(
     seed: int,
     level: float,
 ) -> dict[str, tuple[float, float]]:
-    """Return the limits of each metric, see `confidence_intervals`. `score` is None if own metrics have no limits."""
+    """Return the limits of each metric, see `confidence_intervals`. Without `score`, custom metrics have none."""
     people = table.groupby(key_columns(table.columns, PARTICIPANT), sort=True).ngroup().to_numpy()
     found = _analytic_limits(numbers, people, n_classes, values, level)
     if score is None:
@@ -150,7 +150,7 @@ def _limits(
 def _analytic_limits(
     numbers: pd.DataFrame, people: np.ndarray, n_classes: int, values: Mapping[str, float], level: float
 ) -> dict[str, tuple[float, float]]:
-    """Return the limits of the metrics of a classification that have a formula."""
+    """Return the limits of those classification metrics for which a formula exists."""
     if not n_classes:
         return {}
     known = class_intervals(numbers, people, n_classes, NormalDist().inv_cdf((1 + level) / 2))
@@ -164,7 +164,9 @@ def _analytic_limits(
 
 
 def _built_in_scores(numbers: pd.DataFrame, n_classes: int) -> Callable[[pd.DataFrame], Mapping[str, float]]:
-    """Return a function for the built-in metrics whose limits have no formula: the loss, or those of a regression."""
+    """Return a function that computes the built-in metrics without a formula for their limits: all metrics of a
+    regression, otherwise only the loss.
+    """
     if not n_classes and {"true_label", "predicted_label"} <= set(numbers):
         return regression_metrics
     return _mean_loss if "loss" in numbers else lambda _: {}

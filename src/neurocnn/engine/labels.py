@@ -62,7 +62,7 @@ def class_codes(classes: Sequence[Any] | Mapping[Any, int]) -> tuple[dict[str, i
         key = label_key(label)
         if key == MISSING or key in codes:
             raise SettingError(
-                f"classes={classes!r}; expected labels that differ; {label!r} is empty or occurs twice"
+                f"classes={classes!r}: {label!r} is empty or occurs twice; expected different, non-empty labels"
             )
         codes[key] = check_integer(f"classes[{label!r}]", output, minimum=0)
         members.setdefault(codes[key], []).append(str(label))

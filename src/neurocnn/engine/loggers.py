@@ -183,14 +183,18 @@ class Progress:
             self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             self.bar.update()
 
-    def end_epoch(self, epoch: int, rows: Mapping[int | None, Row], spent: str) -> None:
-        """Log the losses and times of an epoch, and write the losses to standard error within `show_progress`."""
+    def end_epoch(self, epoch: int, rows: Mapping[int | None, Row], times_text: str) -> None:
+        """Log the losses and times of an epoch.
+
+        Inside a `show_progress` block, also write the losses to standard error, unless a bar or the logger already
+        shows them.
+        """
         self._log_estimate(epoch)
         if not self.shown or self.bar is not None:
             return
         # The times are measured for all networks together. For several networks, they are logged in a separate line.
-        left = self._remaining_time(epoch)
-        single = f"; {spent}" if len(rows) == 1 else ""
+        remaining = self._remaining_time(epoch)
+        single = f"; {times_text}" if len(rows) == 1 else ""
         for part, row in rows.items():
             network = "" if part is None else f", network {part}"
             LOGGER.info(
@@ -199,17 +203,19 @@ class Progress:
                 self.epochs,
                 network,
                 _losses_text([row], self.sets),
-                left,
+                remaining,
                 row["time"],
                 single,
             )
         if not single:
-            LOGGER.info("epoch %d/%d: %s", epoch + 1, self.epochs, spent)
+            LOGGER.info("epoch %d/%d: %s", epoch + 1, self.epochs, times_text)
         # Lines that the logger already shows are not written again.
         if self.writes and not _logs_to_terminal():
             networks = f", {len(rows)} networks" if len(rows) > 1 else ""
             losses = _losses_text(list(rows.values()), self.sets)
-            sys.stderr.write(f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{left}\n")
+            sys.stderr.write(
+                f"{self.prefix}epoch {epoch + 1}/{self.epochs}{networks}: loss {losses}{remaining}\n"
+            )
             sys.stderr.flush()
 
     def _log_estimate(self, epoch: int) -> None:
@@ -236,8 +242,8 @@ class Progress:
 
     def _remaining_time(self, epoch: int) -> str:
         """Return the remaining time as text. It is an upper limit, because training may stop early."""
-        left = (self.epochs - epoch - 1) * (self._seconds_per_epoch(epoch) or 0)
-        return f", at most {_duration_text(left)} left" if left else ""
+        remaining = (self.epochs - epoch - 1) * (self._seconds_per_epoch(epoch) or 0)
+        return f", at most {_duration_text(remaining)} remaining" if remaining else ""
 
 
 def _duration_text(seconds: float) -> str:

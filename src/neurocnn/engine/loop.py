@@ -66,7 +66,7 @@ class Loop:
         check_sets(task, self.sets, trainer.sampler)
         if trainer.evaluate_train == "end" and validation is None:
             raise SettingError(
-                "Trainer.fit: evaluate_train='end'; expected a validation set, which decides on the best epoch; pass "
+                "Trainer.fit: evaluate_train='end'; expected a validation set, which selects the best epoch; pass "
                 "validation, or use evaluate_train='epoch'"
             )
         self.ranks = find_ranks(trainer.rank_seconds)
@@ -287,8 +287,8 @@ class Loop:
         absent = [name for name in self.task.selection if f"best_{name}" not in run.best_epochs]
         if absent:
             raise TrainingError(
-                f"no epoch is the best by {', '.join(absent)}: the metric was never finite; "
-                "check the images and labels of the validation set, or lower learning_rate"
+                f"{', '.join(absent)}: NaN or infinite in every epoch, so that no epoch can be selected; check the "
+                "images and labels of the validation set, or lower learning_rate"
             )
         return Training(
             history=pd.DataFrame(run.history),

@@ -112,7 +112,7 @@ class NetworkFiles:
                 )  # fmt: skip
 
     def open(self) -> None:
-        """Bring the table, the best models and the logs to the epoch and update of the restored state."""
+        """Open the files, and make the table, the best models and the logs consistent with the restored state."""
         if not self.writes:
             return
         bests = [folder / "model_best.pth.tar" for folder in self.models.glob("best_*")]

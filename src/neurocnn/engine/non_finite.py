@@ -101,7 +101,7 @@ def loss_error(
     names
         Name of each sample.
     parameters
-        Weights of the network, which the update has not changed.
+        Weights before the update. The advice in the message depends on whether they are finite.
     """
     bad = [name for name, finite in zip(names, losses.isfinite().tolist(), strict=True) if not finite]
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""

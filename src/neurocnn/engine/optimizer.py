@@ -108,6 +108,7 @@ def step_scheduler(scheduler: Scheduler | None, loss: float) -> None:
             scheduler.step()
         except ValueError as error:
             raise SettingError(
-                f"scheduler: {error}; expected a scheduler with at least as many steps as training has; with such a "
-                "scheduler, epochs cannot be increased"
+                f"scheduler: {error}; expected at least as many steps as the training has updates or epochs; a "
+                "scheduler with a fixed number of steps (OneCycleLR) does not allow epochs to be increased; use the "
+                "old epochs, or another folder"
             ) from error

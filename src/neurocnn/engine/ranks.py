@@ -55,10 +55,10 @@ class Ranks:
         except RuntimeError as error:
             found = re.search(r"Ranks? ([\d, ]+) failed", str(error))
             missing = found[1].strip() if found else ", ".join(map(str, self._closed_ranks()))
-            who = f"rank {missing} is missing" if missing else f"not all arrived ({error})"
+            who = f"rank {missing}" if missing else f"all ranks ({error})"
             raise TrainingError(
-                f"rank {self.rank} of {self.world} waited at most {self.seconds:g} s {where}, and {who}: it has died "
-                "or hangs; see its own output"
+                f"rank {self.rank} of {self.world}: no answer from {who} within {self.seconds:g} s ({where}); a rank "
+                "has died or hangs; see the output of that rank"
             ) from error
 
     def _closed_ranks(self) -> list[int]:
@@ -103,7 +103,8 @@ def find_ranks(seconds: float | None = None) -> Ranks:
     Parameters
     ----------
     seconds
-        Seconds that ranks wait for each other. None for the value of an earlier call, or 1800.
+        Seconds that ranks wait for each other. With None, the value of the earlier call is kept; the first call uses
+        1800.
 
     Examples
     --------

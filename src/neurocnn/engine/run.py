@@ -89,7 +89,7 @@ class Run:
         self.join_last = True
         self.optimizer.zero_grad(set_to_none=True)
         self.forward = self._make_forward()
-        self._window: list[tuple[Tensor, Batch]] = []
+        self._accumulated: list[tuple[Tensor, Batch]] = []
         #: Whether the model was set to training mode after the last evaluation.
         self.is_training = False
 
@@ -133,7 +133,7 @@ class Run:
         if not empty:
             # Names of samples are created only for an error, because this takes as long as an update of a small
             # network.
-            self._window.append((losses.detach(), {name: batch[name] for name in PART if name in batch}))
+            self._accumulated.append((losses.detach(), {name: batch[name] for name in PART if name in batch}))
 
     def update(self) -> float:
         """Step the optimizer, and return the mean loss of the update.
@@ -148,13 +148,13 @@ class Run:
             do not change. In float32 and bfloat16, gradients are checked only if they are clipped; without clipping,
             the error is raised for the next loss.
         """
-        losses = torch.cat([part for part, _ in self._window]) if self._window else torch.zeros(1)
+        losses = torch.cat([part for part, _ in self._accumulated]) if self._accumulated else torch.zeros(1)
         mean = float(losses.mean())
         # If any loss is not finite, the mean is not finite either. Therefore a finite mean needs no further check.
         if not math.isfinite(mean) and not losses.isfinite().all():
-            names = [sample_name(who, row) for part, who in self._window for row in range(len(part))]
+            names = [sample_name(who, row) for part, who in self._accumulated for row in range(len(part))]
             raise loss_error(self.where(), losses, names, self.parameters)
-        self._window.clear()
+        self._accumulated.clear()
         with self.random.as_global():
             self.scaler.unscale_(self.optimizer)
             if self.trainer.clip_gradient is not None:
@@ -269,7 +269,8 @@ class Run:
             self._clock = time.monotonic() - state["seconds"]
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"the training state belongs to another network or optimizer: {error}"
+                f"the training state belongs to another network or optimizer: {error}; use the settings that wrote it, "
+                "or another folder"
             ) from error
 
     def seconds(self) -> float:

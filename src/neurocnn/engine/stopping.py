@@ -1,4 +1,4 @@
-"""Decision when to stop early, and the comparison that selects the best epoch."""
+"""Early stopping, and the comparison that selects the best epoch."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from neurocnn.engine.metrics import smaller_is_better
 
 @dataclass
 class Stopper:
-    """Decision to stop early if a metric does not improve sufficiently during `patience` epochs.
+    """Early stopping if a metric does not improve sufficiently during `patience` epochs.
 
     An epoch is an improvement if its loss is smaller than best − tolerance × |best|, where best is the smallest loss of
     all earlier epochs. If larger values of the metric are better, its negative is used as the loss. NaN is not an

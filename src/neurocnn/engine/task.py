@@ -153,7 +153,7 @@ class Task:
             object.__setattr__(self, "vote", None if self.reconstructs else by_kind)
 
     def shown_settings(self) -> dict[str, Any]:
-        """Return the label, the classes, arguments that differ from their defaults, and functions of your own."""
+        """Return the label, the classes, arguments that differ from their defaults, and custom functions."""
         named = {"label": self.label, "classes": self.classes} | dict(self.arguments)
         settings = {name: value for name, value in named.items() if value is not None}
         settings = {name: value for name, value in settings.items() if _DEFAULTS.get(name) != value}

@@ -57,7 +57,7 @@ class Trainer(TrainingSettings):
         ``scheduler(optimizer)`` returns a scheduler. A parameter ``total_steps`` without a value, as in
         ``functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)``, is set to the number of all steps.
     scheduler_step
-        Whether the scheduler is stepped after each ``"epoch"`` or after each ``"update"`` (warm-up, one cycle).
+        Interval at which the scheduler is stepped: ``"epoch"``, or ``"update"`` (for warm-up and one cycle).
     clip_gradient
         Largest norm of the gradients of an update; None for no clipping.
     n_workers

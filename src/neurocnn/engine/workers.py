@@ -85,7 +85,7 @@ def exit_if_orphaned(worker: int) -> None:
     """Exit from a worker process whose parent was killed while it started.
 
     torch's workers end if their parent changes while they work. A worker whose parent was killed earlier would wait
-    for ever, and so would the reader of its output.
+    forever, and so would the reader of its output.
     """
     parent = multiprocessing.parent_process()
     # With a fork server, the parent of a worker is the server, not the process that started the worker.
@@ -159,7 +159,7 @@ def loader(
 def _limit_threads_after_fork() -> None:
     """Limit torch to one thread in processes that are forked from this one later.
 
-    The threads of OpenMP do not survive a fork, so a child with several threads would wait for them for ever.
+    The threads of OpenMP do not survive a fork, so a child with several threads would wait for them forever.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))

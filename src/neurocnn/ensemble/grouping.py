@@ -94,7 +94,7 @@ def _check_ids(table: pd.DataFrame, ids: list[str], columns: list[str]) -> None:
     missing = table[ids].isna().any(axis=1).to_numpy()
     if missing.any():
         raise TableError(
-            f"{WHERE}: row {int(np.argmax(missing))} lacks a value in one of the columns {', '.join(ids)}"
+            f"{WHERE}: row {int(np.argmax(missing))}: a value of {', '.join(ids)} is missing; fill it, or drop the row"
         )
     kind = table["part_id"].dtype
     if not pd.api.types.is_integer_dtype(kind):

@@ -202,7 +202,7 @@ def _row_weights(parts: PartsOfImages, weights: Weights | None) -> npt.NDArray[n
         known = list(series.index)
         parts.raise_if_any(
             unweighted[parts.image],
-            f"images none of whose parts has a weight (weights exist for the part_ids {known})",
+            f"images without a weighted part; found weights for the part_ids {known}",
         )
         omitted = sorted(parts.rows.loc[unknown, "part_id"].unique().tolist())
         warnings.warn(f"parts without a weight are omitted from the vote: {omitted}", stacklevel=3)

@@ -18,7 +18,8 @@ from neurocnn.results.scoring import first_image, write_nifti
 def write(folder: Path, models: Mapping[int, torch_nn.Module], dataset: data.CapsDataset) -> None:
     """Write ``input-<k>.nii.gz`` and ``output-<k>.nii.gz`` for the parts of a data set's first image.
 
-    The names of further channels of the image end in ``_channel-1``, ``_channel-2``, …
+    If the images have several channels, these are the files of the first channel; those of the second end in
+    ``_channel-1``, those of the third in ``_channel-2``.
 
     Parameters
     ----------

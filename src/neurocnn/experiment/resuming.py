@@ -52,7 +52,7 @@ def check_resumable(
     >>> _ = (tmp / "thesis.txt").write_text("years of work")
     >>> check_resumable(ResultFolder(tmp, engine.classification(), "image"), {"multi": True}, [])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    neurocnn.errors.SettingError: ...: not empty and without commandline.json; choose another folder
+    neurocnn.errors.SettingError: ...: found other files and no commandline.json; expected a new folder ...
     """
     root = where.root
     with storage_errors(root, "open"):
@@ -61,7 +61,10 @@ def check_resumable(
         raise SettingError(f"{root}: found a file; expected a folder for the results")
     if not is_file(where.settings):
         if not all(map(_is_being_written, find(root))):
-            raise SettingError(f"{root}: not empty and without {COMMANDLINE}; choose another folder")
+            raise SettingError(
+                f"{root}: found other files and no {COMMANDLINE}; expected a new folder or a result folder; choose "
+                "another folder"
+            )
         return
     if not where.is_claimed:
         return

@@ -30,8 +30,8 @@ from neurocnn.results.paths import Fold
 from neurocnn.results.setting_json import to_json
 from neurocnn.storage.files import is_file, write_atomically
 
-#: Settings of a winner that `Results` needs to use its networks.
-_OWN = (
+#: Settings that `Results` needs to load the networks of a winner.
+_NETWORK_SETTINGS = (
     "architecture",
     "augmentation",
     "multi",
@@ -137,7 +137,8 @@ def search(
     chosen = resolve_numbers("splits", splits, [split.index for split in experiment.splits])
     drawn = [draw_values(space, seed, trial) for trial in range(n_trials)]
     for values in drawn:
-        with_values(experiment, values)  # raises an error, if any, before the first file is written
+        # Invalid values raise an error here, before the first file is written.
+        with_values(experiment, values)
     divided = [_divide_training_set(split, experiment.task, inner, seed) for split in experiment.splits]
     trials = _Trials(experiment, divided, root, by, callbacks, verbose)
     custom: dict[str, Any] = {}
@@ -153,7 +154,7 @@ def search(
 
 @dataclasses.dataclass(frozen=True)
 class _Trials:
-    """Trainings of a search on the divided training sets."""
+    """Trials of a search, trained on the divided training sets."""
 
     experiment: Experiment
     splits: Sequence[data.Split]
@@ -255,7 +256,7 @@ def _run_winner(
     changed.run(folder, [split], callbacks=callbacks, verbose=verbose)
     if engine.find_ranks().rank == 0:
         content = {"trial": trial, "values": to_json(dict(values))}
-        content |= {name: to_json(getattr(winner, name)) for name in _OWN}
+        content |= {name: to_json(getattr(winner, name)) for name in _NETWORK_SETTINGS}
         train, _ = winner.recipe.datasets(
             winner.caps, next(each for each in winner.splits if each.index == split)
         )

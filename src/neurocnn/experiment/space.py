@@ -16,8 +16,8 @@ from neurocnn.storage.tensors import plain
 WHERE = "search"
 _TRAINER = [field.name for field in dataclasses.fields(engine.Trainer)]
 #: Fields of an experiment that are the same for all folds of a result folder.
-_SAME = ("caps", "splits", "task", "reconstructions")
-_FIELDS = [field.name for field in dataclasses.fields(Experiment) if field.name not in _SAME]
+_FIXED = ("caps", "splits", "task", "reconstructions")
+_FIELDS = [field.name for field in dataclasses.fields(Experiment) if field.name not in _FIXED]
 
 
 @runtime_checkable
@@ -57,23 +57,24 @@ def check_space(space: object, experiment: Experiment) -> dict[str, Any]:
     architectures = found.get("architecture", [experiment.architecture])
     options = [option_names(each) for each in architectures]
     for name in found:
-        _check_name(name, options)
+        _check_setting_name(name, options)
     for parts in found.get("parts", []):
         _check_parts(parts, experiment)
     return found
 
 
-def _check_name(name: str, options: Sequence[list[str] | None]) -> None:
-    own = [option for names in options for option in names or []]
-    if name in (*_TRAINER, *own, *_FIELDS):
+def _check_setting_name(name: str, accepted_options: Sequence[list[str] | None]) -> None:
+    """Check a name in the space. `accepted_options` are the options of each architecture; None if any is accepted."""
+    known_options = [option for names in accepted_options for option in names or []]
+    if name in (*_TRAINER, *known_options, *_FIELDS):
         return
-    if name in _SAME:
+    if name in _FIXED:
         raise SettingError(
-            f"{WHERE}: space[{name!r}]: all splits of a search have the same {name}; run one search for each {name}, "
-            "and compare the folders with nc.leaderboard"
+            f"{WHERE}: space[{name!r}]; expected a setting that may differ between trials; run one search for each "
+            "value, and compare the folders with nc.leaderboard"
         )
-    if None not in options:
-        known = {*_TRAINER, *own, *_FIELDS}
+    if None not in accepted_options:
+        known = {*_TRAINER, *known_options, *_FIELDS}
         raise SettingError(
             f"{WHERE}: space[{name!r}]; expected a field of Trainer, an option of the architecture, or a field of "
             f"Experiment; {suggestion(name, known)}"
@@ -108,7 +109,8 @@ def draw_values(space: Space, seed: int, trial: int) -> dict[str, Any]:
 def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """Return the experiment with new values of fields of its trainer, of options, or of its own fields.
 
-    A name is looked up in this order, in the options of the architecture that the values contain, if any.
+    A name is a field of the trainer, otherwise an option of the architecture (that in `values`, if any), otherwise a
+    field of the experiment.
     """
     accepted = option_names(values.get("architecture", experiment.architecture)) or []
     trainer = {name: value for name, value in values.items() if name in _TRAINER}

@@ -25,7 +25,7 @@ _QUANTILES = (1e-6, 1 - 1e-6)
 
 
 class Pruned(Exception):
-    """Stop of a training because the pruner has decided that its trial is not worth continuing."""
+    """Exception that stops the training of a pruned trial."""
 
 
 class Study:
@@ -63,7 +63,7 @@ class Study:
             logging.set_verbosity(verbosity)
 
     def ask(self) -> dict[str, Any]:
-        """Begin a trial, and return its values."""
+        """Start a trial, and return its values."""
         self._trial, self._reported = self._study.ask(), -1
         return {name: self._suggest(name, choices) for name, choices in self._space.items()}
 
@@ -111,7 +111,7 @@ class Study:
 
 
 class PruningCallback:
-    """Callback that reports each epoch of a trial, and stops the training if the pruner decides so."""
+    """Callback that reports each epoch of a trial and raises `Pruned` if the pruner prunes the trial."""
 
     def __init__(self, study: Study, fold: Fold) -> None:
         self._study, self._fold = study, fold

@@ -99,7 +99,7 @@ def _build(
     except (Exception, SystemExit) as error:
         raise ModelError(
             f"{title}: cannot be built for images of shape {shape} and {n_outputs} outputs: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}; use another input shape or other options"
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{title}: the builder returned {type(model).__name__}; expected a torch.nn.Module")
@@ -163,7 +163,8 @@ def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | No
         raise
     except Exception as error:
         raise ModelError(
-            f"{title}: images of shape {shape} are not accepted: {type(error).__name__}: {error}"
+            f"{title}: images of shape {shape} are not accepted: {type(error).__name__}: {error}; use another input "
+            "shape or other options"
         ) from error
     output = output_tensor(outputs)
     found = type(outputs).__name__ if output is None else tuple(output.shape)

@@ -92,8 +92,8 @@ def fit_temperature(table: pd.DataFrame) -> tuple[float, float, float]:
 def calibrate(folder: ResultFolder, vote: Vote) -> tuple[Vote, pd.DataFrame]:
     """Return `vote` with the fitted temperatures of all selections and splits, and the table of `Results.calibrate`.
 
-    The probabilities are those of the weights of `vote`, which need not be the weights of the existing tables. A split
-    in which no part votes has no temperature.
+    The probabilities are computed with the weights of `vote`, which may differ from those used in the existing tables.
+    A split in which no part votes has no temperature.
     """
     _check_classes(folder, "calibrate")
     rows, temperatures = [], {}
@@ -130,7 +130,7 @@ def _warn_at_limit(folder: ResultFolder, selection: str, split: int, temperature
 
 
 def adapt_to_weights(folder: ResultFolder, vote: Vote) -> Vote:
-    """Return a vote of other weights with temperatures that are fitted again, and without operating points."""
+    """Return `vote` after a change of its weights: temperatures are fitted again, and operating points are removed."""
     if vote.operating_points:
         LOGGER.warning(
             "%s: the operating points of the previous vote are removed; choose them again with "

@@ -180,8 +180,8 @@ def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote, lock: 
         storage.remove_leftovers(lock, *paths)
         table = read_predicted(fold.table(selection, dataset, folder.parts, "prediction"))
         # The loss of complete images is kept, because it cannot be computed from their predictions.
-        kept = read_row(paths[1]) if not folder.votes and is_file(paths[1]) else None
-        write_image_level(folder, fold, selection, dataset, table, fold_vote, kept)
+        previous = read_row(paths[1]) if not folder.votes and is_file(paths[1]) else None
+        write_image_level(folder, fold, selection, dataset, table, fold_vote, previous)
     if fold_vote.weights is not None:
         path = fold.part_accuracy(selection)
         storage.remove_leftovers(lock, path)
@@ -193,6 +193,6 @@ def _revote(folder: ResultFolder, fold: Fold, selection: str, vote: Vote, lock: 
 def uncalibrated_table(
     folder: ResultFolder, fold: Fold, selection: str, dataset: str, fold_vote: FoldVote
 ) -> pd.DataFrame:
-    """Return the image-level predictions at temperature 1 for the weights of `fold_vote`; the tables do not change."""
+    """Return the image-level predictions with the weights of `fold_vote`, uncalibrated. No table is written."""
     table = drop_names(read_predicted(fold.table(selection, dataset, folder.parts, "prediction")))
     return vote_images(folder.task, table, fold_vote.weights) if folder.votes else set_temperature(table, 1.0)

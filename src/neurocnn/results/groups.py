@@ -182,7 +182,10 @@ def _score_confounds(
 
 def _targets(task: engine.Task, sessions: pd.DataFrame) -> np.ndarray[Any, Any]:
     if task.label is None or task.label not in sessions:
-        raise TableError(f"confounds: the label column {task.label!r} is missing in the sessions")
+        raise TableError(
+            f"confounds: the label column {task.label!r} is missing in the sessions; add the column to the table, and "
+            "run or predict again"
+        )
     batch = {name: sessions[name].tolist() for name in key_columns(sessions)}
     target = task.target({**batch, "label": sessions[task.label].tolist()}, torch.device("cpu"))
     return np.asarray(target.double() if task.classes is None else target)

@@ -114,7 +114,10 @@ def _find_folders(root: Path) -> list[Path]:
 
 
 def _settings(table: ResultTables) -> dict[str, Any]:
-    """Return the chosen settings by dotted name; values that differ between folds, as after a search, as a list."""
+    """Return the user's settings by dotted name.
+
+    If the folds have different values (after a search), the value is the list of them as text.
+    """
     folds = [dict(_flatten(table._experiment.of_fold(index).settings)) for index in table.splits]
     folds = folds or [dict(_flatten(table.settings))]
     found = {}
@@ -125,7 +128,7 @@ def _settings(table: ResultTables) -> dict[str, Any]:
 
 
 def _flatten(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each chosen setting. The value of custom code is its name."""
+    """Yield the dotted name and the value of each of the user's settings. The value of custom code is its name."""
     for name, value in settings.items():
         if prefix or name not in _NOT_CHOSEN:
             if isinstance(value, Mapping) and CUSTOM in value:

@@ -87,7 +87,9 @@ class NetworkRecipe:
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise ModelError(f"{path} does not fit the architecture of the settings: {error}") from error
+            raise ModelError(
+                f"{path} does not fit the architecture of the settings: {error}; restore the file from a copy"
+            ) from error
         return model.eval()
 
     def describe(self) -> dict[str, str]:

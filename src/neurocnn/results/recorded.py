@@ -83,7 +83,7 @@ class RecordedExperiment:
         Path of the result folder.
     custom
         Objects for settings that are recorded as custom, by name of the setting.
-    own
+    overrides
         Settings that replace those of the folder.
 
     Raises
@@ -94,9 +94,11 @@ class RecordedExperiment:
         If another program wrote the folder, or a name in `custom` is not a setting.
     """
 
-    def __init__(self, root: Path, custom: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, root: Path, custom: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+    ) -> None:
         self.root, self.custom = root, custom
-        self.settings = read_settings(root / COMMANDLINE) | dict(own or {})
+        self.settings = read_settings(root / COMMANDLINE) | dict(overrides or {})
         if "neurocnn" not in self.settings:
             raise SettingError(
                 f"{root}: {COMMANDLINE} was not written by neurocnn (ClinicaDL has a file of this name); use "
@@ -194,7 +196,7 @@ class RecordedExperiment:
     def new_datasets(
         self, caps: data.ImageSet, sessions: pd.DataFrame, folds: Sequence[Fold]
     ) -> dict[int, data.CapsDataset]:
-        """Return the data set of new images for each fold, by index: the same one for folds with the same settings."""
+        """Return the data set of the new images by fold index. Folds with equal settings share one data set."""
         experiments = {fold.index: self.of_fold(fold.index) for fold in folds}
         datasets = {own: own.new_dataset(caps, sessions) for own in dict.fromkeys(experiments.values())}
         return {index: datasets[own] for index, own in experiments.items()}

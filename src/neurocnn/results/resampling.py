@@ -128,7 +128,7 @@ def scores_of_draws(
     }
     others = [name for name in observed if name not in found]
     if others:
-        # A metric of one's own gets the ids too, as in all other tables.
+        # Custom metrics also receive the ids, as everywhere else.
         complete, rows = table.assign(**numbers), np.arange(len(table))
         try:
             others = [name for name in others if name in task.metrics(complete)]
@@ -142,7 +142,9 @@ def scores_of_draws(
 
 
 def _default_loss(numbers: pd.DataFrame) -> Array:
-    """Return the loss of each image from its prediction: the cross-entropy or, for values, the squared error."""
+    """Return the loss of each image, computed from its prediction: cross-entropy for a classification, squared error
+    for a regression.
+    """
     true, columns = numbers["true_label"].to_numpy(dtype=float), probability_columns(numbers)
     if columns:
         own = numbers[columns].to_numpy(dtype=float)[np.arange(len(true)), true.astype(int)]

@@ -56,12 +56,19 @@ def write_image_level(
     dataset: str,
     predictions: pd.DataFrame,
     fold_vote: FoldVote,
-    kept: pd.DataFrame | None = None,
+    previous: pd.DataFrame | None = None,
 ) -> None:
     """Write the image-level tables from the part-level predictions, see `write_tables`.
 
     If no part votes, no predictions are written; in the row of metrics, ``n_parts`` is 0 and all other values are
-    missing. Values of the row `kept` that are not computed are written too.
+    missing.
+
+    Parameters
+    ----------
+    folder, fold, selection, dataset, predictions, fold_vote
+        See `write_tables`.
+    previous
+        Previous row of metrics, or None. Its values that are not computed again (the loss) are copied.
     """
     path, task = partial(fold.table, selection, dataset, IMAGE), folder.task
     votes = {} if fold_vote.weights is None else {"n_parts": float((fold_vote.weights > 0).sum())}
@@ -77,7 +84,7 @@ def write_image_level(
         predictions = set_temperature(
             predictions.drop(columns="part_id", errors="ignore"), fold_vote.temperature
         )
-    _write(folder, path, predictions, intervals=not folder.reconstructs, more=votes, kept=kept)
+    _write(folder, path, predictions, intervals=not folder.reconstructs, more=votes, previous=previous)
 
 
 def _write(
@@ -87,7 +94,7 @@ def _write(
     *,
     intervals: bool = False,
     more: Mapping[str, float] | None = None,
-    kept: pd.DataFrame | None = None,
+    previous: pd.DataFrame | None = None,
 ) -> None:
     """Write the predictions to ``path("prediction")`` and, if all rows have labels, metrics to ``path("metrics")``."""
     table = drop_names(table)
@@ -96,7 +103,7 @@ def _write(
         storage.write_table(named, path("prediction"))
     if "true_label" not in table or table["true_label"].notna().all():
         row = metrics_row(folder.task, table, intervals=intervals).assign(**(more or {}))
-        row = row if kept is None else kept.assign(**{str(name): row[name] for name in row})
+        row = row if previous is None else previous.assign(**{str(name): row[name] for name in row})
         storage.write_table(row, path("metrics"))
 
 
@@ -187,7 +194,7 @@ def first_image(dataset: data.CapsDataset) -> tuple[str, str, str | None]:
 
 
 def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """Write a volume (D, H, W), with its affine in mm, as a compressed float32 NIfTI file, completely or not at all."""
+    """Write a volume (D, H, W), with its affine in mm, as a compressed float32 NIfTI file, atomically."""
     image = nib.nifti1.Nifti1Image(np.asarray(volume, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     with write_atomically(path) as file:

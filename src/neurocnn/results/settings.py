@@ -85,7 +85,7 @@ def drop_unrecorded(new: Settings, saved: Settings) -> Settings:
 
 
 def write_settings(settings: Settings, path: Path) -> None:
-    """Write `commandline.json`, completely or not at all."""
+    """Write `commandline.json` atomically."""
     with write_atomically(path, "w") as file:
         json.dump(settings, file, indent=2, ensure_ascii=False)
         file.write("\n")

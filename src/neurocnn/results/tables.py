@@ -54,7 +54,7 @@ class ResultTables:
 
     @property
     def _folder(self) -> ResultFolder:
-        """Paths of the folder. Before the first access to a table, a vote that was interrupted is completed."""
+        """Result folder. Each access first completes a vote that was interrupted."""
         finish_vote(self._experiment.folder)
         return self._experiment.folder
 

@@ -122,7 +122,7 @@ def vote_path(folder: ResultFolder) -> Path:
 
 
 def write_vote(folder: ResultFolder, vote: Vote) -> None:
-    """Write `vote.json`, completely or not at all."""
+    """Write `vote.json` atomically."""
     with write_atomically(vote_path(folder), "w") as file:
         json.dump(vote.to_json(), file, indent=2)
         file.write("\n")

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all and checked when read. This package imports only `errors`.
+"""Files that are written atomically and checked when read. This package imports only `errors`.
 
 Importing it has one global effect: functions that run in forked child processes are registered, see `locks`.
 """

@@ -1,7 +1,7 @@
-"""Files that are written completely or not at all, and system errors with the path and a remedy.
+"""Atomic writes, and system errors with the path and a remedy.
 
-A process may be killed at any time and a disk may be full. Therefore a file is written under a temporary name in the
-same folder, flushed to the disk and renamed.
+An atomic write replaces a file completely or not at all, although a process may be killed at any time and a disk may
+be full: the file is written under a temporary name in the same folder, flushed to the disk and renamed.
 """
 
 import contextlib

@@ -80,7 +80,7 @@ def hold(path: str | os.PathLike[str], what: str, *, wait: bool = False) -> Iter
 
 
 def _acquire(lock: BaseFileLock, path: Path) -> None:
-    """Acquire a lock. If another process removes the folder of the lock meanwhile, the folder is created again."""
+    """Acquire a lock. If another process removes the folder of the lock in the meantime, it is created again."""
     for _ in range(100):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -126,7 +126,8 @@ def is_held(path: str | os.PathLike[str]) -> bool:
                     return False
             return False
         return True
-    # `hold` is not used, because it would create the lock's folder again if another process has removed it meanwhile.
+    # `hold` is not used, because it would create the lock's folder again if another process has removed it in
+    # the meantime.
     with storage_errors(path, "lock"), contextlib.ExitStack() as stack:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)

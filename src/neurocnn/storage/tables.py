@@ -89,7 +89,7 @@ def typed_columns(texts: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table completely or not at all. `read_table` returns exactly the same floats.
+    """Write a table atomically. `read_table` returns exactly the same floats.
 
     Parameters
     ----------

@@ -96,8 +96,8 @@ def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> No
         n_items += len(inner)
         if n_items > n_bytes or (inner and depth >= _MAX_DEPTH):
             raise CheckpointError(
-                f"{path}: more than {n_bytes} items or {_MAX_DEPTH} levels of lists and dicts; expected at most one "
-                f"item per byte of the file; {_REMEDY}"
+                f"{path}: more than {n_bytes} items, or more than {_MAX_DEPTH} nested levels; expected at most as many "
+                f"items as the file has bytes; {_REMEDY}"
             )
         pending.extend((item, depth + 1) for item in inner)
 
@@ -108,10 +108,14 @@ def _check_tensor(tensor: torch.Tensor, n_bytes: int, sizes: set[int], path: Pat
         raise CheckpointError(
             f"{found}, {tensor.layout} on {tensor.device}; expected a dense tensor on the CPU"
         )
-    if tensor.numel() * tensor.element_size() > n_bytes:
-        raise CheckpointError(f"{found}; expected at most the {n_bytes} bytes of the file; {_REMEDY}")
+    size = tensor.numel() * tensor.element_size()
+    if size > n_bytes:
+        raise CheckpointError(
+            f"{found}, {size} bytes; expected at most {n_bytes} bytes, the size of the file; {_REMEDY}"
+        )
     # A tensor that is longer than its record would read bytes of the next record.
     if sizes and tensor.untyped_storage().nbytes() not in sizes:
         raise CheckpointError(
-            f"{found}; expected the number of bytes that the file records for it; {_REMEDY}"
+            f"{found}, storage of {tensor.untyped_storage().nbytes()} bytes; expected the size of one of the file's "
+            f"records; {_REMEDY}"
         )

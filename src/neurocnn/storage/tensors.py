@@ -1,4 +1,4 @@
-"""Files of tensors: written completely or not at all, all checksums verified, no code unpickled."""
+"""Files of tensors: written atomically, all checksums verified, no code unpickled."""
 
 import copy
 import io
@@ -18,7 +18,7 @@ from neurocnn.storage.tensor_checks import check_content, check_file
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
-    """Write tensors with `torch.save`, completely or not at all.
+    """Write tensors with `torch.save`, atomically.
 
     Parameters
     ----------

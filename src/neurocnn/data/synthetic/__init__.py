@@ -1,4 +1,4 @@
-"""Synthetic CAPS of participants with and without a known effect."""
+"""Synthetic CAPS of participants with and without simulated atrophy."""
 
 from neurocnn.data.synthetic.caps import make_caps
 

@@ -24,12 +24,13 @@ _FOLD_SPACING = 6.5
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Smooth random fields: cubic B-spline coefficients on a lattice over the box.
+    """Smooth random fields: cubic B-spline coefficients on a lattice over the box from LOWEST to HIGHEST.
 
     Parameters
     ----------
     coefficients
-        Coefficients (n, Z, Y, X). Along each axis, the first coefficient is `spacing` outside the box.
+        Coefficients (n, Z, Y, X). Along each axis, the first coefficient lies one `spacing` outside the
+        box.
     spacing
         Distance between coefficients.
     """
