@@ -138,12 +138,12 @@ def main_name(name: str) -> str:
 
 
 def is_custom(value: object) -> bool:
-    """Return whether an encoded setting, or a setting nested in it, is custom."""
+    """Return whether a setting in JSON form, or a setting nested in it, is custom."""
     return bool(custom_names(value))
 
 
 def custom_names(value: object) -> list[str]:
-    """Return the names of all custom values in an encoded setting.
+    """Return the names of all custom values in a setting in JSON form.
 
     Examples
     --------
@@ -221,5 +221,5 @@ def describe_task(value: Settings) -> engine.Task | None:
 
 
 def parts_name(value: Settings) -> str | None:
-    """Return the name of encoded parts; None if they are custom without a recorded name."""
+    """Return the name of parts in JSON form; None if they are custom without a recorded name."""
     return str(from_json(value).name) if CUSTOM not in value else value.get("name")

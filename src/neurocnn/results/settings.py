@@ -41,7 +41,7 @@ _EARLIER: dict[str, Settings] = {
 
 
 def fill_missing(value: Any) -> Any:
-    """Return encoded settings in which each missing setting has the value that was used before it existed.
+    """Return settings in JSON form in which each missing setting has the value that was used before it existed.
 
     Examples
     --------

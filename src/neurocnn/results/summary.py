@@ -171,7 +171,7 @@ def _chosen_settings(settings: Settings) -> dict[str, object]:
 
 
 def _as_object(value: object) -> object:
-    """Return an encoded setting as an object, or unchanged if it is custom or cannot be decoded."""
+    """Return a setting in JSON form as an object, or unchanged if it is custom or cannot be converted."""
     try:
         return from_json(value)
     except NeurocnnError:
