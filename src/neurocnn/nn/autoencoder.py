@@ -21,12 +21,11 @@ from neurocnn.nn.decoder import (
     MaxPool,
     PadPool,
     Transposed,
-    is_sequence,
-    iterate_layers,
     mirror,
 )
 from neurocnn.nn.dry_run import copy_network
 from neurocnn.nn.functional import pad_max_pool, scatter_maxima
+from neurocnn.nn.sequences import is_sequence, iterate_layers
 
 #: Choices for the end of a decoder, see `CNN_Transformer`.
 OUTPUTS = ("mirror", "linear", "sigmoid")

@@ -14,6 +14,7 @@ from torch import nn
 from neurocnn.errors import ModelError
 from neurocnn.nn.dry_run import copy_network, dry_run
 from neurocnn.nn.pooling import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d
+from neurocnn.nn.sequences import iterate_layers
 
 Convolution = nn.Conv2d | nn.Conv3d
 Transposed = nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -34,22 +35,6 @@ class Reshape(nn.Module):
     def forward(self, x: Any, shape: Any) -> Any:
         """Return `x` (B, …) as (B, \\*shape[1:])."""
         return x.reshape(x.shape[0], *shape[1:])
-
-
-def is_sequence(module: object) -> bool:
-    """Return whether `module` is a Sequential that applies its layers one after the other."""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-
-
-def iterate_layers(sequence: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the path and the module of each layer of nested Sequentials, in the order of their application."""
-    # `named_children` would omit the second occurrence of a module.
-    for name, module in sequence._modules.items():
-        where = f"{path}.{name}" if path else name
-        if module is not None and is_sequence(module):
-            yield from iterate_layers(module, where)
-        elif module is not None:
-            yield where, module
 
 
 def mirror(sequence: nn.Module, path: str = "", output: str = "mirror") -> list[Step]:

@@ -131,7 +131,7 @@ def option_names(architecture: ArchitectureLike) -> list[str] | None:
     Examples
     --------
     >>> option_names("Conv5_FC3")
-    ['dropout']
+    ['dropout', 'fold_batch_norm']
     """
     if isinstance(architecture, nn.Module):
         return []

@@ -1,0 +1,125 @@
+"""Sequences of layers: their iteration, and their evaluation with fewer passes over the feature maps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from neurocnn.nn.allocation import needs_plain_operations
+from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
+
+Convolution = nn.Conv2d | nn.Conv3d
+Norm = nn.BatchNorm2d | nn.BatchNorm3d
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+POOLS = (PadMaxPool2d, PadMaxPool3d, nn.MaxPool2d, nn.MaxPool3d)
+
+
+def is_sequence(module: object) -> bool:
+    """Return whether `module` is a Sequential that applies its layers one after the other."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def iterate_layers(sequence: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the path and the module of each layer of nested Sequentials, in the order of their application."""
+    # `named_children` would omit the second occurrence of a module.
+    for name, module in sequence._modules.items():
+        where = f"{path}.{name}" if path else name
+        if module is not None and is_sequence(module):
+            yield from iterate_layers(module, where)
+        elif module is not None:
+            yield where, module
+
+
+def can_fold(sequence: nn.Module, x: Tensor) -> bool:
+    """Return whether `evaluate_folded` gives the output of `sequence` for `x`, except for rounding.
+
+    This requires an evaluation without gradients, in full precision, and without hooks, which need each layer's output.
+    """
+    if torch.is_grad_enabled() or x.is_meta or x.dtype not in (torch.float32, torch.float64):
+        return False
+    if torch.compiler.is_compiling() or needs_plain_operations() or torch.is_autocast_enabled(x.device.type):
+        return False
+    hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+    for layer in sequence.modules():
+        hooks += [layer._forward_hooks, layer._forward_pre_hooks]
+    return is_sequence(sequence) and not any(hooks)
+
+
+def evaluate_folded(sequence: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a sequence, with batch norm folded into the convolutions, and pooling before activation.
+
+    Parameters
+    ----------
+    sequence
+        Sequential for which `can_fold` is True. A batch norm in training mode is applied as it is.
+    x
+        Images or feature maps (B, C, …).
+
+    Notes
+    -----
+    In evaluation mode a batch norm is y = s·x + t for each channel, with s = γ / √(σ² + ε) and t = β - s·μ. The
+    convolution w∗x + b before it therefore becomes (s·w)∗x + (s·b + t).
+
+    Examples
+    --------
+    >>> blocks = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), PadMaxPool2d(2)).eval()
+    >>> image = torch.rand(2, 1, 9, 9)
+    >>> with torch.no_grad():
+    ...     torch.allclose(evaluate_folded(blocks, image), blocks(image), atol=1e-6)
+    True
+    """
+    for step in _steps([layer for _, layer in iterate_layers(sequence)]):
+        x = step(x)
+    return x
+
+
+def _steps(layers: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], Tensor]]:
+    position = 0
+    while position < len(layers):
+        first, second = layers[position], next(iter(layers[position + 1 :]), None)
+        if isinstance(first, CONVOLUTIONS) and isinstance(second, NORMS) and _is_foldable(first, second):
+            yield partial(_convolve_and_normalize, first, second)
+        elif second is not None and _is_increasing(first) and _is_plain_pool(second):
+            yield second
+            yield first
+        else:
+            yield first
+            position -= 1
+        position += 2
+
+
+def _is_foldable(convolution: Convolution, norm: Norm) -> bool:
+    # Subclasses may compute something else.
+    exact = type(convolution) in CONVOLUTIONS and type(norm) in NORMS and convolution.padding_mode == "zeros"
+    variance = None if norm.training else norm.running_var
+    return exact and variance is not None and variance.dtype == convolution.weight.dtype
+
+
+def _is_increasing(layer: nn.Module) -> bool:
+    """Return whether `layer` is an increasing function with f(0) = 0, so that max pooling may precede it."""
+    return type(layer) is nn.ReLU or (type(layer) is nn.LeakyReLU and layer.negative_slope >= 0)
+
+
+def _is_plain_pool(layer: nn.Module) -> bool:
+    return type(layer) in POOLS and not layer.return_indices and not getattr(layer, "return_pad", False)
+
+
+def _convolve_and_normalize(convolution: Convolution, norm: Norm, x: Tensor) -> Tensor:
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.weight is not None:
+        scale = norm.weight * scale
+    shift = -mean * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    if convolution.bias is not None:
+        shift = shift + convolution.bias * scale
+    weight = convolution.weight * scale.view(-1, *[1] * (convolution.weight.dim() - 1))
+    convolve = F.conv2d if isinstance(convolution, nn.Conv2d) else F.conv3d
+    settings = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
+    return convolve(x, weight, shift, *settings)  # type: ignore[arg-type]
