@@ -5,6 +5,7 @@ image, so that the images in a copied folder have the same fingerprints.
 """
 
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -51,7 +52,8 @@ def gzip_trailer(path: Path) -> tuple[int, int]:
 
 def file_stamp(path: Path) -> tuple[int, ...]:
     """Return numbers that change if a file is replaced or written to, even if its modification time is restored."""
-    status, link = path.stat(), path.lstat()
+    link = os.lstat(path)
+    status = os.stat(path) if stat.S_ISLNK(link.st_mode) else link
     return status.st_ino, status.st_size, status.st_mtime_ns, max(status.st_ctime_ns, link.st_ctime_ns)
 
 

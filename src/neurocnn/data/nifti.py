@@ -10,7 +10,7 @@ import math
 import re
 import zlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from neurocnn.storage.memory import available_memory
 
 # Highest compression ratio of DEFLATE: a header that requires a higher ratio is wrong.
 _BEST_RATIO = 1032
-_HEADER_BYTES = 4096
+# Size of the larger of both kinds of headers, NIfTI-2.
+_HEADER_BYTES = 540
 _GZIP = b"\x1f\x8b"
 _ZEROS = re.compile(rb"\0*")
 # Number of bytes of the first chunk that is passed to a decompressor.
@@ -82,10 +83,12 @@ def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
     ImageError
         If the file is empty, truncated, not NIfTI, or its header is invalid.
     """
-    if not path.is_file():
-        raise NotFoundError(f"{name}: {path}: the file does not exist")
-    with storage_errors(path, f"read {name}"), open(path, "rb") as file:
-        start = file.read(_HEADER_BYTES)
+    with storage_errors(path, f"read {name}"):
+        try:
+            with open(path, "rb", buffering=0) as file:
+                start = file.read(_FIRST_CHUNK)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFoundError(f"{name}: {path}: the file does not exist") from None
     if not start:
         raise ImageError(f"{name}: {path}: the file is empty (zero bytes); {_RESTORE}")
     if _is_gzip(path):
@@ -209,14 +212,22 @@ def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
 
 def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Header:
     """Return the header in a file's first bytes, else raise an ImageError with the invalid value."""
-    where = f"{name}: {path}"
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
     kind: Any = nib.Nifti2Header if 540 in sizes and 348 not in sizes else nib.Nifti1Header
     if not sizes & {348, 540} or len(start) < kind.sizeof_hdr:
-        raise ImageError(f"{where} is not a NIfTI file, or is truncated within its header; {_RESTORE}")
+        raise ImageError(f"{name}: {path} is not a NIfTI file, or is truncated within its header; {_RESTORE}")
+    try:
+        return _header_of(kind, start[: kind.sizeof_hdr], one_channel)
+    except ImageError as error:
+        raise ImageError(f"{name}: {path}: {error}") from None
+
+
+# The images of a pipeline have few different headers.
+@lru_cache(maxsize=1024)
+def _header_of(kind: Any, content: bytes, one_channel: bool) -> Header:
     try:
         with np.errstate(all="ignore"):
-            header = kind(start[: kind.sizeof_hdr], check=False)
+            header = kind(content, check=False)
             dim = [int(n) for n in header["dim"]]
             dtype = header.get_data_dtype()
             slope, intercept = header.get_slope_inter()
@@ -224,22 +235,24 @@ def _parse_header(start: bytes, path: Path, name: str, one_channel: bool) -> Hea
             offset = int(header["vox_offset"])
             is_oriented = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     except KeyError as error:
-        raise ImageError(f"{where}: datatype={error}; expected a type of voxels that NIfTI defines") from None
+        raise ImageError(f"datatype={error}; expected a type of voxels that NIfTI defines") from None
     except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, np.linalg.LinAlgError) as error:
-        raise ImageError(f"{where}: the header is invalid: {error}; {_RESTORE}") from None
+        raise ImageError(f"the header is invalid: {error}; {_RESTORE}") from None
     shape = tuple(dim[1 : 1 + dim[0]]) if 1 <= dim[0] <= 7 else tuple(dim)
     if one_channel and len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
     if len(shape) != 3 or min(shape) < 1:
-        raise ImageError(f"{where}: shape={shape}; expected three positive numbers of voxels")
+        raise ImageError(f"shape={shape}; expected three positive numbers of voxels")
     if dtype.names is not None or dtype.kind not in "iuf":
-        raise ImageError(f"{where}: voxels of type {dtype}; expected real numbers")
+        raise ImageError(f"voxels of type {dtype}; expected real numbers")
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise ImageError(f"{where}: affine={affine.tolist()}; expected finite and invertible")
+        raise ImageError(f"affine={affine.tolist()}; expected finite and invertible")
     if offset < kind.sizeof_hdr:
-        raise ImageError(f"{where}: vox_offset={offset}; expected at least {kind.sizeof_hdr}")
+        raise ImageError(f"vox_offset={offset}; expected at least {kind.sizeof_hdr}")
     scale = (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
     n_bytes = offset + math.prod(shape) * dtype.itemsize
+    # The header of several images is one object.
+    affine.flags.writeable = False
     return Header(shape, affine, n_bytes, is_oriented, (shape, dtype, offset, *scale))
 
 

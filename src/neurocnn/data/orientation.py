@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -86,7 +87,7 @@ class Grid:
 
     def is_at(self, other: "Grid") -> bool:
         """Return whether the corners of both grids differ by at most a tenth of a voxel, or one position is unknown."""
-        if self.affine is None:
+        if self.affine is None or other.affine is None or (self.affine == other.affine).all():
             return True
         return not self.distance(other) > 0.1 * float(np.linalg.norm(self.affine[:3, :3], axis=0).min())
 
@@ -126,7 +127,12 @@ def check_orientation(orientation: str) -> str:
 
 def orientation_of(affine: Affine) -> str:
     """Return the orientation of a volume, such as ``"RAS"``: the nearest world direction of each of its axes."""
-    return "".join(_nibabel.aff2axcodes(affine))
+    return _orientation(np.asarray(affine, np.float64).tobytes())
+
+
+@lru_cache(maxsize=1024)
+def _orientation(affine: bytes) -> str:
+    return "".join(_nibabel.aff2axcodes(np.frombuffer(affine).reshape(4, 4)))
 
 
 def known_affine(stem: str, shape: Shape3) -> Affine | None:

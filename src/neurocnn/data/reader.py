@@ -27,8 +27,8 @@ from neurocnn.errors import ImageError, NeurocnnError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import storage_errors
 
-# This number is far below the kernel's limit of memory maps per process.
-_MAPPED_FILES = 4096
+# Linux limits the memory maps of a process to 65,530 by default.
+_MAPPED_FILES = 30_000
 
 
 class ImageReader:
@@ -118,14 +118,14 @@ class ImageReader:
             self._clear_if_replaced(source)
             if source in self._grids:
                 continue
+            with suppress(NeurocnnError):
+                if source.nifti is not None:
+                    self.grid(source)
+                    continue
             try:
                 check_readable(source)
             except NeurocnnError as error:
                 problems.append(error)
-                continue
-            if source.nifti is not None:
-                with suppress(ImageError):
-                    self.grid(source)
         if len(problems) == 1:
             raise problems[0]
         if problems:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from difflib import SequenceMatcher
+from functools import cached_property
 from pathlib import Path
 
 from neurocnn.data.preprocessing import Preprocessing
@@ -50,7 +51,11 @@ class Source:
     root: Path
     channel: str | None = None
 
-    @property
+    def __hash__(self) -> int:
+        # Readers look up each image several times; hashes of paths are slow.
+        return hash((self.cohort, self.participant_id, self.session_id, self.channel))
+
+    @cached_property
     def name(self) -> str:
         """Name of the image in messages: cohort, participant, session and, if there are several, channel."""
         ids = {"cohort": self.cohort, "participant_id": self.participant_id, "session_id": self.session_id}

@@ -3,6 +3,7 @@
 A participant is identified by ``participant_id``, together with ``cohort`` if every row of a table has a cohort.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -24,6 +25,7 @@ REQUIRED = ("participant_id", "session_id")
 # Prefix and example of the ids in these columns.
 _EXAMPLES = {"participant_id": ("sub-", "sub-001"), "session_id": ("ses-", "ses-M00")}
 
+_FORBIDDEN = re.compile(r"[\x00-\x1f\s/\\]")
 # Unicode categories of characters without a glyph: control, format, surrogate, unassigned.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Cn"}
 # Characters of other categories that are invisible too: joiners, fillers and variation selectors.
@@ -217,6 +219,8 @@ def _warn_once(ids: str) -> None:
 
 
 def _visible_form(name: str) -> str:
+    if name.isascii() and name.isprintable():
+        return name.lower()
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(c for c in folded if unicodedata.category(c) not in _INVISIBLE and c not in _FILLERS)
 
@@ -241,7 +245,7 @@ def _is_id(value: object, prefix: str) -> bool:
         and len(value) > len(prefix)
         and value.startswith(prefix)
         and ".." not in value
-        and not any(c in "/\\" or c.isspace() or ord(c) < 32 for c in value)
+        and _FORBIDDEN.search(value) is None
     )
 
 
