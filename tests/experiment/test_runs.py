@@ -15,6 +15,7 @@ from studies import PARTS, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
 from neurocnn.data import balance, reader
+from neurocnn.experiment import resuming
 
 SCRIPT = """
 import sys
@@ -235,3 +236,21 @@ def test_repeated_folds_predict_each_person_once_per_repeat(study: Study, tmp_pa
     answers = results.predictions().drop_duplicates(["split", "participant_id"])
     assert answers.groupby("participant_id").size().eq(2).all()
     assert results.metrics().index.tolist()[:4] == [0, 1, 2, 3]
+
+
+def test_a_folder_that_another_process_starts_during_the_first_check_is_shared(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, is_file, started = tmp_path / "results", resuming.is_file, []
+
+    def is_file_before_the_other_run(path: Path) -> bool:
+        found = is_file(path)
+        if not started:
+            started.append(path)
+            experiment(study).run(folder, splits=[0])
+        return found
+
+    monkeypatch.setattr(resuming, "is_file", is_file_before_the_other_run)
+    results = experiment(study).run(folder, splits=[1])
+    assert started[0].name == "commandline.json"
+    assert repr(results).endswith("splits [0, 1] done")

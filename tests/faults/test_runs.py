@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,8 @@ def test_processes_that_race_for_a_new_folder_end_with_one_study(
                     torch.set_num_threads(1)
                     race(folder, go)
                     status = 0
+                except BaseException:
+                    traceback.print_exc()
                 finally:
                     os._exit(status)
             racers.append(child)

@@ -3,12 +3,14 @@
 import errno
 import os
 import pickle
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from neurocnn.errors import NeurocnnError
-from neurocnn.storage.files import write_atomically
+from neurocnn.storage.files import find, write_atomically
 
 
 def test_a_block_that_raises_keeps_the_old_file(tmp_path: Path):
@@ -36,3 +38,19 @@ def test_the_error_of_a_full_disk_names_the_final_path(tmp_path: Path):
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.errno, copy.filename) == (errno.ENOSPC, str(path))
     assert os.listdir(path.parent) == []
+
+
+@pytest.mark.faults
+def test_files_are_found_while_another_process_removes_folders(tmp_path: Path):
+    (tmp_path / "fold.lock").touch()
+    child = os.fork()
+    if child == 0:
+        while True:
+            (tmp_path / "state" / "a" / "b").mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(tmp_path / "state")
+    try:
+        for _ in range(6000):
+            assert tmp_path / "fold.lock" in find(tmp_path, "**/*.lock")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

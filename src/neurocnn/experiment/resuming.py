@@ -59,8 +59,10 @@ def check_resumable(
         exists = root.exists()
     if exists and not is_folder(root):
         raise SettingError(f"{root}: found a file; expected a folder for the results")
+    # The files are listed first: another process that starts the folder now writes the settings before other files.
+    found = find(root)
     if not is_file(where.settings):
-        if not all(map(_is_being_written, find(root))):
+        if not all(map(_is_being_written, found)):
             raise SettingError(
                 f"{root}: found other files and no {COMMANDLINE}; expected a new folder or a result folder; choose "
                 "another folder"

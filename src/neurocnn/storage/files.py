@@ -74,6 +74,10 @@ def find(folder: str | os.PathLike[str], pattern: str = "*") -> list[Path]:
             return []
         # `scandir` is called for its error, because glob returns nothing for a folder that cannot be read.
         os.scandir(folder).close()
+        # glob fails if another process removes a subfolder in the meantime.
+        for _ in range(100):
+            with contextlib.suppress(FileNotFoundError):
+                return sorted(Path(folder).glob(pattern))
         return sorted(Path(folder).glob(pattern))
 
 
