@@ -177,7 +177,7 @@ def train_neurocnn(work: str, folder: Path, workers: str) -> dict[str, float]:
         device="cpu",
         n_workers=int(workers) if workers.isdigit() else workers,
     )
-    split = nc.Split(*tables(folder, n_train, n_validation))
+    split = nc.Split(0, *tables(folder, n_train, n_validation))
     task = nc.classification("diagnosis", classes=["CN", "AD"])
     multi = "networks" in work
     experiment = nc.Experiment(
