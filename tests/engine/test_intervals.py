@@ -32,7 +32,8 @@ def study(generator, n, value, visits=1, rho=0.7):
     return table.assign(proba0=-table.proba1)
 
 
-@pytest.mark.on_demand
+@pytest.mark.faults
+@pytest.mark.faults_full
 @pytest.mark.parametrize("visits", [1, 3])
 def test_intervals_cover_the_true_value(visits):
     generator, coverage = np.random.default_rng(visits), []
