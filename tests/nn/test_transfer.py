@@ -314,7 +314,7 @@ WRONG = {
     "a model that is missing": ({"model": None}, "found NoneType"),
     "an empty model": ({"model": {}}, "found an empty dict"),
     "deeply nested": ({"model": {"model": {"model": {"weight": torch.zeros(2)}}}}, "model: found dict"),
-    "terabytes of one number": ({"w": torch.zeros(1).expand(2**20, 2**20)}, "bytes of the file"),
+    "terabytes of one number": ({"w": torch.zeros(1).expand(2**20, 2**20)}, "bytes, the size of the file"),
     "a sparse tensor": ({"w": torch.zeros(2, 2).to_sparse()}, "expected a dense tensor"),
     "a tensor without values": ({"w": torch.zeros(2, device="meta")}, "expected a dense tensor"),
     "two names that become one": ({"w": torch.zeros(2), "module.w": torch.zeros(2)}, "the same name"),
