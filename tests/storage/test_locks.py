@@ -103,7 +103,8 @@ def test_is_held_creates_nothing_while_the_folder_of_the_lock_is_removed(tmp_pat
     ended = threading.Event()
 
     def ask() -> None:
-        while not ended.is_set():
+        # Without a pause, two threads take the lock so often that `hold` may not get it in time.
+        while not ended.wait(0.0005):
             is_held(folder / "fold.lock")
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
