@@ -83,12 +83,11 @@ def read_header(path: Path, name: str, *, one_channel: bool = False) -> Header:
     ImageError
         If the file is empty, truncated, not NIfTI, or its header is invalid.
     """
-    with storage_errors(path, f"read {name}"):
-        try:
-            with open(path, "rb", buffering=0) as file:
-                start = file.read(_FIRST_CHUNK)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise NotFoundError(f"{name}: {path}: the file does not exist") from None
+    # Opening a pipe would wait for ever, so the path must be that of a file.
+    if not path.is_file():
+        raise NotFoundError(f"{name}: {path}: the file does not exist")
+    with storage_errors(path, f"read {name}"), open(path, "rb") as file:
+        start = file.read(_FIRST_CHUNK)
     if not start:
         raise ImageError(f"{name}: {path}: the file is empty (zero bytes); {_RESTORE}")
     if _is_gzip(path):

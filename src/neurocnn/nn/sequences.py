@@ -40,9 +40,12 @@ def can_fold(sequence: nn.Module, x: Tensor) -> bool:
 
     This requires an evaluation without gradients, in full precision, and without hooks, which need each layer's output.
     """
-    if torch.is_grad_enabled() or x.is_meta or x.dtype not in (torch.float32, torch.float64):
+    device = x.device.type
+    if torch.is_grad_enabled() or x.dtype not in (torch.float32, torch.float64):
         return False
-    if torch.compiler.is_compiling() or needs_plain_operations() or torch.is_autocast_enabled(x.device.type):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return False
+    if torch.compiler.is_compiling() or needs_plain_operations():
         return False
     hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
     for layer in sequence.modules():
@@ -79,18 +82,17 @@ def evaluate_folded(sequence: nn.Module, x: Tensor) -> Tensor:
 
 
 def _steps(layers: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], Tensor]]:
-    position = 0
-    while position < len(layers):
-        first, second = layers[position], next(iter(layers[position + 1 :]), None)
+    remaining = list(layers)
+    while remaining:
+        first = remaining.pop(0)
+        second = remaining[0] if remaining else None
         if isinstance(first, CONVOLUTIONS) and isinstance(second, NORMS) and _is_foldable(first, second):
+            remaining.pop(0)
             yield partial(_convolve_and_normalize, first, second)
-        elif second is not None and _is_increasing(first) and _is_plain_pool(second):
-            yield second
-            yield first
         else:
+            if second is not None and _is_increasing(first) and _is_plain_pool(second):
+                yield remaining.pop(0)
             yield first
-            position -= 1
-        position += 2
 
 
 def _is_foldable(convolution: Convolution, norm: Norm) -> bool:
