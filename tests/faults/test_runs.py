@@ -276,7 +276,8 @@ def test_the_error_of_a_full_disk_names_the_path_and_the_run_can_be_resumed(caps
 def test_an_error_names_a_file_in_place_of_the_result_folder(caps: nc.Caps, tmp_path: Path):
     (tmp_path / "file").write_text("mine")
     refuse(lambda: on(caps).run(tmp_path / "file" / "results"), nc.NeurocnnError, str(tmp_path / "file"))
-    refuse(lambda: on(caps).run(tmp_path / "file"), nc.NeurocnnError, str(tmp_path / "file"))
+    refuse(lambda: on(caps).run(tmp_path / "file"), nc.StorageError, "choose another folder")
+    refuse(lambda: on(caps).run(tmp_path / "file"), nc.StorageError, str(tmp_path / "file"))
     refuse(lambda: on(caps).run(tmp_path / ("x" * 300)), nc.NeurocnnError, "xxx")
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -121,5 +121,5 @@ def _numeric_values(people: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 def _cell_error(people: pd.DataFrame, row: int, column: str, expected: str) -> TableError:
     who = describe_rows(people.iloc[[row]]) or f"row {people.index[row]}"
-    value = people[column].iloc[row]
+    value = people[column].tolist()[row]
     return TableError(f"population: {column}={value!r} of {who}; expected {expected}; correct the table")

@@ -1,5 +1,7 @@
 """Checks, before a run is resumed, that a result folder belongs to the same experiment."""
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,8 +44,10 @@ def check_resumable(
     Raises
     ------
     SettingError
-        If the folder is a file or contains files of other programs, or if its settings, sessions, labels or images
-        differ. The message contains the differences.
+        If the folder contains files of other programs, or if its settings, sessions, labels or images differ. The
+        message contains the differences.
+    StorageError
+        If the folder is a file or cannot be read.
 
     Examples
     --------
@@ -56,9 +60,8 @@ def check_resumable(
     """
     root = where.root
     with storage_errors(root, "open"):
-        exists = root.exists()
-    if exists and not is_folder(root):
-        raise SettingError(f"{root}: found a file; expected a folder for the results")
+        if root.exists() and not is_folder(root):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     # The files are listed first: another process that starts the folder now writes the settings before other files.
     found = find(root)
     if not is_file(where.settings):
