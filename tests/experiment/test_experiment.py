@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from studies import PARTS, TASKS, TRAINER, Study, experiment
+from studies import PARTS, SHAPE, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
-from neurocnn.errors import LeakError, NotFoundError, SettingError
+from neurocnn.errors import ImageError, LeakError, NotFoundError, SettingError
 
 
 def _tree(folder: Path) -> set[str]:
@@ -149,6 +149,27 @@ def test_a_run_that_failed_before_its_first_score_can_be_repeated_with_corrected
     with pytest.raises(RuntimeError, match="of one's own"):
         second.run(tmp_path)
     assert experiment(study).run(tmp_path, splits=[0]).splits == [0]
+
+
+def test_a_run_that_failed_on_an_image_can_be_repeated_without_that_image(tmp_path: Path):
+    labels = nc.make_caps(tmp_path / "caps", n_participants=8, shape=SHAPE)
+    caps = nc.Caps(tmp_path / "caps", "t1-linear")
+    image = nib.load(caps.path("sub-0007", "ses-M000"))
+    voxels = np.full(image.shape, np.nan, dtype=np.float32)
+    nib.save(nib.Nifti1Image(voxels, image.affine), caps.path("sub-0007", "ses-M000"))
+
+    def run(sessions, splits=None):
+        folds = nc.kfold(sessions, n_splits=2, stratify=["diagnosis"], seed=len(sessions))
+        settings = {"task": TASKS["classification"], "architecture": "Conv3_FC1", "trainer": TRAINER}
+        study = nc.Experiment(caps, folds, nc.Patch(9, 9), **settings)
+        return study.run(tmp_path / "results", splits=splits)
+
+    for split in (0, 1):
+        with pytest.raises(ImageError, match="sub-0007 ses-M000"):
+            run(labels, [split])
+    good = labels[labels["participant_id"] != "sub-0007"]
+    assert run(good, [1]).splits == [1]
+    assert run(good).splits == [0, 1]
 
 
 def _interrupt(state):
