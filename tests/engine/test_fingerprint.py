@@ -33,3 +33,12 @@ def test_settings_that_an_older_state_lacks_have_their_earlier_value():
     saved = earlier_values(Newer) | {"old": 2}
     assert saved == {"old": 2, "output": "mirror"}
     assert differences(saved, {"old": 2, "output": "linear"}) == {"output": ("mirror", "linear")}
+
+
+def test_another_order_of_the_regions_is_a_difference():
+    regions = {"left": [[1, 9]], "right": [[9, 17]]}
+    settings = [
+        {"parts": {"type": "Roi", "regions": each}} for each in (regions, dict(reversed(regions.items())))
+    ]
+    assert differences(settings[0], settings[1]) == {"parts.regions": (["left", "right"], ["right", "left"])}
+    assert differences(settings[0], settings[0]) == {}

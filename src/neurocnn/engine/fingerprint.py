@@ -30,6 +30,8 @@ from neurocnn.storage.tensors import plain
 Settings = Mapping[str, Any]
 #: Change of a setting: its value in the folder, and its new value.
 Change = tuple[Any, Any]
+#: Mappings whose order has a meaning: the part_id of a region is its position.
+_ORDERED = frozenset({"regions"})
 
 
 def resume_rules(kind: type, prefix: str = "") -> dict[str, str]:
@@ -87,6 +89,8 @@ def differences(old: Settings, new: Settings, prefix: str = "") -> dict[str, Cha
     for name in dict.fromkeys([*old, *new]):
         before, now = old.get(name), new.get(name)
         if isinstance(before, Mapping) and isinstance(now, Mapping) and before.get("type") == now.get("type"):
+            if name in _ORDERED and list(before) != list(now):
+                found[f"{prefix}{name}"] = (list(before), list(now))
             found |= differences(before, now, f"{prefix}{name}.")
         elif _as_comparable(before) != _as_comparable(now):
             found[f"{prefix}{name}"] = (before, now)
