@@ -1,6 +1,7 @@
 """Weights of one experiment initialise another, split by split, in all documented ways."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from clinicadl_files import write_maps, write_old_results
 from studies import PARTS, SHAPE, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
-from neurocnn.errors import NeurocnnError, NotFoundError
+from neurocnn.errors import LeakError, ModelError, NeurocnnError, NotFoundError
 from neurocnn.experiment import transfer_source
 
 # A learning rate of 1e-30 changes no float32 weight, so that a network ends with its initial weights.
@@ -78,6 +79,47 @@ def test_networks_of_several_parts_cannot_initialise_a_single_network(study: Stu
         experiment(study, transfer_from=sources["multicnn"]).run(tmp_path)
 
 
+def test_a_warning_tells_that_networks_of_a_source_belong_to_other_parts(
+    study: Study, sources, tmp_path: Path
+):
+    boxes = {"left": ((1, 9), (6, 14), (5, 13)), "right": ((9, 17), (6, 14), (5, 13))}
+    settings = {"multi": True, "trainer": STILL, "transfer_from": sources["multicnn"]}
+    other = nc.Experiment(
+        study.caps, study.splits, nc.Roi(boxes), TASKS["classification"], "Conv3_FC1", **settings
+    )
+    with pytest.warns(
+        UserWarning, match="networks belong to other parts of the image.*check that both belong"
+    ):
+        other.run(tmp_path / "other", splits=[0])
+    state = _lab_network().state_dict()
+    maps = write_maps(tmp_path / "maps", state, "Conv3_FC1")
+    for path in list(maps.glob("split-0/*/model.pth.tar")):
+        for number in range(3):
+            shutil.copy(path, path.with_name(f"network-{number}_model.pth.tar"))
+        path.unlink()
+    run = experiment(study, multi=True, trainer=STILL, transfer_from=maps)
+    with (
+        pytest.warns(UserWarning, match=r"\(3 networks\) than those of this experiment \(.*, 2 networks\)"),
+        pytest.warns(UserWarning, match="the participants that the source has seen are unknown"),
+    ):
+        run.run(tmp_path / "from-maps", splits=[0])
+
+
+def test_the_network_of_clinicadl_1_with_the_same_name_is_suggested(tmp_path: Path):
+    labels = nc.make_caps(tmp_path / "caps", n_participants=4, shape=(31, 31, 31))
+    network = nc.create_model("Conv4_FC3_v1", (1, 31, 31, 31))
+    maps = write_maps(tmp_path / "maps", network.state_dict(), "Conv4_FC3")
+    images, splits = nc.Caps(tmp_path / "caps"), nc.kfold(labels, 2, "diagnosis")
+    task = nc.classification(classes=["AD", "CN"])  # the order of ClinicaDL 1.x, which causes no warning
+    settings = {"task": task, "architecture": "Conv4_FC3", "transfer_from": maps}
+    run = nc.Experiment(images, splits, nc.WholeImage(), **settings)
+    with (
+        pytest.raises(ModelError, match=r"ClinicaDL 1\.x names Conv4_FC3 is 'Conv4_FC3_v1'$"),
+        pytest.warns(UserWarning, match="the participants that the source has seen are unknown"),
+    ):
+        run.run(tmp_path / "results", splits=[0])
+
+
 def test_the_error_about_a_misspelt_selection_lists_the_available_selections(
     study: Study, sources, tmp_path: Path
 ):
@@ -99,6 +141,27 @@ def test_a_source_whose_split_was_not_run_is_refused_before_anything_is_written(
     with pytest.warns(UserWarning, match="seen"), pytest.raises(NotFoundError, match="expected fold-1"):
         experiment(study, transfer_from=old).run(tmp_path / "target")
     assert not (tmp_path / "target").exists()
+
+
+def test_a_source_with_other_splits_is_refused_with_the_advice_to_use_its_splits(
+    study: Study, sources, tmp_path: Path
+):
+    swapped = [nc.Split(split.index, split.validation, split.train) for split in study.splits]
+    settings = {"task": TASKS["classification"], "architecture": "Conv3_FC1", "transfer_from": sources["cnn"]}
+    run = nc.Experiment(study.caps, swapped, PARTS["roi"], **settings)
+    with pytest.raises(
+        LeakError, match=r"validation set: .* were seen in training.*use the splits of the source"
+    ):
+        run.run(tmp_path / "results")
+
+
+def test_a_maps_folder_is_no_result_folder_but_a_source(tmp_path: Path):
+    maps = write_maps(tmp_path / "maps", _lab_network().state_dict(), "Conv3_FC1")
+    for read in (nc.Results, nc.Experiment.load):
+        with pytest.raises(
+            NotFoundError, match="a MAPS folder of ClinicaDL; use transfer_from=… for its weights"
+        ):
+            read(maps)
 
 
 def test_a_results_object_can_be_the_source(study: Study, sources, tmp_path: Path):

@@ -12,7 +12,7 @@ from torch import nn as torch_nn
 from neurocnn import data, engine, nn
 from neurocnn.data.parts import check_parts
 from neurocnn.engine.fingerprint import resume_rules
-from neurocnn.errors import SettingError
+from neurocnn.errors import ModelError, SettingError
 from neurocnn.errors.arguments import (
     argument_error,
     check_callable,
@@ -153,6 +153,8 @@ class Recipe:
                 f"{WHERE}: multi=True: {self.parts} has the part_ids {list(part_ids)}; expected at least two; use "
                 "multi=False"
             )
+        if self.transfer_from is not None:
+            transfer_source.warn_of_other_parts(self.transfer_from, self.parts, part_ids)
         return resolve_numbers("networks", networks, part_ids)
 
     def with_epochs(self, epochs: int) -> "Recipe":
@@ -179,7 +181,8 @@ class Recipe:
             return None
         seen = transfer_source.source_participants(self.transfer_from, index)
         where = f"transfer from {self.transfer_from} to split {index}: validation set"
-        leakage.check_unseen(seen, images, where, leakage.TRAINED)
+        advice = "use the splits of the source, or leave these participants out"
+        leakage.check_unseen(seen, images, where, leakage.TRAINED, advice)
         if isinstance(self.transfer_from, Path):
             trained = seen[seen["role"].isin(leakage.TRAINED)]
             check_renamed_cohorts(Fold(self.transfer_from, index), trained, images, where)
@@ -207,7 +210,15 @@ class Recipe:
             weights = transfer_source.weights(
                 self.transfer_from, split, part, self.transfer_selection, self.task.classes
             )
-            nn.transfer_weights(weights, model)
+            try:
+                nn.transfer_weights(weights, model)
+            except ModelError as error:
+                # The convolutions of ClinicaDL 1.x's network of the same name have these parameters.
+                if self.architecture != "Conv4_FC3" or not any(".16.weight" in name for name in weights):
+                    raise
+                raise ModelError(
+                    f"{error}; the network that ClinicaDL 1.x names Conv4_FC3 is 'Conv4_FC3_v1'"
+                ) from error
         return model
 
 

@@ -4,6 +4,7 @@ A source is a result folder of neurocnn, a result folder of ClinicaDL 0.2.1, a M
 checkpoint, or a module in memory. Split k uses the weights of the source's split k.
 """
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ import pandas as pd
 import torch
 from torch import nn as torch_nn
 
-from neurocnn import nn
+from neurocnn import data, nn
+from neurocnn.engine.fingerprint import differences
 from neurocnn.errors import NotFoundError, SettingError
 from neurocnn.errors.arguments import argument_error
 from neurocnn.results import leakage
 from neurocnn.results.paths import COMMANDLINE, Fold
+from neurocnn.results.setting_json import to_json
 from neurocnn.results.settings import read_settings
 from neurocnn.storage.files import find, is_file, is_folder
 
@@ -25,6 +28,8 @@ _ABBREVIATIONS = {
     "best_balanced_accuracy": ("best-balanced_accuracy", "best-BA"),
     "best_loss": ("best-loss",),
 }
+#: Files of ClinicaDL with one network per part: in a MAPS folder, and in a result folder of 0.2.1.
+_NETWORKS = ("*/best-*/network-*_model.pth.tar", "fold-*/models/cnn-*")
 
 
 #: Path of a result folder or checkpoint, or a module.
@@ -165,6 +170,38 @@ def source_participants(source: Source, split: int) -> pd.DataFrame:
         stacklevel=2,
     )
     return leakage.unknown_source()
+
+
+def warn_of_other_parts(source: Source, parts: data.Parts, part_ids: Sequence[int]) -> None:
+    """Show a warning if a source with one network per part was trained on other parts of the image.
+
+    ClinicaDL does not record the parts, so that only the numbers of its networks are compared. Slices are not compared,
+    because the id of a slice does not depend on the number of discarded slices.
+
+    Parameters
+    ----------
+    source
+        See `as_source`.
+    parts, part_ids
+        Parts of the experiment, which has one network per part.
+    """
+    if isinstance(parts, data.Slice) or isinstance(source, torch_nn.Module) or is_file(source):
+        return
+    if _is_neurocnn_folder(source):
+        saved = read_settings(source / COMMANDLINE)
+        found, new = saved["parts"], {"parts": to_json(parts)}
+        differ = bool(saved["multi"] and differences({"parts": found}, new))
+    else:
+        files = [path.name for pattern in _NETWORKS for path in find(source, pattern)]
+        numbers = {int(number) for name in files for number in re.findall(r"^(?:network|cnn)-(\d+)", name)}
+        found, differ = f"{len(numbers)} networks", not numbers <= set(part_ids)
+    if differ:
+        warnings.warn(
+            f"transfer from {source}: its networks belong to other parts of the image ({found}) than those of this "
+            f"experiment ({parts}, {len(part_ids)} networks); network k of the source initialises network k; check "
+            "that both belong to the same region",
+            stacklevel=2,
+        )
 
 
 def _is_neurocnn_folder(folder: Path) -> bool:

@@ -93,7 +93,7 @@ def _check_equal_parameters(given: Mapping[str, Any], wanted: Mapping[str, Tenso
         lines = "".join(f"\n  {what}: {', '.join(names)}" for what, names in found.items() if names)
         raise ModelError(
             f"transfer_weights: the weights do not fit the network, which is unchanged:{lines}\n"
-            "use a source with the same architecture, input size and number of outputs"
+            "use a source with the same architecture, options, input size and number of outputs"
         )
 
 

@@ -98,7 +98,11 @@ def unknown_source() -> pd.DataFrame:
 
 
 def check_unseen(
-    seen: pd.DataFrame, sessions: pd.DataFrame, where: str, roles: Iterable[str] | None = None
+    seen: pd.DataFrame,
+    sessions: pd.DataFrame,
+    where: str,
+    roles: Iterable[str] | None = None,
+    advice: str = "leave them out or use a model that has not seen them",
 ) -> None:
     """Raise a LeakError if participants of these sessions were seen in training.
 
@@ -113,6 +117,8 @@ def check_unseen(
         Start of the message.
     roles
         Roles that count as seen; all by default.
+    advice
+        End of the message.
 
     Raises
     ------
@@ -147,6 +153,5 @@ def check_unseen(
         names = [f"{' '.join(person)} {'/'.join(roles)}" for person, roles in people.items()]
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         raise LeakError(
-            f"{where}: {len(names)} participants were seen in training: {', '.join(names[:10])}{more}; leave them "
-            "out or use a model that has not seen them"
+            f"{where}: {len(names)} participants were seen in training: {', '.join(names[:10])}{more}; {advice}"
         )

@@ -130,7 +130,11 @@ def read_settings(path: Path) -> Settings:
     {'multi': True}
     """
     if not is_file(path):
-        raise NotFoundError(f"{path} does not exist; {path.parent} is not a result folder of neurocnn")
+        is_maps = is_file(path.parent / "maps.json")
+        raise NotFoundError(
+            f"{path} does not exist; {path.parent} is not a result folder of neurocnn"
+            + (", but a MAPS folder of ClinicaDL; use transfer_from=… for its weights" if is_maps else "")
+        )
     try:
         with storage_errors(path, "read"):
             text = path.read_text(encoding="utf-8")
