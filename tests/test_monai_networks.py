@@ -178,3 +178,20 @@ def test_a_bottleneck_of_a_custom_autoencoder_is_refused(study, tmp_path):
     run = nc.Experiment(caps, splits, nc.WholeImage(), task, Autoencoder(True), nc.Trainer(epochs=1))
     with pytest.raises(ModelError, match=r"bottleneck=1; expected None"):
         run.run(tmp_path / "results")
+
+
+def test_an_autoencoder_that_returns_images_of_another_size_is_refused_with_both_shapes(study, tmp_path):
+    class Coarse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Conv3d(1, 2, 3, stride=2, padding=1)
+            self.decoder = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv3d(2, 1, 3, padding=1))
+
+        def forward(self, image):
+            return self.decoder(self.encoder(image))
+
+    caps, splits = study
+    run = nc.Experiment(caps, splits, nc.Patch(9, 9), nc.reconstruction(), Coarse(), nc.Trainer(epochs=1))
+    found = r"images of shape \(1, 9, 9, 9\) have shape \(1, 10, 10, 10\)"
+    with pytest.raises(ModelError, match=f"{found}.*choose another size of the parts"):
+        run.run(tmp_path / "results")

@@ -104,8 +104,9 @@ def test_the_error_of_a_failing_builder_names_the_builder_and_the_cause():
 def test_outputs_of_another_shape_are_refused_before_training(module, found):
     with pytest.raises(ModelError, match=found + r".*expected \(2, 2\)"):
         create_model(module, (1, 9, 9))
-    with pytest.raises(ModelError, match=found):
+    with pytest.raises(ModelError, match=found) as error:
         create_model(lambda shape, n_outputs: module, (1, 9, 9))
+    assert ("n_outputs=None" in str(error.value)) == isinstance(module, CNN_Transformer)
 
 
 def test_any_output_is_accepted_with_n_outputs_none():

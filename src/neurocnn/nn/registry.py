@@ -169,9 +169,11 @@ def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | No
     output = output_tensor(outputs)
     found = type(outputs).__name__ if output is None else tuple(output.shape)
     if n_outputs is not None and found != (2, n_outputs):
+        is_image = output is not None and output.dim() == 1 + len(shape)
         raise ModelError(
             f"{title}: outputs {found} for 2 images of shape {shape}; expected (2, {n_outputs}), "
             "one row per image and one column per output"
+            f"{'; an autoencoder requires nc.reconstruction() as task, or n_outputs=None' if is_image else ''}"
         )
 
 

@@ -51,7 +51,9 @@ class NetworkRecipe:
         model = nn.create_model(self.architecture, self.input_shape, n_outputs=n_outputs, **self.options)
         if not self.task.reconstructs:
             return model
-        if self._reconstructs(model):
+        output = output_tensor(dry_run(model, self.input_shape, batch=1))
+        found = () if output is None else tuple(output.shape[1:])
+        if found == self.input_shape:
             bottleneck = self.task.arguments.get("bottleneck")
             if bottleneck is not None:
                 raise ModelError(
@@ -65,11 +67,16 @@ class NetworkRecipe:
             for name in ("output", "bottleneck")
             if name in self.task.arguments
         }
-        return nn.CNN_Transformer(model, **{"output": "linear", **ends})
-
-    def _reconstructs(self, model: torch_nn.Module) -> bool:
-        output = output_tensor(dry_run(model, self.input_shape, batch=1))
-        return output is not None and output.shape == (1, *self.input_shape)
+        try:
+            return nn.CNN_Transformer(model, **{"output": "linear", **ends})
+        except ModelError as error:
+            if len(found) != len(self.input_shape):
+                raise
+            # The network returns images, so that it is probably an autoencoder for other sizes.
+            raise ModelError(
+                f"{error}; the outputs for images of shape {self.input_shape} have shape {found}: to use the network "
+                "as the autoencoder, choose another size of the parts or make both shapes equal"
+            ) from error
 
     def read(self, path: Path) -> torch_nn.Module:
         """Return a network in evaluation mode with the weights of a file of this experiment.
