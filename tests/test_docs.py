@@ -140,6 +140,7 @@ def test_the_docstring_of_the_package_lists_every_public_name_in_40_lines():
 
 def test_dir_of_the_package_lists_only_public_names_and_plotting():
     assert dir(nc) == sorted([*nc.__all__, "plotting"])
+    assert dir(nc.plotting) == sorted(nc.plotting.__all__)
 
 
 def test_plotting_is_imported_on_first_use():

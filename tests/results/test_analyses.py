@@ -198,6 +198,13 @@ def test_the_metrics_of_a_group_equal_the_metrics_of_its_rows(results, original)
     assert validation["participants"].sum() == len(results.predictions())
 
 
+def test_the_recall_of_a_class_without_participants_is_missing(results):
+    found = results.by_group("diagnosis", dataset="test")
+    assert found["sensitivity"].isna().tolist() == [False, True]
+    assert found["specificity"].isna().tolist() == [True, False]
+    assert found.loc["CN", ["sensitivity_low", "sensitivity_high"]].isna().all()
+
+
 @pytest.mark.faults
 def test_groups_without_a_column_or_sessions_are_refused(results):
     with pytest.raises(TableError, match=r"fold-0/test\.tsv: the column 'scanner' is missing"):
@@ -249,6 +256,18 @@ def test_confounds_of_a_regression_use_a_linear_regression(study: Study, tmp_pat
 def test_the_label_is_not_a_confound(results):
     with pytest.raises(SettingError, match=r"on=.*expected columns other than the label 'diagnosis'"):
         results.confounds(["age", "diagnosis"])
+
+
+@pytest.mark.faults
+def test_missing_confounds_are_refused_with_the_session(results):
+    path = results.folder / "fold-0/train.tsv"
+    table = nc.read_table(path)
+    nc.write_table(table.assign(age=table["age"].mask(table.index == 0)), path)
+    name = f"{table.participant_id[0]} {table.session_id[0]}"
+    with pytest.raises(
+        TableError, match=f"age, sex: a value is missing for {name};.*or run an experiment without"
+    ):
+        results.confounds(["age", "sex"])
 
 
 @pytest.mark.faults

@@ -41,7 +41,8 @@ class Analyses(Decisions):
         DataFrame
             One row per group (index `by`; ``missing`` for missing values): ``participants``, ``images``, and each
             metric with the limits of its 95 % confidence interval, ``…_low`` and ``…_high``, see
-            `metrics`.
+            `metrics`. The sensitivity of a group without patients (class 1) and the specificity of a group without
+            controls (class 0) are missing.
 
         Raises
         ------

@@ -63,8 +63,22 @@ def group_table(
         if len(own):
             people = own[key_columns(own, PARTICIPANT)].drop_duplicates()
             row = metrics_row(folder.task, drop_names(own), intervals=True).iloc[0]
+            row[_without_meaning(folder.task, row, own["true_label"])] = np.nan
             rows[name] = {"participants": len(people), "images": len(own), **row.to_dict()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(by)
+
+
+def _without_meaning(task: engine.Task, row: "pd.Series[Any]", labels: "pd.Series[Any]") -> list[str]:
+    """Return the columns of recalls of a class that does not occur in the group."""
+    present = [bool((labels == index).any()) for index in range(len(task.classes or ()))]
+    if len(present) == 2:
+        absent = {
+            name for name, found in zip(("specificity", "sensitivity"), present, strict=True) if not found
+        }
+    else:
+        # With more classes, both are means over the classes.
+        absent = set() if all(present) else {"specificity", "sensitivity"}
+    return [name for name in row.index if name.removesuffix("_low").removesuffix("_high") in absent]
 
 
 def group_names(values: "pd.Series[Any]", bins: int | Sequence[float] | None) -> "pd.Series[Any]":
@@ -162,7 +176,7 @@ def _score_confounds(
         if len(missing):
             raise TableError(
                 f"{where}: {', '.join(columns)}: a value is missing for {describe_rows(missing)}; expected "
-                "complete columns; choose other columns"
+                "complete columns; choose other columns, or run an experiment without these sessions"
             )
     numbers = [name for name in columns if pd.api.types.is_numeric_dtype(train[name])]
     texts = [name for name in columns if name not in numbers]
