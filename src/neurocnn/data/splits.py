@@ -89,7 +89,8 @@ def kfold(
         Number of splits per repeat, at least 2.
     stratify
         Column or columns of classes or numbers in which the sets should be similar, most important first. The value of
-        a participant is that of the baseline session.
+        a participant is that of the baseline session. Missing values are a class of their own, and
+        smaller than all numbers.
     seed
         Seed of the random assignment, which does not depend on the order of the rows.
     repeats

@@ -56,7 +56,9 @@ def compare(
             The metric of each experiment, and the difference a − b.
         ``low``, ``high``
             95 % confidence interval of the difference, from a percentile bootstrap (Efron & Tibshirani (1993), 13.3):
-            participants are drawn with replacement within each class, the same participants for both experiments.
+            participants are drawn with replacement within each class, the same participants for both experiments. The
+            width is 0 if all draws have the same difference, for example if one experiment predicts all participants
+            correctly and the other a single class; the interval is then too narrow.
         ``mcnemar``
             p-value of the exact test of McNemar (Psychometrika 12 (1947)) of equal accuracy, in the row ``accuracy``;
             missing if a participant has several images, because these are not independent.
