@@ -10,6 +10,9 @@ import torch
 
 import neurocnn as nc
 
+#: Why tests marked ``cpu`` are skipped in a process that sees a GPU: after a backward pass, even one on the CPU, torch
+#: refuses another one in a forked child; and trainings on a GPU are not equal bit for bit.
+ABOUT_THE_CPU = "about the CPU: tests/test_about_the_cpu.py runs it with CUDA_VISIBLE_DEVICES=''"
 #: Triton comes with torch for CUDA only.
 collect_ignore = [] if find_spec("triton") else ["src/neurocnn/nn/triton_pooling.py"]
 
@@ -25,11 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``gpu`` without a GPU; deselect those marked ``faults_full`` without ``--faults=full``."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    """Skip the tests marked ``gpu`` without a GPU and those marked ``cpu`` with one.
+
+    Tests marked ``faults_full`` are deselected without ``--faults=full``.
+    """
+    has_gpu = torch.cuda.is_available()
+    marker, reason = ("cpu", ABOUT_THE_CPU) if has_gpu else ("gpu", "no CUDA device")
+    for item in items:
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))
     if config.getoption("--faults") == "full":
         return
     long = [item for item in items if item.get_closest_marker("faults_full")]

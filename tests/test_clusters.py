@@ -11,6 +11,7 @@ from pages import ROOT, blocks
 
 import neurocnn as nc
 
+pytestmark = pytest.mark.cpu
 PAGE = ROOT / "docs/how-to/run-on-a-cluster.md"
 SCRIPTS = {block.splitlines()[0].removeprefix("# "): block for block in blocks(PAGE, "python")}
 NEEDS = {"on_processes.py": "concurrent", "on_joblib.py": "joblib", "on_dask.py": "distributed"}

@@ -302,7 +302,13 @@ RUNS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
 }
 
 
-@pytest.mark.parametrize("page", RUNS)
+#: The code of these pages is compared with values that are computed on the CPU.
+CPU = {"docs/how-to/start-from-clinicadl.md"}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.cpu] * (page in CPU)) for page in RUNS]
+)
 def test_the_code_of_a_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, in_short: None):
     RUNS[page](folder, monkeypatch)
 

@@ -189,6 +189,7 @@ def test_the_code_of_a_short_page_runs(page: str, folder: Path, in_short: None):
     check(run(page))
 
 
+@pytest.mark.cpu
 def test_the_resumed_run_of_the_page_has_the_same_history(folder: Path):
     names = run(LONG)
     assert len(names["resumed"].history) == 3  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ import neurocnn as nc
 pytest.importorskip("sphinx", reason="needs the extra docs")
 from sphinx.util.inventory import InventoryFile
 
+pytestmark = pytest.mark.cpu
 DOCS = Path(__file__).parents[1] / "docs"
 #: Code that builds the site in a process without network, except connections within this machine.
 BUILD = """

@@ -244,6 +244,7 @@ def test_an_error_names_samples_that_cannot_form_a_batch():
         collate(items)
 
 
+@pytest.mark.cpu
 def test_a_lack_of_file_handles_is_reported():
     def predict_with_few():
         data, model = [Toys(8)[i] for i in range(8)] * 30, network()
@@ -295,11 +296,13 @@ def history_of(n_workers):
     return trainer.fit(network(), TASK, Toys(8)).history.drop(columns="time").to_dict("list")
 
 
+@pytest.mark.cpu
 def test_a_daemonic_process_reads_its_samples_without_workers():
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.map(history_of, [2]) == [history_of(0)]
 
 
+@pytest.mark.cpu
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_process_that_is_forked_after_training_does_not_hang():
     # This test does not run in a forked process, which would itself hang after threads of its parent have computed.

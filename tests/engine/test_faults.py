@@ -183,6 +183,7 @@ def test_an_error_of_the_dataset_is_raised_unchanged_from_a_worker():
             predict(network(), TASK, Wrong(4), n_workers=n_workers, device="cpu")
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("limit", [500, 3_000, 8_000, 12_000, 14_000])
 def test_the_error_of_a_full_disk_names_the_path_and_existing_files_stay(limit, tmp_path):
     """Writing more than `limit` bytes to a file fails, as on a full disk; the limit decides which file fails first."""

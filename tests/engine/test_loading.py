@@ -270,6 +270,7 @@ def test_ctrl_c_ends_the_threads_and_a_resumed_run_equals_a_run_without_workers(
     pd.testing.assert_frame_equal(expected, found, check_exact=True)
 
 
+@pytest.mark.cpu
 def test_a_process_that_is_forked_while_threads_read_can_read_samples(tmp_path):
     data = dataset(tmp_path, "patch")
     states = []

@@ -9,6 +9,7 @@ import threads_script
 import torch
 from toys import same_weights
 
+pytestmark = pytest.mark.cpu
 RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 

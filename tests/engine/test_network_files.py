@@ -87,6 +87,7 @@ def kill_at_write(number, monkeypatch):
     monkeypatch.setattr(os, "replace", deadly)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("parts", [(0,), (0, 4)])
 @pytest.mark.parametrize("number", range(1, 9))
 def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts, tmp_path, monkeypatch):

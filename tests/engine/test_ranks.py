@@ -1,5 +1,6 @@
 """Training and evaluation by two ranks on a CPU give the results of one process."""
 
+import atexit
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from toys import Toys, die, network, same_weights
 from neurocnn.engine import Trainer, classification, predict
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.errors import TrainingError
+
+pytestmark = pytest.mark.cpu
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +240,24 @@ def test_the_process_group_is_released_before_python_ends(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     # Only the last line is compared, because gloo of torch 2.10 prints a line before it.
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["False"]), done.stderr
+
+
+@pytest.mark.parametrize("local", [0, 1])
+def test_ranks_join_on_a_machine_with_fewer_gpus_than_ranks(local, monkeypatch):
+    """The GPU and the process group are replaced: this test needs neither."""
+    joined, chosen = [], []
+    for name, value in {"WORLD_SIZE": "2", "RANK": str(local), "LOCAL_RANK": str(local)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: joined.append(backend))
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: joined[0])
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend, **_: joined.append(backend))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: local)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(atexit, "register", lambda *_: None)
+    monkeypatch.setattr("neurocnn.engine.ranks._control", {})
+    assert find_ranks().local == local
+    assert joined == ["cpu:gloo,cuda:nccl", "gloo"]
+    assert chosen == [0] * (local == 0)

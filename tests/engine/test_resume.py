@@ -18,6 +18,7 @@ from neurocnn.errors import CheckpointError, InUseError, SettingError
 from neurocnn.storage.locks import hold
 from neurocnn.storage.tensors import load_tensors
 
+pytestmark = pytest.mark.cpu
 TASK = classification("diagnosis", ["CN", "AD"])
 PARTS = (0, 4)
 SETTINGS = {

@@ -387,6 +387,7 @@ def test_a_folder_with_files_of_another_program_is_refused(study: Study, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.cpu
 def test_a_job_array_writes_the_tables_of_one_process_byte_for_byte(study: Study, tmp_path: Path):
     run = experiment(study, "roi", multi=True)
     run.run(tmp_path / "one")
@@ -402,6 +403,7 @@ def test_a_job_array_writes_the_tables_of_one_process_byte_for_byte(study: Study
             assert path.read_bytes() == other.read_bytes(), path
 
 
+@pytest.mark.cpu
 def test_the_number_of_networks_in_memory_does_not_change_results(study: Study, tmp_path: Path):
     for number in (1, 3):
         experiment(study, "slice", multi=True, networks_at_once=number).run(
@@ -411,6 +413,7 @@ def test_the_number_of_networks_in_memory_does_not_change_results(study: Study, 
         assert path.read_bytes() == (tmp_path / "3" / path.relative_to(tmp_path / "1")).read_bytes()
 
 
+@pytest.mark.cpu
 def test_each_of_several_networks_equals_a_network_trained_separately(study: Study, tmp_path: Path):
     trainer = nc.Trainer(epochs=2, batch_size=4, learning_rate=1e-3, seed=5)
     options = {"dropout": 0.5}

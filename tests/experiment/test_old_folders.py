@@ -94,6 +94,7 @@ def renamed(caps: nc.Caps, tmp_path: Path) -> nc.Caps:
     return nc.Caps(tmp_path / "renamed", "t1-volume")
 
 
+@pytest.mark.cpu
 def test_an_old_folder_predicts_the_same_values(name: str, folder: Path, renamed: nc.Caps):
     results = nc.Results(folder, **CUSTOM[name])
     rows = nc.read_table(folder / "fold-0/validation.tsv")
@@ -109,6 +110,7 @@ def test_an_old_folder_predicts_the_same_values(name: str, folder: Path, renamed
             pd.testing.assert_frame_equal(again, validation, atol=1e-4)
 
 
+@pytest.mark.cpu
 def test_an_unfinished_run_of_an_old_version_is_resumed_with_the_results_of_that_version(
     name: str, folder: Path
 ):

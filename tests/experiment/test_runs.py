@@ -68,6 +68,7 @@ def _numbers(folder: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("n_kills", [3, pytest.param(30, marks=pytest.mark.on_demand)])
 def test_a_run_that_is_killed_repeatedly_ends_like_an_uninterrupted_one(
     study: Study, tmp_path: Path, n_kills: int
@@ -130,6 +131,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("networks", ["single", "multi"])
 def test_two_ranks_write_the_same_tables_as_one_process(study: Study, tmp_path: Path, networks: str):
     script = tmp_path / "script.py"
@@ -199,6 +201,7 @@ def test_an_error_names_cohorts_that_only_one_table_contains(cohort_study: Study
         run.run(tmp_path / "results")
 
 
+@pytest.mark.cpu
 def test_the_error_on_a_full_disk_names_the_path_and_a_second_run_resumes(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

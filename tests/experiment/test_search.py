@@ -49,6 +49,7 @@ def test_no_trial_sees_the_validation_set_and_the_winner_is_trained_on_all_other
         assert people(best / "validation.tsv") == validation
 
 
+@pytest.mark.cpu
 def test_the_winner_of_each_split_is_the_best_trial_and_equals_an_experiment_with_its_settings(
     study: Study, folder: Path, tmp_path: Path
 ):
@@ -87,6 +88,7 @@ def test_the_winners_can_be_used_like_any_results(study: Study, folder: Path):
     assert shown == (rates[0] if rates[0] == rates[1] else str(rates))
 
 
+@pytest.mark.cpu
 def test_tasks_of_a_job_array_and_a_stopped_search_leave_the_same_tables(
     study: Study, folder: Path, tmp_path: Path
 ):
@@ -190,6 +192,7 @@ def test_a_name_is_a_field_of_the_trainer_then_an_option_then_a_field_of_the_exp
 
 # The small networks may predict one class only; that is irrelevant here.
 @pytest.mark.filterwarnings("ignore:all 8 parts have a validation balanced accuracy of 0")
+@pytest.mark.cpu
 def test_winners_with_other_transforms_parts_and_networks_are_used_with_their_own(
     study: Study, tmp_path: Path
 ):
@@ -222,6 +225,7 @@ def test_winners_with_other_transforms_parts_and_networks_are_used_with_their_ow
     assert maps["path"].map(Path.exists).all()
 
 
+@pytest.mark.cpu
 def test_results_of_a_search_can_use_a_custom_winner(study: Study, tmp_path: Path):
     base = experiment(study, parts="image")
     results = nc.search(base, {"transform": [Scale(0.5)]}, 1, tmp_path, splits=[0], verbose=False)

@@ -85,6 +85,7 @@ def test_no_trial_sees_the_validation_set_and_the_best_trial_wins(study: Study, 
         assert winner["options"] == settings["options"]
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("stop_at", [2, 5, 8])
 def test_a_stopped_search_equals_one_without_a_stop(study: Study, folder: Path, tmp_path: Path, stop_at: int):
     n_calls = 0

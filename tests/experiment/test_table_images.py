@@ -43,6 +43,7 @@ def tables(folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("parts", ["image", "patch"])
 def test_one_column_of_a_table_gives_the_same_tables_as_the_caps(
     paths, study: Study, tmp_path: Path, parts: str
@@ -66,6 +67,7 @@ def _stop_in_second_epoch(state: nc.TrainingState) -> None:
         raise _Stop
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("parts", ["image", "patch", "slice", "roi"])
 def test_a_stopped_training_of_two_channels_resumes_from_its_settings(
     paths, study: Study, tmp_path: Path, parts: str

@@ -88,6 +88,7 @@ def names(folder: Path) -> set[str]:
     return {name for name in files if "tensorboard_logs" not in name}
 
 
+@pytest.mark.cpu
 @covers("SIGKILL")
 def test_a_run_killed_repeatedly_equals_an_uninterrupted_one(study: Study, tmp_path: Path, repetitions):
     """Each run trains several splits and networks in a fork of this process, which must not have trained before."""
@@ -125,6 +126,7 @@ def test_a_run_killed_repeatedly_equals_an_uninterrupted_one(study: Study, tmp_p
     print(f"{n_kills} kills, {n_runs} runs, 0 differences, no leftovers")
 
 
+@pytest.mark.cpu
 @covers("two runs in one folder")
 def test_processes_that_race_for_a_new_folder_end_with_one_study(
     caps: nc.Caps, tmp_path: Path, repetitions: Callable[[int, int], int]
@@ -254,6 +256,7 @@ def test_a_signal_saves_and_the_next_run_resumes(caps: nc.Caps, tmp_path: Path, 
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
+@pytest.mark.cpu
 @covers("full disk")
 def test_the_error_of_a_full_disk_names_the_path_and_the_run_can_be_resumed(caps: nc.Caps, tmp_path: Path):
     """A limit on the size of files stops writing within a file, as a full disk does."""
@@ -282,6 +285,7 @@ def test_an_error_names_a_file_in_place_of_the_result_folder(caps: nc.Caps, tmp_
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.cpu
 @covers("read-only folder")
 def test_an_error_names_a_result_folder_without_permission(caps: nc.Caps, tmp_path: Path):
     os.chmod(tmp_path, 0o755)
@@ -466,6 +470,7 @@ def test_two_runs_in_two_threads_do_not_affect_each_other():
         assert torch.equal(network[3].weight, alone[3].weight)  # type: ignore[index]
 
 
+@pytest.mark.cpu
 @covers("fork after training")
 def test_a_process_that_is_forked_after_training_can_train():
     torch.set_num_threads(2)

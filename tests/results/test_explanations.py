@@ -57,6 +57,7 @@ def log_odds(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return torch.log(p / (1 - p))
 
 
+@pytest.mark.cpu
 def test_integrated_gradients_sum_to_the_difference_from_the_baseline(study, results, images):
     images = images.tail(2).reset_index(drop=True)
     maps = results.explain(study.caps, images, "integrated_gradients", "complete", baseline=0.25, steps=150)
@@ -87,6 +88,7 @@ def test_the_map_of_an_image_is_the_weighted_sum_of_its_parts_maps_averaged_over
     np.testing.assert_allclose(read(one["path"].iloc[0]), total / np.maximum(count, 1), atol=1e-6)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("n_images", [1, 4])
 def test_a_gradient_map_is_the_derivative_of_the_log_odds(study, results, images, n_images):
     """No baseline is needed: a single image is explained like several ones."""
@@ -97,6 +99,7 @@ def test_a_gradient_map_is_the_derivative_of_the_log_odds(study, results, images
     np.testing.assert_allclose(read(path.iloc[0]), image.grad[0, 0], atol=1e-5)
 
 
+@pytest.mark.cpu
 def test_an_occlusion_map_is_the_change_if_a_box_is_replaced_by_the_mean_image(study, results, images):
     maps = results.explain(study.caps, images, "occlusion", window=6)
     model, image = results.load_model(0), item(study, results, images, 2, 5)
@@ -208,6 +211,7 @@ def test_every_kind_of_part_network_and_task_is_explained(study, images, tmp_pat
         assert all(np.isfinite(read(path)).all() for path in maps["path"])
 
 
+@pytest.mark.cpu
 def test_the_map_of_a_slice_is_the_sum_over_its_channels(study, images, tmp_path):
     slices = nc.Slice(direction=2, discarded_slices=8, channels=3)
     task = nc.classification("diagnosis", ["CN", "AD"])

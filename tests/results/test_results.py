@@ -43,6 +43,7 @@ def test_metrics_are_computed_from_the_predictions_and_have_mean_and_deviation(f
         assert found["std"] == pytest.approx(np.std(expected, ddof=1), abs=1e-12)
 
 
+@pytest.mark.cpu
 def test_new_data_are_predicted_by_the_models_of_every_split(study: Study, finished):
     results, test = finished
     predictions = results.predict(study.caps, test, name="test")
@@ -132,6 +133,7 @@ def test_the_loaded_model_is_the_best_model_of_the_selection(finished):
         assert all(torch.equal(tensor, written[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.cpu
 def test_codes_of_an_autoencoder_are_the_outputs_of_its_encoder(study: Study, tmp_path: Path):
     results = experiment(study, task="reconstruction").run(tmp_path, splits=[0])
     codes = results.encode(study.caps, study.labels.iloc[:3])
