@@ -7,6 +7,8 @@ import torch
 from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, predict
+from neurocnn.errors import TrainingError
+from neurocnn.nn import PadMaxPool3d
 
 pytestmark = pytest.mark.gpu
 TASK = classification("diagnosis", classes=["CN", "AD"])
@@ -15,6 +17,13 @@ SETTINGS = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "device": "cuda
 
 def train(model, folder=None, **settings):
     return Trainer(**SETTINGS | settings).fit(model, TASK, Toys(16), folder=folder)
+
+
+def deterministic_network():
+    """Return a network all of whose operations have a deterministic form on CUDA; torch's max pooling has none."""
+    model = network()
+    model[3] = PadMaxPool3d(2)
+    return model
 
 
 def test_weights_trained_on_the_gpu_are_close_to_weights_trained_on_the_cpu():
@@ -28,7 +37,7 @@ def test_weights_trained_on_the_gpu_are_close_to_weights_trained_on_the_cpu():
 
 
 def test_two_deterministic_runs_are_equal():
-    one = network()
+    one = deterministic_network()
     other = copy.deepcopy(one)
     train(one, deterministic=True)
     train(other, deterministic=True)
@@ -36,8 +45,15 @@ def test_two_deterministic_runs_are_equal():
         assert torch.equal(value, other.state_dict()[name]), name
 
 
+def test_an_error_names_torchs_max_pooling_in_deterministic_mode():
+    with pytest.raises(
+        TrainingError, match=r"deterministic=True: max_pool3d.*use deterministic=False, the CPU, or"
+    ):
+        train(network(), deterministic=True)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path):
-    whole, broken = network(), network()
+    whole, broken = deterministic_network(), deterministic_network()
     broken.load_state_dict(whole.state_dict())
     train(whole, deterministic=True)
     train(copy.deepcopy(broken), tmp_path, deterministic=True, epochs=1)
@@ -67,7 +83,7 @@ def test_predictions_of_gpu_and_cpu_agree(n_workers):
 def test_one_rank_of_nccl_trains_like_a_single_process(tmp_path):
     import torch.distributed as dist
 
-    alone, ranked = network(), network()
+    alone, ranked = deterministic_network(), deterministic_network()
     ranked.load_state_dict(alone.state_dict())
     train(alone, deterministic=True)
     dist.init_process_group("nccl", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
