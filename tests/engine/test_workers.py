@@ -65,6 +65,16 @@ def test_batches_without_workers_equal_the_batches_of_torchs_loader(table):
     assert same(again, torchs[2:])
 
 
+def test_images_are_pinned_without_workers_too(monkeypatch):
+    """Pinned memory needs a GPU, so that a mark replaces it here."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 100)
+    data = Toys(7)
+    order = BatchSampler(range(len(data)), batch_size=4)
+    ours = list(loader(data, order, seed=None, n_workers=0, pinned=True))
+    expected = list(loader(data, order, seed=None, n_workers=0, pinned=False))
+    assert same(ours, [batch | {"image": batch["image"] + 100} for batch in expected])
+
+
 class Unreadable(Toys):
     """Dataset whose sample 5 cannot be read."""
 

@@ -117,9 +117,11 @@ def find_ranks(seconds: float | None = None) -> Ranks:
         return Ranks(seconds=seconds)
     wait = timedelta(seconds=seconds)
     if not dist.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if backend == "nccl":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        # gloo serves the ranks of device="cpu" on a machine with GPUs. There may be more of them than GPUs.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        if local < torch.cuda.device_count():
+            torch.cuda.set_device(local)
         dist.init_process_group(backend, timeout=wait)
         atexit.register(_destroy_group)
     if "group" not in _control:

@@ -103,12 +103,16 @@ class LocalBatches:
     torch's loader has more overhead, which takes longer than loading a small sample.
     """
 
-    def __init__(self, samples: Samples, batches: Iterable[Sequence[Index]]) -> None:
-        self.samples, self.batches = samples, batches
+    def __init__(self, samples: Samples, batches: Iterable[Sequence[Index]], pinned: bool) -> None:
+        self.samples, self.batches, self.pinned = samples, batches, pinned
 
     def __iter__(self) -> Iterator[Batch]:
         for keys in self.batches:
-            yield collate(self.samples.__getitems__(keys))
+            batch = collate(self.samples.__getitems__(keys))
+            if self.pinned and isinstance(batch["image"], torch.Tensor):
+                # torch's loader would also visit each name in the batch, which takes longer than copying small images.
+                batch["image"] = batch["image"].pin_memory()
+            yield batch
 
 
 def loader(
@@ -129,7 +133,7 @@ def loader(
     batches
         Indices of the samples of each batch. They may change between two passes.
     pinned
-        Whether to copy batches into pinned memory, from which the transfer to a GPU is faster.
+        Whether to copy images into pinned memory, from which the transfer to a GPU is faster.
     persistent
         Whether to keep the worker processes between two passes.
     """
@@ -140,8 +144,8 @@ def loader(
         )
         n_workers = 0
     samples = Samples(dataset, seed, n_workers)
-    if n_workers == 0 and not pinned:
-        return LocalBatches(samples, batches)
+    if n_workers == 0:
+        return LocalBatches(samples, batches, pinned)
     return DataLoader(
         samples,
         batch_sampler=batches,  # type: ignore[arg-type]
