@@ -34,7 +34,7 @@ print(training.history[["epoch", "train_loss", "validation_loss"]].iloc[::10].to
 # The code of an image is the output of the encoder. `transfer_weights` copies the weights of the trained encoder into
 # the CNN.
 image = validation[0]["image"]
-autoencoder.load_state_dict(training.best["best_loss"])
+autoencoder.cpu().load_state_dict(training.best["best_loss"])  # the image is not on the GPU
 with torch.no_grad():
     code, reconstruction = autoencoder.eval()(image[None])
 print(image.numel(), "voxels, a code of", code.numel(), "numbers")

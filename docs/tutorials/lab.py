@@ -447,7 +447,7 @@ trainer = nc.Trainer(
     epochs=N_EPOCHS, batch_size=4, learning_rate=1e-2, weight_decay=0, patience=0, n_workers=0
 )
 training = trainer.fit(autoencoder, nc.reconstruction(), train_left)
-autoencoder.load_state_dict(training.best["best_loss"])
+autoencoder.cpu().load_state_dict(training.best["best_loss"])  # the images below are not on the GPU
 nc.plotting.learning_curves(training.history).savefig(figures / "autoencoder.png")
 
 # %%
