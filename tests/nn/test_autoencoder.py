@@ -257,7 +257,8 @@ def test_a_layer_that_cannot_be_transposed_is_refused_with_its_path(layer, reaso
 
 def test_a_network_that_is_not_a_sequence_is_refused():
     with pytest.raises(
-        ModelError, match="found WithSkip in WithSkip, which has no `convolutions`; expected a Sequential"
+        ModelError,
+        match="found WithSkip in WithSkip, which has no `convolutions`; expected a Sequential, as in nc",
     ):
         CNN_Transformer(WithSkip())
     with pytest.raises(ModelError, match=r"found WithSkip in CNN\.convolutions"):

@@ -92,6 +92,14 @@ def test_the_error_of_a_failing_builder_names_the_builder_and_the_cause():
 
 
 @pytest.mark.faults
+def test_a_builder_with_other_arguments_is_refused_with_the_expected_arguments():
+    expected = r"expected a builder with the arguments \(input_shape, n_outputs, \*\*options\)"
+    for build in (lambda input_shape: nn.Flatten(), lambda input_shape, n_outputs, width: nn.Flatten()):
+        with pytest.raises(ModelError, match=f"argument.*; {expected}"):
+            create_model(build, (1, 9, 9))
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("module", "found"),
     [

@@ -88,6 +88,14 @@ class Recipe:
         check_instance("trainer", self.trainer, engine.Trainer, "an nc.Trainer", where=WHERE)
         if not isinstance(self.options, Mapping):
             raise argument_error("options", self.options, "a dict such as {'dropout': 0.5}", where=WHERE)
+        fixed = sorted({"architecture", "input_shape", "n_outputs"} & set(self.options))
+        if fixed:
+            raise argument_error(
+                "options",
+                self.options,
+                f"no {fixed[0]!r}, which follows from the other settings",
+                where=WHERE,
+            )
         check_text(
             "transfer_selection", self.transfer_selection, expected="a name such as 'best_loss'", where=WHERE
         )

@@ -97,7 +97,8 @@ class CNN_Transformer(nn.Module):
         if not is_sequence(convolutions):
             raise ModelError(
                 f"CNN_Transformer: found {type(convolutions).__name__} in {type(cnn).__name__}"
-                f"{'.convolutions' if has_convolutions else ', which has no `convolutions`'}; expected a Sequential"
+                f"{'.convolutions' if has_convolutions else ', which has no `convolutions`'}; expected a Sequential, "
+                "as in nc.CNN(convolutions, fc)"
             )
         steps = mirror(convolutions, "convolutions" if has_convolutions else "", output)
         _warn_of_magnification(layer for layer, _ in steps)

@@ -97,6 +97,10 @@ def _build(
     except NeurocnnError:
         raise
     except (Exception, SystemExit) as error:
+        if not _accepts(build, shape, n_outputs, options):
+            raise ModelError(
+                f"{title}: {error}; expected a builder with the arguments (input_shape, n_outputs, **options)"
+            ) from error
         raise ModelError(
             f"{title}: cannot be built for images of shape {shape} and {n_outputs} outputs: "
             f"{type(error).__name__}: {error}; use another input shape or other options"
@@ -104,6 +108,17 @@ def _build(
     if not isinstance(model, nn.Module):
         raise ModelError(f"{title}: the builder returned {type(model).__name__}; expected a torch.nn.Module")
     return model
+
+
+def _accepts(build: Builder, shape: tuple[int, ...], n_outputs: int, options: Mapping[str, Any]) -> bool:
+    """Return whether a builder can be called with these arguments; True if its signature is unknown."""
+    try:
+        inspect.signature(build).bind(shape, n_outputs, **options)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def _name_in_messages(architecture: object) -> str:
