@@ -177,7 +177,8 @@ def _order_by_numbers(
 def _value_ranks(column: pd.Series) -> Integers:
     """Return the rank of each value, from 1, as an integer; equal values have equal ranks, missing values have 0."""
     values = column if pd.api.types.is_numeric_dtype(column) else column.astype(str).where(column.notna())
-    return np.asarray(values.rank(method="dense").fillna(0), dtype=np.int64)
+    # `Series.rank` of pandas 3.0 warns with pyarrow 25 or later.
+    return np.asarray(pd.factorize(values, sort=True)[0] + 1, dtype=np.int64)
 
 
 def _is_continuous(column: pd.Series, block: int) -> bool:
