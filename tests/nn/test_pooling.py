@@ -259,7 +259,7 @@ def test_the_operations_for_other_devices_return_the_same_results(layout, case, 
     (expected,) = torch.autograd.grad(maxima, leaf, gradient)
     with pytest.MonkeyPatch.context() as patch:
         for module in ("functional", "allocation"):
-            patch.setattr(f"neurocnn.nn.{module}.is_eager_cpu", lambda x: False)  # as on a GPU
+            patch.setattr(f"neurocnn.nn.{module}.is_eager", lambda x, device="cpu": False)  # as under vmap
         found = pool(leaf)
         assert torch.equal(found[0], maxima)
         assert torch.equal(found[1], indices)

@@ -104,7 +104,7 @@ def test_outputs_equal_those_of_the_layers_one_by_one(
 @pytest.mark.parametrize("name", ["Conv3_FC1", "Conv4_FC3", "Conv4_FC3_v1", "Conv5_FC3"])
 @pytest.mark.parametrize("shape", [(1, 40, 33), (1, 33, 40, 35)])
 def test_built_in_networks_give_the_same_outputs_with_and_without_folding(name, shape):
-    folded, plain = (randomize(create_model(name, shape, fold_batch_norm=fold)) for fold in (True, False))
+    folded, plain = (randomize(create_model(name, shape, fused=fold)) for fold in (True, False))
     x = torch.rand(2, *shape, dtype=torch.float64)
     with torch.inference_mode():
         torch.testing.assert_close(folded(x), plain(x), rtol=1e-10, atol=1e-10)
@@ -141,12 +141,12 @@ def test_evaluation_without_gradients_skips_the_batch_norm_and_training_does_not
     assert len(calls) == 2
 
 
-def test_fold_batch_norm_switches_folding_off(calls):
+def test_fused_switches_folding_off(calls):
     with torch.no_grad():
-        CNN(blocks(), nn.Flatten(), fold_batch_norm=False)(torch.rand(2, 1, 8, 8, 8))
+        CNN(blocks(), nn.Flatten(), fused=False)(torch.rand(2, 1, 8, 8, 8))
     assert len(calls) == 1
-    with pytest.raises(SettingError, match="fold_batch_norm='no'"):
-        CNN(blocks(), nn.Flatten(), fold_batch_norm="no")
+    with pytest.raises(SettingError, match="fused='no'"):
+        CNN(blocks(), nn.Flatten(), fused="no")
 
 
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])

@@ -1,4 +1,6 @@
-"""The Triton pooling equals padding and torch's pooling, bit for bit: on a GPU, or in Triton's interpreter.
+"""The Triton kernels equal operations of torch: pooling bit for bit, convolutions up to rounding.
+
+They run on a GPU, or in Triton's interpreter.
 
 `test_pooling.py` runs this file in a separate process, because the interpreter must be chosen before triton is
 imported.
@@ -9,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
-from neurocnn.nn import functional
+from neurocnn.nn import functional, triton_convolution
+from neurocnn.nn.convolution import convolve
 from neurocnn.nn.triton_pooling import max_pool_pairs, max_pool_pairs_with_positions, padded_indices
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,3 +114,65 @@ def test_layers_use_the_kernels_if_the_kernels_are_enabled(monkeypatch):
         assert padding == (1, 0, 0, 0, 1, 0)
         assert (indices is not None) == wanted
         assert indices is None or torch.equal(indices, expected[1])
+
+
+def channels_last(*shape, dtype=torch.float32):
+    return torch.randn(shape).to(DEVICE, dtype).contiguous(memory_format=torch.channels_last_3d)
+
+
+CONVOLUTIONS = [(1, 8, 1, torch.float32), (1, 15, 0, torch.float32), (8, 16, 1, torch.float32)]
+CONVOLUTIONS += [(1, 8, 1, torch.float16), (3, 5, 0, torch.float16)]
+
+
+@pytest.mark.parametrize(("c_in", "c_out", "padding", "dtype"), CONVOLUTIONS, ids=str)
+def test_gradients_of_convolution_weights_equal_those_in_float64(monkeypatch, c_in, c_out, padding, dtype):
+    monkeypatch.setattr(triton_convolution, "_PROGRAMS", 5)  # several steps per program
+    torch.manual_seed(0)
+    x = channels_last(2, c_in, 7, 8, 9, dtype=dtype)
+    weight = torch.randn(c_out, c_in, 3, 3, 3, dtype=torch.float64, device=DEVICE).requires_grad_()
+    bias = torch.randn(c_out, dtype=torch.float64, device=DEVICE).requires_grad_()
+    expected = F.conv3d(x.double(), weight, bias, padding=padding)
+    gradient = channels_last(*expected.shape, dtype=dtype)
+    wanted = torch.autograd.grad(expected, (weight, bias), gradient.double())
+    for found, exact in zip(triton_convolution.weight_gradient(x, gradient, padding), wanted, strict=True):
+        assert (found - exact).norm() < 2e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("c_out", "padding"), [(8, 1), (15, 0)])
+def test_a_convolution_of_one_channel_equals_that_in_float64(c_out, padding, dtype):
+    torch.manual_seed(0)
+    x, weight, bias = (
+        channels_last(2, 1, 5, 6, 7, dtype=dtype),
+        torch.randn(c_out, 1, 3, 3, 3),
+        torch.randn(c_out),
+    )
+    weight, bias = weight.to(DEVICE, dtype), bias.to(DEVICE, dtype)
+    expected = F.conv3d(x.double(), weight.double(), bias.double(), padding=padding)
+    for b, exact in ((bias, expected), (None, expected - bias.double().view(-1, 1, 1, 1))):
+        found = triton_convolution.convolve(x, weight, b, padding)
+        assert found.dtype == dtype
+        assert found.is_contiguous(memory_format=torch.channels_last_3d)
+        error = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+        assert (found - exact).norm() < error * exact.norm()
+
+
+@pytest.mark.parametrize(("c_in", "c_out"), [(1, 4), (3, 5), (9, 2)])
+def test_the_derivatives_of_a_convolution_equal_those_of_torch(c_in, c_out):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv3d(c_in, c_out, 3, padding=1).to(DEVICE)
+    x = channels_last(2, c_in, 5, 6, 7).requires_grad_()
+    inputs = [x, layer.weight, layer.bias]
+
+    def derivatives(out):
+        first = torch.autograd.grad((out**2).sum(), inputs, create_graph=True)
+        return [*first, *torch.autograd.grad(first[1].square().sum(), inputs[:2])]
+
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        expected = derivatives(layer(x))
+    found = derivatives(convolve(layer, x, layer.weight, layer.bias))
+    loss = (convolve(layer, x, layer.weight, layer.bias) ** 2).sum()
+    for ours, theirs in zip(
+        [*torch.autograd.grad(loss, inputs), *found], expected[:3] + expected, strict=True
+    ):
+        assert (ours - theirs).norm() <= 2e-3 * theirs.norm()

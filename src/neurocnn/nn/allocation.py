@@ -48,7 +48,7 @@ def allocate_like(
     layout = torch.contiguous_format
     if is_channels_last(like):
         layout = torch.channels_last if like.dim() == 4 else torch.channels_last_3d
-    if not is_eager_cpu(like):
+    if not is_eager(like):
         new = torch.empty(size, dtype=dtype, device=like.device, memory_format=layout)
         return new.zero_() if zeros else new
     allocate = np.zeros if zeros else np.empty
@@ -63,9 +63,9 @@ def is_channels_last(x: Tensor) -> bool:
     return strides[0] == 1 and all(a <= b for a, b in pairwise(strides)) and not x.is_contiguous()
 
 
-def is_eager_cpu(x: Tensor) -> bool:
-    """Return whether the values of `x` are in CPU memory: not on a GPU, not batched by vmap, not being compiled."""
-    if x.device.type != "cpu" or type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
+def is_eager(x: Tensor, device: str = "cpu") -> bool:
+    """Return whether `x` is a plain tensor on this type of device: not batched by vmap, not being compiled."""
+    if x.device.type != device or type(x) not in (Tensor, nn.Parameter) or torch.compiler.is_compiling():
         return False
     try:
         x.untyped_storage()

@@ -34,18 +34,18 @@ def neurocnn_architectures() -> Mapping[str, Builder]:
 
 
 def conv3_fc1(
-    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.5, fold_batch_norm: bool = True
+    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.5, fused: bool = True
 ) -> CNN:
     """Return the network of the hippocampus lab: 8-16-32 channels, LeakyReLU, one fully-connected layer."""
     convolutions = _convolution_blocks(input_shape, CHANNELS[:3], padding=1, activation=nn.LeakyReLU)
     fc = nn.Sequential(
         nn.Flatten(), nn.Dropout(dropout), nn.Linear(_n_features(convolutions, input_shape), n_outputs)
     )
-    return CNN(convolutions, fc, fold_batch_norm)
+    return CNN(convolutions, fc, fused)
 
 
 def conv4_fc3(
-    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0, fold_batch_norm: bool = True
+    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0, fused: bool = True
 ) -> CNN:
     """Return the network for patches and regions: 15-25-50-50 channels without padding, 50 and 40 hidden units."""
     channels = (15, 25, 50, 50)
@@ -61,30 +61,30 @@ def conv4_fc3(
     fc = _fully_connected_part(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout)
     # The published network has a dropout between its first two layers.
     fc.insert(4, nn.Dropout(dropout))
-    return CNN(convolutions, fc, fold_batch_norm)
+    return CNN(convolutions, fc, fused)
 
 
 def conv4_fc3_v1(
-    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0, fold_batch_norm: bool = True
+    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0, fused: bool = True
 ) -> CNN:
     """Return Conv4_FC3 of ClinicaDL 1.x, which has the five convolutions of Conv5_FC3, then 50 and 40 hidden units."""
     convolutions = _convolution_blocks(input_shape, CHANNELS, padding=1)
     return CNN(
         convolutions,
         _fully_connected_part(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout),
-        fold_batch_norm,
+        fused,
     )
 
 
 def conv5_fc3(
-    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0, fold_batch_norm: bool = True
+    input_shape: Sequence[int], n_outputs: int = 2, dropout: float = 0.0, fused: bool = True
 ) -> CNN:
     """Return the network for complete images: 8-16-32-64-128 channels, then 1300 and 50 hidden units."""
     convolutions = _convolution_blocks(input_shape, CHANNELS, padding=1)
     return CNN(
         convolutions,
         _fully_connected_part(_n_features(convolutions, input_shape), (1300, 50), n_outputs, dropout),
-        fold_batch_norm,
+        fused,
     )
 
 

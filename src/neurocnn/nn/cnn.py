@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from neurocnn.errors.arguments import check_flag, check_instance
-from neurocnn.nn.sequences import can_fold, evaluate_folded
+from neurocnn.nn.sequences import apply_with_kernels, can_fold, can_use_kernels, evaluate_folded
 
 
 class CNN(nn.Module):
@@ -17,15 +17,16 @@ class CNN(nn.Module):
         Module from images (B, C, H, W) or (B, C, D, H, W) to feature maps.
     fc
         Module from the feature maps to outputs (B, n_outputs).
-    fold_batch_norm
-        Whether an evaluation without gradients folds batch norm into the convolutions, and pools before the
-        activation. The outputs are the same except for rounding. Sequences of convolution, batch norm, activation and
-        pooling take about 0.6 of the time on a CPU.
+    fused
+        Whether layers are computed together or by other kernels where this is faster. The outputs are the same except
+        for rounding. An evaluation without gradients folds batch norm into the convolutions, and pools before the
+        activation, which takes about 0.6 of the time on a CPU. On a GPU, 3-D convolutions with few channels have
+        kernels of their own.
 
     Raises
     ------
     SettingError
-        If `convolutions` or `fc` is not a torch.nn.Module, or `fold_batch_norm` not a bool.
+        If `convolutions` or `fc` is not a torch.nn.Module, or `fused` not a bool.
 
     Examples
     --------
@@ -36,16 +37,20 @@ class CNN(nn.Module):
     torch.Size([4, 2])
     """
 
-    def __init__(self, convolutions: nn.Module, fc: nn.Module, fold_batch_norm: bool = True) -> None:
+    def __init__(self, convolutions: nn.Module, fc: nn.Module, fused: bool = True) -> None:
         super().__init__()
         expected = "a torch.nn.Module"
         self.convolutions = check_instance("convolutions", convolutions, nn.Module, expected, where="CNN")
         self.fc = check_instance("fc", fc, nn.Module, expected, where="CNN")
-        self.fold_batch_norm = check_flag("fold_batch_norm", fold_batch_norm, where="CNN")
+        self.fused = check_flag("fused", fused, where="CNN")
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the outputs (B, n_outputs) for images (B, C, H, W) or (B, C, D, H, W)."""
-        folded = self.fold_batch_norm and can_fold(self.convolutions, images)
-        maps = evaluate_folded(self.convolutions, images) if folded else self.convolutions(images)
+        if self.fused and can_fold(self.convolutions, images):
+            maps = evaluate_folded(self.convolutions, images)
+        elif self.fused and can_use_kernels(self.convolutions, images):
+            maps = apply_with_kernels(self.convolutions, images)
+        else:
+            maps = self.convolutions(images)
         outputs: Tensor = self.fc(maps)
         return outputs

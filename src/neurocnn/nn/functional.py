@@ -22,7 +22,7 @@ from neurocnn.errors import ModelError
 from neurocnn.nn.allocation import (
     allocate_like,
     flattening,
-    is_eager_cpu,
+    is_eager,
     needs_plain_operations,
     unflatten,
 )
@@ -183,7 +183,7 @@ def _pad(x: Tensor, pads: Sequence[int]) -> Tensor:
 
 def _pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[Tensor, Tensor]:
     """Return the maxima and indices of windows that do not overlap, with a padding of −inf."""
-    if not is_eager_cpu(x):
+    if not is_eager(x):
         found: tuple[Tensor, Tensor] = _MAX_POOL[len(pads)](x, kernel, stride, pads, return_indices=True)
         return found
     windows = zip(x.shape[2:], pads, kernel, stride, strict=True)
@@ -197,7 +197,7 @@ def _pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[T
 
 def _can_pool_pairs(x: Tensor) -> bool:
     # On the CPU, torch computes indices even if they are not requested.
-    return is_eager_cpu(x) and x.is_contiguous() and not (torch.is_grad_enabled() and x.requires_grad)
+    return is_eager(x) and x.is_contiguous() and not (torch.is_grad_enabled() and x.requires_grad)
 
 
 def _pool_pairs_in_pieces(x: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class _Scatter(torch.autograd.Function):
         flatten, axis = flattening(indices)
         rows, positions = flatten(values), flatten(indices)
         # vmap does not support in-place scatter.
-        if not is_eager_cpu(values):
+        if not (is_eager(values) or is_eager(values, "cuda")):
             zeros = rows.new_zeros([math.prod(size) if i == axis else n for i, n in enumerate(rows.shape)])
             return unflatten(zeros.scatter(axis, positions, rows), axis, size)
         out = allocate_like(indices, (*values.shape[:2], *size), values.dtype, zeros=True)

@@ -1,15 +1,24 @@
 """Choice of the Triton kernels for the pooling of large maps on a GPU."""
 
+from functools import cache
+from importlib.util import find_spec
+
 from torch import Tensor
 
-#: Smallest number of voxels of a map that is pooled by the kernels. None disables the kernels, because their speed on a
-#: GPU has not been measured.
-TRITON_VOXELS: int | None = None
+#: Smallest number of voxels of a map that is pooled by the kernels; None disables the kernels. For smaller maps, the
+#: kernels are compiled for longer than their use saves.
+TRITON_VOXELS: int | None = 2**20
+
+
+@cache
+def has_triton() -> bool:
+    """Return whether triton is installed, which comes with torch for CUDA on Linux."""
+    return find_spec("triton") is not None
 
 
 def pools_by_kernels(x: Tensor) -> bool:
     """Return whether the Triton kernels pool the map `x` (B, C, …)."""
-    return TRITON_VOXELS is not None and x.is_cuda and x.numel() >= TRITON_VOXELS
+    return TRITON_VOXELS is not None and x.is_cuda and x.numel() >= TRITON_VOXELS and has_triton()
 
 
 def max_pool_pairs_by_kernels(x: Tensor, return_indices: bool) -> tuple[Tensor, Tensor | None]:

@@ -146,7 +146,7 @@ def option_names(architecture: ArchitectureLike) -> list[str] | None:
     Examples
     --------
     >>> option_names("Conv5_FC3")
-    ['dropout', 'fold_batch_norm']
+    ['dropout', 'fused']
     """
     if isinstance(architecture, nn.Module):
         return []

@@ -20,7 +20,7 @@ def resnet18(
     n_outputs: int = 2,
     dropout: float = 0.0,
     weights: FilePath | None = "imagenet",
-    fold_batch_norm: bool = True,
+    fused: bool = True,
 ) -> CNN:
     """Return ResNet-18 for slices, with its 1000 outputs followed by dropout and another fully-connected layer.
 
@@ -38,7 +38,7 @@ def resnet18(
     weights
         ``"imagenet"``, the path of torchvision's state dict or of a checkpoint (see `read_weights`), or None. With
         weights, only the last block, the 1000 outputs and the added layer are trained; without, all layers are.
-    fold_batch_norm
+    fused
         See `CNN`. The blocks with skip connections are evaluated layer by layer.
 
     Raises
@@ -62,7 +62,7 @@ def resnet18(
         net.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=7, stride=2, padding=3, bias=False)
     first = [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3]
     fc = nn.Sequential(nn.Flatten(), net.fc, nn.Dropout(dropout), nn.Linear(1000, n_outputs))
-    model = CNN(nn.Sequential(*first, net.layer4, net.avgpool), fc, fold_batch_norm)
+    model = CNN(nn.Sequential(*first, net.layer4, net.avgpool), fc, fused)
     if weights is not None:
         _load(model, weights)
         for layer in first:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from neurocnn.nn.allocation import needs_plain_operations
+from neurocnn.nn.convolution import convolve, convolves_by_kernels
 from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
 
 Convolution = nn.Conv2d | nn.Conv3d
@@ -35,10 +36,20 @@ def iterate_layers(sequence: nn.Module, path: str = "") -> Iterator[tuple[str, n
             yield where, module
 
 
+def has_hooks(sequence: nn.Module) -> bool:
+    """Return whether a hook needs the output of a layer, so that each layer must be called."""
+    hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+    hooks += [torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks]
+    for layer in sequence.modules():
+        hooks += [layer._forward_hooks, layer._forward_pre_hooks]
+        hooks += [layer._backward_hooks, layer._backward_pre_hooks]
+    return any(hooks)
+
+
 def can_fold(sequence: nn.Module, x: Tensor) -> bool:
     """Return whether `evaluate_folded` gives the output of `sequence` for `x`, except for rounding.
 
-    This requires an evaluation without gradients, in full precision, and without hooks, which need each layer's output.
+    This requires an evaluation without gradients, in full precision, and without hooks.
     """
     device = x.device.type
     if torch.is_grad_enabled() or x.dtype not in (torch.float32, torch.float64):
@@ -47,10 +58,21 @@ def can_fold(sequence: nn.Module, x: Tensor) -> bool:
         return False
     if torch.compiler.is_compiling() or needs_plain_operations():
         return False
-    hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
-    for layer in sequence.modules():
-        hooks += [layer._forward_hooks, layer._forward_pre_hooks]
-    return is_sequence(sequence) and not any(hooks)
+    return is_sequence(sequence) and not has_hooks(sequence)
+
+
+def can_use_kernels(sequence: nn.Module, x: Tensor) -> bool:
+    """Return whether `apply_with_kernels` gives the output of `sequence` for `x`, except for rounding."""
+    if x.device.type != "cuda" or torch.compiler.is_compiling() or needs_plain_operations():
+        return False
+    return is_sequence(sequence) and not has_hooks(sequence)
+
+
+def apply_with_kernels(sequence: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a sequence for which `can_use_kernels` is True, with the kernels for convolutions."""
+    for _, layer in iterate_layers(sequence):
+        x = convolve(layer, x, layer.weight, layer.bias) if convolves_by_kernels(layer, x) else layer(x)
+    return x
 
 
 def evaluate_folded(sequence: nn.Module, x: Tensor) -> Tensor:
@@ -122,6 +144,8 @@ def _convolve_and_normalize(convolution: Convolution, norm: Norm, x: Tensor) -> 
     if convolution.bias is not None:
         shift = shift + convolution.bias * scale
     weight = convolution.weight * scale.view(-1, *[1] * (convolution.weight.dim() - 1))
-    convolve = F.conv2d if isinstance(convolution, nn.Conv2d) else F.conv3d
+    if convolves_by_kernels(convolution, x):
+        return convolve(convolution, x, weight, shift)
+    operation = F.conv2d if isinstance(convolution, nn.Conv2d) else F.conv3d
     settings = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
-    return convolve(x, weight, shift, *settings)  # type: ignore[arg-type]
+    return operation(x, weight, shift, *settings)  # type: ignore[arg-type]

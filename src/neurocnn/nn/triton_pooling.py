@@ -10,7 +10,7 @@ This module needs triton, which comes with torch for CUDA. Triton's interpreter 
 ``TRITON_INTERPRET=1`` is set before triton is imported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -143,13 +143,11 @@ def _launch(kernel: Any, tensors: Sequence[Tensor], size: Sequence[int], last: b
     windows = tensors[1]
     if not windows.numel():
         return
-    # wrap_triton makes the kernel visible to torch.compile, and does not accept kernels of the interpreter.
-    launched = wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
     channels, *axes = size[1:]
     deep = len(axes) == 3
     depth, height, width = axes if deep else (1, *axes)
     wide = windows.numel() * (8 if deep else 4) >= 2**31
-    launched[(triton.cdiv(windows.numel(), _WINDOWS),)](
+    kernel[(triton.cdiv(windows.numel(), _WINDOWS),)](
         *tensors, windows.numel(), channels, depth, height, width, LAST=last, DEEP=deep, WIDE=wide,
         BLOCK=_WINDOWS, num_warps=_WARPS, **flags,
     )  # fmt: skip
@@ -159,6 +157,39 @@ def _layout(x: Tensor, last: bool) -> torch.memory_format:
     if not last:
         return torch.contiguous_format
     return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+
+
+def _same(kernel: Any) -> Any:
+    return kernel
+
+
+Wrap = Callable[[Any], Any]
+
+
+def _visible(kernel: Any) -> Any:
+    """Return a kernel that torch.compile sees; kernels of the interpreter cannot be compiled."""
+    return wrap_triton(kernel) if isinstance(kernel, triton.JITFunction) else kernel
+
+
+def _run_pool(x: Tensor, return_positions: bool, wrap: Wrap = _same) -> tuple[Tensor, Tensor]:
+    last = is_channels_last(x)
+    x = x.contiguous(memory_format=_layout(x, last))
+    size = [*x.shape[:2], *((n + 1) // 2 for n in x.shape[2:])]
+    out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_layout(x, last))
+    found = (
+        torch.empty_like(out, dtype=torch.uint8) if return_positions else out.new_empty(0, dtype=torch.uint8)
+    )
+    double = x.dtype == torch.float64
+    _launch(wrap(_pool), (x, out, found), x.shape, last, DOUBLE=double, CODES=return_positions)
+    return out, found
+
+
+def _run_unpool(values: Tensor, positions: Tensor, size: Sequence[int], wrap: Wrap = _same) -> Tensor:
+    last = is_channels_last(positions)
+    values = values.contiguous(memory_format=_layout(values, last))
+    out = torch.empty(size, dtype=values.dtype, device=values.device, memory_format=_layout(values, last))
+    _launch(wrap(_unpool), (values, positions, out), size, last)
+    return out
 
 
 @triton_op("neurocnn::max_pool_pairs", mutates_args=())
@@ -178,15 +209,7 @@ def max_pool_pairs(x: Tensor, return_positions: bool) -> tuple[Tensor, Tensor]:
         The maxima (B, C, …), and their positions as uint8, ``4d + 2h + w`` (``2h + w`` in 2-D) with d, h, w in {0, 1}.
         An odd axis is padded with a zero in front.
     """
-    last = is_channels_last(x)
-    x = x.contiguous(memory_format=_layout(x, last))
-    size = [*x.shape[:2], *((n + 1) // 2 for n in x.shape[2:])]
-    out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=_layout(x, last))
-    found = (
-        torch.empty_like(out, dtype=torch.uint8) if return_positions else out.new_empty(0, dtype=torch.uint8)
-    )
-    _launch(_pool, (x, out, found), x.shape, last, DOUBLE=x.dtype == torch.float64, CODES=return_positions)
-    return out, found
+    return _run_pool(x, return_positions, _visible)
 
 
 @triton_op("neurocnn::unpool_pairs", mutates_args=())
@@ -195,11 +218,7 @@ def unpool_pairs(values: Tensor, positions: Tensor, size: Sequence[int]) -> Tens
 
     A value whose position is in the padding is dropped.
     """
-    last = is_channels_last(positions)
-    values = values.contiguous(memory_format=_layout(values, last))
-    out = torch.empty(size, dtype=values.dtype, device=values.device, memory_format=_layout(values, last))
-    _launch(_unpool, (values, positions, out), size, last)
-    return out
+    return _run_unpool(values, positions, size, _visible)
 
 
 def max_pool_pairs_with_positions(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,7 +244,9 @@ class _MaxPoolPairs(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return max_pool_pairs(x, True)
+        # An operator of torch takes several times as long to call as its kernel, but only operators can be compiled.
+        pool = max_pool_pairs if torch.compiler.is_compiling() else _run_pool
+        return pool(x, True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -250,7 +271,8 @@ class _UnpoolPairs(torch.autograd.Function):
 
     @staticmethod
     def forward(values: Tensor, positions: Tensor, size: Sequence[int]) -> Tensor:
-        return unpool_pairs(values, positions, size)
+        unpool = unpool_pairs if torch.compiler.is_compiling() else _run_unpool
+        return unpool(values, positions, size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
