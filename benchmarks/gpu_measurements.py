@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from test_engine import PadThenPool
 from torch import Tensor, nn
 
 import neurocnn as nc
+from neurocnn.engine import gradients
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.run import Run
 from neurocnn.nn import kernels
@@ -36,62 +36,70 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Return the milliseconds of each way in `rounds` rounds, after one to warm up."""
+def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int, repeat: int = 1) -> Times:
+    """Return the milliseconds of each way in `rounds` rounds of `repeat` calls, after three calls to warm up."""
     times: Times = {name: [] for name in ways}
-    for turn in range(rounds + 1):
+    for run in ways.values():
+        for _ in range(3):
+            run()
+    for _ in range(rounds):
         for name, run in ways.items():
             wait()
             begun = time.perf_counter()
-            run()
+            for _ in range(repeat):
+                run()
             wait()
-            if turn:
-                times[name].append(1e3 * (time.perf_counter() - begun))
+            times[name].append(1e3 * (time.perf_counter() - begun) / repeat)
     return times
 
 
 @contextmanager
-def triton(voxels: int | None) -> Iterator[None]:
-    """Pool maps of at least `voxels` by the Triton kernels in the block."""
-    before, kernels.TRITON_VOXELS = kernels.TRITON_VOXELS, voxels
+def setting(module: Any, name: str, value: object) -> Iterator[None]:
+    """Change a variable of a module in the block."""
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        kernels.TRITON_VOXELS = before
+        setattr(module, name, before)
 
 
 def pooling() -> Iterator[tuple[str, Times]]:
-    """Both passes of a pooling: by the kernels, as today, padded first, and torch's own without padding."""
-    large = [
+    """Both passes of a pooling: by kernels, by torch's operations, padded first, and torch's own without padding."""
+    shapes = [
         (4, 8, 169, 208, 179),
         (4, 16, 85, 104, 90),
-        (4, 32, 43, 52, 45),
         (32, 15, 48, 48, 48),
+        (4, 15, 48, 48, 48),
         (8, 32, 12, 12, 12),
     ]
-    for shape in large if GPU else [(1, 2, 9, 10, 11)]:
+    for shape in shapes if GPU else [(1, 2, 9, 10, 11)]:
         for layout in (torch.contiguous_format, LAST):
             x = torch.randn(shape, device=DEVICE).contiguous(memory_format=layout).requires_grad_()
-            pools = {
-                "nn.MaxPool3d": nn.MaxPool3d(2), "pad then pool": PadThenPool(), "ours": nc.PadMaxPool3d(2)
-            }  # fmt: skip
+            pools = {"nn.MaxPool3d": nn.MaxPool3d(2), "pad then pool": PadThenPool()}
             ways = {name: _both(pool, x) for name, pool in pools.items()}
+            ways["torch's operations"] = _both(nc.PadMaxPool3d(2), x, voxels=None)
             if GPU:
                 ways["Triton"] = _both(nc.PadMaxPool3d(2), x, voxels=1)
                 maps = torch.empty_like(x), torch.empty_like(x)
                 # A copy reads and writes the map once: the least that a pass over it costs.
                 ways["copy"] = lambda maps=maps: maps[0].copy_(maps[1])
-            yield (
-                f"pooling, both passes, {shape}, {'last' if layout == LAST else 'contiguous'}",
-                in_turn(ways, 9),
-            )
+            name = f"pooling, both passes, {shape}, {'last' if layout == LAST else 'contiguous'}"
+            yield name, in_turn(ways, 7, repeat=5)
+    x = torch.randn(shapes[0] if GPU else (1, 2, 9, 10, 11), device=DEVICE)
+    maxima, indices, padding = nc.PadMaxPool3d(2, return_indices=True, return_pad=True)(x)
+    ways = {
+        "nn.MaxUnpool3d": lambda: nn.MaxUnpool3d(2)(maxima, indices),
+        "ours": lambda: nc.CropMaxUnpool3d(2)(maxima, indices, padding),
+    }
+    yield "unpooling", in_turn(ways, 7, repeat=5)
 
 
 def _both(pool: nn.Module, x: Tensor, voxels: int | None = None) -> Callable[[], object]:
     gradient = torch.randn_like(pool(x))
 
     def run() -> object:
-        with triton(voxels):
+        with setting(kernels, "TRITON_VOXELS", voxels):
             return torch.autograd.grad(pool(x), x, gradient)
 
     return run
@@ -110,37 +118,32 @@ def step() -> Iterator[tuple[str, Times]]:
             "part_id": torch.zeros(batch_size, dtype=torch.int64),
         }
         ways = {"pad then pool, plain loop": _plain_step(network, batch["image"])}
-        for choice, settings, voxels in _choices():
-            run = Run(copy.deepcopy(network), nc.Trainer(**settings), TASK, None, DEVICE, Ranks())
-            ways[choice] = _step(run, batch, voxels)
-        yield f"step of {name}, batches of {batch_size}", in_turn(ways, 9 if GPU else 2)
+        for choice, settings, fused in _choices():
+            model = copy.deepcopy(network)
+            model.fused = fused
+            run = Run(model, nc.Trainer(**settings), TASK, None, DEVICE, Ranks())
+            ways[choice] = _step(run, batch)
+        yield f"step of {name}, batches of {batch_size}", in_turn(ways, 7 if GPU else 2)
 
 
-def _choices() -> list[tuple[str, dict[str, Any], int | None]]:
-    if not GPU:
-        return [("defaults", {}, None)]
-    return [
-        ("defaults", {}, None),
-        ("Triton", {}, 2**20),
-        ("compile", {"compile": True}, None),
-        ("bfloat16", {"precision": "bfloat16"}, None),
-        ("bfloat16, Triton", {"precision": "bfloat16"}, 2**20),
-        ("bfloat16, compile", {"precision": "bfloat16", "compile": True}, None),
-        ("bfloat16, compile, Triton", {"precision": "bfloat16", "compile": True}, 2**20),
-    ]
+def _choices() -> list[tuple[str, dict[str, Any], bool]]:
+    choices: list[tuple[str, dict[str, Any], bool]] = [("defaults", {}, True)]
+    if GPU:
+        choices += [("layer by layer", {}, False), ("bfloat16", {"precision": "bfloat16"}, True)]
+    return choices
 
 
-def _step(run: Run, batch: dict[str, Any], voxels: int | None) -> Callable[[], object]:
+def _step(run: Run, batch: dict[str, Any]) -> Callable[[], object]:
     def step() -> None:
-        with triton(voxels):
-            run.accumulate(batch, n_samples=len(batch["image"]), empty=False, last=True)
-            run.update()
+        run.accumulate(batch, n_samples=len(batch["image"]), empty=False, last=True)
+        run.update()
 
     return step
 
 
 def _plain_step(network: nn.Module, image: Tensor) -> Callable[[], object]:
     plain = copy.deepcopy(network)
+    plain.fused = False  # type: ignore[assignment]
     for name, module in list(plain.named_modules()):
         if isinstance(module, nc.PadMaxPool3d):
             plain.set_submodule(name, PadThenPool())
@@ -170,15 +173,22 @@ def epoch() -> Iterator[tuple[str, Times]]:
                 for rows in (labels[:cut], labels[cut:])
             )
             network = nc.create_model("Conv4_FC3", train.input_shape, n_outputs=2)
-            ways = {"steps and passes alone": _alone(network, train, validation)}
-            for name, settings in {"no workers": {"n_workers": 0}, "default": {}}.items():
-                trainer = nc.Trainer(epochs=1, batch_size=4, **settings)
-                ways[name] = partial(_fit, trainer, network, train, validation)
-            yield f"epoch over {cut} + {n - cut} images, {parts.name}", in_turn(ways, 3)
+            alone = {"steps and passes alone": _alone(network, train, validation)}
+            times = in_turn(alone, EPOCHS - 2)
+            choices = {"no workers": {"n_workers": 0}, "default": {}, "resident": {"resident": True}}
+            for name, settings in choices.items():
+                trainer = nc.Trainer(epochs=EPOCHS, batch_size=4, **settings)
+                times[name] = _epoch_times(trainer, network, train, validation)
+            yield f"epoch over {cut} + {n - cut} images, {parts.name}", times
 
 
-def _fit(trainer: nc.Trainer, network: nn.Module, train: Any, validation: Any) -> None:
-    trainer.fit(copy.deepcopy(network), TASK, train, validation)
+EPOCHS = 7
+
+
+def _epoch_times(trainer: nc.Trainer, network: nn.Module, train: Any, validation: Any) -> list[float]:
+    """Return the milliseconds of each epoch of a training, without the first two."""
+    history = trainer.fit(copy.deepcopy(network), TASK, train, validation).history
+    return [1e3 * seconds for seconds in history["time"].diff()[2:]]
 
 
 def _alone(network: nn.Module, train: Any, validation: Any) -> Callable[[], object]:
@@ -210,13 +220,23 @@ def networks() -> Iterator[tuple[str, Times]]:
     large = {
         key: value * n if isinstance(value, list) else torch.cat([value] * n) for key, value in batch.items()
     }
-    made = [nc.create_model("Conv4_FC3", (1, size, size, size), n_outputs=2) for _ in range(n + 1)]
-    steps = [
-        _step(Run(model, nc.Trainer(), TASK, k, DEVICE, Ranks()), batch, None)
-        for k, model in enumerate(made[1:])
-    ]
-    one = _step(Run(made[0], nc.Trainer(), TASK, None, DEVICE, Ranks()), large, None)
-    ways = {"one network": one, f"{n} networks": lambda: [step() for step in steps]}
+    made = [nc.create_model("Conv4_FC3", (1, size, size, size), n_outputs=2) for _ in range(n)]
+
+    def steps(n_voxels: int) -> Callable[[], object]:
+        runs = [
+            Run(copy.deepcopy(model), nc.Trainer(), TASK, k, DEVICE, Ranks()) for k, model in enumerate(made)
+        ]
+        ways = [_step(run, batch) for run in runs]
+
+        def run_all() -> None:
+            with setting(gradients, "_MAX_VOXELS", n_voxels):
+                for step in ways:
+                    step()
+
+        return run_all
+
+    one = _step(Run(copy.deepcopy(made[0]), nc.Trainer(), TASK, None, DEVICE, Ranks()), large)
+    ways = {f"{n} networks without graphs": steps(0), f"{n} networks": steps(2**24), "one network": one}
     yield f"step of {n} networks", in_turn(ways, 5)
 
 
@@ -226,7 +246,7 @@ def host() -> Iterator[tuple[str, Times]]:
     image = torch.rand(4, 1, 4, 4, 4, device=DEVICE)
     labels = {"label": ["AD"] * 4, "participant_id": list("abcd"), "session_id": ["ses-M00"] * 4}
     batch = {"image": image, "part_id": torch.zeros(4, dtype=torch.int64), **labels}
-    ours = _step(Run(copy.deepcopy(model), nc.Trainer(), TASK, None, DEVICE, Ranks()), batch, None)
+    ours = _step(Run(copy.deepcopy(model), nc.Trainer(), TASK, None, DEVICE, Ranks()), batch)
     plain = _plain_step(model, image)
     ways = {"bare loop": plain, "ours": ours}
     yield (
@@ -259,7 +279,7 @@ def main(out: Path, seconds: float) -> int:
         "not measured": [],
     }
     out.mkdir(parents=True, exist_ok=True)
-    for measure in (pooling, step, networks, host, epoch):
+    for measure in (step, networks, epoch, pooling, host):
         try:
             for name, times in measure():
                 found["measurements"][name] = describe(times)

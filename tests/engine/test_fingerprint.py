@@ -12,7 +12,7 @@ from neurocnn.errors import SettingError
 def test_only_settings_without_effect_on_results_may_change_on_a_resume():
     rules = resume_rules(TrainingSettings)
     free = {name for name, rule in rules.items() if rule == "free"}
-    assert free == {"n_workers", "device", "checkpoint_seconds", "rank_seconds"}
+    assert free == {"n_workers", "device", "resident", "checkpoint_seconds", "rank_seconds"}
     assert {name for name, rule in rules.items() if rule == "grow"} == {"epochs"}
 
 

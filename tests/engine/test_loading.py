@@ -68,7 +68,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(tmp_path, parts, transfo
     image = [data.caps.read(f"sub-{i:02}", "ses-M00") for i in range(6)]
     order = epoch_order(len(data), 3, 1)
     for n_workers in (0, 1, 2):
-        with Loading(n_workers, pinned=False) as workers:
+        with Loading(n_workers, torch.device("cpu")) as workers:
             source = workers.loader(data, BatchSampler(order, 4, epoch=1), seed=0)
             for _ in range(2):  # The second pass may read cached images.
                 found = torch.cat([batch["image"] for batch in copies(source)])
@@ -151,7 +151,7 @@ def test_batches_come_in_order_for_any_expected_passes(tmp_path_factory, passes,
     plan = [
         (data, BatchSampler(epoch_order(len(data), 0, epoch), size, epoch=epoch)) for size, epoch in passes
     ]
-    with Loading(n_threads, pinned=False) as workers:
+    with Loading(n_threads, torch.device("cpu")) as workers:
         for k, (each, batches) in enumerate(plan):
             source = workers.loader(each, batches, seed=0)
             workers.expect([plan[j] for j in (foreseen or range(k + 1, len(plan))) if j < len(plan)])
@@ -182,7 +182,7 @@ class Counted(CapsDataset):
 def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
     data = dataset(tmp_path)
     data.__class__, data.filled = Counted, []
-    with Loading(1, pinned=False) as workers:
+    with Loading(1, torch.device("cpu")) as workers:
         source = workers.loader(data, BatchSampler(range(6), 2), seed=0)
         workers.expect([(data.without_augmentation(), BatchSampler(range(6), 2, epoch=1))])
         batches = iter(source)
@@ -207,7 +207,7 @@ def test_loading_of_the_next_pass_begins_before_the_current_pass_ends(tmp_path):
 
 def test_memory_is_bounded_and_a_kept_batch_is_not_overwritten(tmp_path):
     data = dataset(tmp_path, "patch", n=6)
-    with Loading(2, pinned=False) as workers:
+    with Loading(2, torch.device("cpu")) as workers:
         source = workers.loader(data, BatchSampler(range(len(data)), 3), seed=0)
         for _ in range(3):
             for batch in source:
@@ -301,7 +301,7 @@ def test_a_process_that_is_forked_while_threads_read_can_read_samples(tmp_path):
 def test_threads_do_not_change_the_number_of_torchs_threads(tmp_path):
     data = dataset(tmp_path)
     before, other = torch.get_num_threads(), []
-    with Loading(2, pinned=False) as workers:
+    with Loading(2, torch.device("cpu")) as workers:
         copies(workers.loader(data, BatchSampler(range(6), 2), seed=0))
         later = threading.Thread(target=lambda: other.append(torch.get_num_threads()))
         later.start()
@@ -339,7 +339,7 @@ def test_tensors_whose_first_axis_is_contiguous_give_the_same_batches(
     write_transposed(tmp_path)
     caps = Caps(tmp_path, cache_bytes=cache_bytes)
     again = CapsDataset(caps, rows(6), PARTS[parts], label="diagnosis", transform=transform)
-    with Loading(2, pinned=False) as workers:
+    with Loading(2, torch.device("cpu")) as workers:
         source = workers.loader(again, BatchSampler(range(len(again)), 4), seed=0)
         for _ in range(2):
             found = torch.cat([batch["image"] for batch in copies(source)])
@@ -373,3 +373,37 @@ def test_the_cpu_limit_of_a_container_is_read(tmp_path, line, files, expected):
         path.write_text(content)
     (tmp_path / "membership").write_text(line + "\n")
     assert cpu_quota(tmp_path / "membership", tmp_path / "cgroup") == expected
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("parts", PARTS)
+def test_images_that_stay_on_the_device_give_the_same_batches_without_reading_files(
+    tmp_path, parts, n_workers
+):
+    data = dataset(tmp_path, parts)
+    orders = [epoch_order(len(data), 3, epoch) for epoch in range(3)]
+    with Loading(0, torch.device("cpu")) as workers:
+        expected = [copies(workers.loader(data, BatchSampler(order, 4), seed=0)) for order in orders]
+    with Loading(n_workers, torch.device("cpu"), resident=True) as workers:
+        for k, (order, wanted) in enumerate(zip(orders, expected, strict=True)):
+            # The set in training, the set in an evaluation and a copy with another seed share their images.
+            same = (data, data.without_augmentation(), data.with_seed(5))[k]
+            with pytest.MonkeyPatch.context() as patch:
+                if k:
+                    patch.setattr(CapsDataset, "fill", lambda *arguments: pytest.fail("a file is read"))
+                found = copies(workers.loader(same, BatchSampler(order, 4, epoch=k), seed=0))
+            for one, other in zip(found, wanted, strict=True):
+                assert torch.equal(one.pop("image"), other["image"])
+                assert torch.equal(one.pop("part_id"), other["part_id"])
+                assert one == {name: other[name] for name in one}
+                assert set(one) == set(other) - {"image", "part_id"}
+
+
+def test_data_with_augmentation_do_not_stay_on_the_device(tmp_path):
+    data = dataset(tmp_path, "patch")
+    data.augmentation = lambda image: image
+    with Loading(0, torch.device("cpu"), resident=True) as workers:
+        augmented = workers.loader(data, BatchSampler(range(4), 2), seed=0)
+        assert type(augmented).__name__ != "ResidentLoader"
+        plain = workers.loader(data.without_augmentation(), BatchSampler(range(4), 2), seed=0)
+        assert type(plain).__name__ == "ResidentLoader"

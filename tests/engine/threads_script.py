@@ -60,7 +60,7 @@ def main(folder: Path, ending: str) -> None:
         data.__class__ = Interrupted
         predict(model, TASK, data, batch_size=4, n_workers=2, device="cpu")
     if ending == "abandoned":
-        workers = Loading(2, pinned=False)
+        workers = Loading(2, torch.device("cpu"))
         workers.expect([(data, BatchSampler(range(len(data)), 4, epoch=1))])
         batches = iter(workers.loader(data, BatchSampler(range(len(data)), 4), seed=0))
         next(batches)

@@ -129,6 +129,7 @@ def test_an_image_in_another_space_is_refused_before_the_first_epoch(paths, stud
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.cpu
 def test_an_explanation_is_the_sum_of_the_maps_of_the_channels(paths, study: Study, tmp_path: Path):
     images = nc.Images(paths, ("t1", "pet"))
     results = experiment(images, study, "image").run(tmp_path / "results", splits=[0])
@@ -146,6 +147,7 @@ def test_an_explanation_is_the_sum_of_the_maps_of_the_channels(paths, study: Stu
     results.explain(images, study.labels[12:14], "integrated_gradients", name="mean", steps=3)
 
 
+@pytest.mark.cpu
 def test_reconstructions_have_a_file_per_channel(paths, study: Study, tmp_path: Path):
     images = nc.Images(paths, ("t1", "pet"))
     run = experiment(images, study, "patch", "reconstruction", reconstructions=True)

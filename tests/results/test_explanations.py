@@ -237,6 +237,7 @@ def test_each_randomized_network_has_one_more_layer_of_random_weights():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.cpu
 def test_the_map_of_a_randomized_network_is_compared_by_rank_correlation(study, results, images):
     found = results.explain_randomized(study.caps, images.head(1), "gradient", baseline=0, seed=5)
     names = [name for name, module in results.load_model(0).named_modules() if module._parameters]

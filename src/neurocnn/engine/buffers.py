@@ -14,12 +14,13 @@ class Buffers:
 
     Parameters
     ----------
-    pinned
-        Whether the arrays are in pinned memory, from which a GPU copies faster.
+    copies
+        Stream in which the arrays are copied to a GPU, or None. The arrays are then in pinned memory, from which a GPU
+        copies faster.
 
     Examples
     --------
-    >>> buffers = Buffers(pinned=False)
+    >>> buffers = Buffers(None)
     >>> first, second = buffers.get(2, (1, 4)), buffers.get(2, (1, 4))
     >>> address = first.ctypes.data
     >>> del first
@@ -27,8 +28,8 @@ class Buffers:
     (True, 2)
     """
 
-    def __init__(self, pinned: bool) -> None:
-        self.pinned = pinned
+    def __init__(self, copies: torch.cuda.Stream | None) -> None:
+        self.stream = copies
         self.arrays: list[Floats] = []
         # Event of the last copy of each array to the GPU, by the id of the array.
         self.copies: dict[int, torch.cuda.Event] = {}
@@ -45,7 +46,7 @@ class Buffers:
             self.copies.pop(id(self.arrays.pop(free[0])), None)
         largest = max([n, *(len(array) for array in self.arrays if array.shape[1:] == shape)])
         # torch aligns memory for all kernels, so that results do not depend on the buffer.
-        self.arrays.append(torch.empty((largest, *shape), pin_memory=self.pinned).numpy())
+        self.arrays.append(torch.empty((largest, *shape), pin_memory=self.stream is not None).numpy())
         return self.arrays[-1]
 
     def _is_free(self, k: int) -> bool:
@@ -54,9 +55,9 @@ class Buffers:
 
     def mark_copied(self, array: Floats) -> None:
         """Record that a copy of this array to the GPU was started."""
-        if self.pinned:
+        if self.stream is not None:
             self.copies[id(array)] = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self.copies[id(array)].record()
+            self.copies[id(array)].record(self.stream)
 
 
 def _count_references(arrays: list[Floats], k: int) -> int:

@@ -37,6 +37,7 @@ def compute_scores(
         Function that is called before each batch.
     """
     for run in runs:
+        run.check()
         run.broadcast_buffers()
     models, functions = {run.part: run.model for run in runs}, task_functions(task, computation)
     trainer, wanted = runs[0].trainer, set(scored_sets(runs[0].trainer))

@@ -168,7 +168,7 @@ def _make_computation(batch_size: int, n_workers: int | str, device: str, precis
     )
     return Computation(
         check_integer("batch_size", batch_size, minimum=1),
-        Loading(check_workers("n_workers", n_workers), where.type == "cuda"),
+        Loading(check_workers("n_workers", n_workers), where),
         where,
         check_choice("precision", precision, PRECISIONS),
         0,

@@ -99,7 +99,7 @@ def network_tables(
         if len(passes) == 1:
             # For a single network, the random state is set once. For several networks, it is set before each batch.
             stack.enter_context(next(iter(passes.values())).random.as_global())
-        stream = stack.enter_context(catch_worker_death(source))
+        stream = computation.loading.transfers.ahead(stack.enter_context(catch_worker_death(source)))
         first = ranks.rank * computation.batch_size
         for batch in stream:
             on_batch()

@@ -112,6 +112,11 @@ def _weights_by_class(
     return [found[output] for output in sorted(found)]
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return a small tensor on a device. By default, torch would wait until the GPU has finished all operations."""
+    return values.to(device, non_blocking=True)
+
+
 def class_indices(
     batch: Mapping[str, Any], device: torch.device, *, codes: Mapping[str, int], label: str
 ) -> Tensor:
@@ -125,7 +130,7 @@ def class_indices(
     values = label_list(batch, label)
     if set(map(type, values)) == {str} and codes.keys() >= set(values):
         # Most labels are spelt like the classes. For them this shortcut is faster than `label_key`.
-        return torch.tensor([codes[value] for value in values], dtype=torch.int64, device=device)
+        return to_device(torch.tensor([codes[value] for value in values], dtype=torch.int64), device)
     keys = [label_key(_single_value(value)) for value in values]
     wrong = [row for row, key in enumerate(keys) if key not in codes]
     if wrong:
@@ -133,7 +138,7 @@ def class_indices(
             f"{label}: {_describe_labels(batch, keys, wrong)}; expected one of {', '.join(codes)}; correct the table, "
             "drop these rows, or add their label to a class"
         )
-    return torch.tensor([codes[key] for key in keys], dtype=torch.int64, device=device)
+    return to_device(torch.tensor([codes[key] for key in keys], dtype=torch.int64), device)
 
 
 def label_numbers(batch: Mapping[str, Any], device: torch.device, *, label: str) -> Tensor:
@@ -153,7 +158,7 @@ def label_numbers(batch: Mapping[str, Any], device: torch.device, *, label: str)
             f"{label}: {_describe_labels(batch, keys, wrong)}; expected a finite number; correct the table or drop "
             "these rows"
         )
-    return torch.tensor(numbers, dtype=torch.float32, device=device)
+    return to_device(torch.tensor(numbers, dtype=torch.float32), device)
 
 
 def has_labels(batch: Mapping[str, Any]) -> bool:

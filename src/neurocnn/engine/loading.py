@@ -23,6 +23,7 @@ from neurocnn.engine.batch import Batch, Dataset, FillingDataset, Item
 from neurocnn.engine.buffers import Buffers, Floats
 from neurocnn.engine.collate import collate
 from neurocnn.engine.sampling import Index
+from neurocnn.engine.transfers import ResidentLoader, Transfers, is_copy
 from neurocnn.engine.workers import loader
 from neurocnn.errors.arguments import argument_error, check_integer
 from neurocnn.storage.cpus import usable_cpus
@@ -61,7 +62,7 @@ class Pass:
 
     def equals(self, other: "Pass") -> bool:
         """Return whether the other pass has the same samples in the same batches."""
-        return _is_copy(self.dataset, other.dataset) and self.batches == other.batches
+        return is_copy(self.dataset, other.dataset) and self.batches == other.batches
 
 
 class Loading:
@@ -71,23 +72,24 @@ class Loading:
     ----------
     n_workers
         See `Trainer`.
-    pinned
-        Whether batches are in pinned memory, from which a GPU copies faster.
+    device, resident
+        Device of the computation, and whether images stay on it; see `Transfers`.
     """
 
-    def __init__(self, n_workers: int | str, pinned: bool) -> None:
+    def __init__(self, n_workers: int | str, device: torch.device, resident: bool | str = False) -> None:
         automatic = n_workers == "auto"
         self.n_processes = 0 if automatic else int(n_workers)
         # All ranks of a machine share the CPUs of the machine.
         n_cpus = usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.n_threads = max(1, min(n_cpus, _MAX_THREADS)) if automatic else int(n_workers)
-        self.pinned = pinned
+        self.transfers = Transfers(device, resident)
         self._streams: dict[int, _Stream] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.transfers.clear()
         while self._streams:
             self._streams.popitem()[1].close()
 
@@ -109,20 +111,27 @@ class Loading:
         if can_fill(dataset):
             n_threads = self.n_threads if _is_large(dataset) else 0
             if n_threads not in self._streams:
-                self._streams[n_threads] = _Stream(n_threads, self.pinned)
-            return _FilledLoader(self._streams[n_threads], dataset, batches)
+                self._streams[n_threads] = _Stream(n_threads, self.transfers.stream)
+            filled = _FilledLoader(self._streams[n_threads], dataset, batches)
+            kept = self.transfers.kept(dataset)
+            return filled if kept is None else ResidentLoader(kept, batches, lambda: filled)
         return loader(
             dataset,
             batches,
             seed=seed,
             n_workers=self.n_processes,
-            pinned=self.pinned,
+            pinned=self.transfers.stream is not None,
             persistent=persistent,
         )
+
+    def _stays(self, dataset: FillingDataset, batches: Iterable[Sequence[Index]]) -> bool:
+        kept = self.transfers.kept(dataset)
+        return kept is not None and kept.contains(batches)
 
     def expect(self, passes: Sequence[tuple[Dataset, Iterable[Sequence[Index]]]]) -> None:
         """Set the passes that will probably follow the next pass, so that their batches are loaded in advance."""
         filling = [Pass(dataset, batches) for dataset, batches in passes if can_fill(dataset)]
+        filling = [each for each in filling if not self._stays(each.dataset, each.batches)]
         for stream in self._streams.values():
             stream.expected = deque(filling)
 
@@ -181,13 +190,13 @@ class _Stream:
     ----------
     n_threads
         Number of threads. With 0, each batch is loaded when it is requested.
-    pinned
-        Whether the buffers are in pinned memory.
+    copies
+        Stream in which batches are copied to a GPU, if there is one.
     """
 
-    def __init__(self, n_threads: int, pinned: bool) -> None:
+    def __init__(self, n_threads: int, copies: torch.cuda.Stream | None) -> None:
         self.n_threads = n_threads
-        self.buffers = Buffers(pinned)
+        self.buffers = Buffers(copies)
         self.started: deque[_ActivePass] = deque()
         self.expected: deque[Pass] = deque()
         self.pool = _start_threads(n_threads) if n_threads else None
@@ -287,13 +296,3 @@ def can_fill(dataset: object) -> TypeGuard[FillingDataset]:
 def _is_large(dataset: FillingDataset) -> bool:
     # The number of channels is ignored, because the channels of a slice are copies.
     return math.prod(dataset.input_shape[1:]) >= _SMALL_SAMPLE
-
-
-def _is_copy(one: object, other: object) -> bool:
-    """Return whether two objects are the same, or shallow copies of the same object."""
-    ours, theirs = vars(one), vars(other)
-    return one is other or (
-        type(one) is type(other)
-        and ours.keys() == theirs.keys()
-        and all(ours[name] is theirs[name] for name in ours)
-    )

@@ -71,7 +71,7 @@ class Loop:
             )
         self.ranks = find_ranks(trainer.rank_seconds)
         self.device = find_device(trainer.device, self.ranks.local)
-        loading = Loading(trainer.n_workers, self.device.type == "cuda")
+        loading = Loading(trainer.n_workers, self.device, trainer.resident)
         self.computation = Computation(
             trainer.batch_size, loading, self.device, trainer.precision, trainer.seed, self.ranks
         )
@@ -132,7 +132,8 @@ class Loop:
         parts, start = [run.part for run in runs], min(run.updates for run in runs)
         plan = self.batches.begin_epoch(epoch, start, parts, runs[0].join_last)
         self.progress.set_position(epoch, start, plan.n_updates)
-        with catch_worker_death(self.batches.loader) as source:
+        with catch_worker_death(self.batches.loader) as loaded:
+            source = self.computation.loading.transfers.ahead(loaded)
             for update in range(plan.start, plan.n_updates + 1):
                 ready = [run for run in runs if run.updates == update]
                 ended = update == plan.n_updates
@@ -202,17 +203,10 @@ class Loop:
         """Call the callbacks after an evaluation."""
         if not self.callbacks:
             return
-        state = TrainingState(
-            run.epoch,
-            run.iteration,
-            run.history[-1],
-            run.history,
-            ended,
-            run.model,
-            run.optimizer,
-            run.part,
-            self.folder,
-        )
+        position = run.epoch, run.iteration, run.history[-1], run.history, ended
+        state = TrainingState(*position, run.model, run.optimizer, run.part, self.folder)
+        # A callback may change the network.
+        run.discard_gradients()
         for callback in self.callbacks:
             callback(state)
         self.clock.lap("callbacks")
@@ -239,6 +233,8 @@ class Loop:
 
     def save(self) -> None:
         """Write the states of the networks of this epoch, with the random states of all ranks."""
+        for run in self.active:
+            run.check()
         if self.folder is not None:
             ranks = self.ranks.gather([run.random.state() for run in self.active], "to write a state")
             for k, run in enumerate(self.active):

@@ -15,6 +15,7 @@ from neurocnn.storage.identity import describe_rows
 
 #: Column of an evaluation's table: whether all outputs of the row are finite.
 FINITE = "_finite"
+_LATE = "neither a state nor a model was written after this update"
 
 
 def finite_rows(output: Any, n: int) -> Tensor:
@@ -88,7 +89,7 @@ def scores_or_nan(
 
 
 def loss_error(
-    where: str, losses: Tensor, names: Sequence[str], parameters: Iterable[Tensor]
+    where: str, losses: Tensor, names: Sequence[str], parameters: Iterable[Tensor], late: bool = False
 ) -> TrainingError:
     """Return an error that names the samples of an update whose loss is NaN or infinite.
 
@@ -102,10 +103,14 @@ def loss_error(
         Name of each sample.
     parameters
         Weights before the update. The advice in the message depends on whether they are finite.
+    late
+        Whether the weights were updated before the losses were read, as on a GPU.
     """
     bad = [name for name, finite in zip(names, losses.isfinite().tolist(), strict=True) if not finite]
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    if all(bool(parameter.isfinite().all()) for parameter in parameters):
+    if late:
+        advice = f"{_LATE}; check these images, lower learning_rate, or set clip_gradient"
+    elif all(bool(parameter.isfinite().all()) for parameter in parameters):
         advice = "the weights were not updated; check these images, lower learning_rate, or set clip_gradient"
     else:
         advice = (
@@ -115,10 +120,11 @@ def loss_error(
     return TrainingError(f"{where}: the loss is NaN or infinite for {', '.join(bad[:5])}{more}; {advice}")
 
 
-def gradients_error(where: str) -> TrainingError:
-    """Return an error for gradients that are not finite although the loss is finite."""
+def gradients_error(where: str, late: bool = False) -> TrainingError:
+    """Return an error for gradients that are not finite although the loss is finite. For `late` see `loss_error`."""
+    kept = _LATE if late else "the weights were not updated"
     return TrainingError(
-        f"{where}: the gradients are NaN or infinite, but the loss is finite; the weights were not updated; look for a "
+        f"{where}: the gradients are NaN or infinite, but the loss is finite; {kept}; look for a "
         "function of the network or loss without a finite derivative (root, norm or logarithm of 0), or lower "
         "learning_rate"
     )

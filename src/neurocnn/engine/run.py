@@ -1,26 +1,24 @@
 """Network in training: optimizer, random state, early stopping, best weights and history."""
 
-import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from neurocnn.engine.batch import Batch, Network, sample_name
-from neurocnn.engine.faults import translate_compiler_errors, translate_network_errors
-from neurocnn.engine.non_finite import gradients_error, loss_error, scale_error
+from neurocnn.engine.batch import Batch, Network
+from neurocnn.engine.gradients import Gradients
+from neurocnn.engine.losses import UpdateLosses
+from neurocnn.engine.non_finite import scale_error
 from neurocnn.engine.optimizer import check_moments, make_optimizer, make_scheduler, step_scheduler
 from neurocnn.engine.ranks import Ranks
-from neurocnn.engine.runtime import autocast, floating_type, memory_format, to_model_format
+from neurocnn.engine.runtime import floating_type, memory_format, to_model_format
 from neurocnn.engine.settings import TrainingSettings
 from neurocnn.engine.stopping import Stopper, is_better
-from neurocnn.engine.task import Task, sample_losses
+from neurocnn.engine.task import Task
 from neurocnn.errors import CheckpointError, SettingError, suggestion
 from neurocnn.randomness import RandomState
-from neurocnn.storage.identity import PART
 
 Row = dict[str, Any]
 # A saved state contains these fields of a run without conversion.
@@ -73,7 +71,9 @@ class Run:
             )
         self.optimizer = make_optimizer(trainer, self.parameters)
         self.scheduler = make_scheduler(trainer, self.optimizer, n_updates)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=trainer.precision == "float16")
+        self.gradients = Gradients(self.model, self.parameters, trainer, task, device, ranks)
+        self.scaler = self.gradients.scaler
+        self.losses = UpdateLosses(self.parameters, device)
         self.random = RandomState(trainer.seed + ranks.rank, device)
         self.stopper = Stopper(trainer.patience, trainer.tolerance, trainer.stopping_metric)
         self.epoch = self.updates = self.iteration = 0
@@ -88,18 +88,8 @@ class Run:
         self.stopped = False
         self.join_last = True
         self.optimizer.zero_grad(set_to_none=True)
-        self.forward = self._make_forward()
-        self._accumulated: list[tuple[Tensor, Batch]] = []
         #: Whether the model was set to training mode after the last evaluation.
         self.is_training = False
-
-    def _make_forward(self) -> Callable[[Tensor], Any]:
-        forward: nn.Module = self.model
-        self.parallel: nn.parallel.DistributedDataParallel | None = None
-        if self.ranks.world > 1:
-            gpu = [self.device.index] if self.device.type == "cuda" else None
-            forward = self.parallel = nn.parallel.DistributedDataParallel(forward, device_ids=gpu)
-        return torch.compile(forward) if self.trainer.compile else forward
 
     def accumulate(self, batch: Batch, n_samples: int, empty: bool, last: bool) -> None:
         """Add the gradients of a batch to those of the current update.
@@ -119,24 +109,15 @@ class Run:
         if not self.is_training:
             self.model.train()
             self.is_training = True
+        # The factor `world` cancels the division by the number of ranks in DistributedDataParallel.
+        factor = 0.0 if empty else self.ranks.world / n_samples
         with self.random.as_global():
-            if self.parallel is not None:
-                self.parallel.require_backward_grad_sync = last
-            with translate_network_errors(self.model, batch), autocast(self.device, self.trainer.precision):
-                output = self.forward(image)
-            target = self.task.target({**batch, "image": image}, self.device)
-            losses = sample_losses(self.task, output, target, len(image))
-            # The factor `world` cancels the division by the number of ranks in DistributedDataParallel.
-            share = losses.sum() * (0.0 if empty else self.ranks.world / n_samples)
-            with translate_compiler_errors():
-                self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+            losses = self.gradients.add(image, batch, factor, last)
         if not empty:
-            # Names of samples are created only for an error, because this takes as long as an update of a small
-            # network.
-            self._accumulated.append((losses.detach(), {name: batch[name] for name in PART if name in batch}))
+            self.losses.add(losses, batch)
 
     def update(self) -> float:
-        """Step the optimizer, and return the mean loss of the update.
+        """Step the optimizer, and return the mean loss of the update; on a GPU, of the last update that was checked.
 
         If gradients overflow because of the loss scale of float16, the weights do not change and the scale is halved.
         Such a step counts as an update.
@@ -144,33 +125,40 @@ class Run:
         Raises
         ------
         TrainingError
-            If the loss is NaN or infinite, or the gradients are NaN or infinite at any scale of the loss. The weights
-            do not change. In float32 and bfloat16, gradients are checked only if they are clipped; without clipping,
-            the error is raised for the next loss.
+            If the loss is NaN or infinite, or the gradients are NaN or infinite at any scale of the loss. On a CPU the
+            weights do not change; on a GPU this may be found after later updates (see `losses`). In float32 and
+            bfloat16, gradients are checked only if they are clipped; without clipping, the error is raised for the next
+            loss.
         """
-        losses = torch.cat([part for part, _ in self._accumulated]) if self._accumulated else torch.zeros(1)
-        mean = float(losses.mean())
-        # If any loss is not finite, the mean is not finite either. Therefore a finite mean needs no further check.
-        if not math.isfinite(mean) and not losses.isfinite().all():
-            names = [sample_name(who, row) for part, who in self._accumulated for row in range(len(part))]
-            raise loss_error(self.where(), losses, names, self.parameters)
-        self._accumulated.clear()
+        self.losses.end_update(self.where())
         with self.random.as_global():
             self.scaler.unscale_(self.optimizer)
             if self.trainer.clip_gradient is not None:
                 norm = nn.utils.clip_grad_norm_(self.parameters, self.trainer.clip_gradient)
-                if not self.scaler.is_enabled() and not norm.isfinite():
-                    raise gradients_error(self.where())
+                if not self.scaler.is_enabled():
+                    self.losses.add_norm(self.where(), norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.trainer.scheduler_step == "update":
-                step_scheduler(self.scheduler, mean)
-            self.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.is_enabled() and self.scaler.get_scale() < self.least_scale:
-            raise scale_error(self.where())
+                step_scheduler(self.scheduler, self.losses.mean)
+            self.optimizer.zero_grad(set_to_none=not self.gradients.keeps_memory)
+        if not self.losses.late:
+            self.check()
         self.updates += 1
         self.iteration += 1
-        return mean
+        return self.losses.mean
+
+    def check(self) -> None:
+        """Check the losses and gradients of all updates so far, which on a GPU are not read in each update.
+
+        Raises
+        ------
+        TrainingError
+            See `update`.
+        """
+        self.losses.check()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < self.least_scale:
+            raise scale_error(self.where())
 
     def where(self) -> str:
         """Return the network, epoch and update as text, for messages."""
@@ -277,13 +265,18 @@ class Run:
         """Return the seconds since training started, including those before it was resumed."""
         return time.monotonic() - self._clock
 
+    def discard_gradients(self) -> None:
+        """Discard the graphs and gradients between two updates, because the network may be changed."""
+        self.gradients.reset()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def release(self) -> None:
         """Clear the gradients and restore the memory format of the network, which keeps its last weights."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.discard_gradients()
         self.model.to(memory_format=torch.contiguous_format)
 
     def broadcast_buffers(self) -> None:
         """Copy rank 0's buffers to all ranks, as DistributedDataParallel does in each forward pass."""
-        if self.parallel is not None:
+        if self.gradients.parallel is not None:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)

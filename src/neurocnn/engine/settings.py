@@ -9,6 +9,7 @@ from torch import nn
 
 from neurocnn.engine.loading import check_workers
 from neurocnn.engine.runtime import PRECISIONS
+from neurocnn.engine.transfers import check_resident
 from neurocnn.errors.arguments import (
     argument_error,
     check_choice,
@@ -60,6 +61,7 @@ class TrainingSettings:
     seed: int = 0
     deterministic: bool = False
     compile: bool = False
+    resident: bool | str = field(default=False, metadata=_FREE)
     checkpoint_seconds: float = field(default=60, metadata=_FREE)
     rank_seconds: float = field(default=1800, metadata=_FREE)
 
@@ -81,6 +83,7 @@ class TrainingSettings:
         check_choice("evaluate_train", self.evaluate_train, ("epoch", "end"), where=where)
         check_choice("precision", self.precision, tuple(PRECISIONS), where=where)
         check_choice("scheduler_step", self.scheduler_step, ("epoch", "update"), where=where)
+        check_resident(self.resident, where=where)
         check_text("stopping_metric", self.stopping_metric, expected="a metric such as 'loss'", where=where)
         check_text("device", self.device, expected="'auto' or a device name such as 'cuda:1'", where=where)
         for name in ("deterministic", "compile"):

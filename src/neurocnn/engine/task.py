@@ -172,6 +172,11 @@ class Task:
     _repr_html_ = html_view
 
 
+def has_built_in_loss(task: Task) -> bool:
+    """Return whether the losses of a task are computed by this library."""
+    return _is_built_in(task.loss) and _is_built_in(task.prediction)
+
+
 def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
     """Return the loss of each of `n` samples, shape (n,), from the output of the network.
 

@@ -76,6 +76,10 @@ class Trainer(TrainingSettings):
         an error that names it.
     compile
         Whether to compile the network with `torch.compile`.
+    resident
+        Whether images stay on the GPU after the first epoch: True, or ``"auto"`` for each set that fits into the free
+        memory of the GPU. Sets with augmentation are read in each epoch, as all sets are on other devices. The results
+        do not change.
     checkpoint_seconds
         Seconds between checkpoints within an epoch, if a folder is given.
     rank_seconds

@@ -21,9 +21,10 @@ from torch.library import triton_op, wrap_triton
 
 from neurocnn.nn.allocation import is_channels_last
 
-# Number of windows per program.
-_WINDOWS = 256
-_WARPS = 4
+# Number of windows and warps per program. On an H200 these took 0.46 of torch's time for the largest map of Conv5_FC3
+# (256 and 4: 0.6).
+_WINDOWS = 512
+_WARPS = 8
 
 
 # Sizes are constants, so that the compiler replaces divisions by multiplications.
