@@ -120,4 +120,6 @@ def _mean(batches: Sequence[tuple[Tensor, Batch]]) -> Tensor:
 
 def _values(scalars: list[Tensor]) -> list[float]:
     """Return the values of scalar tensors, which are read from the device at once."""
-    return torch.stack(scalars).tolist() if scalars else []
+    if len(scalars) > 1:
+        return torch.stack(scalars).tolist()
+    return [float(scalar) for scalar in scalars]
