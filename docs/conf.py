@@ -14,9 +14,10 @@ from sphinx.application import Sphinx
 import neurocnn as nc
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS))  # for `reference` and `examples`
+sys.path.insert(0, str(DOCS))  # for the modules next to this file
 
-import examples  # noqa: E402  # modules next to this file
+import examples  # noqa: E402
+import links  # noqa: E402
 import reference  # noqa: E402
 
 project = "neurocnn"
@@ -42,12 +43,14 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 numpydoc_show_class_members = False  # the template of a class lists them
 numpydoc_use_plots = False
+numpydoc_xref_param_type = True  # links the errors of "Raises"
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 html_theme = "pydata_sphinx_theme"
 html_title = "neurocnn"
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
@@ -84,14 +87,6 @@ sphinx_gallery_conf = {
 reference.write(DOCS / "generated" / "reference")
 
 
-def _link_to_pages(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Let links to `tutorials`, `gallery` and their scripts open the pages made from them."""
-    content[0] = re.sub(
-        r"\]\((?:\.\./)*((?:tutorials|gallery)/\w+)\.py\)", r"](/generated/\1.rst)", content[0]
-    )
-    content[0] = re.sub(r"\]\((?:\.\./)*(tutorials|gallery)\)", r"](/generated/\1/index.rst)", content[0])
-
-
 def _skip_member(
     app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
 ) -> bool | None:
@@ -108,8 +103,23 @@ def _add_examples(app: Sphinx, what: str, name: str, obj: object, options: objec
         lines += ["", *examples.of_class(owner)]
 
 
+def _shorten_defaults(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Write a default that is not Python code as an ellipsis: Sphinx shortens the types only of valid code."""
+    return signature and re.sub(r"= <[^<>]*>", "= ...", signature), returns
+
+
 def setup(app: Sphinx) -> None:
     """Register the functions above."""
-    app.connect("source-read", _link_to_pages)
+    app.connect("source-read", links.to_scripts)
+    app.connect("doctree-read", links.to_reference)
+    app.connect("autodoc-process-signature", _shorten_defaults)
     app.connect("autodoc-skip-member", _skip_member)
     app.connect("autodoc-process-docstring", _add_examples, priority=1)  # before numpydoc

@@ -27,6 +27,7 @@ def test_the_study_finds_the_right_answers(tmp_path: Path, monkeypatch: pytest.M
     check_baseline(names)
     check_search(names)
     check_scores(names)
+    check_shown(names)
     check_map(names)
     check_files(names)
 
@@ -78,6 +79,20 @@ def check_scores(names: dict) -> None:
     low, high = names["comparison"].loc["roc_auc", ["low", "high"]]
     assert -0.1 < low <= high < 0.1
     assert (names["tuned"].calibration("test")["brier"] < 0.15).all()  # predicting 0.5 has the score 0.25
+
+
+def check_shown(names: dict) -> None:
+    """Check the tables in the text of the page: the networks may differ by the number of threads, the rest not."""
+    first, second = (
+        re.sub(r"^#(?: {5})?", "", text, flags=re.MULTILINE).strip("\n").splitlines()
+        for text in re.findall(r"code-block:: text\n#\n((?:#     .*\n)+)", PAGE.read_text(encoding="utf-8"))
+    )
+    assert [line.split() for line in first] == [line.split() for line in str(names["table_1"]).splitlines()]
+    for line in second[1:]:
+        metric, network, *_, confounds = line.split()
+        found = names["table_2"].loc[metric]
+        assert float(confounds) == pytest.approx(found["age and sex"], abs=0.006)
+        assert float(network) == pytest.approx(found["network"], abs=0.25)
 
 
 def check_map(names: dict) -> None:

@@ -96,6 +96,32 @@ def test_no_page_loads_anything_from_another_site(site: Path):
     assert not [found for style in styles for found in re.findall(r"(?:@import|url\()\W*https?://", style)]
 
 
+def test_public_names_in_the_text_link_to_their_pages(site: Path):
+    links = {
+        "how-to/use-images-from-a-table.html": [
+            "Images",
+            "Experiment.load",
+            "Results.predict",
+            "CapsDataset",
+        ],
+        "concepts/leakage.html": ["kfold", "holdout", "LeakError", "Trainer.fit"],
+        "generated/gallery/plot_autoencoder.html": ["CNN_Transformer", "transfer_weights"],
+        "index.html": ["read_bids", "make_caps"],
+        "generated/reference/neurocnn.soft_vote.html": ["TableError", "part_weights"],
+    }
+    for page, names in links.items():
+        found = re.findall(r'href="[^"]*#neurocnn\.([\w.]+)"', (site / page).read_text(encoding="utf-8"))
+        assert not set(names) - set(found), page
+
+
+def test_no_page_contains_markup_or_empty_code(site: Path):
+    """Signatures that Sphinx cannot parse, `@` in a sentence, and a comment before the first text cause these."""
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r'href="mailto:|~(?:typing|collections|torch|numpy|pandas)\.', text), page.name
+        assert not re.search(r"<pre>(?:<span></span>)?\s*</pre>", text), page.name
+
+
 @pytest.mark.parametrize("section", ["how-to", "concepts"])
 def test_each_page_is_listed_with_its_section(section: str):
     listed = re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / section / "index.md").read_text(encoding="utf-8"))

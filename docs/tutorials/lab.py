@@ -106,6 +106,9 @@ for rows in (train, validation):
 #
 # Before you train, look at an image in three planes: sagittal, coronal and axial. The two boxes of 30×40×30 voxels
 # contain the hippocampi. The hippocampus is required for memory and shrinks early in the disease.
+#
+# .. image:: /tutorials/lab.png
+#    :alt: A synthetic image in three planes, with the boxes of both hippocampi.
 caps = nc.Caps(folder / "CAPS", "t1-volume")
 hippocampi = nc.Roi.hippocampi("t1-volume", random_shift=2)
 RIGHT, LEFT = 0, 1  # part_id of each
@@ -180,7 +183,7 @@ for size in ((4, 4, 4), (5, 5, 5)):
 #
 # .. dropdown:: Answer
 #
-#     The feature maps have the sizes 8@15x20x15, 16@8x10x8 and 32@4x5x4 after the three blocks, so that the
+#     The feature maps have the sizes 8×15×20×15, 16×8×10×8 and 32×4×5×4 after the three blocks, so that the
 #     fully-connected layer has 2,560 inputs. There are 22,786 weights, most of them in the third convolution (13,856)
 #     and in the fully-connected layer (5,122).
 class Network(nn.Module):

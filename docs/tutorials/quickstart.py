@@ -9,9 +9,12 @@ The data are a synthetic CAPS folder with grey-matter maps, in which patients (A
 classifier. The classifier is trained on three folds, a vote combines the predictions for both regions, and the
 classifier is evaluated on a held-out third of the participants. A second classifier starts from random weights.
 Comparing both shows the effect of the pretraining.
-"""
-# sphinx_gallery_thumbnail_path = 'quickstart.png'
 
+.. image:: /quickstart.png
+   :alt: Learning curves, ROC curve, confusion matrix and map of the balanced accuracy of both regions.
+"""
+
+# sphinx_gallery_thumbnail_path = 'quickstart.png'
 import logging
 
 import neurocnn as nc

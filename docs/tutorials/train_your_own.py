@@ -12,7 +12,6 @@ not learnt yet: the script only shows the calls**. ``FULL = True`` selects the s
 epochs and five splits, for a GPU. The quickstart (``docs/tutorials/quickstart.py``) is a small study whose networks
 learn.
 """
-# sphinx_gallery_thumbnail_path = 'tutorials/train_your_own.png'
 
 # %%
 # Data
@@ -22,7 +21,11 @@ learn.
 # change ``caps``, and read ``labels`` with ``nc.read_table("labels.tsv")`` or ``nc.read_bids("bids")``. The
 # participants are divided into sets before the images are cut into parts, so that all parts of a participant are in the
 # same set.
+#
+# .. image:: /tutorials/train_your_own.png
+#    :alt: An image with the borders of its patches.
 
+# sphinx_gallery_thumbnail_path = 'tutorials/train_your_own.png'
 from pathlib import Path
 
 import pandas as pd

@@ -211,7 +211,7 @@ def describe(
     architecture, n_outputs, **options
         See `create_model`. No weights are loaded or downloaded.
     input_size
-        Shape of one image as C@HxW or C@DxHxW, in voxels.
+        Shape of one image as ``C@HxW`` or ``C@DxHxW``, in voxels.
 
     Raises
     ------
