@@ -1,4 +1,4 @@
-"""Matched pairs of participants from two groups, with similar age, sex or other columns."""
+"""Pairs of participants from two groups, the two of a pair being similar in age, sex or other columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -133,7 +133,7 @@ def check_classes(task: Task, targets: Iterable[int]) -> None:
     counts = Counter(int(target) for target in targets)
     found = ", ".join(f"{name}: {counts[k]}" for k, name in enumerate(task.classes))
     if 1 < len(counts) < len(task.classes):
-        LOGGER.warning("the training set lacks a class (%s), which cannot be learnt", found)
+        LOGGER.warning("the training set has no sample of a class, which cannot be learnt; found %s", found)
     if len(counts) < 2:
         raise TableError(f"the training set has a single class ({found}); expected at least two")
 

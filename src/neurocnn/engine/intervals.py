@@ -96,7 +96,9 @@ def confidence_intervals(
 def known_limits(
     table: pd.DataFrame, task: Task, values: Mapping[str, float]
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % limits of metrics from their values. Custom metrics are not called; their limits are NaN.
+    """Return the 95 % confidence limits of metrics that follow from their values alone.
+
+    The limits of custom metrics are NaN, because these metrics would have to be computed again.
 
     Examples
     --------

@@ -104,7 +104,7 @@ def loss_error(
     parameters
         Weights before the update. The advice in the message depends on whether they are finite.
     late
-        Whether the weights were updated before the losses were read, as on a GPU.
+        Whether the losses were read after later updates, as on a GPU; then `parameters` are not used.
     """
     bad = [name for name, finite in zip(names, losses.isfinite().tolist(), strict=True) if not finite]
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""

@@ -37,13 +37,14 @@ class Trainer(TrainingSettings):
     evaluation_steps
         Updates between evaluations within an epoch; 0 to evaluate only at the end of the epoch.
     evaluate_train
-        ``"epoch"`` to include the training set in each evaluation, ``"end"`` to evaluate only the validation set, which
-        is then required, during training. With ``"end"`` the metrics of the training set are NaN in the history, and an
-        `Experiment` evaluates the training set with the best models only. A training set without a table of its
-        participants and labels is evaluated once, to check them.
+        ``"epoch"`` to include the training set in each evaluation, ``"end"`` to evaluate only the validation set during
+        training; a validation set is then required. With ``"end"`` the metrics of the training set are NaN in the
+        history, and an `Experiment` evaluates the training set with the best models only. A training set without a
+        table of its participants and labels is evaluated once, to check them.
     patience, tolerance
-        Early stopping: training stops if, during `patience` epochs, the loss at the end of an epoch was never smaller
-        than best × (1 − tolerance). With ``patience=0`` it never stops early.
+        Early stopping: training stops if, during `patience` epochs, the loss of the validation set at the end of
+        an epoch was never smaller than best × (1 − tolerance). With ``patience=0`` it never stops early. Without a
+        validation set, the loss of the training set is used.
     stopping_metric
         Metric of the task for early stopping, such as ``"roc_auc"``. If larger values are better, an improvement must
         exceed best + tolerance × abs(best).

@@ -12,7 +12,7 @@ from neurocnn.experiment.resuming import check_resumable, has_new_values
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import drop_unused_cohorts
 from neurocnn.results.paths import SETS
-from neurocnn.results.same_study import check_copies, remove_outdated_images
+from neurocnn.results.same_study import check_copies, remove_outdated_fingerprints
 from neurocnn.results.scoring import first_image
 from neurocnn.results.setting_json import Settings
 from neurocnn.results.settings import read_settings, write_environment, write_settings
@@ -98,7 +98,7 @@ def open_folder(
                     storage.write_table(table, path)
             if not claimed:
                 for split in splits:
-                    remove_outdated_images(where.fold(split.index), images)
+                    remove_outdated_fingerprints(where.fold(split.index), images)
     ranks.barrier("after the result folder was written")
 
 

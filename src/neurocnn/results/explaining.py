@@ -154,7 +154,7 @@ def write_fold(
     return maps
 
 
-def compare_randomized(
+def compare_with_randomized_networks(
     explainer: Explainer, fold: Fold, selection: str, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the rank correlations of each part's map with its maps for random weights, one dict per layer."""

@@ -200,7 +200,9 @@ class Explanations(Analyses):
         )
         index = self._folder.check_done()[0].index if split is None else split
         fold = self._folder.check_fold(index)
-        rows = pd.DataFrame(list(explaining.compare_randomized(explainer.of_fold(index), fold, chosen, seed)))
+        rows = pd.DataFrame(
+            list(explaining.compare_with_randomized_networks(explainer.of_fold(index), fold, chosen, seed))
+        )
         return rows.groupby("layer", sort=False)[["spearman", "spearman_abs"]].mean()
 
     def _explainer(

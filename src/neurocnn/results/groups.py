@@ -63,13 +63,15 @@ def group_table(
         if len(own):
             people = own[key_columns(own, PARTICIPANT)].drop_duplicates()
             row = metrics_row(folder.task, drop_names(own), intervals=True).iloc[0]
-            row[_without_meaning(folder.task, row, own["true_label"])] = np.nan
+            row[_recalls_of_absent_classes(folder.task, row, own["true_label"])] = np.nan
             rows[name] = {"participants": len(people), "images": len(own), **row.to_dict()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(by)
 
 
-def _without_meaning(task: engine.Task, row: "pd.Series[Any]", labels: "pd.Series[Any]") -> list[str]:
-    """Return the columns of recalls of a class that does not occur in the group."""
+def _recalls_of_absent_classes(
+    task: engine.Task, row: "pd.Series[Any]", labels: "pd.Series[Any]"
+) -> list[str]:
+    """Return the columns with the recall of a class that does not occur in the group, which is not defined."""
     present = [bool((labels == index).any()) for index in range(len(task.classes or ()))]
     if len(present) == 2:
         absent = {

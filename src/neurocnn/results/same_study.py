@@ -144,11 +144,11 @@ def write_images(fold: Fold, images: Mapping[str, pd.DataFrame]) -> None:
     storage.write_table(pd.concat([*([kept] if len(kept) else []), *new], ignore_index=True), fold.images)
 
 
-def remove_outdated_images(fold: Fold, images: pd.DataFrame) -> None:
-    """Remove the fingerprints of a fold without results if its sessions or images have changed since they were written.
+def remove_outdated_fingerprints(fold: Fold, images: pd.DataFrame) -> None:
+    """Remove the fingerprints of a fold without results if its sessions or images have changed meanwhile.
 
-    A run that failed before its first score has written them. `images` are the current fingerprints. Equal fingerprints
-    are kept, because another process may just have written them.
+    A run that failed before its first score has written these fingerprints. `images` are the current fingerprints.
+    Equal fingerprints are kept, because another process may just have written them.
     """
     try:
         check_same_images(fold, images, SETS)

@@ -96,8 +96,8 @@ def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> No
         n_items += len(inner)
         if n_items > n_bytes or (inner and depth >= _MAX_DEPTH):
             raise CheckpointError(
-                f"{path}: more than {n_bytes} items, or more than {_MAX_DEPTH} nested levels; expected at most as many "
-                f"items as the file has bytes; {_REMEDY}"
+                f"{path}: more than {n_bytes} items or {_MAX_DEPTH} nested levels; expected at most one item per byte "
+                f"of the file, and at most {_MAX_DEPTH} levels; {_REMEDY}"
             )
         pending.extend((item, depth + 1) for item in inner)
 

@@ -115,8 +115,8 @@ def planes(person: Person, axes: Sequence[Floats], values: Mapping[str, float]) 
     axes
         Positions (mm) of the voxels' centres along z, y and x.
     values
-        Value of each tissue. If only one tissue has the value 1, the planes contain its fraction in each voxel,
-        because edges are blended over about one voxel.
+        Value of each tissue. If one tissue has the value 1 and the others 0, each voxel contains the
+        fraction of this tissue, because edges are blended over about one voxel.
     """
     voxel = float(np.mean([abs(axis[-1] - axis[0]) / (len(axis) - 1) for axis in axes]))
     width = np.float32(max(voxel, _MIN_WIDTH))
