@@ -27,8 +27,9 @@ def read_bids(folder: str | os.PathLike[str]) -> pd.DataFrame:
     -------
     sessions
         One row per session, in the order of the files, with all columns of both kinds of table and the types of
-        `read_table`. Values in ``participants.tsv`` are repeated for each session of the participant, except in columns
-        of the participant's own sessions table, such as a diagnosis: they often describe only the first session.
+        `read_table`. A value in ``participants.tsv`` is repeated for each session of the participant, unless the
+        participant's sessions table has the same column, such as a diagnosis: then only the sessions table is used,
+        because ``participants.tsv`` often describes only the first session.
         Participants without sessions are omitted, and a log message lists them.
 
     Raises

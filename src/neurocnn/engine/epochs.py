@@ -5,7 +5,7 @@ from copy import copy
 
 from neurocnn.engine.batch import Dataset, Network, seeded_dataset
 from neurocnn.engine.inference import Computation, evaluation_pass, network_batches
-from neurocnn.engine.inputs import unit_classes
+from neurocnn.engine.inputs import sampling_classes
 from neurocnn.engine.sampling import BatchSampler, Index, Plan, balancing_weights, epoch_order
 from neurocnn.engine.settings import TrainingSettings, scored_sets
 from neurocnn.engine.task import Task
@@ -42,7 +42,7 @@ class TrainingBatches:
         self._batches.rank, self._batches.world = ranks.rank, ranks.world
         self._weights: list[float] | None = None
         if trainer.sampler == "weighted":
-            self._weights = balancing_weights(unit_classes(task, dataset, len(self._batches.order)))
+            self._weights = balancing_weights(sampling_classes(task, dataset, len(self._batches.order)))
         self.loader = computation.loading.loader(
             self._seeded, self._batches, seed=trainer.seed, persistent=True
         )

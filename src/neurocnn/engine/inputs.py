@@ -154,7 +154,7 @@ def image_targets(task: Task, dataset: object) -> list[Any] | None:
     return task.target(batch, torch.device("cpu")).tolist()
 
 
-def unit_classes(task: Task, dataset: Dataset, n_units: int) -> list[int]:
+def sampling_classes(task: Task, dataset: Dataset, n_units: int) -> list[int]:
     """Return the class of each unit of an epoch. A unit is a sample or, with one network per part, an image.
 
     If the dataset has no table of sessions, all its samples are read.

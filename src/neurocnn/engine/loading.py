@@ -236,7 +236,7 @@ class _Stream:
         return _ActivePass(requested)
 
     def _load_ahead(self, current: _ActivePass) -> None:
-        """Start batches of this pass, then of the expected passes, until enough are loaded or in progress."""
+        """Start to load batches of this pass, then of the passes expected after it, until enough are in progress."""
         last = self.started[-1] if self.started else current
         ready = [*current.pending, *(pending for started in self.started for pending in started.pending)]
         while not ready or len(ready) < min(_MAX_AHEAD, _BYTES_AHEAD // ready[-1].image.nbytes):

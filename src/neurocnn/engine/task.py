@@ -190,7 +190,7 @@ def sample_losses(task: Task, output: object, target: Tensor, n: int) -> Tensor:
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
         raise ModelError(
             f"the loss of the task {task.name!r} has {found} for a batch of {n}; expected ({n},), one value per "
-            "sample; use torch's losses with reduction='none' and average the values of each sample, such as "
+            "sample; use torch's losses with reduction='none' and average the values of each sample, for example with "
             ".flatten(1).mean(1)"
         )
     return losses

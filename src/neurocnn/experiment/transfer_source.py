@@ -114,7 +114,7 @@ def checkpoint(source: Path, split: int, network: int | None, selection: str) ->
         )
     several = bool(find(fold.path / "models", "cnn-*"))
     if several and network is None:
-        raise SettingError(f"{source}: one network per part; expected a single one, or use multi=True")
+        raise SettingError(f"{source}: found one network per part; expected a single network; use multi=True")
     network = network if several else None
     return _choose_model(fold.model(selection, network), fold.model("best_loss", network), "best_*")
 
@@ -122,7 +122,7 @@ def checkpoint(source: Path, split: int, network: int | None, selection: str) ->
 def _checkpoint_in_maps(folder: Path, network: int | None, selection: str) -> Path:
     several = bool(find(folder, "best-*/network-*_model.pth.tar"))
     if several and network is None:
-        raise SettingError(f"{folder}: one network per part; expected a single one, or use multi=True")
+        raise SettingError(f"{folder}: found one network per part; expected a single network; use multi=True")
     name = f"network-{network}_model.pth.tar" if several else "model.pth.tar"
     names = _ABBREVIATIONS.get(selection, (selection.replace("best_", "best-", 1),))
     wanted = [folder / candidate / name for candidate in names]

@@ -1,4 +1,4 @@
-"""Fast allocation of large tensors, memory formats, and checks whether the values of a tensor can be accessed.
+"""Fast allocation of large tensors; memory formats; tests of whether the values of a tensor can be accessed.
 
 On a CPU, allocation takes most of the time of an unpooling: the system clears each new page of 4 KiB at its first
 access, and torch clears it again. numpy requests pages of 2 MiB (on Linux), and does not clear memory that the system

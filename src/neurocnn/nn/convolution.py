@@ -45,7 +45,7 @@ def _allows_rounding() -> bool:
 
 
 def convolve(layer: nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the output of a layer with other weights and bias, in autocast's type, if `is_supported` is True."""
+    """Return the output of a layer for which `is_supported` is True, with these weights, in autocast's type."""
     padding = int(layer.padding[0])
     if torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")

@@ -26,7 +26,7 @@ _COLUMNS = 64
 
 @triton.jit
 def _voxel(v, D: tl.constexpr, H: tl.constexpr, W: tl.constexpr, P: tl.constexpr):
-    """Return the indices of output voxels: image, and the first input voxel (d, h, w) of the window."""
+    """Return for each output voxel the index of its image, and the first input voxel (d, h, w) of its window."""
     w = v % (W + 2 * P - 2)
     v = v // (W + 2 * P - 2)
     h = v % (H + 2 * P - 2)

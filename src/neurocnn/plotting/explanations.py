@@ -28,7 +28,7 @@ def explanation(
     caps: ImageSet | None = None,
     at: Sequence[int] | None = None,
 ) -> "Figure":
-    """Draw a map that `Results.explain` has written over the first validation image, in three planes.
+    """Draw a map of `Results.explain` on top of the first validation image, in three planes.
 
     Red voxels increase the explained number, and blue voxels decrease it. The colour scale ends at ± the 99.9 %
     quantile of the absolute values. Absolute values below a tenth of this quantile are transparent.

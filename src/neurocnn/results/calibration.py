@@ -43,7 +43,7 @@ def labelled_tables(
     tables = read_image_level(folder, selection, dataset)
     if any(table["true_label"].isna().any() for table in tables.values()):
         raise SettingError(
-            f"{folder.root}: {where}: dataset={dataset!r} has no true labels; predict the data set with labels"
+            f"{folder.root}: {where}: dataset={dataset!r} has no true labels; call predict with labels"
         )
     return tables
 
@@ -142,9 +142,10 @@ def adapt_to_weights(folder: ResultFolder, vote: Vote) -> Vote:
 
 
 def outcomes(table: pd.DataFrame, n_classes: int) -> tuple[Array, Array]:
-    """Return whether an event has occurred for each image, and the predicted probability of the event.
+    """Return for each image whether an event has occurred (1 or 0), and the predicted probability of the event.
 
-    For two classes, the event is that the second class is true; for more classes, that the predicted class is true.
+    For two classes, the event is that the image is of the second class; for more classes, that the predicted class is
+    the true class.
     """
     true = table["true_label"].to_numpy(dtype=int)
     columns = table[probability_columns(table)].to_numpy(dtype=float)

@@ -126,7 +126,7 @@ def _aligned(first: pd.DataFrame, second: pd.DataFrame, *, dataset: str) -> tupl
     for table in (first, second):
         if table["true_label"].isna().any():
             raise SettingError(
-                f"{where}: true labels are missing; expected labelled sessions; predict the data set with labels"
+                f"{where}: true labels are missing; expected labelled sessions; call predict with labels"
             )
     differing = describe_other_sessions(first[key], second[key])
     if differing:

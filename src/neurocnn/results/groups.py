@@ -49,7 +49,7 @@ def group_table(
     predictions = final_predictions(folder, selection, dataset)
     if predictions["true_label"].isna().any():
         raise SettingError(
-            f"{folder.root}: by_group: dataset={dataset!r} has no true labels; predict the data set with labels"
+            f"{folder.root}: by_group: dataset={dataset!r} has no true labels; call predict with labels"
         )
     folds = folder.finished_folds if dataset in SETS else folder.finished_folds[:1]
     tables = [read_sessions(folder, fold, dataset, [by]) for fold in folds]
