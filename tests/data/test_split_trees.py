@@ -266,7 +266,7 @@ def test_an_existing_tree_is_never_overwritten(tmp_path: Path):
     write_splits(splits, tmp_path)
     write_splits(splits, tmp_path)  # equal splits may be written again
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")}
-    with pytest.raises(SettingError, match="found another split"):
+    with pytest.raises(SettingError, match="found a different split"):
         write_splits(kfold(people("x", 12), 3, seed=2), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.tsv")} == before
 

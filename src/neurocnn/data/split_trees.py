@@ -294,7 +294,9 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     texts = {path: format_table(frame, path) for path, frame in tables.items()}
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise SettingError(f"{path}: found another split; choose another folder, or delete {tree}")
+            raise SettingError(
+                f"{path}: found a different split of the participants; choose another folder, or delete {tree}"
+            )
     for path, text in texts.items():
         with write_atomically(path, "w") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""Protocols of datasets, the format of batches, and selection of rows of a batch."""
+"""Interfaces of datasets (`typing.Protocol`), the format of batches, and the selection of rows of a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

@@ -117,7 +117,7 @@ class Run:
             self.losses.add(losses, batch)
 
     def update(self) -> float:
-        """Step the optimizer, and return the mean loss of the update; on a GPU, of the last update that was checked.
+        """Step the optimizer, and return the mean loss of the update; on a GPU, of the last update whose loss was read.
 
         If gradients overflow because of the loss scale of float16, the weights do not change and the scale is halved.
         Such a step counts as an update.

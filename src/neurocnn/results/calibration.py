@@ -173,12 +173,12 @@ def reliability_table(table: pd.DataFrame, n_classes: int, n_bins: int) -> pd.Da
 
 
 def calibration_scores(table: pd.DataFrame, n_classes: int, n_bins: int) -> dict[str, float]:
-    """Return ``n``, the Brier score and the expected calibration error of a table.
+    """Return the number of rows (``n``), the Brier score and the expected calibration error of a table.
 
     Examples
     --------
     >>> table = pd.DataFrame({"true_label": [0, 1], "proba0": [0.9, 0.2], "proba1": [0.1, 0.8]})
-    >>> {name: round(value, 3) for name, value in calibration_scores(table, 2, 10).items()}
+    >>> {name: round(value, 3) for name, value in calibration_scores(table, n_classes=2, n_bins=10).items()}
     {'n': 2, 'brier': 0.025, 'ece': 0.15}
     """
     from sklearn.metrics import brier_score_loss

@@ -63,7 +63,7 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
     except Exception as error:
         # zipfile raises errors of any kind on damaged bytes.
         raise CheckpointError(
-            f"{path}: the checksum of {error} is wrong or the archive is incomplete: the file is damaged; {_REMEDY}"
+            f"{path}: the file is damaged (wrong checksum of {error}, or an incomplete archive); {_REMEDY}"
         ) from error
 
 

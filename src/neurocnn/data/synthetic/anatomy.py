@@ -229,7 +229,7 @@ def _brainstem_distance(person: Person, axes: Sequence[Floats]) -> Floats:
 
 
 def _nuclei_distance(person: Person, axes: Sequence[Floats]) -> Floats:
-    """Return the distance to thalami, putamina and caudate nuclei."""
+    """Return the distance of each voxel to the nearest of the thalami, putamina and caudate nuclei."""
     x, y, z = _template_position(person, axes)
     x = np.abs(x)
     thalamus = _ellipsoid_distance(x, y, z, (11, -18, 8), (8.5, 14, 9))

@@ -51,7 +51,7 @@ class Lattice:
         return np.asarray(values, np.float32)
 
     def times(self, factor: float) -> "Lattice":
-        """Return the fields multiplied by `factor`."""
+        """Return a copy in which every coefficient is multiplied by `factor`."""
         return replace(self, coefficients=factor * self.coefficients)
 
 
