@@ -18,7 +18,7 @@ from torch import nn
 from toys import Toys, network, same_weights
 
 from neurocnn.data import Caps, CapsDataset, MinMax, Patch, Roi, Slice, WholeImage, ZScore
-from neurocnn.engine import Trainer, classification, loading, predict
+from neurocnn.engine import Trainer, classification, loading, predict, transfers
 from neurocnn.engine.loading import Loading, can_fill
 from neurocnn.engine.sampling import BatchSampler, epoch_order
 from neurocnn.errors import ImageError, SettingError
@@ -407,3 +407,11 @@ def test_data_with_augmentation_do_not_stay_on_the_device(tmp_path):
         assert type(augmented).__name__ != "ResidentLoader"
         plain = workers.loader(data.without_augmentation(), BatchSampler(range(4), 2), seed=0)
         assert type(plain).__name__ == "ResidentLoader"
+
+
+def test_on_a_cpu_resident_keeps_no_images_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfers, "KeptImages", lambda *arguments: pytest.fail("images are kept"))
+    data = dataset(tmp_path, "patch")
+    for resident in (True, "auto"):
+        trainer = Trainer(epochs=2, device="cpu", resident=resident)
+        assert len(trainer.fit(network_of(data.input_shape), TASK, data).history) == 2

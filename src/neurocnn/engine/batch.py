@@ -185,7 +185,8 @@ def part_rows(batch: Batch, part: Network) -> Batch:
 
 def _select_rows(value: Any, rows: Tensor, indices: list[int]) -> Any:
     if isinstance(value, Tensor):
-        return value[rows]
+        # Indices on the CPU would make the host wait for the GPU.
+        return value[rows.to(value.device, non_blocking=value.is_cuda)]
     if isinstance(value, Mapping):
         return {name: _select_rows(each, rows, indices) for name, each in value.items()}
     if isinstance(value, list | tuple):

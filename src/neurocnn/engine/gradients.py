@@ -168,7 +168,7 @@ class _Graph:
         # Threads that load batches may call CUDA meanwhile.
         with torch.cuda.graph(self.graph, _memory_pool(image.device), capture_error_mode="thread_local"):
             self.losses = compute(self.image, self.target)
-        _graphs.add(self)
+        _existing.add(self)
 
     def fits(self, parameters: Sequence[nn.Parameter]) -> bool:
         """Return whether the parameters and their gradients are still at the same places in memory."""
@@ -185,12 +185,12 @@ class _Graph:
         return self.losses.clone()
 
 
-_graphs: WeakSet[_Graph] = WeakSet()
+_existing: WeakSet[_Graph] = WeakSet()
 
 
 def _memory_pool(device: torch.device) -> Any:
     """Return the memory of the graphs that exist; None for memory of its own. All graphs run one after the other."""
-    return next((graph.graph.pool() for graph in _graphs if graph.image.device == device), None)
+    return next((graph.graph.pool() for graph in _existing if graph.image.device == device), None)
 
 
 def _recover(device: torch.device) -> None:

@@ -113,8 +113,8 @@ def _weights_by_class(
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Return a small tensor on a device. By default, torch would wait until the GPU has finished all operations."""
-    return values.to(device, non_blocking=True)
+    """Return a small tensor on a device. By default, torch would wait until a CUDA GPU has finished all operations."""
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
 def class_indices(

@@ -71,7 +71,9 @@ class Loop:
             )
         self.ranks = find_ranks(trainer.rank_seconds)
         self.device = find_device(trainer.device, self.ranks.local)
-        loading = Loading(trainer.n_workers, self.device, trainer.resident)
+        # In the memory of the CPU, images are kept by the dataset, up to its `cache_bytes`.
+        resident = trainer.resident if self.device.type == "cuda" else False
+        loading = Loading(trainer.n_workers, self.device, resident)
         self.computation = Computation(
             trainer.batch_size, loading, self.device, trainer.precision, trainer.seed, self.ranks
         )

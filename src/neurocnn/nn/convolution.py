@@ -26,10 +26,12 @@ def convolves_by_kernels(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Conv3d]:
     """Return whether `convolve` computes the layer `layer` for the inputs `x` (B, C, D, H, W)."""
     if not is_eager(x, "cuda") or not has_triton() or not x.is_floating_point():
         return False
-    return is_supported(layer) and x.dtype != torch.float64 and _allows_rounding()
+    if not is_supported(layer) or not is_eager(layer.weight, "cuda"):
+        return False
+    return x.dtype != torch.float64 and _allows_rounding()
 
 
-def is_supported(layer: nn.Module) -> bool:
+def is_supported(layer: nn.Module) -> TypeGuard[nn.Conv3d]:
     """Return whether a layer is a convolution of 3 × 3 × 3 voxels with stride 1 and at most one voxel of padding."""
     if type(layer) is not nn.Conv3d:
         return False
