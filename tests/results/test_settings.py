@@ -22,3 +22,8 @@ def test_the_output_of_an_autoencoder_is_recorded():
     network = NetworkRecipe("Conv3_FC1", {}, (1, 16, 16, 16), from_json(fill_missing(encoded))).build()
     assert type(network.decoder[-1]).__name__ == "Sigmoid"
     assert network.bottleneck.out_channels == 1
+
+
+def test_an_option_that_has_another_name_now_is_read_from_folders_of_earlier_versions():
+    earlier = {"architecture": "Conv3_FC1", "options": {"dropout": 0.1, "fold_batch_norm": False}}
+    assert fill_missing(earlier)["options"] == {"dropout": 0.1, "fused": False}

@@ -38,6 +38,8 @@ _EARLIER: dict[str, Settings] = {
     "reconstruction": {"output": "mirror", "bottleneck": None},
     "Trainer": {"n_workers": 0},
 }
+#: Names of settings that earlier versions have written, and their names now.
+_RENAMED = {"fold_batch_norm": "fused"}
 
 
 def fill_missing(value: Any) -> Any:
@@ -50,7 +52,7 @@ def fill_missing(value: Any) -> Any:
     """
     if not isinstance(value, dict):
         return value
-    filled = {name: fill_missing(item) for name, item in value.items()}
+    filled = {_RENAMED.get(name, name): fill_missing(item) for name, item in value.items()}
     if CUSTOM in value:
         filled[CUSTOM] = main_name(str(value[CUSTOM]))
     kind = value.get("type")
