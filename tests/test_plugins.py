@@ -80,8 +80,8 @@ BROKEN = {
     ),
     "unknown hook": (
         good("X").replace("_architectures", "_architecture"),
-        "PluginValidationError",
-        "neurocnn_arch",
+        "SettingError: hookimpl: function='neurocnn_architecture'; expected a function named 'neurocnn_architectures'",
+        "@nc.hookimpl",
     ),
     "not marked": (good("X").replace("@nc.hookimpl", ""), "ModelError", "marked with @neurocnn.hookimpl"),
     "raises": (good("X").replace("return {'X': build}", "return 1 / 0"), "ZeroDivisionError", "1 / 0"),

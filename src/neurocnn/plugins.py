@@ -45,7 +45,7 @@ def hookimpl(function: F) -> F:
     Raises
     ------
     SettingError
-        If `function` is not a function.
+        If `function` is not a function, or has another name.
 
     Examples
     --------
@@ -57,6 +57,9 @@ def hookimpl(function: F) -> F:
     """
     if not inspect.isfunction(function):
         raise argument_error("function", function, "a function", where="hookimpl")
+    if function.__name__ != neurocnn_architectures.__name__:
+        expected = "a function named 'neurocnn_architectures'"
+        raise argument_error("function", function.__name__, expected, where="hookimpl")
     return _implementation(function)
 
 

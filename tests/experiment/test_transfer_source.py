@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -232,10 +233,28 @@ def test_weights_of_unknown_participants_initialise_a_network_with_a_warning(
     assert "source_unknown" in set(seen["role"])
 
 
+def test_each_warning_about_a_source_is_shown_once_a_run(study: Study, tmp_path: Path):
+    maps = write_maps(tmp_path / "maps", _lab_network().state_dict(), "Conv4_FC3", n_splits=2)
+    for path in list(maps.glob("split-*/*/model.pth.tar")):
+        for number in range(3):
+            shutil.copy(path, path.with_name(f"network-{number}_model.pth.tar"))
+        path.unlink()
+    run = experiment(study, multi=True, trainer=STILL, transfer_from=maps)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.run(tmp_path / "results")
+    beginnings = ["participants that the source has seen", "output_order=None", "other parts of the image"]
+    assert [sum(text in str(one.message) for one in caught) for text in beginnings] == [1, 1, 1]
+    assert len(caught) == 3
+    run.run(tmp_path / "results")  # nothing is trained, and a warning would be an error
+
+
 def test_a_warning_mentions_the_order_of_outputs_if_it_differs_from_clinicadls(tmp_path: Path):
     state = nc.create_model("Conv4_FC3_v1", (1, 16, 16, 16)).state_dict()
     maps = write_maps(tmp_path / "maps", state, "Conv4_FC3")
     with pytest.warns(UserWarning, match=r"in an experiment, use classes=\['AD', 'CN'\]"):
-        transfer_source.weights(maps, 0, None, "best_loss", ("CN", "AD"))
-    found = transfer_source.weights(maps, 0, None, "best_loss", ("AD", "CN"))  # a warning would be an error
+        transfer_source.warn_of_output_order(maps, 0, None, "best_loss", ("CN", "AD"))
+    # A warning would be an error here.
+    transfer_source.warn_of_output_order(maps, 0, None, "best_loss", ("AD", "CN"))
+    found = transfer_source.weights(maps, 0, None, "best_loss")
     assert torch.equal(list(found.values())[-1], list(state.values())[-1])

@@ -146,7 +146,9 @@ def test_a_slice_is_drawn_as_one_picture_with_its_colours():
 
 @pytest.mark.faults
 def test_results_of_another_task_are_refused(studies):
-    with pytest.raises(nc.SettingError, match="the Results of a classification"):
+    with pytest.raises(
+        nc.SettingError, match=r"roc: predictions=Results.*; expected the Results of a classification"
+    ):
         plotting.roc(studies["regression"])
     with pytest.raises(nc.SettingError, match="the Results of a regression"):
         plotting.bland_altman(studies["classification"])

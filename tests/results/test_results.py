@@ -189,6 +189,20 @@ def test_a_folder_without_results_is_refused(tmp_path: Path):
         nc.Results(tmp_path)
 
 
+def test_a_path_inside_a_folder_is_refused_with_the_folder_that_was_meant(finished, tmp_path: Path):
+    results, _ = finished
+    for inside in (results.folder / "fold-0", results.folder / "commandline.json"):
+        with pytest.raises(NotFoundError, match=rf"expected the result folder; pass {results.folder}$"):
+            nc.Results(inside)
+    maps = tmp_path / "maps.json"
+    maps.write_text("{}")
+    for path in (tmp_path, maps):
+        with pytest.raises(
+            NotFoundError, match=rf"; {tmp_path} is a MAPS folder of ClinicaDL; use transfer_from"
+        ):
+            nc.Results(path)
+
+
 def test_each_of_several_networks_is_loaded_by_its_part_id(study: Study, tmp_path: Path):
     results = experiment(study, multi=True).run(tmp_path, splits=[0])
     with pytest.raises(SettingError, match="network="):

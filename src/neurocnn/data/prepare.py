@@ -19,6 +19,7 @@ from neurocnn.errors.arguments import check_integer
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import remove_leftovers
 from neurocnn.storage.locks import hold
+from neurocnn.storage.memory import size_text
 
 _LOCK = ".prepare.lock"
 # A file has this many bytes in addition to its voxels.
@@ -122,8 +123,8 @@ def _check_disk(images: ImageReader, sources: Sequence[Source], parts: StorableP
     for device, n_bytes in needed.items():
         free = shutil.disk_usage(folders[device]).free
         LOGGER.info(
-            "preparing %d images: %d files are missing and will take %.2f GB; %.2f GB are free",
-            len(sources), n_files, n_bytes / 1e9, free / 1e9,
+            "preparing %d images: %d files are missing and will take %s; %s are free",
+            len(sources), n_files, size_text(n_bytes), size_text(free),
         )  # fmt: skip
         if n_bytes > free:
             message = f"preparing takes {n_bytes} bytes, but only {free} bytes of the disk are free; free disk space"

@@ -14,7 +14,7 @@ from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.settings import TrainingSettings
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import find, is_file
-from neurocnn.storage.memory import peak_memory
+from neurocnn.storage.memory import peak_memory, size_text
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Requirements:
         )
 
     def __str__(self) -> str:
-        memory = f"{_size_text(self.memory)} of memory for weights and optimizers"
-        return f"at most {self.updates} updates, {memory}, {_size_text(self.disk)} of disk"
+        memory = f"{size_text(self.memory)} of memory for weights and optimizers"
+        return f"at most {self.updates} updates, {memory}, {size_text(self.disk)} of disk"
 
 
 def requirements_of(
@@ -99,19 +99,15 @@ def log_requirements(
         )
     yield
     if shown:
-        size = "" if folder is None else f"; {folder} has {_size_text(_folder_size(folder))}"
-        memory = f"{_size_text(peak_memory(device))} of memory at its peak"
+        size = "" if folder is None else f"; {folder} has {size_text(_folder_size(folder))}"
+        memory = f"{size_text(peak_memory(device))} of memory at its peak"
         LOGGER.info("%s has taken %.1f s, %s%s", what, monotonic() - started, memory, size)
 
 
 def _free_space_text(folder: Path) -> str:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
-    return f"{_size_text(shutil.disk_usage(existing).free)} of disk are free"
+    return f"{size_text(shutil.disk_usage(existing).free)} of disk are free"
 
 
 def _folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in find(folder, "**/*") if is_file(path))
-
-
-def _size_text(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.2f} MB"

@@ -26,8 +26,8 @@ from neurocnn.errors.arguments import (
 )
 from neurocnn.errors.keywords import suggest_keywords
 from neurocnn.errors.logger import LOGGER
+from neurocnn.experiment import opening
 from neurocnn.experiment.fold import FoldRun
-from neurocnn.experiment.opening import check_sessions, log_unknown_affine, open_folder, read_split
 from neurocnn.experiment.recipe import WHERE, Recipe, resolve_numbers
 from neurocnn.experiment.resuming import check_resumable, continued_epochs, warn_on_resume
 from neurocnn.experiment.transfer_source import Source, as_source
@@ -175,7 +175,9 @@ class Experiment:
         """
         results = Results(folder, **custom)
         where = ResultFolder(results.folder, results.task, results.parts.name)
-        splits = custom.get("splits") or [read_split(where, index) for index in results.settings["splits"]]
+        splits = custom.get("splits") or [
+            opening.read_split(where, index) for index in results.settings["splits"]
+        ]
         with content_errors(where.settings):
             return cls(splits=splits, **{name: results.setting(name) for name in ("caps", *Recipe.names())})
 
@@ -235,7 +237,7 @@ class Experiment:
         chosen = [by_index[index] for index in resolve_numbers("splits", splits, by_index)]
         where = self.recipe.folder(check_path("folder", folder, where="Experiment.run"))
         # All checks are done before the first epoch, and before any file is written.
-        images = check_sessions(self.caps, self.task.label, self.splits, chosen)
+        images = opening.check_sessions(self.caps, self.task.label, self.splits, chosen)
         runs = [self._fold_run(where, split, images, callbacks) for split in chosen]
         settings = self._settings(self.recipe.datasets(self.caps, chosen[0])[0])
         wanted = [run.recipe.network_parts(run.train.part_ids, networks) for run in runs]
@@ -245,9 +247,10 @@ class Experiment:
         if epochs is not None and epochs != self.trainer.epochs:
             runs = [dataclasses.replace(run, recipe=run.recipe.with_epochs(epochs)) for run in runs]
             settings["trainer"]["epochs"] = epochs
+        opening.warn_of_sources(runs, wanted)
         requirements = sum(map(FoldRun.check, runs, wanted), Requirements())
-        open_folder(where, settings, self.splits, images)
-        log_unknown_affine(where, runs[0].train, self.reconstructions)
+        opening.open_folder(where, settings, self.splits, images)
+        opening.log_unknown_affine(where, runs[0].train, self.reconstructions)
         with log_requirements("the run", requirements, where.root):
             for position, run in enumerate(runs):
                 LOGGER.info("split %d of %d", run.fold.index, len(self.splits))

@@ -8,6 +8,7 @@ import pandas as pd
 from neurocnn import data, engine, storage
 from neurocnn.errors import TableError
 from neurocnn.errors.logger import LOGGER
+from neurocnn.experiment.fold import FoldRun
 from neurocnn.experiment.resuming import check_resumable, has_new_values
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.leakage import drop_unused_cohorts
@@ -57,6 +58,23 @@ def check_sessions(
             f"{label!r} is missing for {len(missing)} sessions: {rows}; add the labels or remove these rows"
         )
     return images
+
+
+def warn_of_sources(runs: Sequence[FoldRun], networks: Sequence[Sequence[int] | None]) -> None:
+    """Show the warnings about each source of a transfer once, for the first split that is not done.
+
+    Parameters
+    ----------
+    runs
+        Runs of the splits. After a search, their sources may differ.
+    networks
+        part_ids of the networks of each run; None for a single network.
+    """
+    shown = set()
+    for run, parts in zip(runs, networks, strict=True):
+        if run.recipe.transfer_from not in shown and not run.is_done:
+            run.recipe.warn_of_source(run.fold.index, run.train.part_ids, parts)
+            shown.add(run.recipe.transfer_from)
 
 
 def log_unknown_affine(where: ResultFolder, dataset: data.CapsDataset, reconstructions: bool) -> None:

@@ -161,9 +161,25 @@ class Recipe:
                 f"{WHERE}: multi=True: {self.parts} has the part_ids {list(part_ids)}; expected at least two; use "
                 "multi=False"
             )
-        if self.transfer_from is not None:
-            transfer_source.warn_of_other_parts(self.transfer_from, self.parts, part_ids)
         return resolve_numbers("networks", networks, part_ids)
+
+    def warn_of_source(self, split: int, part_ids: Sequence[int], networks: Sequence[int] | None) -> None:
+        """Show the warnings about the transfer's source. They are the same for all splits and networks.
+
+        Parameters
+        ----------
+        split
+            Index of a split.
+        part_ids, networks
+            part_ids of the images, and of the networks, see `network_parts`.
+        """
+        source, part = self.transfer_from, networks[0] if networks else None
+        if source is not None:
+            transfer_source.warn_of_participants(source)
+            selection, classes = self.transfer_selection, self.task.classes
+            transfer_source.warn_of_output_order(source, split, part, selection, classes)
+            if self.multi:
+                transfer_source.warn_of_other_parts(source, self.parts, part_ids)
 
     def with_epochs(self, epochs: int) -> "Recipe":
         """Return these settings with another number of epochs."""
@@ -215,9 +231,7 @@ class Recipe:
         if initialize_decoder and isinstance(model, nn.CNN_Transformer):
             model.start_at(reconstructions.mean_intensity(train, part))
         if self.transfer_from is not None:
-            weights = transfer_source.weights(
-                self.transfer_from, split, part, self.transfer_selection, self.task.classes
-            )
+            weights = transfer_source.weights(self.transfer_from, split, part, self.transfer_selection)
             try:
                 nn.transfer_weights(weights, model)
             except ModelError as error:

@@ -63,7 +63,6 @@ def weights(
     split: int,
     network: int | None,
     selection: str,
-    classes: Sequence[str] | None = None,
 ) -> Mapping[str, torch.Tensor]:
     """Return the source's weights for one split and network, with neurocnn's parameter names.
 
@@ -78,8 +77,6 @@ def weights(
         single network, every network of the target gets its weights.
     selection
         Selection whose best model is used. ``best_loss`` is used if the source has no other selection (autoencoders).
-    classes
-        Classes of the target; None for a task without classes.
 
     Raises
     ------
@@ -89,9 +86,8 @@ def weights(
     if isinstance(source, torch_nn.Module):
         return source.state_dict()
     with warnings.catch_warnings():
-        if classes is not None and list(classes) == sorted(classes):
-            # The warning is not needed here: the classes of this experiment are sorted as in ClinicaDL 1.x.
-            warnings.filterwarnings("ignore", message=".*output_order=None")
+        # `warn_of_output_order` has shown this warning for all splits and networks.
+        warnings.filterwarnings("ignore", message=".*output_order=None")
         return nn.read_weights(checkpoint(source, split, network, selection))
 
 
@@ -154,7 +150,7 @@ def _selection_of(folder: str) -> str:
 def source_participants(source: Source, split: int) -> pd.DataFrame:
     """Return the participants that the source of one split has seen, see `leakage.record_seen`.
 
-    If the source did not record its participants, the table says that they are unknown, and a warning is shown.
+    If the source did not record its participants, the table says that they are unknown.
     """
     if isinstance(source, Path) and _is_neurocnn_folder(source):
         if not is_file(Fold(source, split, "").seen):
@@ -163,13 +159,36 @@ def source_participants(source: Source, split: int) -> pd.DataFrame:
                 "source first, with the same splits"
             )
         return leakage.read_seen(Fold(source, split, ""))
+    return leakage.unknown_source()
+
+
+def warn_of_participants(source: Source) -> None:
+    """Show a warning if the source did not record the participants that it has seen."""
+    if isinstance(source, Path) and _is_neurocnn_folder(source):
+        return
     what = type(source).__name__ if isinstance(source, torch_nn.Module) else str(source)
     warnings.warn(
         f"transfer from {what}: the participants that the source has seen are unknown; check that none of them is in a "
         "validation or test set",
         stacklevel=2,
     )
-    return leakage.unknown_source()
+
+
+def warn_of_output_order(
+    source: Source, split: int, network: int | None, selection: str, classes: Sequence[str] | None
+) -> None:
+    """Show the warning of `nn.read_weights` about the order of outputs, unless it is the order of the classes.
+
+    Parameters
+    ----------
+    source, split, network, selection
+        See `weights`.
+    classes
+        Classes of the experiment; None for a task without classes.
+    """
+    # ClinicaDL 1.x sorts its classes.
+    if isinstance(source, Path) and (classes is None or list(classes) != sorted(classes)):
+        nn.read_weights(checkpoint(source, split, network, selection))
 
 
 def warn_of_other_parts(source: Source, parts: data.Parts, part_ids: Sequence[int]) -> None:

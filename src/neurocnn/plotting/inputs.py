@@ -35,12 +35,12 @@ def class_names(predictions: Any, classes: Sequence[str] | None, where: str) -> 
     """Return the names of the classes: `classes` or, if it is None, the classes of the results."""
     if classes is not None:
         return classes
-    found = predictions._folder.task.classes if isinstance(predictions, ResultTables) else None
-    if found is None:
-        expected = (
-            "the names of the classes in the order of their indices, or the Results of a classification"
-        )
+    if not isinstance(predictions, ResultTables):
+        expected = "the names of the classes in the order of their indices"
         raise argument_error("classes", classes, expected, where=where)
+    found = predictions._folder.task.classes
+    if found is None:
+        raise argument_error("predictions", predictions, "the Results of a classification", where=where)
     return found
 
 

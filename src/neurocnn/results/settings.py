@@ -132,11 +132,7 @@ def read_settings(path: Path) -> Settings:
     {'multi': True}
     """
     if not is_file(path):
-        is_maps = is_file(path.parent / "maps.json")
-        raise NotFoundError(
-            f"{path} does not exist; {path.parent} is not a result folder of neurocnn"
-            + (", but a MAPS folder of ClinicaDL; use transfer_from=… for its weights" if is_maps else "")
-        )
+        raise _missing_settings(path)
     try:
         with storage_errors(path, "read"):
             text = path.read_text(encoding="utf-8")
@@ -155,6 +151,21 @@ def read_settings(path: Path) -> Settings:
             if not isinstance(filled[name], dict) or not {CUSTOM, "type"} & set(filled[name]):
                 raise argument_error(name, filled[name], "an object with a type")
     return filled
+
+
+def _missing_settings(path: Path) -> NotFoundError:
+    """Return the error for a path that does not exist, which names the folder that was meant if it is known."""
+    folder = path.parent
+    # A file of the folder is often passed instead of the folder.
+    meant = folder.parent if is_file(folder) else folder
+    if is_file(meant / "maps.json"):
+        advice = f"{meant} is a MAPS folder of ClinicaDL; use transfer_from=… for its weights"
+    elif is_file(folder.parent / path.name):
+        advice = f"expected the result folder; pass {folder.parent}"
+    else:
+        advice = f"{folder} is not a result folder of neurocnn"
+    missing = f"{folder} is a file" if is_file(folder) else f"{path} does not exist"
+    return NotFoundError(f"{missing}; {advice}")
 
 
 def write_environment(path: Path) -> None:

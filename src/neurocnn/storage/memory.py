@@ -1,4 +1,4 @@
-"""Available memory and peak memory use, of main memory or a GPU."""
+"""Available memory and peak memory use, of main memory or a GPU, and the text of a number of bytes."""
 
 import os
 import sys
@@ -56,3 +56,14 @@ def peak_memory(device: torch.device | None = None) -> int:
         return 0
     # macOS reports bytes, and Linux reports KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def size_text(n_bytes: int) -> str:
+    """Return a number of bytes as text, in MB (10^6 bytes) or GB (10^9 bytes).
+
+    Examples
+    --------
+    >>> size_text(40_000), size_text(23_000_000_000)
+    ('0.04 MB', '23.00 GB')
+    """
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.2f} MB"
