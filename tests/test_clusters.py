@@ -86,8 +86,18 @@ def expected(images: Path) -> dict[str, object]:
     return content(images / "one")
 
 
-@pytest.mark.parametrize("script", NEEDS)
-@pytest.mark.parametrize("kill", [False, True])
+@pytest.mark.parametrize(
+    ("script", "kill"),
+    [
+        ("on_processes.py", True),
+        *(
+            pytest.param(script, kill, marks=pytest.mark.on_demand)
+            for script in NEEDS
+            for kill in (False, True)
+            if (script, kill) != ("on_processes.py", True)
+        ),
+    ],
+)
 def test_each_script_of_the_page_writes_the_same_folder_as_one_process(
     script: str, kill: bool, images: Path, expected: dict[str, object], tmp_path: Path
 ) -> None:
@@ -133,6 +143,7 @@ def test_torchrun_writes_the_same_files_with_equal_numbers_up_to_rounding(
     assert several[columns].equals(one[columns])
 
 
+@pytest.mark.on_demand
 def test_the_script_of_a_search_writes_the_same_folder_as_one_process(images: Path, tmp_path: Path) -> None:
     write_study(tmp_path, images, "on_search.py")
     code = """

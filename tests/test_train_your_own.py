@@ -75,6 +75,7 @@ def results_of(name: str) -> nc.Results:
     return nc.Results(Path("train-your-own/results", name))
 
 
+@pytest.mark.on_demand
 def test_the_page_has_a_call_for_every_command(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All checks are in one test, because the page takes long and runs once."""
     names = runpy.run_path(str(PAGE), run_name="__main__")

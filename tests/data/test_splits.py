@@ -238,11 +238,12 @@ def double(rows: Rows) -> bool:
     return len({row[:2] for row in rows}) < len(rows)
 
 
-def test_10_000_random_splits_are_accepted_only_if_they_are_valid():
+@pytest.mark.parametrize("n_splits", [1_000, pytest.param(10_000, marks=pytest.mark.on_demand)])
+def test_random_splits_are_accepted_only_if_they_are_valid(n_splits: int):
     """Each table is divided at random into two sets. The intersection of their participants tests for leaks."""
     draw = random.Random(0)
     outcomes: Counter[str] = Counter()
-    for _ in range(10_000):
+    for _ in range(n_splits):
         rows = random_rows(draw)
         if draw.random() < 0.5:
             chosen = {f"sub-{person}" for person in draw.sample(range(30), draw.randint(0, 15))}
@@ -260,7 +261,7 @@ def test_10_000_random_splits_are_accepted_only_if_they_are_valid():
             accepted = False
         assert accepted == clean
         outcomes["clean" if clean else "leaks" if leaks else "other"] += 1
-    assert min(outcomes.values()) > 500
+    assert min(outcomes.values()) > n_splits / 20
 
 
 def test_kfold_of_random_tables_has_no_leak_or_is_correctly_refused():

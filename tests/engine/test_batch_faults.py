@@ -271,7 +271,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("size", ["4k", "64k", "1m"])
+@pytest.mark.parametrize(
+    "size", [*(pytest.param(size, marks=pytest.mark.on_demand) for size in ("4k", "1m")), "64k"]
+)
 def test_a_lack_of_shared_memory_is_reported(tmp_path, size):
     mount = f"mount --make-rprivate / && mount -t tmpfs -o size={size} tmpfs /dev/shm"
     command = ["unshare", "--mount", "sh", "-c"]

@@ -27,10 +27,10 @@ def run(folder, ending, ranks=False, **environment):
 @pytest.mark.parametrize(
     ("ending", "code", "message"),
     [
-        ("exception", 1, "ValueError: in a callback"),
-        ("exit", 3, ""),
+        pytest.param("exception", 1, "ValueError: in a callback", marks=pytest.mark.on_demand),
+        pytest.param("exit", 3, "", marks=pytest.mark.on_demand),
         ("abandoned", 3, ""),
-        ("signal", -2, "KeyboardInterrupt"),
+        pytest.param("signal", -2, "KeyboardInterrupt", marks=pytest.mark.on_demand),
         ("signal while a batch is awaited", -2, "KeyboardInterrupt"),
     ],
 )
@@ -40,6 +40,7 @@ def test_a_process_with_loading_threads_ends_at_once(tmp_path, ending, code, mes
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.on_demand
 def test_ranks_with_threads_equal_ranks_without_threads(tmp_path):
     found = []
     for n_workers in ("0", "2"):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import neurocnn as nc
@@ -35,6 +36,7 @@ def test_held_out_patients_are_distinguished_from_controls(tmp_path: Path):
     assert _held_out_accuracy(tmp_path) >= 0.85
 
 
+@pytest.mark.on_demand
 def test_without_atrophy_the_accuracy_is_at_chance(tmp_path: Path):
     assert 0.35 <= _held_out_accuracy(tmp_path, atrophy=0.0) <= 0.65
 

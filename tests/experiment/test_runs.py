@@ -69,7 +69,7 @@ def _numbers(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("n_kills", [3, pytest.param(30, marks=pytest.mark.on_demand)])
+@pytest.mark.parametrize("n_kills", [1, pytest.param(30, marks=pytest.mark.on_demand)])
 def test_a_run_that_is_killed_repeatedly_ends_like_an_uninterrupted_one(
     study: Study, tmp_path: Path, n_kills: int
 ):

@@ -86,7 +86,7 @@ def test_no_trial_sees_the_validation_set_and_the_best_trial_wins(study: Study, 
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("stop_at", [2, 5, 8])
+@pytest.mark.parametrize("stop_at", [*(pytest.param(n, marks=pytest.mark.on_demand) for n in (2, 8)), 5])
 def test_a_stopped_search_equals_one_without_a_stop(study: Study, folder: Path, tmp_path: Path, stop_at: int):
     n_calls = 0
 

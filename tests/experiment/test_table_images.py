@@ -68,7 +68,10 @@ def _stop_in_second_epoch(state: nc.TrainingState) -> None:
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("parts", ["image", "patch", "slice", "roi"])
+@pytest.mark.parametrize(
+    "parts",
+    [*(pytest.param(kind, marks=pytest.mark.on_demand) for kind in ("image", "patch", "slice")), "roi"],
+)
 def test_a_stopped_training_of_two_channels_resumes_from_its_settings(
     paths, study: Study, tmp_path: Path, parts: str
 ):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neurocnn.engine.host_memory import keep_freed_memory
 from neurocnn.errors import SettingError
 from neurocnn.errors.arguments import check_text
 from neurocnn.errors.logger import LOGGER
@@ -65,8 +66,13 @@ def find_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def use_device(device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context in which `device` is torch's current device, if it is a GPU."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    """Return a context for computations on a device.
+
+    In it, a GPU is torch's current device; for the CPU, freed memory is kept for the next batch.
+    """
+    if device.type == "cuda":
+        return torch.cuda.device(device)
+    return keep_freed_memory() if device.type == "cpu" else nullcontext()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

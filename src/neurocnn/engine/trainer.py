@@ -175,10 +175,12 @@ class Trainer(TrainingSettings):
         Notes
         -----
         These global effects end with the call: handlers of SIGINT and SIGTERM (in the main thread), torch's current
-        GPU, deterministic algorithms and warning filters. Three remain: under ``torchrun`` the default process group is
-        created; ``deterministic=True`` sets the environment variable ``CUBLAS_WORKSPACE_CONFIG`` if it is not set; and
-        processes that are forked afterwards start with one thread of torch, because OpenMP's threads do not survive a
-        fork (`predict` and `encode` have this effect too).
+        GPU, deterministic algorithms, warning filters, and on a CPU with glibc the reuse of freed memory: blocks of up
+        to 256 MiB stay in the process. Four remain: under ``torchrun`` the default process group is created;
+        ``deterministic=True`` sets the environment variable ``CUBLAS_WORKSPACE_CONFIG`` if it is not set; processes
+        that are forked afterwards start with one thread of torch, because OpenMP's threads do not survive a fork; and
+        limits that the program itself gave to glibc's ``mallopt`` are its default values of 32 and 64 MiB (`predict`
+        and `encode` have the last two effects too).
 
         Examples
         --------
