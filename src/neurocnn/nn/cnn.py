@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from neurocnn.errors.arguments import check_flag, check_instance
-from neurocnn.nn.sequences import apply_with_kernels, can_fold, can_use_kernels, evaluate_folded
+from neurocnn.nn.sequences import apply_fused, can_fold, can_fuse, evaluate_folded
 
 
 class CNN(nn.Module):
@@ -20,8 +20,8 @@ class CNN(nn.Module):
     fused
         Whether layers are computed together or by other kernels where this is faster. The outputs are the same except
         for rounding. An evaluation without gradients folds batch norm into the convolutions, and pools before the
-        activation, which takes about 0.6 of the time on a CPU. On a GPU, 3-D convolutions with few channels have
-        kernels of their own.
+        activation, which takes about 0.6 of the time on a CPU. A training on a CPU pools before batch norm and
+        activation, if the maps are large. On a GPU, 3-D convolutions with few channels have kernels of their own.
 
     Raises
     ------
@@ -48,8 +48,8 @@ class CNN(nn.Module):
         """Return the outputs (B, n_outputs) for images (B, C, H, W) or (B, C, D, H, W)."""
         if self.fused and can_fold(self.convolutions, images):
             maps = evaluate_folded(self.convolutions, images)
-        elif self.fused and can_use_kernels(self.convolutions, images):
-            maps = apply_with_kernels(self.convolutions, images)
+        elif self.fused and can_fuse(self.convolutions, images):
+            maps = apply_fused(self.convolutions, images)
         else:
             maps = self.convolutions(images)
         outputs: Tensor = self.fc(maps)

@@ -142,8 +142,8 @@ class _DisjointPool(torch.autograd.Function):
     def forward(x: Tensor, kernel: Ints, stride: Ints, pads: Ints, skip_padding: bool) -> tuple[Tensor, ...]:
         if not skip_padding:
             x, pads = _pad(x, pads), (0,) * len(pads)
-        out, indices = _pool_disjoint(x, kernel, stride, pads)
-        return out, indices, *_clamp_padded(out, pads)
+        out, indices = pool_disjoint(x, kernel, stride, pads)
+        return out, indices, *clamp_padded(out, pads)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -181,7 +181,7 @@ def _pad(x: Tensor, pads: Sequence[int]) -> Tensor:
     return padded
 
 
-def _pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[Tensor, Tensor]:
+def pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[Tensor, Tensor]:
     """Return the maxima and indices of windows that do not overlap, with a padding of −inf."""
     if not is_eager(x):
         found: tuple[Tensor, Tensor] = _MAX_POOL[len(pads)](x, kernel, stride, pads, return_indices=True)
@@ -220,7 +220,7 @@ def _pool_pairs(x: Tensor, axis: int) -> Tensor:
     return torch.cat([_pool_pairs(first, axis + 1), _pool_pairs(others, axis + 1)], axis)
 
 
-def _clamp_padded(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
+def clamp_padded(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
     """Clamp the first window of each padded axis to ≥ 0, in place; return masks of values that were ≤ 0."""
     pad_won = []
     for axis, pad in enumerate(pads, 2):
@@ -281,7 +281,7 @@ class _Scatter(torch.autograd.Function):
 
 
 def _by_axis(pads: Sequence[int], pad_won: Sequence[Tensor]) -> list[Mask]:
-    """Return one entry per axis: the mask of `_clamp_padded`, or None if the axis has no padding."""
+    """Return one entry per axis: the mask of `clamp_padded`, or None if the axis has no padding."""
     masks = iter(pad_won)
     return [next(masks, None) if pad else None for pad in (*pads, 0)[:3]]
 

@@ -1,4 +1,4 @@
-"""Sequences of layers: their iteration, and their evaluation with fewer passes over the feature maps."""
+"""Sequences of layers: their iteration, and their computation with fewer passes over the feature maps."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,12 +11,16 @@ from torch.nn.modules import module as torch_module
 
 from neurocnn.nn.allocation import needs_plain_operations
 from neurocnn.nn.convolution import convolve, convolves_by_kernels
+from neurocnn.nn.normalized_pooling import is_increasing, normalize_and_pool, normalizes_and_pools
 from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
 
 Convolution = nn.Conv2d | nn.Conv3d
 Norm = nn.BatchNorm2d | nn.BatchNorm3d
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+#: Smallest number of values of a map whose batch norm, activation and pooling are one operation. For smaller maps, its
+#: calls take longer than it saves.
+SMALLEST_MAP = 2**20
 POOLS = (PadMaxPool2d, PadMaxPool3d, nn.MaxPool2d, nn.MaxPool3d)
 
 
@@ -61,17 +65,27 @@ def can_fold(sequence: nn.Module, x: Tensor) -> bool:
     return is_sequence(sequence) and not has_hooks(sequence)
 
 
-def can_use_kernels(sequence: nn.Module, x: Tensor) -> bool:
-    """Return whether `apply_with_kernels` gives the output of `sequence` for `x`, except for rounding."""
-    if x.device.type != "cuda" or torch.compiler.is_compiling() or needs_plain_operations():
+def can_fuse(sequence: nn.Module, x: Tensor) -> bool:
+    """Return whether `apply_fused` gives the output of `sequence` for `x`, except for rounding."""
+    if x.device.type not in ("cpu", "cuda") or torch.compiler.is_compiling() or needs_plain_operations():
         return False
     return is_sequence(sequence) and not has_hooks(sequence)
 
 
-def apply_with_kernels(sequence: nn.Module, x: Tensor) -> Tensor:
-    """Return the output of a sequence for which `can_use_kernels` is True, with the kernels for convolutions."""
-    for _, layer in iterate_layers(sequence):
-        x = convolve(layer, x, layer.weight, layer.bias) if convolves_by_kernels(layer, x) else layer(x)
+def apply_fused(sequence: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a sequence for which `can_fuse` is True.
+
+    On a GPU convolutions are computed by kernels; on a CPU, batch norm, activation and pooling are one operation.
+    """
+    layers = [layer for _, layer in iterate_layers(sequence)]
+    while layers:
+        block = tuple(layers[:3])
+        if x.numel() >= SMALLEST_MAP and normalizes_and_pools(block):
+            x = normalize_and_pool(*block, x)
+            del layers[:3]
+        else:
+            layer = layers.pop(0)
+            x = convolve(layer, x, layer.weight, layer.bias) if convolves_by_kernels(layer, x) else layer(x)
     return x
 
 
@@ -112,7 +126,7 @@ def _steps(layers: Sequence[nn.Module]) -> Iterator[Callable[[Tensor], Tensor]]:
             remaining.pop(0)
             yield partial(_convolve_and_normalize, first, second)
         else:
-            if second is not None and _is_increasing(first) and _is_plain_pool(second):
+            if second is not None and is_increasing(first) and _is_plain_pool(second):
                 yield remaining.pop(0)
             yield first
 
@@ -122,11 +136,6 @@ def _is_foldable(convolution: Convolution, norm: Norm) -> bool:
     exact = type(convolution) in CONVOLUTIONS and type(norm) in NORMS and convolution.padding_mode == "zeros"
     variance = None if norm.training else norm.running_var
     return exact and variance is not None and variance.dtype == convolution.weight.dtype
-
-
-def _is_increasing(layer: nn.Module) -> bool:
-    """Return whether `layer` is an increasing function with f(0) = 0, so that max pooling may precede it."""
-    return type(layer) is nn.ReLU or (type(layer) is nn.LeakyReLU and layer.negative_slope >= 0)
 
 
 def _is_plain_pool(layer: nn.Module) -> bool:

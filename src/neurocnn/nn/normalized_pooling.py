@@ -1,0 +1,168 @@
+"""Batch norm, an activation and max pooling as one operation of a training on the CPU.
+
+An increasing function of each channel does not change which voxel of a window is the largest. The convolution's output
+is therefore pooled first, and batch norm and activation are computed for its maxima only, an eighth of the voxels in
+3-D. With μ, σ² the statistics of the N voxels y of a channel, y' = (y - μ) / √(σ² + ε) and the gradients g of γ·y' + β,
+the gradient of batch norm (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167) is
+
+    γ / √(σ² + ε) · (g - Σg / N - y' · Σ(g·y') / N),
+
+where g is zero except at the maxima, which makes it a linear function of y with other values at the maxima. Instead of
+three feature maps and their gradients, only y and the positions of the maxima are stored.
+"""
+
+from typing import Any, TypeGuard, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neurocnn.nn.allocation import allocate_like, flattening, is_channels_last, is_eager
+from neurocnn.nn.functional import clamp_padded, pad_max_pool, pool_disjoint
+from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
+
+Norm = nn.BatchNorm2d | nn.BatchNorm3d
+Activation = nn.ReLU | nn.LeakyReLU
+Pool = PadMaxPool2d | PadMaxPool3d
+
+
+def is_increasing(layer: nn.Module | None) -> TypeGuard[Activation]:
+    """Return whether `layer` is an increasing function with f(0) = 0, so that max pooling may precede it."""
+    return type(layer) is nn.ReLU or (type(layer) is nn.LeakyReLU and layer.negative_slope >= 0)
+
+
+def normalizes_and_pools(layers: tuple[nn.Module, ...]) -> TypeGuard[tuple[Norm, Activation, Pool]]:
+    """Return whether `normalize_and_pool` computes these layers in a training."""
+    if len(layers) != 3:
+        return False
+    norm, activation, pool = layers
+    if not isinstance(norm, Norm) or not isinstance(pool, Pool) or not is_increasing(activation):
+        return False
+    # Subclasses may compute something else.
+    plain = type(norm) in get_args(Norm) and type(pool) in get_args(Pool) and norm.training and norm.affine
+    # Without a momentum, the running statistics are averages over all batches.
+    tracked = norm.momentum is not None or norm.running_mean is None
+    halving = {*pool.kernel_size, *pool.stride} == {2}
+    return plain and tracked and halving and not (pool.return_indices or pool.return_pad)
+
+
+def normalize_and_pool(norm: Norm, activation: Activation, pool: Pool, y: Tensor) -> Tensor:
+    """Return ``pool(activation(norm(y)))`` for layers for which `normalizes_and_pools` is True.
+
+    Parameters
+    ----------
+    norm, activation, pool
+        Layers. The running statistics of `norm` are updated.
+    y
+        Feature maps (B, C, …).
+
+    Notes
+    -----
+    The layers are applied one by one on other devices than the CPU, in mixed precision, in transforms of torch.func,
+    and where a weight of `norm` is not positive.
+
+    Examples
+    --------
+    >>> layers = nn.BatchNorm2d(2), nn.ReLU(), PadMaxPool2d(2)
+    >>> y = torch.rand(4, 2, 5, 5)
+    >>> torch.allclose(normalize_and_pool(*layers, y), nn.Sequential(*layers)(y), atol=1e-6)
+    True
+    """
+    weight, bias = norm.weight, norm.bias
+    exact = all(is_eager(each) and each.dtype == y.dtype for each in (y, weight, bias))
+    # With a single value per channel, the layer raises an error.
+    if not exact or y.dim() != len(pool.stride) + 2 or y.numel() <= y.shape[1] or bool((weight <= 0).any()):
+        out: Tensor = pool(activation(norm(y)))
+        return out
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
+    settings = norm.running_mean, norm.running_var, norm.momentum or 0.0, norm.eps, slope
+    out = _NormalizedPool.apply(y, weight, bias, *settings)
+    return out
+
+
+class _NormalizedPool(torch.autograd.Function):
+    """Batch norm, (leaky) ReLU, and max pooling with windows of two voxels per axis."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, *settings: Any) -> Tensor:
+        running_mean, running_variance, momentum, ctx.eps, ctx.slope = settings
+        mean, variance = torch.batch_norm_update_stats(y, running_mean, running_variance, momentum)
+        ctx.pads, two = tuple(n % 2 for n in y.shape[2:]), (2,) * (y.dim() - 2)
+        maxima, indices = pool_disjoint(y, two, two, ctx.pads)
+        ctx.save_for_backward(y, weight, bias, mean, variance, maxima, indices)
+        out = F.leaky_relu_(_normalize(maxima, mean, variance, ctx.eps, weight, bias), ctx.slope)
+        clamp_padded(out, ctx.pads)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        y, weight, bias, mean, variance, maxima, indices = ctx.saved_tensors
+        settings = (None,) * 5
+        if torch.is_grad_enabled():
+            return *_differentiable_gradients((y, weight, bias), gradients[0], ctx), *settings
+        normalized = _normalize(maxima, mean, variance, ctx.eps)
+        outputs = _normalize(maxima, mean, variance, ctx.eps, weight, bias)
+        gradient = _through_activation(gradients[0], outputs > 0, ctx)
+        axes = [0, *range(2, y.dim())]
+        d_bias, d_weight = gradient.sum(axes), (gradient * normalized).sum(axes)
+        if not ctx.needs_input_grad[0]:
+            return None, d_weight, d_bias, *settings
+        # The gradient of y is factor · y + shift, and scale · gradient is added at the maxima.
+        inverse, n = torch.rsqrt(variance + ctx.eps), y.numel() // y.shape[1]
+        scale = weight * inverse
+        factor = -scale * inverse * d_weight / n
+        shift = -scale * d_bias / n - factor * mean
+        d_y = _per_channel(y, factor, shift)
+        at_maxima = _per_channel(maxima, factor, shift) + gradient * _channels(scale, y.dim())
+        flatten, axis = flattening(d_y)
+        flatten(d_y).scatter_(axis, flatten(indices), flatten(at_maxima))
+        return d_y, d_weight, d_bias, *settings
+
+
+def _channels(values: Tensor, n_axes: int) -> Tensor:
+    return values.view(-1, *[1] * (n_axes - 2))
+
+
+def _normalize(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    scale = torch.rsqrt(variance + eps) * (1 if weight is None else weight)
+    return _per_channel(x, scale, (0 if bias is None else bias) - mean * scale)
+
+
+def _per_channel(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    """Return factor · x + shift with one factor and one shift per channel, in the memory format of `x`."""
+    out = allocate_like(x, x.shape)
+    if not is_channels_last(x):
+        return torch.addcmul(_channels(shift, x.dim()), x, _channels(factor, x.dim()), out=out)
+    # A row of voxels with all channels is longer than the channels of a voxel, which suits vector instructions.
+    n = x.shape[-1]
+    rows, row_of_out = (each.movedim(1, -1).flatten(-2) for each in (x, out))
+    torch.addcmul(shift.repeat(n), rows, factor.repeat(n), out=row_of_out)
+    return out
+
+
+def _through_activation(gradient: Tensor, positive: Tensor, ctx: Any) -> Tensor:
+    """Return the gradient before the activation. Where the padding is larger than the maximum, it is zero."""
+    gradient = torch.where(positive, gradient, gradient * ctx.slope)
+    for axis, pad in enumerate(ctx.pads, 2):
+        if pad:
+            gradient.narrow(axis, 0, 1).masked_fill_(~positive.narrow(axis, 0, 1), 0)
+    return gradient
+
+
+def _differentiable_gradients(inputs: tuple[Tensor, ...], gradient: Tensor, ctx: Any) -> list[Tensor | None]:
+    """Return the gradients of the three inputs by operations that have derivatives themselves."""
+    y, weight, bias = inputs
+    two = (2,) * len(ctx.pads)
+    out = F.leaky_relu(F.batch_norm(y, None, None, weight, bias, True, 0.0, ctx.eps), ctx.slope)
+    wanted = [each for each, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True) if needed]
+    found = iter(torch.autograd.grad(pad_max_pool(out, two, two)[0], wanted, gradient, create_graph=True))
+    return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]
