@@ -114,6 +114,11 @@ def _collate_part_ids(values: list[Any]) -> Tensor:
     return found
 
 
+def _plain_labels(values: list[Any]) -> list[Any]:
+    # A set of types is faster to compare than thousands of values.
+    return values if set(map(type, values)) <= _PLAIN else [_plain_label(value) for value in values]
+
+
 def _plain_label(value: Any) -> Any:
     # Labels that are images stay arrays, because as lists they would take many times the memory.
     if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim < 2:
@@ -121,7 +126,8 @@ def _plain_label(value: Any) -> Any:
     return value
 
 
+_PLAIN = {str, int, float, bool, type(None)}
 _COLLATORS: dict[str, Callable[[list[Any]], Any]] = {
-    "label": lambda values: [_plain_label(value) for value in values],
+    "label": _plain_labels,
     "part_id": _collate_part_ids,
 }

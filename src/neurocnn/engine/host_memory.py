@@ -20,6 +20,7 @@ USER_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMA
 
 _lock = Lock()
 _n_blocks = 0
+_resident_before = 0
 
 
 @cache
@@ -52,10 +53,11 @@ def keep_freed_memory() -> Iterator[None]:
     >>> with keep_freed_memory():
     ...     pass
     """
-    global _n_blocks
+    global _n_blocks, _resident_before
     with _lock:
         _n_blocks += 1
         if _n_blocks == 1:
+            _resident_before = _resident_bytes()
             _set_thresholds(LARGEST_REUSED, 2**31 - 1)
     try:
         yield
@@ -64,6 +66,19 @@ def keep_freed_memory() -> Iterator[None]:
             _n_blocks -= 1
             if _n_blocks == 0:
                 _set_thresholds(MMAP_THRESHOLD, TRIM_THRESHOLD)
-                trim = _c_function("malloc_trim")
-                if trim is not None:
-                    trim(0)
+                _trim()
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _trim() -> None:
+    # Trimming takes milliseconds, longer than the prediction of a few small parts.
+    trim = _c_function("malloc_trim")
+    if trim is not None and _resident_bytes() - _resident_before > TRIM_THRESHOLD // 2:
+        trim(0)
