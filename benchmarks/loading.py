@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+
+# The first step of an optimizer imports this module, which takes longer than a first pass over a dozen images.
+import torch._dynamo
 from torch import Tensor, nn
 
 import neurocnn as nc
