@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Self, TypeGuard
 
 import torch
@@ -77,13 +77,18 @@ class Loading:
     """
 
     def __init__(self, n_workers: int | str, device: torch.device, resident: bool | str = False) -> None:
-        automatic = n_workers == "auto"
-        self.n_processes = 0 if automatic else int(n_workers)
-        # All ranks of a machine share the CPUs of the machine.
-        n_cpus = usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self.n_threads = max(1, min(n_cpus, _MAX_THREADS)) if automatic else int(n_workers)
+        self.n_workers = None if n_workers == "auto" else int(n_workers)
         self.transfers = Transfers(device, resident)
         self._streams: dict[int, _Stream] = {}
+
+    @cached_property
+    def n_threads(self) -> int:
+        """Number of threads that read large samples."""
+        if self.n_workers is not None:
+            return self.n_workers
+        # All ranks of a machine share the CPUs of the machine.
+        n_cpus = usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return max(1, min(n_cpus, _MAX_THREADS))
 
     def __enter__(self) -> Self:
         return self
@@ -103,10 +108,7 @@ class Loading:
     ) -> Iterable[Batch]:
         """Return an iterable over the batches of a dataset. Changes of `batches` apply from the next iteration.
 
-        Parameters
-        ----------
-        dataset, batches, seed, persistent
-            See `workers.loader`.
+        The parameters are those of `workers.loader`.
         """
         if can_fill(dataset):
             n_threads = self.n_threads if _is_large(dataset) else 0
@@ -119,7 +121,7 @@ class Loading:
             dataset,
             batches,
             seed=seed,
-            n_workers=self.n_processes,
+            n_workers=self.n_workers or 0,
             pinned=self.transfers.stream is not None,
             persistent=persistent,
         )
