@@ -1,7 +1,7 @@
 """Reading and writing split trees of both generations of ClinicaDL, and multi-cohort TSV files.
 
-ClinicaDL 0.2.1 writes a file for each diagnosis. ClinicaDL 1.x writes one file for each set, and may store the
-diagnoses in the ``labels.tsv`` of a parent folder. Validation sets are always read from the baseline files.
+ClinicaDL 0.2.1 writes a file for each diagnosis; ClinicaDL 1.x writes one for each set, and may store the diagnoses in
+the ``labels.tsv`` of a parent folder. Validation sets are always read from the baseline files.
 """
 
 import os
@@ -55,7 +55,7 @@ def read_splits(
 
     Returns
     -------
-    splits
+    list of Split
         Splits. No set is empty, and the two sets of a split have no common participants.
 
     Raises
@@ -198,9 +198,8 @@ def _read_tree(
 
 def _list_diagnoses(folder: Path) -> list[str]:
     """Return the diagnoses for which a folder of ClinicaDL 0.2.1 contains files."""
-    names = sorted(
-        {path.name.removesuffix(".tsv").removesuffix("_baseline") for path in find(folder, "*.tsv")}
-    )
+    files = [path.name.removesuffix(".tsv") for path in find(folder, "*.tsv")]
+    names = sorted({name.removesuffix("_baseline") for name in files})
     if not names:
         raise NotFoundError(f"{folder}: no TSV files; expected <diagnosis>.tsv")
     return names
@@ -277,9 +276,8 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     >>> sorted(path.name for path in (tmp / "split").iterdir())
     ['train.tsv', 'train_baseline.tsv', 'validation_baseline.tsv']
     """
-    expected = "a list of nc.Split"
-    splits = arguments.check_list("splits", splits, expected, where="write_splits")
-    arguments.check_each("splits", splits, arguments.check_instance, kind=Split, expected=expected)
+    splits = arguments.check_list("splits", splits, "a list of nc.Split", where="write_splits")
+    arguments.check_each("splits", splits, arguments.check_instance, kind=Split, expected="a nc.Split")
     folder = arguments.check_path("folder", folder, where="write_splits")
     indices = [split.index for split in splits]
     if indices != list(range(len(splits))) or not splits:

@@ -89,9 +89,8 @@ class Experiment:
     >>> labels = nc.make_caps(tmp / "caps", n_participants=12, preprocessing="t1-volume", shape=(18, 20, 18))
     >>> caps = nc.Caps(tmp / "caps", "t1-volume")
     >>> splits = nc.kfold(labels, n_splits=2, stratify=["diagnosis"])
-    >>> experiment = nc.Experiment(
-    ...     caps, splits, nc.WholeImage(), nc.classification(), "Conv3_FC1", nc.Trainer(epochs=1)
-    ... )
+    >>> settings = nc.WholeImage(), nc.classification(), "Conv3_FC1", nc.Trainer(epochs=1)
+    >>> experiment = nc.Experiment(caps, splits, *settings)
     >>> experiment.run(tmp / "results", splits=[0])
     Results(...): classification of images, splits [0] done
     >>> experiment.recipe.architecture, experiment.custom_settings

@@ -5,6 +5,7 @@ of the first fully-connected layer is computed from the input, so any image size
 order of layers must not change, because published weights depend on them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import nn
 
 from neurocnn.errors import ModelError
 from neurocnn.nn.cnn import CNN
-from neurocnn.nn.dry_run import dry_run
 from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
 from neurocnn.nn.resnet import resnet18
 from neurocnn.plugins import Builder, hookimpl
@@ -38,9 +38,8 @@ def conv3_fc1(
 ) -> CNN:
     """Return the network of the hippocampus lab: 8-16-32 channels, LeakyReLU, one fully-connected layer."""
     convolutions = _convolution_blocks(input_shape, CHANNELS[:3], padding=1, activation=nn.LeakyReLU)
-    fc = nn.Sequential(
-        nn.Flatten(), nn.Dropout(dropout), nn.Linear(_n_features(convolutions, input_shape), n_outputs)
-    )
+    n_features = _n_features(CHANNELS[:3], input_shape, padding=1)
+    fc = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(n_features, n_outputs))
     return CNN(convolutions, fc, fused)
 
 
@@ -58,7 +57,7 @@ def conv4_fc3(
             "use larger parts, or a network with padding, such as Conv5_FC3"
         )
     convolutions = _convolution_blocks(input_shape, channels, padding=0)
-    fc = _fully_connected_part(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout)
+    fc = _fully_connected_part(_n_features(channels, input_shape, padding=0), (50, 40), n_outputs, dropout)
     # The published network has a dropout between its first two layers.
     fc.insert(4, nn.Dropout(dropout))
     return CNN(convolutions, fc, fused)
@@ -71,7 +70,7 @@ def conv4_fc3_v1(
     convolutions = _convolution_blocks(input_shape, CHANNELS, padding=1)
     return CNN(
         convolutions,
-        _fully_connected_part(_n_features(convolutions, input_shape), (50, 40), n_outputs, dropout),
+        _fully_connected_part(_n_features(CHANNELS, input_shape, padding=1), (50, 40), n_outputs, dropout),
         fused,
     )
 
@@ -83,7 +82,7 @@ def conv5_fc3(
     convolutions = _convolution_blocks(input_shape, CHANNELS, padding=1)
     return CNN(
         convolutions,
-        _fully_connected_part(_n_features(convolutions, input_shape), (1300, 50), n_outputs, dropout),
+        _fully_connected_part(_n_features(CHANNELS, input_shape, padding=1), (1300, 50), n_outputs, dropout),
         fused,
     )
 
@@ -106,6 +105,10 @@ def _fully_connected_part(n: int, hidden: tuple[int, int], n_outputs: int, dropo
     return nn.Sequential(*first, nn.Linear(*hidden), nn.ReLU(), nn.Linear(hidden[1], n_outputs))
 
 
-def _n_features(convolutions: nn.Module, input_shape: Sequence[int]) -> int:
+def _n_features(channels: Sequence[int], input_shape: Sequence[int], padding: int) -> int:
     """Return the number of values per image after the convolutions."""
-    return int(dry_run(convolutions, input_shape, batch=1).numel())
+    sizes = list(input_shape[1:])
+    for _ in channels:
+        # A convolution shortens an axis by 2 − 2 · padding voxels; the pooling halves it, and rounds up.
+        sizes = [-(-(size - 2 + 2 * padding) // 2) for size in sizes]
+    return channels[-1] * math.prod(sizes)
