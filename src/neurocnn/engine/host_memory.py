@@ -34,9 +34,19 @@ def _c_function(name: str) -> Callable[..., int] | None:
 
 def _set_thresholds(mmap: int, trim: int) -> None:
     mallopt = _c_function("mallopt")
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, mmap)
+    # Older versions of glibc allow at most 32 MiB. The second call alone would freeze the first limit at 128 KiB.
+    if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, mmap) or mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)):
         mallopt(M_TRIM_THRESHOLD, trim)
+
+
+def _begin_in_child() -> None:
+    """Forget the blocks of the parent's threads, which do not exist in a forked process."""
+    global _lock, _n_blocks
+    _lock, _n_blocks = Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 @contextmanager
@@ -63,7 +73,8 @@ def keep_freed_memory() -> Iterator[None]:
         yield
     finally:
         with _lock:
-            _n_blocks -= 1
+            # A process that was forked inside a block may leave it.
+            _n_blocks = max(0, _n_blocks - 1)
             if _n_blocks == 0:
                 _set_thresholds(MMAP_THRESHOLD, TRIM_THRESHOLD)
                 _trim()

@@ -21,7 +21,7 @@ from neurocnn.engine.runtime import find_device
 from neurocnn.errors.logger import LOGGER
 from neurocnn.experiment import reconstructions, transfer_source
 from neurocnn.experiment.best_predictions import best_predictions
-from neurocnn.experiment.recipe import P, Recipe
+from neurocnn.experiment.recipe import Recipe
 from neurocnn.results import leakage, scoring
 from neurocnn.results.folder import ResultFolder
 from neurocnn.results.paths import SETS, Fold
@@ -200,8 +200,9 @@ class FoldRun:
                     locks.enter_context(self._hold(part))
                 group = [part for part in chosen if not (self.is_done or self._is_predicted(part))]
                 group = self._broadcast(group)
-                if group:
-                    self._train_group(self._build_networks(group, initialize_decoder=True))
+                models = {part: self._build_network(part, initialize_decoder=True) for part in group}
+                if models:
+                    self._train_group(models)
 
     def _train_group(self, models: Models) -> None:
         trainings = self.recipe.trainer.fit(models, *self._fit_arguments)
@@ -226,10 +227,7 @@ class FoldRun:
         return self.recipe.task, self.train, self.validation, self.fold.path, callbacks
 
     def _build_network(self, part: int | None, initialize_decoder: bool = False) -> torch_nn.Module:
-        return self._build_networks([part], initialize_decoder)[part]
-
-    def _build_networks(self, parts: Sequence[P], initialize_decoder: bool) -> dict[P, torch_nn.Module]:
-        return self.recipe.build_networks(self.train, self.fold.index, parts, initialize_decoder)
+        return self.recipe.build_network(self.train, self.fold.index, part, initialize_decoder)
 
     def _n_networks_in_memory(self) -> int:
         """Return the number of networks that fit into a quarter of the available memory."""

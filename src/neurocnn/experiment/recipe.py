@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import torch
@@ -25,7 +25,6 @@ from neurocnn.errors.arguments import (
     check_text,
 )
 from neurocnn.experiment import reconstructions, transfer_source
-from neurocnn.nn.dry_run import copy_network
 from neurocnn.nn.registry import ArchitectureLike
 from neurocnn.results import leakage
 from neurocnn.results.folder import ResultFolder
@@ -34,8 +33,6 @@ from neurocnn.results.paths import Fold
 from neurocnn.results.same_study import check_renamed_cohorts
 
 WHERE = "Experiment"
-#: A part_id, or None for a single network for all parts.
-P = TypeVar("P", bound=int | None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,11 +216,11 @@ class Recipe:
         """Return the recipe of the networks, which determines everything except their weights."""
         return NetworkRecipe(self.architecture, self.options, input_shape, self.task)
 
-    def build_networks(
-        self, train: data.CapsDataset, split: int, parts: Sequence[P], initialize_decoder: bool
-    ) -> dict[P, torch_nn.Module]:
-        """Return a network for each part with initial weights: those of the transfer, or random weights that are the
-        same for every part.
+    def build_network(
+        self, train: data.CapsDataset, split: int, part: int | None, initialize_decoder: bool
+    ) -> torch_nn.Module:
+        """Return a network with initial weights: those of the transfer, or random weights that are the same for every
+        part.
 
         If `initialize_decoder` is True, the decoder of an autoencoder is initialised with the mean intensity of the
         training set.
@@ -231,20 +228,6 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.trainer.seed)
             model = self.network(train.input_shape).build()
-        # A copy takes a fraction of the time of another network, whose shapes would be checked again.
-        models = {part: copy_network(model) for part in parts[1:]} | {parts[0]: model}
-        return {
-            part: self._initialize(models[part], train, split, part, initialize_decoder) for part in parts
-        }
-
-    def _initialize(
-        self,
-        model: torch_nn.Module,
-        train: data.CapsDataset,
-        split: int,
-        part: int | None,
-        initialize_decoder: bool,
-    ) -> torch_nn.Module:
         if initialize_decoder and isinstance(model, nn.CNN_Transformer):
             model.start_at(reconstructions.mean_intensity(train, part))
         if self.transfer_from is not None:

@@ -39,7 +39,7 @@ def normalizes_and_pools(layers: tuple[nn.Module, ...]) -> TypeGuard[tuple[Norm,
     if not isinstance(norm, Norm) or not isinstance(pool, Pool) or not is_increasing(activation):
         return False
     # Subclasses may compute something else.
-    plain = type(norm) in get_args(Norm) and type(pool) in get_args(Pool) and norm.training and norm.affine
+    plain = type(norm) in get_args(Norm) and type(pool) in get_args(Pool) and norm.training
     # Without a momentum, the running statistics are averages over all batches.
     tracked = norm.momentum is not None or norm.running_mean is None
     halving = {*pool.kernel_size, *pool.stride} == {2}
@@ -58,8 +58,8 @@ def normalize_and_pool(norm: Norm, activation: Activation, pool: Pool, y: Tensor
 
     Notes
     -----
-    The layers are applied one by one on other devices than the CPU, in mixed precision, in transforms of torch.func,
-    and where a weight of `norm` is not positive.
+    The layers are applied one by one on other devices than the CPU, in half precision, and where a weight of `norm` is
+    missing or not positive.
 
     Examples
     --------
@@ -68,18 +68,30 @@ def normalize_and_pool(norm: Norm, activation: Activation, pool: Pool, y: Tensor
     >>> torch.allclose(normalize_and_pool(*layers, y), nn.Sequential(*layers)(y), atol=1e-6)
     True
     """
-    weight, bias = norm.weight, norm.bias
-    exact = all(is_eager(each) and each.dtype == y.dtype for each in (y, weight, bias))
-    # With a single value per channel, the layer raises an error.
-    if not exact or y.dim() != len(pool.stride) + 2 or y.numel() <= y.shape[1] or bool((weight <= 0).any()):
+    if not _is_exact(norm, y) or y.dim() != len(pool.stride) + 2:
         out: Tensor = pool(activation(norm(y)))
         return out
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    running: tuple[Tensor | None, Tensor | None] = (None, None)
+    if norm.track_running_stats:
+        running = norm.running_mean, norm.running_var
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
     slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
-    settings = norm.running_mean, norm.running_var, norm.momentum or 0.0, norm.eps, slope
-    out = _NormalizedPool.apply(y, weight, bias, *settings)
+    out = _NormalizedPool.apply(y, norm.weight, norm.bias, *running, norm.momentum or 0.0, norm.eps, slope)
     return out
+
+
+def _is_exact(norm: Norm, y: Tensor) -> bool:
+    """Return whether pooling before batch norm gives the same values, and the layer would raise no error."""
+    values: list[Tensor] = [norm.weight, norm.bias]
+    if norm.track_running_stats:
+        values += [value for value in (norm.running_mean, norm.running_var) if value is not None]
+    # torch does not check the sizes of the statistics before it writes to them.
+    fits = y.dim() > 2 and all(value is not None and value.shape == y.shape[1:2] for value in values)
+    if not fits or y.numel() <= y.shape[1] or y.dtype not in (torch.float32, torch.float64) or norm.eps <= 0:
+        return False
+    eager = all(is_eager(value) and value.dtype == y.dtype for value in (y, *values))
+    return eager and not bool((norm.weight <= 0).any())
 
 
 class _NormalizedPool(torch.autograd.Function):
@@ -100,7 +112,7 @@ class _NormalizedPool(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         y, weight, bias, mean, variance, maxima, indices = ctx.saved_tensors
         settings = (None,) * 5
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not is_eager(gradients[0]):
             return *_differentiable_gradients((y, weight, bias), gradients[0], ctx), *settings
         normalized = _normalize(maxima, mean, variance, ctx.eps)
         outputs = _normalize(maxima, mean, variance, ctx.eps, weight, bias)
@@ -159,10 +171,14 @@ def _through_activation(gradient: Tensor, positive: Tensor, ctx: Any) -> Tensor:
 
 
 def _differentiable_gradients(inputs: tuple[Tensor, ...], gradient: Tensor, ctx: Any) -> list[Tensor | None]:
-    """Return the gradients of the three inputs by operations that have derivatives themselves."""
-    y, weight, bias = inputs
-    two = (2,) * len(ctx.pads)
-    out = F.leaky_relu(F.batch_norm(y, None, None, weight, bias, True, 0.0, ctx.eps), ctx.slope)
-    wanted = [each for each, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True) if needed]
-    found = iter(torch.autograd.grad(pad_max_pool(out, two, two)[0], wanted, gradient, create_graph=True))
-    return [next(found) if needed else None for needed in ctx.needs_input_grad[:3]]
+    """Return the gradients of the three inputs by torch's operations, for second derivatives and batched gradients."""
+    again, two = torch.is_grad_enabled(), (2,) * len(ctx.pads)
+    with torch.enable_grad():
+        # Views, because the input may itself depend on the same weights.
+        y, weight, bias = views = [each.view_as(each) for each in inputs]
+        out = F.leaky_relu(F.batch_norm(y, None, None, weight, bias, True, 0.0, ctx.eps), ctx.slope)
+        pooled = pad_max_pool(out, two, two)[0]
+    needed = ctx.needs_input_grad[:3]
+    wanted = [view for view, need in zip(views, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(pooled, wanted, gradient, create_graph=again))
+    return [next(found) if need else None for need in needed]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,11 +42,13 @@ def iterate_layers(sequence: nn.Module, path: str = "") -> Iterator[tuple[str, n
 
 def has_hooks(sequence: nn.Module) -> bool:
     """Return whether a hook needs the output of a layer, so that each layer must be called."""
-    hooks = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+    hooks: list[Any] = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
     hooks += [torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks]
     for layer in sequence.modules():
         hooks += [layer._forward_hooks, layer._forward_pre_hooks]
         hooks += [layer._backward_hooks, layer._backward_pre_hooks]
+        # A function that replaces the layer's own one, such as that of a wrapper.
+        hooks.append(vars(layer).get("forward"))
     return any(hooks)
 
 
@@ -68,6 +70,9 @@ def can_fold(sequence: nn.Module, x: Tensor) -> bool:
 def can_fuse(sequence: nn.Module, x: Tensor) -> bool:
     """Return whether `apply_fused` gives the output of `sequence` for `x`, except for rounding."""
     if x.device.type not in ("cpu", "cuda") or torch.compiler.is_compiling() or needs_plain_operations():
+        return False
+    # The functions of `apply_fused` have no rules for torch.func.
+    if torch._C._are_functorch_transforms_active():
         return False
     return is_sequence(sequence) and not has_hooks(sequence)
 
