@@ -164,6 +164,15 @@ def test_hooks_see_the_output_of_each_layer(register):
     assert len(seen) == 1
 
 
+def test_a_replaced_forward_of_a_layer_is_called():
+    layers, x = blocks(), torch.rand(2, 1, 8, 8, 8)
+    layers[1].forward = torch.zeros_like
+    for training in (False, True):
+        assert not CNN(layers, nn.Flatten()).train(training)(x).any()
+        with torch.no_grad():
+            assert not CNN(layers, nn.Flatten()).train(training)(x).any()
+
+
 def test_autocast_and_half_precision_apply_the_layers(calls):
     cnn, x = CNN(blocks(), nn.Flatten()), torch.rand(2, 1, 8, 8, 8)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
