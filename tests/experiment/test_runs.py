@@ -233,9 +233,12 @@ def test_repeated_folds_predict_each_person_once_per_repeat(study: Study, tmp_pa
     assert results.splits == [0, 1, 2, 3]
     for split in splits:
         table = nc.read_table(tmp_path / f"results/fold-{split.index}/balance.tsv", required=["column"])
-        pd.testing.assert_frame_equal(
-            table, balance(split.train, split.validation), check_dtype=False, check_exact=True
-        )
+        expected = balance(split.train, split.validation)
+        # Missing text is None in a file that was read, and NaN here, which pandas before 3 treats as different.
+        for frame in (table, expected):
+            text = frame.columns.difference(frame.select_dtypes("number").columns)
+            frame[text] = frame[text].fillna("n/a")
+        pd.testing.assert_frame_equal(table, expected, check_dtype=False, check_exact=True)
     answers = results.predictions().drop_duplicates(["split", "participant_id"])
     assert answers.groupby("participant_id").size().eq(2).all()
     assert results.metrics().index.tolist()[:4] == [0, 1, 2, 3]

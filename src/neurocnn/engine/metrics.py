@@ -98,7 +98,9 @@ def regression_metrics(table: pd.DataFrame) -> Metrics:
     if len(true) < 2:
         r2 = math.nan
     elif total > 0:
-        r2 = 1 - residual / total
+        # For nearly equal true values, R2 may be −inf.
+        with np.errstate(over="ignore"):
+            r2 = 1 - residual / total
     else:
         r2 = float(residual == 0)
     scores = {"mae": np.abs(errors).mean(), "rmse": math.sqrt(np.square(errors).mean()), "r2": r2}

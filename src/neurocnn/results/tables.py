@@ -150,8 +150,8 @@ class ResultTables:
         --------
         >>> len(results.predictions()), len(results.predictions(level="part"))
         (14, 112)
-        >>> results.predictions()[["true_class", "predicted_class"]].isin(["AD", "CN"]).all().all()
-        np.True_
+        >>> bool(results.predictions()[["true_class", "predicted_class"]].isin(["AD", "CN"]).all(axis=None))
+        True
         """
         return reading.read_predictions(self._folder, level, selection, dataset)
 
