@@ -242,8 +242,7 @@ def _add_labels(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             labels = read_table(folder / "labels.tsv")
             new = [column for column in labels.columns if column not in frame.columns]
             merged = frame.merge(labels[[*REQUIRED, *new]], on=list(REQUIRED), how="left", indicator="_found")
-            missing = merged[merged["_found"] != "both"]
-            if len(missing):
+            if len(missing := merged[merged["_found"] != "both"]):
                 rows = describe_rows(missing, most=len(missing))
                 found = f"{len(missing)} rows are not in {folder / 'labels.tsv'}: {rows}"
                 raise TableError(f"{path}: {found}; add them to labels.tsv, or remove them from the split")
@@ -276,8 +275,9 @@ def write_splits(splits: Sequence[Split], folder: str | os.PathLike[str]) -> Non
     >>> sorted(path.name for path in (tmp / "split").iterdir())
     ['train.tsv', 'train_baseline.tsv', 'validation_baseline.tsv']
     """
-    splits = arguments.check_list("splits", splits, "a list of nc.Split", where="write_splits")
-    arguments.check_each("splits", splits, arguments.check_instance, kind=Split, expected="a nc.Split")
+    expected = "a list of nc.Split"
+    splits = arguments.check_list("splits", splits, expected, where="write_splits")
+    arguments.check_each("splits", splits, arguments.check_instance, kind=Split, expected=expected)
     folder = arguments.check_path("folder", folder, where="write_splits")
     indices = [split.index for split in splits]
     if indices != list(range(len(splits))) or not splits:

@@ -26,7 +26,7 @@ Activation = nn.ReLU | nn.LeakyReLU
 Pool = PadMaxPool2d | PadMaxPool3d
 
 
-def is_increasing(layer: nn.Module | None) -> TypeGuard[Activation]:
+def is_increasing(layer: nn.Module) -> TypeGuard[Activation]:
     """Return whether `layer` is an increasing function with f(0) = 0, so that max pooling may precede it."""
     return type(layer) is nn.ReLU or (type(layer) is nn.LeakyReLU and layer.negative_slope >= 0)
 

@@ -11,11 +11,10 @@ from torch.nn.modules import module as torch_module
 
 from neurocnn.nn.allocation import needs_plain_operations
 from neurocnn.nn.convolution import convolve, convolves_by_kernels
-from neurocnn.nn.normalized_pooling import is_increasing, normalize_and_pool, normalizes_and_pools
+from neurocnn.nn.normalized_pooling import Norm, is_increasing, normalize_and_pool, normalizes_and_pools
 from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
 
 Convolution = nn.Conv2d | nn.Conv3d
-Norm = nn.BatchNorm2d | nn.BatchNorm3d
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 #: Smallest number of values of a map whose batch norm, activation and pooling are one operation. For smaller maps, its
@@ -62,17 +61,20 @@ def can_fold(sequence: nn.Module, x: Tensor) -> bool:
         return False
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return False
-    if torch.compiler.is_compiling() or needs_plain_operations():
-        return False
-    return is_sequence(sequence) and not has_hooks(sequence)
+    return _applies_layers_only(sequence)
 
 
 def can_fuse(sequence: nn.Module, x: Tensor) -> bool:
     """Return whether `apply_fused` gives the output of `sequence` for `x`, except for rounding."""
-    if x.device.type not in ("cpu", "cuda") or torch.compiler.is_compiling() or needs_plain_operations():
-        return False
     # The functions of `apply_fused` have no rules for torch.func.
-    if torch._C._are_functorch_transforms_active():
+    if x.device.type not in ("cpu", "cuda") or torch._C._are_functorch_transforms_active():
+        return False
+    return _applies_layers_only(sequence)
+
+
+def _applies_layers_only(sequence: nn.Module) -> bool:
+    """Return whether nothing but the output of a sequence is needed, so that layers may be computed together."""
+    if torch.compiler.is_compiling() or needs_plain_operations():
         return False
     return is_sequence(sequence) and not has_hooks(sequence)
 
