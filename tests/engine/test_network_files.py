@@ -104,8 +104,13 @@ def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts
         kill_at_write(number, patch)
         assert in_child(fit) == signal.SIGKILL
     assert len(hidden()) == 1
+    for table in tmp_path.rglob("training.tsv"):
+        network_folder = table.parent.name if len(parts) > 1 else ""
+        assert list((tmp_path / "state" / network_folder).glob("state-*.pt"))
     foreign = [".training.tsv.swp", ".notes.tsv.12-0a1b2c3d", ".training.tsv.12-0a1b2c3d.bak", ".nfs0123"]
     for name in foreign:
         (tmp_path / name).touch()
     fit()
     assert hidden() == sorted(foreign)
+    tables = [pd.read_csv(path, sep="\t") for path in tmp_path.rglob("training.tsv")]
+    assert [table.epoch.tolist() for table in tables] == [[0, 1]] * len(parts)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from neurocnn.errors import CheckpointError, NotFoundError
+from neurocnn.errors import CheckpointError, NotFoundError, StorageError
 from neurocnn.storage.tensors import load_tensors, save_tensors
 
 
@@ -33,6 +33,24 @@ def test_an_object_that_could_not_be_loaded_is_not_saved(foreign: object, tmp_pa
     with pytest.raises(CheckpointError, match=r"state\.pt: not saved.*(numpy|pathlib|Linear)"):
         save_tensors({"model": [foreign]}, tmp_path / "state.pt")
     assert load_tensors(tmp_path / "state.pt") == {"epoch": 1}
+
+
+def test_a_write_that_fails_at_any_size_is_a_storage_error_and_keeps_the_old_file(tmp_path: Path):
+    resource = pytest.importorskip("resource", reason="no limit of file sizes")
+    path, content = tmp_path / "state.pt", {"model": torch.arange(9000), "rows": list(range(50))}
+    save_tensors(content, tmp_path / "size.pt")
+    n_bytes = (tmp_path / "size.pt").stat().st_size
+    save_tensors({"epoch": 1}, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in range(0, n_bytes, n_bytes // 12):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(StorageError, match=r"File too large.*state\.pt"):
+                save_tensors(content, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert load_tensors(path) == {"epoch": 1}
+    assert sorted(os.listdir(tmp_path)) == ["size.pt", "state.pt"]
 
 
 def test_every_flipped_bit_in_the_tensors_is_detected(tmp_path: Path):

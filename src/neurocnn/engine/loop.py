@@ -189,10 +189,10 @@ class Loop:
                 self.files[run.part].discard_checkpoint()
             raise
         self.clock.lap("evaluating")
-        if not self.has_saved:
-            # The first checkpoint must precede the first row of the table, because training cannot resume from a table
-            # without a checkpoint. It is not written earlier, so that training that fails before its first score can be
-            # restarted with other settings.
+        if not self.has_saved and (self.callbacks or not ended):
+            # The first state precedes the first row of the table and the first callback. It is not written earlier, so
+            # that training that fails before its first score can be restarted with other settings. Without callbacks,
+            # the state that ends the epoch suffices.
             self.save()
         for run in runs:
             where: Row = {"epoch": run.epoch, "iteration": run.iteration, "time": run.seconds()}

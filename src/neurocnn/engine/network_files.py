@@ -45,6 +45,7 @@ class NetworkFiles:
         self.folder, self.run, self.settings = folder, run, dict(settings)
         self.writes = writes and folder is not None
         self.events: Events | None = None
+        self._has_saved, self._n_written = False, 0
         if folder is None:
             return
         network = Path() if run.part is None else Path(f"cnn-{run.part}")
@@ -122,6 +123,7 @@ class NetworkFiles:
         run = self.run
         if not run.is_finished():
             self.events = Events(self.logs, scored_sets(run.trainer), run.history, run.started)
+            self._n_written = len(run.history)
             if run.history:
                 write_history(run.history, self.table)
             else:
@@ -144,16 +146,24 @@ class NetworkFiles:
                 )
 
     def write_evaluation(self) -> None:
-        """Write the history to the table, and its last row to the logs."""
-        if self.writes:
-            write_history(self.run.history, self.table)
-        if self.events is not None:
-            self.events.add(self.run.history[-1])
+        """Write the history to the table, and its new rows to the logs; before the first state, write nothing.
+
+        Training cannot resume from a table without a state, so `write_state` writes the rows that precede it.
+        """
+        new = self.run.history[self._n_written :]
+        if self.events is None or not self._has_saved or not new:
+            return
+        write_history(self.run.history, self.table)
+        for row in new:
+            self.events.add(row)
+        self._n_written = len(self.run.history)
 
     def write_state(self, randoms: list[dict[str, Any]]) -> None:
         """Write the training state. `randoms` are the random states of all ranks."""
         if self.writes:
             self.states.write(self.run.state(randoms) | {"settings": self.settings})
+            self._has_saved = True
+            self.write_evaluation()
 
     def discard_checkpoint(self) -> None:
         """Delete the training state if the network has no history yet, so that a new run may use other settings."""

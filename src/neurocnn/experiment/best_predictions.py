@@ -31,7 +31,7 @@ def best_predictions(
     selection
         Selection of the best epoch.
     models
-        Networks with the best weights, which are evaluated if their predictions were not written during training.
+        Networks. Those whose predictions were not written during training get their best weights and are evaluated.
     trainings
         Result of `Trainer.fit` for each network.
     sets, recipe
@@ -45,6 +45,8 @@ def best_predictions(
         missing = [part for part in models if part not in found[name]]
         missing = engine.find_ranks().gather(missing, "to share which predictions were kept")[0]
         if missing:
+            for part in missing:
+                models[part].load_state_dict(trainings[part].best[selection])
             found[name] |= _evaluate({part: models[part] for part in missing}, dataset, recipe)
     return found
 

@@ -183,11 +183,11 @@ class FoldRun:
         self._compare_with_mean({None: training})
         predictions: dict[str, Tables] = {}
         for selection in self.folder.selections:
-            model.load_state_dict(training.best[selection])
             found = best_predictions(selection, {None: model}, {None: training}, self.sets, self.recipe)
             predictions[selection] = {name: table for name in SETS for table in found[name].values()}
-            if selection == self.folder.selections[0]:
-                self._reconstruct(dict.fromkeys(self.train.part_ids, model))
+        if self.recipe.reconstructions:
+            model.load_state_dict(training.best[self.folder.selections[0]])
+            self._reconstruct(dict.fromkeys(self.train.part_ids, model))
         return predictions
 
     def _train_several(self, networks: Sequence[int]) -> None:
@@ -207,11 +207,11 @@ class FoldRun:
     def _train_group(self, models: Models) -> None:
         trainings = self.recipe.trainer.fit(models, *self._fit_arguments)
         self._compare_with_mean(trainings)
-        for selection in self.folder.selections:
+        if self.recipe.reconstructions:
             for part, model in models.items():
-                model.load_state_dict(trainings[part].best[selection])
-            if selection == self.folder.selections[0]:
-                self._reconstruct(models)
+                model.load_state_dict(trainings[part].best[self.folder.selections[0]])
+            self._reconstruct(models)
+        for selection in self.folder.selections:
             found = best_predictions(selection, models, trainings, self.sets, self.recipe)
             for name, tables in found.items():
                 if self._is_writer:
@@ -281,7 +281,7 @@ class FoldRun:
                 reconstructions.compare_with_mean(error, self.train, self.validation, part)
 
     def _reconstruct(self, models: Models) -> None:
-        if self.recipe.reconstructions and self._is_writer:
+        if self._is_writer:
             for name, dataset in self.sets.items():
                 reconstructions.write(self.fold.tables / name, models, dataset.without_augmentation())
 

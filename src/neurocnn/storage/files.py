@@ -91,7 +91,7 @@ def write_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator
         The final path. Its folder is created if missing. An existing file is replaced when the block ends, and kept
         if the block raises.
     mode
-        ``"wb"`` or ``"w"`` (UTF-8 with plain line feeds).
+        ``"wb"``, ``"w+b"`` to read what was written, or ``"w"`` (UTF-8 with plain line feeds).
 
     Raises
     ------
@@ -111,7 +111,7 @@ def write_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
         # tempfile would ignore the user's umask and make the file private, although results may be shared.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(temporary, flags, 0o666)
         try:
             with os.fdopen(descriptor, mode, **text) as file:  # type: ignore[call-overload]

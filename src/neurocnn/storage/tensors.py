@@ -1,7 +1,6 @@
 """Files of tensors: written atomically, all checksums verified, no code unpickled."""
 
 import copy
-import io
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
@@ -34,18 +33,21 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
     StorageError
         If the file cannot be written (full disk, read-only folder).
     """
-    # torch's own writer reports a full disk as a RuntimeError without a path; `write_atomically` names the path.
-    buffer = io.BytesIO()
-    torch.save(plain(content), buffer)
-    buffer.seek(0)
-    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
-    if unsafe:
-        raise CheckpointError(
-            f"{path}: not saved; found {', '.join(sorted(unsafe))}; expected only tensors, numbers, text, lists and "
-            "dicts in states of networks, optimizers and schedulers"
-        )
-    with write_atomically(path) as file:
-        file.write(buffer.getbuffer())
+    with write_atomically(path, "w+b") as file:
+        try:
+            torch.save(plain(content), file)
+        except RuntimeError as error:
+            # After a failed write, torch raises an error of its own whose context is the reason.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.seek(0)
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        if unsafe:
+            raise CheckpointError(
+                f"{path}: not saved; found {', '.join(sorted(unsafe))}; expected only tensors, numbers, text, lists "
+                "and dicts in states of networks, optimizers and schedulers"
+            )
 
 
 def plain(content: Any) -> Any:
