@@ -219,6 +219,24 @@ def test_memory_is_bounded_and_a_kept_batch_is_not_overwritten(tmp_path):
             assert torch.equal(batch["image"], again["image"])
 
 
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_a_pass_of_which_no_further_batch_is_requested_occupies_no_buffer(tmp_path, monkeypatch, n_threads):
+    # As for large batches, one batch is loaded in advance.
+    monkeypatch.setattr(loading, "_BYTES_AHEAD", 1)
+    data = dataset(tmp_path)
+    with Loading(n_threads, torch.device("cpu")) as workers:
+        source = workers.loader(data, BatchSampler(range(6), 2), seed=0)
+        following = workers.loader(data.without_augmentation(), BatchSampler(range(6), 2), seed=0)
+        batches = iter(source)
+        for _ in range(3):
+            batch = next(batches)
+            del batch
+        for batch in following:
+            del batch
+        (stream,) = workers._streams.values()
+        assert len(stream.buffers.arrays) == (2 if n_threads else 1)
+
+
 @pytest.mark.parametrize("n_workers", [0, 1, 2])
 def test_an_error_in_a_thread_names_the_sample_and_ends_the_threads(tmp_path, n_workers):
     voxels = voxels_of(3)

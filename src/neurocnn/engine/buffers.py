@@ -53,9 +53,9 @@ class Buffers:
         copied = self.copies.get(id(self.arrays[k]))
         return _count_references(self.arrays, k) == _UNUSED and (copied is None or copied.query())  # type: ignore[no-untyped-call]
 
-    def mark_copied(self, array: Floats) -> None:
-        """Record that a copy of this array to the GPU was started."""
-        if self.stream is not None:
+    def mark_copied(self, array: Floats | None) -> None:
+        """Record that a copy of this array to the GPU was started, if there is one."""
+        if array is not None:
             self.copies[id(array)] = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.copies[id(array)].record(self.stream)
 

@@ -212,18 +212,15 @@ class _Stream:
         """Yield the batches of a pass, some of which may have been loaded in advance."""
         current = self._take_or_start(requested)
         try:
-            while True:
-                if not current.pending:
-                    self._load_ahead(current)
-                if not current.pending:
-                    return
-                pending = current.pending.popleft()
+            while current.pending or self._load_ahead(current):
+                pending = [current.pending.popleft()]
+                # A GPU copies from the buffer until `mark_copied`; else it is free when the caller drops the batch.
+                copied = None if self.buffers.stream is None else pending[0].image
                 if self.pool is not None:
                     self._load_ahead(current)
-                yield pending.batch()
-                self.buffers.mark_copied(pending.image)
-                # The batch is deleted, so that its buffer can be reused.
-                del pending
+                yield pending.pop().batch()
+                self.buffers.mark_copied(copied)
+                del copied
         finally:
             current.cancel()
 
@@ -237,8 +234,8 @@ class _Stream:
             self.expected.popleft()
         return _ActivePass(requested)
 
-    def _load_ahead(self, current: _ActivePass) -> None:
-        """Start to load batches of this pass, then of the passes expected after it, until enough are in progress."""
+    def _load_ahead(self, current: _ActivePass) -> bool:
+        """Start to load batches of this pass, then of those expected after it; return whether this pass has a batch."""
         last = self.started[-1] if self.started else current
         ready = [*current.pending, *(pending for started in self.started for pending in started.pending)]
         while not ready or len(ready) < min(_MAX_AHEAD, _BYTES_AHEAD // ready[-1].image.nbytes):
@@ -251,6 +248,7 @@ class _Stream:
                 self.started.append(last)
             else:
                 break
+        return bool(current.pending)
 
     def _start_batch(self, dataset: FillingDataset, keys: Sequence[Index]) -> _PendingBatch:
         n, shape = len(keys), dataset.input_shape
