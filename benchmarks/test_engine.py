@@ -68,11 +68,11 @@ def test_tables_cost_little_more_than_a_bare_loop(batch_size: int) -> None:
     def table() -> None:
         assert len(nc.predict(model, TASK, data, batch_size=batch_size)) == len(data)
 
-    ours, plain = in_turn(table, bare, rounds=7)
+    ours, plain = in_turn(table, bare, rounds=25)
     print(
         f"\npredict, batches of {batch_size}: {ours:.3f} s, bare loop {plain:.3f} s, ratio {ours / plain:.2f}"
     )
-    assert ours <= 1.5 * plain
+    assert ours <= 1.35 * plain
 
 
 @pytest.mark.parametrize("batch_size", [8, 32, 128])
@@ -102,7 +102,7 @@ def test_an_update_costs_little_more_than_a_bare_loop(batch_size: int) -> None:
             optimizer.step()
             loss.item()
 
-    fast, slow = in_turn(ours, bare, rounds=9)
+    fast, slow = in_turn(ours, bare, rounds=25)
     print(f"\nupdate, batches of {batch_size}: {fast:.3f} s, bare loop {slow:.3f} s, ratio {fast / slow:.2f}")
     assert fast <= 1.25 * slow
 

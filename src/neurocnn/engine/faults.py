@@ -74,11 +74,12 @@ def translate_network_errors(model: nn.Module, batch: Batch) -> Iterator[None]:
         If `torch.compile` cannot compile the network.
     """
     try:
-        with translate_compiler_errors():
-            yield
+        yield
     except NeurocnnError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
+        if _is_compiler_error(error):
+            raise _compiler_error(error) from error
         line = _first_line(error)
         if _is_out_of_memory(error) or _NOT_OF_THE_NETWORK.search(str(error)):
             raise
@@ -91,12 +92,22 @@ def translate_compiler_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        raise TrainingError(
-            f"compile=True: torch.compile failed ({_first_line(error)}); install a C++ compiler such as g++, or use "
-            "compile=False"
-        ) from error
+        if _is_compiler_error(error):
+            raise _compiler_error(error) from error
+        raise
+
+
+def _is_compiler_error(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and type(error).__module__.startswith(
+        ("torch._dynamo", "torch._inductor")
+    )
+
+
+def _compiler_error(error: Exception) -> TrainingError:
+    return TrainingError(
+        f"compile=True: torch.compile failed ({_first_line(error)}); install a C++ compiler such as g++, or use "
+        "compile=False"
+    )
 
 
 def _first_line(error: Exception) -> str:
