@@ -99,6 +99,8 @@ class Architectures:
         self._found: dict[str, list[Architecture]] = {}
         # Traceback of each package that failed to load, by origin.
         self.broken: dict[str, str] = {}
+        # Name, image shape, number of outputs and options of networks whose outputs were checked.
+        self.checked: set[tuple[object, ...]] = set()
         self._add_plugin(f"neurocnn {metadata.version('neurocnn')}", lambda: builtin)
         for origin, load in sorted(_installed_plugins(), key=lambda plugin: plugin[0]):
             self._add_plugin(origin, load)

@@ -185,8 +185,13 @@ class NetworkFiles:
         """Return the saved predictions of the best epochs, by selection and set."""
         if self.folder is None:
             return {}
-        epochs = self.run.best_epochs
-        return {name: read_predictions(self._predictions_path(name), epochs[name]) for name in epochs}
+        found: dict[str, dict[str, pd.DataFrame]] = {}
+        by_epoch: dict[int, dict[str, pd.DataFrame]] = {}
+        for name, epoch in self.run.best_epochs.items():
+            # The files of two selections with the same best epoch are equal.
+            found[name] = by_epoch.get(epoch) or read_predictions(self._predictions_path(name), epoch)
+            by_epoch[epoch] = found[name]
+        return found
 
     def write_best(self, selections: list[str]) -> None:
         """Write (or keep in memory) the current weights as the best weights of these selections."""

@@ -85,8 +85,16 @@ def create_model(
         raise ModelError(
             f"create_model: architecture={architecture!r}; expected a name of list_models(), a builder or a module"
         )
-    _check_outputs(model, shape, n_outputs, title)
+    # The networks of an experiment's parts and splits differ only in their weights, so one of them is checked.
+    same, checked = (architecture, shape, n_outputs, repr(sorted(options.items()))), installed().checked
+    if not isinstance(architecture, str) or same not in checked or _is_lazy(model):
+        _check_outputs(model, shape, n_outputs, title)
+        checked.add(same)
     return model
+
+
+def _is_lazy(model: nn.Module) -> bool:
+    return any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers())))
 
 
 def _build(
@@ -171,7 +179,7 @@ def _check_options(build: Builder, options: Mapping[str, Any], title: str) -> No
 
 def _check_outputs(model: nn.Module, shape: tuple[int, ...], n_outputs: int | None, title: str) -> None:
     try:
-        if any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
+        if _is_lazy(model):
             _initialize(model, shape)
         outputs = dry_run(model, shape)
     except NeurocnnError:
