@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from neurocnn.nn import CNN, PadMaxPool2d, PadMaxPool3d, create_model, sequences
+from neurocnn.nn import CNN, PadMaxPool2d, PadMaxPool3d, create_model, normalized_pooling, sequences
 from neurocnn.nn.normalized_pooling import normalize_and_pool, normalizes_and_pools
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -111,6 +111,33 @@ def test_the_layers_are_applied_where_the_operation_does_not_hold(change: str):
     assert layers.state_dict().keys() == plain.state_dict().keys()
     for one, other in zip(layers.state_dict().values(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 6, 7), (3, 8, 9, 1, 2), (1, 1, 4, 3), (2, 15, 6, 5)])
+@pytest.mark.parametrize(("offset", "scale"), [(0.0, 1.0), (100.0, 0.1), (-3.0, 20.0)])
+@pytest.mark.parametrize("tracked", [False, True])
+def test_statistics_of_channels_last_maps_equal_those_in_float64(shape, offset, scale, tracked, monkeypatch):
+    monkeypatch.setattr(normalized_pooling, "_PIECE", 40)
+    torch.manual_seed(0)
+    kinds = {4: (nn.BatchNorm2d, PadMaxPool2d), 5: (nn.BatchNorm3d, PadMaxPool3d)}[len(shape)]
+    norm = kinds[0](shape[1], momentum=0.3, track_running_stats=tracked)
+    y = (torch.randn(shape) * scale + offset).contiguous(memory_format=LAYOUTS[len(shape)])
+    before = [torch.randn(shape[1]), torch.rand(shape[1])]
+    if tracked:
+        norm.running_mean.copy_(before[0])
+        norm.running_var.copy_(before[1])
+    plain = copy.deepcopy(norm).double()
+    found = normalize_and_pool(norm, nn.ReLU(), kinds[1](2), y)
+    expected = one_by_one(nn.Sequential(plain, nn.ReLU(), kinds[1](2)), y.double())
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=2e-4)
+    if tracked:
+        values = y.double().movedim(1, 0).flatten(1)
+        for name, new, old in zip(
+            ("running_mean", "running_var"), (values.mean(1), values.var(1)), before, strict=True
+        ):
+            torch.testing.assert_close(
+                getattr(norm, name), (0.7 * old + 0.3 * new).float(), rtol=2e-6, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 4])

@@ -24,6 +24,8 @@ from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
 Norm = nn.BatchNorm2d | nn.BatchNorm3d
 Activation = nn.ReLU | nn.LeakyReLU
 Pool = PadMaxPool2d | PadMaxPool3d
+# Numbers in a vector register of the widest processors, and values whose statistics are computed at once.
+_VECTOR, _PIECE = 16, 2**19
 
 
 def is_increasing(layer: nn.Module) -> TypeGuard[Activation]:
@@ -100,7 +102,7 @@ class _NormalizedPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, *settings: Any) -> Tensor:
         running_mean, running_variance, momentum, ctx.eps, ctx.slope = settings
-        mean, variance = torch.batch_norm_update_stats(y, running_mean, running_variance, momentum)
+        mean, variance = _update_statistics(y, running_mean, running_variance, momentum)
         ctx.pads, two = tuple(n % 2 for n in y.shape[2:]), (2,) * (y.dim() - 2)
         maxima, indices = pool_disjoint(y, two, two, ctx.pads)
         ctx.save_for_backward(y, weight, bias, mean, variance, maxima, indices)
@@ -131,6 +133,43 @@ class _NormalizedPool(torch.autograd.Function):
         flatten, axis = flattening(d_y)
         flatten(d_y).scatter_(axis, flatten(indices), flatten(at_maxima))
         return d_y, d_weight, d_bias, *settings
+
+
+def _update_statistics(
+    y: Tensor, running_mean: Tensor | None, running_variance: Tensor | None, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance of each channel, and update the running statistics as batch norm does."""
+    if y.dtype != torch.float32 or y.shape[1] >= _VECTOR or not is_channels_last(y):
+        return torch.batch_norm_update_stats(y, running_mean, running_variance, momentum)
+    mean, variance = _channel_statistics(y)
+    n = y.numel() // y.shape[1]
+    for running, new in ((running_mean, mean), (running_variance, variance * (n / (n - 1)))):
+        if running is not None:
+            running.lerp_(new, momentum)
+    return mean, variance
+
+
+def _channel_statistics(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the (biased) variance of each channel of channels-last maps.
+
+    Torch's kernel takes twice as long if a voxel has fewer channels than a vector register has numbers, and its
+    variance of millions of voxels is wrong by up to 1 %. Here the maps are visited in pieces that fit into the
+    processor's cache. The statistics of the pieces are combined as in Chan, Golub and LeVeque 1979 (Updating formulae
+    and a pairwise algorithm for computing sample variances).
+    """
+    width = y.shape[-1]
+    rows = y.movedim(1, -1).reshape(-1, width * y.shape[1])
+    sizes, means, squares = [], [], []
+    for piece in torch.split(rows, max(1, _PIECE // rows.shape[1])):
+        sizes.append(float(len(piece) * width))
+        means.append(piece.mean(0).view(width, -1).mean(0))
+        deviations = piece - means[-1].repeat(width)
+        squares.append(deviations.square_().sum(0).view(width, -1).sum(0))
+    weights, of_pieces = torch.tensor(sizes, dtype=torch.float64)[:, None], torch.stack(means).double()
+    mean = (weights * of_pieces).sum(0) / weights.sum()
+    between = (weights * (of_pieces - mean).square()).sum(0)
+    variance = (torch.stack(squares).double().sum(0) + between) / weights.sum()
+    return mean.to(y.dtype), variance.to(y.dtype)
 
 
 def _channels(values: Tensor, n_axes: int) -> Tensor:
