@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurocnn.errors import ModelError, NeurocnnError
-from neurocnn.nn import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d
+from neurocnn.nn import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d, functional
 
 POOLS = {2: PadMaxPool2d, 3: PadMaxPool3d}
 UNPOOLS = {2: CropMaxUnpool2d, 3: CropMaxUnpool3d}
@@ -77,6 +77,15 @@ def test_maxima_indices_and_padding_equal_those_of_padding_then_pooling(case):
     assert torch.equal(found[0], out)
     assert torch.equal(found[1], indices)
     assert found[2] == pad
+
+
+@pytest.mark.parametrize("n_voxels", [1, 3, 20, 100])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_maps_pooled_in_pieces_of_any_size_equal_padding_then_pooling(n_voxels, axes, monkeypatch):
+    monkeypatch.setattr(functional, "PIECE", n_voxels)
+    for size in itertools.product((1, 2, 4, 5, 9), repeat=axes):
+        x = values((2, 3, *size), "mixed", sum(size)).float()
+        assert torch.equal(POOLS[axes](2)(x), plain_pool(x, 2, 2)[0])
 
 
 @given(poolings(), st.integers(0, 99))

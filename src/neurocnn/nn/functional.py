@@ -12,6 +12,7 @@ Ties: the padding precedes the voxels of its window. If it equals the maximum, t
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,17 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neurocnn.errors import ModelError
-from neurocnn.nn.allocation import (
-    allocate_like,
-    flattening,
-    is_eager,
-    needs_plain_operations,
-    unflatten,
-)
+from neurocnn.nn.allocation import allocate_like, flattening, is_eager, needs_plain_operations, unflatten
 from neurocnn.nn.kernels import max_pool_pairs_by_kernels, pools_by_kernels
 
-# Number of voxels that are pooled at once, which are 32 MiB of float32.
-PIECE = 2**23
+# Number of voxels that are pooled at once, which are 8 MiB of float32.
+PIECE = 2**21
 _MAX_POOL: dict[int, Callable[..., Any]] = {2: F.max_pool2d, 3: F.max_pool3d}
 Ints = tuple[int, ...]
 Mask = Tensor | None
@@ -202,10 +197,17 @@ def _can_pool_pairs(x: Tensor) -> bool:
 
 def _pool_pairs_in_pieces(x: Tensor) -> Tensor:
     # The intermediate results of a piece fit into the processor's cache, and their memory is reused.
-    maps = x.flatten(0, 1)
-    pieces = torch.split(maps, max(1, PIECE * len(maps) // max(1, x.numel())))
-    pooled = torch.cat([_pool_pairs(piece, 1) for piece in pieces])
-    return pooled.view(*x.shape[:2], *pooled.shape[1:])
+    maps, odd = x.flatten(0, 1), x.shape[2] % 2
+    out = allocate_like(x, [*x.shape[:2], *(-(-n // 2) for n in x.shape[2:])])
+    pooled, plane = out.flatten(0, 1), max(1, math.prod(x.shape[3:]))
+    together, depth = max(1, PIECE // max(1, plane * x.shape[2])), max(1, PIECE // plane // 2) * 2
+    # The first window of an odd axis contains one voxel, so the first piece has one voxel less than the others.
+    starts = [0, *range(depth - odd, x.shape[2], depth)]
+    for piece, result in zip(torch.split(maps, together), torch.split(pooled, together), strict=True):
+        for start, end in pairwise([*starts, x.shape[2]]):
+            part = _pool_pairs(piece[:, start:end], 1)
+            result.narrow(1, (start + odd) // 2, part.shape[1]).copy_(part)
+    return out
 
 
 def _pool_pairs(x: Tensor, axis: int) -> Tensor:
