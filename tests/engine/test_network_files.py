@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import Toys, die, in_child, network, same_weights
 
 from neurocnn.engine import Trainer, classification
@@ -74,12 +75,12 @@ def test_a_label_that_becomes_unknown_later_does_not_lose_finished_epochs(tmp_pa
     assert [state.epoch for state in calls] == [1]
 
 
-def kill_at_write(number, monkeypatch):
-    """Kill this process when the file with this number has been written and is about to be renamed."""
+def kill_at_write(number, monkeypatch, suffix=""):
+    """Kill this process when the file with this number and suffix has been written and is about to be renamed."""
     left, replace_ = [number], os.replace
 
     def deadly(*paths):
-        left[0] -= 1
+        left[0] -= str(paths[1]).endswith(suffix)
         if left[0] == 0:
             die()
         replace_(*paths)
@@ -114,3 +115,44 @@ def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts
     assert hidden() == sorted(foreign)
     tables = [pd.read_csv(path, sep="\t") for path in tmp_path.rglob("training.tsv")]
     assert [table.epoch.tolist() for table in tables] == [[0, 1]] * len(parts)
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize("parts", [(0,), (0, 4)])
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_the_row_of_a_last_epoch_is_written_after_a_kill_between_state_and_table(
+    parts, earlier, tmp_path, monkeypatch
+):
+    def fit(epochs):
+        models = {part: network() for part in parts}
+        trainer = Trainer(**{**SETTINGS, "epochs": epochs})
+        trainer.fit(models if len(parts) > 1 else models[0], TASK, Toys(8, parts), folder=tmp_path)
+
+    if earlier:
+        fit(earlier)
+    with monkeypatch.context() as patch:
+        # A resumed run first writes the tables of the epochs before.
+        kill_at_write(1 + len(parts) * bool(earlier), patch, "training.tsv")
+        assert in_child(lambda: fit(earlier + 1)) == signal.SIGKILL
+    fit(earlier + 1)
+    tables = [pd.read_csv(path, sep="\t") for path in tmp_path.rglob("training.tsv")]
+    assert [table.epoch.tolist() for table in tables] == [[*range(earlier + 1)]] * len(parts)
+    logs = [EventAccumulator(str(folder)).Reload() for folder in tmp_path.rglob("tensorboard_logs/**/train")]
+    assert [len(log.Scalars("loss")) for log in logs] == [earlier + 1] * len(parts)
+
+
+@pytest.mark.cpu
+def test_a_callback_finds_its_row_in_the_table_of_networks_that_resume_from_different_epochs(tmp_path):
+    def fit(parts, epochs, callbacks=()):
+        models = {part: network() for part in parts}
+        trainer = Trainer(**{**SETTINGS, "epochs": epochs})
+        trainer.fit(models, TASK, Toys(8, (0, 4)), folder=tmp_path, callbacks=callbacks)
+
+    def compare(state):
+        table = pd.read_csv(tmp_path / "models" / f"cnn-{state.part_id}" / "training.tsv", sep="\t")
+        seen.append(len(table) == len(state.history))
+
+    seen = []
+    fit((0,), 1)
+    fit((0, 4), 2, [compare])
+    assert seen == [True] * 3

@@ -140,6 +140,17 @@ def test_statistics_of_channels_last_maps_equal_those_in_float64(shape, offset, 
             )
 
 
+def test_statistics_with_infinite_values_and_another_default_device_are_those_of_the_norm():
+    y = torch.randn(2, 3, 5, 6).contiguous(memory_format=torch.channels_last)
+    y[0, 1, 2, 2] = float("inf")
+    norm, plain = (nn.BatchNorm2d(3, momentum=0.6) for _ in range(2))
+    with torch.device("meta"):
+        normalize_and_pool(norm, nn.ReLU(), PadMaxPool2d(2), y)
+    plain(y)
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+    torch.testing.assert_close(norm.running_var, plain.running_var, equal_nan=True)
+
+
 @pytest.mark.parametrize("n_features", [1, 2, 4])
 def test_a_norm_for_another_number_of_channels_is_refused_and_writes_nothing(n_features: int):
     norm = nn.BatchNorm2d(n_features)

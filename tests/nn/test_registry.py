@@ -1,13 +1,17 @@
 """create_model returns a checked network from a name, a builder or a module."""
 
+import dataclasses
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
 from neurocnn.errors import ModelError, NeurocnnError
-from neurocnn.nn import CNN_Transformer, create_model, describe, list_models, transfer_weights
+from neurocnn.nn import CNN_Transformer, create_model, describe, list_models, registry, transfer_weights
+from neurocnn.nn.dry_run import dry_run
 
 
 def small(input_shape, n_outputs, *, width=4):
@@ -27,6 +31,42 @@ def test_every_name_is_listed_with_package_and_version():
 def test_a_builder_is_accepted_instead_of_a_name():
     assert create_model(small, (3, 9, 9), n_outputs=4, width=2)(torch.zeros(1, 3, 9, 9)).shape == (1, 4)
     assert create_model(lambda shape, n: small(shape, n), (3, 9, 9)) is not None
+
+
+def test_builders_need_no_hash_and_their_networks_are_not_kept():
+    @dataclasses.dataclass
+    class Builder:
+        width: int
+
+        def __call__(self, input_shape, n_outputs):
+            return small(input_shape, n_outputs)
+
+    class Option:
+        def __repr__(self):
+            raise ValueError("no repr")
+
+    def with_option(input_shape, n_outputs, *, option):
+        return small(input_shape, n_outputs)
+
+    assert create_model(Builder(3), (3, 9, 9)) is not None
+    assert create_model(with_option, (3, 9, 9), option=Option()) is not None
+    module = small((3,), 2)
+    create_model(module, (3, 9, 9))
+    reference = weakref.ref(module)
+    del module
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_name_is_checked_once_for_each_shape_number_of_outputs_and_option(monkeypatch):
+    checked = []
+    monkeypatch.setattr(registry, "dry_run", lambda *args: checked.append(args[1]) or dry_run(*args))
+    for _ in range(2):
+        for shape in ((1, 17, 18, 19), (2, 17, 18, 19)):
+            create_model("Conv3_FC1", shape, n_outputs=5)
+            create_model("Conv3_FC1", shape, n_outputs=6)
+            create_model("Conv3_FC1", shape, n_outputs=6, dropout=0.125)
+    assert len(checked) == 6
 
 
 def test_a_module_is_copied():

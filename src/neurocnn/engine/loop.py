@@ -189,7 +189,7 @@ class Loop:
                 self.files[run.part].discard_checkpoint()
             raise
         self.clock.lap("evaluating")
-        if not self.has_saved and (self.callbacks or not ended):
+        if (self.callbacks or not ended) and not all(self.files[run.part].has_saved for run in runs):
             # The first state precedes the first row of the table and the first callback. It is not written earlier, so
             # that training that fails before its first score can be restarted with other settings. Without callbacks,
             # the state that ends the epoch suffices.
@@ -230,7 +230,7 @@ class Loop:
             )
         for own in files.values():
             own.open()
-        self.saved, self.has_saved = time.monotonic(), False
+        self.saved = time.monotonic()
         return files
 
     def save(self) -> None:
@@ -243,7 +243,7 @@ class Loop:
                 run.broadcast_buffers()
                 self.files[run.part].write_state([states[k] for states in ranks])
             self.clock.lap("writing")
-        self.saved, self.has_saved = time.monotonic(), True
+        self.saved = time.monotonic()
 
     def save_if_due(self) -> None:
         """Write states if `checkpoint_seconds` have passed or a rank has received a signal. Exit after a signal."""

@@ -45,7 +45,9 @@ class NetworkFiles:
         self.folder, self.run, self.settings = folder, run, dict(settings)
         self.writes = writes and folder is not None
         self.events: Events | None = None
-        self._has_saved, self._n_written = False, 0
+        #: Whether this process has written a state.
+        self.has_saved = False
+        self._n_written = 0
         if folder is None:
             return
         network = Path() if run.part is None else Path(f"cnn-{run.part}")
@@ -121,7 +123,8 @@ class NetworkFiles:
         remove_leftovers(self._lock, self.table, *bests, *kept, *self.states.paths)
         self._repair_best_models()
         run = self.run
-        if not run.is_finished():
+        # A process may have died after the last state, before its row was written.
+        if not run.is_finished() or _n_rows(self.table) < len(run.history):
             self.events = Events(self.logs, scored_sets(run.trainer), run.history, run.started)
             self._n_written = len(run.history)
             if run.history:
@@ -146,24 +149,25 @@ class NetworkFiles:
                 )
 
     def write_evaluation(self) -> None:
-        """Write the history to the table, and its new rows to the logs; before the first state, write nothing.
+        """Write new rows of the history to the logs and to the table; before the first state, write nothing.
 
-        Training cannot resume from a table without a state, so `write_state` writes the rows that precede it.
+        Training cannot resume from a table without a state, so `write_state` writes the rows that precede it. The table
+        is written last: if it is complete, the logs are.
         """
         new = self.run.history[self._n_written :]
-        if self.events is None or not self._has_saved or not new:
+        if self.events is None or not self.has_saved or not new:
             return
-        write_history(self.run.history, self.table)
         for row in new:
             self.events.add(row)
+        write_history(self.run.history, self.table)
         self._n_written = len(self.run.history)
 
     def write_state(self, randoms: list[dict[str, Any]]) -> None:
         """Write the training state. `randoms` are the random states of all ranks."""
         if self.writes:
             self.states.write(self.run.state(randoms) | {"settings": self.settings})
-            self._has_saved = True
-            self.write_evaluation()
+        self.has_saved = True
+        self.write_evaluation()
 
     def discard_checkpoint(self) -> None:
         """Delete the training state if the network has no history yet, so that a new run may use other settings."""
@@ -229,3 +233,8 @@ class NetworkFiles:
         """Close the logs."""
         if self.events is not None:
             self.events.close()
+
+
+def _n_rows(table: Path) -> int:
+    """Return the number of rows of a table, or -1 if it does not exist."""
+    return table.read_bytes().count(b"\n") - 1 if table.is_file() else -1

@@ -145,7 +145,7 @@ def _update_statistics(
     n = y.numel() // y.shape[1]
     for running, new in ((running_mean, mean), (running_variance, variance * (n / (n - 1)))):
         if running is not None:
-            running.lerp_(new, momentum)
+            running.mul_(1 - momentum).add_(new, alpha=momentum)
     return mean, variance
 
 
@@ -165,7 +165,7 @@ def _channel_statistics(y: Tensor) -> tuple[Tensor, Tensor]:
         means.append(piece.mean(0).view(width, -1).mean(0))
         deviations = piece - means[-1].repeat(width)
         squares.append(deviations.square_().sum(0).view(width, -1).sum(0))
-    weights, of_pieces = torch.tensor(sizes, dtype=torch.float64)[:, None], torch.stack(means).double()
+    weights, of_pieces = means[0].new_tensor(sizes, dtype=torch.float64)[:, None], torch.stack(means).double()
     mean = (weights * of_pieces).sum(0) / weights.sum()
     between = (weights * (of_pieces - mean).square()).sum(0)
     variance = (torch.stack(squares).double().sum(0) + between) / weights.sum()

@@ -85,9 +85,12 @@ def create_model(
         raise ModelError(
             f"create_model: architecture={architecture!r}; expected a name of list_models(), a builder or a module"
         )
+    if not isinstance(architecture, str):
+        _check_outputs(model, shape, n_outputs, title)
+        return model
     # The networks of an experiment's parts and splits differ only in their weights, so one of them is checked.
     same, checked = (architecture, shape, n_outputs, repr(sorted(options.items()))), installed().checked
-    if not isinstance(architecture, str) or same not in checked or _is_lazy(model):
+    if same not in checked or _is_lazy(model):
         _check_outputs(model, shape, n_outputs, title)
         checked.add(same)
     return model

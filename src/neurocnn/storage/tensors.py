@@ -38,7 +38,7 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
             torch.save(plain(content), file)
         except RuntimeError as error:
             # After a failed write, torch raises an error of its own whose context is the reason.
-            if isinstance(error.__context__, OSError):
+            if error.__context__ is not None and "unexpected pos" in str(error):
                 raise error.__context__ from None
             raise
         file.seek(0)
