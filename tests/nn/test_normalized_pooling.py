@@ -275,7 +275,9 @@ def test_nested_sequences_and_repeated_layers_are_computed_together(monkeypatch:
     calls = []
     monkeypatch.setattr(sequences, "SMALLEST_MAP", 0)
     monkeypatch.setattr(
-        sequences, "normalize_and_pool", lambda *args: calls.append(1) or normalize_and_pool(*args)
+        sequences,
+        "normalize_and_pool",
+        lambda *args, **options: calls.append(1) or normalize_and_pool(*args, **options),
     )
     torch.manual_seed(0)
     block = nn.Sequential(
@@ -290,3 +292,44 @@ def test_nested_sequences_and_repeated_layers_are_computed_together(monkeypatch:
     assert fused.convolutions[0][1][0].num_batches_tracked == 2
     for one, other in zip(fused.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("retain", [False, True])
+def test_the_map_is_overwritten_by_its_gradient_only_if_nothing_else_needs_it(layout, overwrite, retain):
+    torch.manual_seed(0)
+    layers = layers_of(3, 0.1)
+    x = torch.randn(2, 3, 5, 7, 6, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(one_by_one(copy.deepcopy(layers), x).pow(2).sum(), x)[0]
+
+    y = x.contiguous(memory_format=LAYOUTS[5]) if layout == "channels last" else x * 1
+    before, passed = y.detach().clone(), []
+    y.register_hook(lambda gradient: passed.append(gradient.data_ptr()))
+    loss = normalize_and_pool(*layers, y, overwrite=overwrite).pow(2).sum()
+    for _ in range(2 if retain else 1):
+        found = torch.autograd.grad(loss, x, retain_graph=retain)[0]
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+    overwritten = overwrite and not retain
+    assert torch.equal(y, before) == (not overwritten)
+    assert {pointer == y.data_ptr() for pointer in passed} == {overwritten}
+
+
+def test_only_outputs_of_convolutions_are_overwritten(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sequences, "SMALLEST_MAP", 0)
+    block = [nn.BatchNorm2d(2), nn.ReLU(), PadMaxPool2d(2)]
+    model = CNN(nn.Sequential(*block, nn.Conv2d(2, 2, 3), nn.Dropout(0.5), *block), nn.Flatten())
+    image = torch.randn(4, 2, 12, 12, requires_grad=True)
+    before = image.detach().clone()
+    asked = []
+    monkeypatch.setattr(
+        sequences,
+        "normalize_and_pool",
+        lambda *args, overwrite: asked.append(overwrite) or normalize_and_pool(*args, overwrite=overwrite),
+    )
+    model(image).sum().backward()
+    assert asked == [False, False]
+    assert torch.equal(image, before)
+    CNN(nn.Sequential(nn.Conv2d(2, 2, 3), *block), nn.Flatten())(image)
+    assert asked[2:] == [True]

@@ -8,7 +8,8 @@ the gradient of batch norm (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.0
     γ / √(σ² + ε) · (g - Σg / N - y' · Σ(g·y') / N),
 
 where g is zero except at the maxima, which makes it a linear function of y with other values at the maxima. Instead of
-three feature maps and their gradients, only y and the positions of the maxima are stored.
+three feature maps and their gradients, only y is stored, and the positions of the maxima if y is contiguous. If nothing
+else needs y, its gradient is written into its memory.
 """
 
 from typing import Any, TypeGuard, get_args
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocnn.nn.allocation import allocate_like, flattening, is_channels_last, is_eager
+from neurocnn.nn.allocation import allocate_like, flattening, is_channels_last, is_eager, unflatten
 from neurocnn.nn.functional import clamp_padded, pad_max_pool, pool_disjoint
 from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
 
@@ -48,7 +49,9 @@ def normalizes_and_pools(layers: tuple[nn.Module, ...]) -> TypeGuard[tuple[Norm,
     return plain and tracked and halving and not (pool.return_indices or pool.return_pad)
 
 
-def normalize_and_pool(norm: Norm, activation: Activation, pool: Pool, y: Tensor) -> Tensor:
+def normalize_and_pool(
+    norm: Norm, activation: Activation, pool: Pool, y: Tensor, overwrite: bool = False
+) -> Tensor:
     """Return ``pool(activation(norm(y)))`` for layers for which `normalizes_and_pools` is True.
 
     Parameters
@@ -57,6 +60,8 @@ def normalize_and_pool(norm: Norm, activation: Activation, pool: Pool, y: Tensor
         Layers. The running statistics of `norm` are updated.
     y
         Feature maps (B, C, …).
+    overwrite
+        Whether the backward pass may replace the values of `y` by their gradient, because nothing else needs them.
 
     Notes
     -----
@@ -79,7 +84,9 @@ def normalize_and_pool(norm: Norm, activation: Activation, pool: Pool, y: Tensor
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
     slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
-    out = _NormalizedPool.apply(y, norm.weight, norm.bias, *running, norm.momentum or 0.0, norm.eps, slope)
+    out = _NormalizedPool.apply(
+        y, norm.weight, norm.bias, *running, norm.momentum or 0.0, norm.eps, slope, overwrite
+    )
     return out
 
 
@@ -101,26 +108,31 @@ class _NormalizedPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, *settings: Any) -> Tensor:
-        running_mean, running_variance, momentum, ctx.eps, ctx.slope = settings
+        running_mean, running_variance, momentum, ctx.eps, ctx.slope, ctx.overwrite = settings
         mean, variance = _update_statistics(y, running_mean, running_variance, momentum)
-        ctx.pads, two = tuple(n % 2 for n in y.shape[2:]), (2,) * (y.dim() - 2)
-        maxima, indices = pool_disjoint(y, two, two, ctx.pads)
-        ctx.save_for_backward(y, weight, bias, mean, variance, maxima, indices)
-        out = F.leaky_relu_(_normalize(maxima, mean, variance, ctx.eps, weight, bias), ctx.slope)
-        clamp_padded(out, ctx.pads)
+        out, indices = _pool(y)
+        # Channels-last maps are pooled again in the backward pass, as fast as their maxima are read at saved positions.
+        ctx.save_for_backward(y, weight, bias, mean, variance, None if is_channels_last(y) else indices)
+        F.leaky_relu_(_normalize(out, mean, variance, ctx.eps, weight, bias, out), ctx.slope)
+        clamp_padded(out, _pads(y))
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        y, weight, bias, mean, variance, maxima, indices = ctx.saved_tensors
-        settings = (None,) * 5
+        y, weight, bias, mean, variance, indices = ctx.saved_tensors
+        settings = (None,) * 6
         if torch.is_grad_enabled() or not is_eager(gradients[0]):
             return *_differentiable_gradients((y, weight, bias), gradients[0], ctx), *settings
-        normalized = _normalize(maxima, mean, variance, ctx.eps)
-        outputs = _normalize(maxima, mean, variance, ctx.eps, weight, bias)
-        gradient = _through_activation(gradients[0], outputs > 0, ctx)
+        flatten, axis = flattening(y)
+        if indices is None:
+            maxima, indices = _pool(y)
+        else:
+            maxima = unflatten(flatten(y).gather(axis, flatten(indices)), axis, indices.shape[2:])
+        positive = _normalize(maxima, mean, variance, ctx.eps, weight, bias) > 0
+        gradient = _through_activation(gradients[0], positive, ctx.slope, _pads(y))
         axes = [0, *range(2, y.dim())]
-        d_bias, d_weight = gradient.sum(axes), (gradient * normalized).sum(axes)
+        d_bias = gradient.sum(axes)
+        d_weight = _normalize(maxima, mean, variance, ctx.eps).mul_(gradient).sum(axes)
         if not ctx.needs_input_grad[0]:
             return None, d_weight, d_bias, *settings
         # The gradient of y is factor · y + shift, and scale · gradient is added at the maxima.
@@ -128,11 +140,25 @@ class _NormalizedPool(torch.autograd.Function):
         scale = weight * inverse
         factor = -scale * inverse * d_weight / n
         shift = -scale * d_bias / n - factor * mean
-        d_y = _per_channel(y, factor, shift)
-        at_maxima = _per_channel(maxima, factor, shift) + gradient * _channels(scale, y.dim())
-        flatten, axis = flattening(d_y)
+        at_maxima = _per_channel(maxima, factor, shift).add_(gradient.mul_(_channels(scale, y.dim())))
+        d_y = _per_channel(y, factor, shift, y if ctx.overwrite and not _keeps_graph() else None)
         flatten(d_y).scatter_(axis, flatten(indices), flatten(at_maxima))
         return d_y, d_weight, d_bias, *settings
+
+
+def _pads(y: Tensor) -> tuple[int, ...]:
+    return tuple(n % 2 for n in y.shape[2:])
+
+
+def _pool(y: Tensor) -> tuple[Tensor, Tensor]:
+    two = (2,) * (y.dim() - 2)
+    return pool_disjoint(y, two, two, _pads(y))
+
+
+def _keeps_graph() -> bool:
+    """Return whether the current backward pass may be repeated (``retain_graph=True``), or torch does not tell."""
+    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return bool(keeps())
 
 
 def _update_statistics(
@@ -183,14 +209,15 @@ def _normalize(
     eps: float,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     scale = torch.rsqrt(variance + eps) * (1 if weight is None else weight)
-    return _per_channel(x, scale, (0 if bias is None else bias) - mean * scale)
+    return _per_channel(x, scale, (0 if bias is None else bias) - mean * scale, out)
 
 
-def _per_channel(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+def _per_channel(x: Tensor, factor: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
     """Return factor · x + shift with one factor and one shift per channel, in the memory format of `x`."""
-    out = allocate_like(x, x.shape)
+    out = allocate_like(x, x.shape) if out is None else out
     if not is_channels_last(x):
         return torch.addcmul(_channels(shift, x.dim()), x, _channels(factor, x.dim()), out=out)
     # A row of voxels with all channels is longer than the channels of a voxel, which suits vector instructions.
@@ -200,10 +227,10 @@ def _per_channel(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
     return out
 
 
-def _through_activation(gradient: Tensor, positive: Tensor, ctx: Any) -> Tensor:
+def _through_activation(gradient: Tensor, positive: Tensor, slope: float, pads: tuple[int, ...]) -> Tensor:
     """Return the gradient before the activation. Where the padding is larger than the maximum, it is zero."""
-    gradient = torch.where(positive, gradient, gradient * ctx.slope)
-    for axis, pad in enumerate(ctx.pads, 2):
+    gradient = torch.where(positive, gradient, gradient * slope)
+    for axis, pad in enumerate(pads, 2):
         if pad:
             gradient.narrow(axis, 0, 1).masked_fill_(~positive.narrow(axis, 0, 1), 0)
     return gradient
@@ -211,7 +238,7 @@ def _through_activation(gradient: Tensor, positive: Tensor, ctx: Any) -> Tensor:
 
 def _differentiable_gradients(inputs: tuple[Tensor, ...], gradient: Tensor, ctx: Any) -> list[Tensor | None]:
     """Return the gradients of the three inputs by torch's operations, for second derivatives and batched gradients."""
-    again, two = torch.is_grad_enabled(), (2,) * len(ctx.pads)
+    again, two = torch.is_grad_enabled(), (2,) * (gradient.dim() - 2)
     with torch.enable_grad():
         # Views, because the input may itself depend on the same weights.
         y, weight, bias = views = [each.view_as(each) for each in inputs]

@@ -85,14 +85,17 @@ def apply_fused(sequence: nn.Module, x: Tensor) -> Tensor:
     On a GPU convolutions are computed by kernels; on a CPU, batch norm, activation and pooling are one operation.
     """
     layers = [layer for _, layer in iterate_layers(sequence)]
+    convolved = False
     while layers:
         block = tuple(layers[:3])
         if x.numel() >= SMALLEST_MAP and normalizes_and_pools(block):
-            x = normalize_and_pool(*block, x)
+            # Without hooks, nothing but this operation has the output of a convolution, which torch does not keep.
+            x, convolved = normalize_and_pool(*block, x, overwrite=convolved), False
             del layers[:3]
         else:
             layer = layers.pop(0)
             x = convolve(layer, x, layer.weight, layer.bias) if convolves_by_kernels(layer, x) else layer(x)
+            convolved = type(layer) in CONVOLUTIONS
     return x
 
 
