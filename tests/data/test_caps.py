@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +12,7 @@ import pytest
 import torch
 from small_caps import AFFINE, T1, rows, small_caps, voxels_of, write_nifti, write_t1
 
-from neurocnn.data import Caps, CapsDataset, Patch
+from neurocnn.data import Caps, CapsDataset, MinMax, Patch
 from neurocnn.data import nifti as nifti_module
 from neurocnn.errors import ImageError, NeurocnnError, NotFoundError, SettingError, TableError
 from neurocnn.storage import write_table
@@ -232,19 +233,60 @@ def test_the_cache_does_not_exceed_its_size(tmp_path: Path, opened: list[Path]):
     caps = Caps(small_caps(tmp_path, 4), cache_bytes=2 * n_bytes + 1)
     for i in (0, 1, 0, 1, 2, 1, 2, 0):
         caps.read(f"sub-{i:02}", "ses-M00")
-        assert caps.images._decoded.n_held_bytes <= caps.cache_bytes
+        assert caps.images._cache.n_held_bytes <= caps.cache_bytes
     assert len(opened) == 4  # images 0, 1 and 2, which evicts image 0, and image 0 again
     none = Caps(tmp_path, cache_bytes=0)
     assert torch.equal(none.read("sub-00", "ses-M00"), caps.read("sub-00", "ses-M00"))
-    assert len(none.images._decoded) == 0
+    assert len(none.images._cache) == 0
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 3 * 4 * 6 * 8 * 7, 2**30])
+def test_prepared_images_that_stay_in_memory_do_not_exceed_the_cache(
+    tmp_path: Path, caplog, cache_bytes: int
+):
+    n = 12
+    root = small_caps(tmp_path, n)
+    Caps(root).prepare()
+    expected = [Caps(root).read(f"sub-{i:02}", "ses-M00") for i in range(n)]
+    caps = Caps(root, cache_bytes=cache_bytes)
+    dataset = CapsDataset(caps, rows(n), Patch(3, 2))
+    n_parts = len(dataset) // n
+    with caplog.at_level(logging.INFO, logger="neurocnn"):
+        for _ in range(2):
+            for i in torch.randperm(len(dataset)).tolist():
+                image = expected[i // n_parts]
+                part = Patch(3, 2).extract(image, i % n_parts)
+                torch.testing.assert_close(dataset[i]["image"], MinMax()(part), rtol=0, atol=1e-6)
+    n_kept = {0: 0, 2**30: n}.get(cache_bytes, 3)
+    assert caps.images._cache.n_held_bytes == n_kept * 4 * 6 * 8 * 7
+    assert [record.getMessage() for record in caplog.records] == [
+        f"cache_bytes={cache_bytes} is full after 3 images; the other prepared images are mapped again when they are "
+        "needed; increase cache_bytes if there is enough memory"
+    ] * (n_kept == 3)
+    if sys.platform == "linux":
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        n_mapped = sum(path.startswith(str(tmp_path)) for path in mapped)
+        assert n_mapped == min(n, n_kept + 4), "four more than those in the cache, which were read last"
+
+
+def test_a_prepared_image_that_changed_is_read_again_if_it_is_not_in_the_cache(tmp_path: Path):
+    root = small_caps(tmp_path, 6)
+    Caps(root).prepare()
+    caps = Caps(root, cache_bytes=0)
+    for i in range(6):
+        caps.read(f"sub-{i:02}", "ses-M00")
+    changed = voxels_of(7)
+    write_t1(root, "sub-00", changed)
+    Caps(root).prepare()
+    assert torch.equal(caps.read("sub-00", "ses-M00")[0], torch.from_numpy(changed))
 
 
 def test_a_copy_in_another_process_starts_with_empty_caches(tmp_path: Path):
     caps = Caps(small_caps(tmp_path))
     caps.read("sub-00", "ses-M00")
     copy = pickle.loads(pickle.dumps(caps))
-    assert len(caps.images._decoded) == 1
-    assert len(copy.images._decoded) == 0
+    assert len(caps.images._cache) == 1
+    assert len(copy.images._cache) == 0
     assert torch.equal(copy.read("sub-00", "ses-M00"), caps.read("sub-00", "ses-M00"))
     # The copy contains the grid of the first image, so that it also refuses images with another grid.
     write_t1(tmp_path, "sub-01", voxels_of(1, (5, 8, 7)))

@@ -275,7 +275,7 @@ class HeldBytes(CapsDataset):
 
     def __getitem__(self, index):
         super().__getitem__(index)
-        return self.caps.images._decoded.n_held_bytes
+        return self.caps.images._cache.n_held_bytes
 
 
 def test_workers_divide_the_memory_of_the_cache(tmp_path: Path):

@@ -8,7 +8,10 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from neurocnn.data.sources import Source
+from neurocnn.errors.logger import LOGGER
 
+# Linux limits the memory maps of a process to 65,530 by default.
+_MOST_IMAGES, _MOST_RECENT = 30_000, 4
 _N_LOCKS = 64
 _locks: list[threading.RLock] = []
 
@@ -29,51 +32,72 @@ def lock_of(source: Source) -> threading.RLock:
 
 
 class Cache:
-    """Cache of the most recently used images.
+    """Cache of images, decoded or mapped into memory, limited in bytes.
+
+    If a decoded image is added, the least recently used images are evicted. A mapped image evicts no other one, because
+    mapping it again takes less time than decoding, and a pass in random order would need the evicted one as soon. If
+    there is no room for it, it is kept while it is one of the few most recently mapped ones, so that the parts of an
+    image can be read one after the other.
 
     Parameters
     ----------
     n_bytes
         Largest total size, shared equally among the workers of a data loader.
-    n_images
-        Largest number of images.
     """
 
-    def __init__(self, n_bytes: int, n_images: int) -> None:
+    def __init__(self, n_bytes: int) -> None:
         self.n_bytes = n_bytes
-        self.n_images = n_images
         self.n_held_bytes = 0
         self._images: OrderedDict[Source, Tensor] = OrderedDict()
+        self._recent: OrderedDict[Source, Tensor] = OrderedDict()
+        self._was_full = False
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of images, without those that are kept because they are recent."""
         return len(self._images)
 
     def get(self, source: Source) -> Tensor | None:
         """Return an image, or None if missing. The image becomes the most recently used one."""
         with _locks[-1]:
-            image = self._images.get(source)
-            if image is not None:
-                self._images.move_to_end(source)
-            return image
+            for images in (self._images, self._recent):
+                if (image := images.get(source)) is not None:
+                    images.move_to_end(source)
+                    return image
+            return None
 
     def has_room(self, image: Tensor) -> bool:
         """Return whether an image can be added without evicting others."""
-        return self.n_held_bytes + image.nbytes <= self._limit() and len(self._images) < self.n_images
+        return self.n_held_bytes + image.nbytes <= self._limit() and len(self._images) < _MOST_IMAGES
 
     def _limit(self) -> int:
         info = get_worker_info()
         return self.n_bytes // (info.num_workers if info is not None else 1)
 
-    def put(self, source: Source, image: Tensor) -> None:
-        """Add an image and evict the least recently used ones."""
+    def put(self, source: Source, image: Tensor, *, mapped: bool = False) -> None:
+        """Add an image, which is decoded or mapped into memory."""
         limit = self._limit()
         with _locks[-1]:
             if source in self._images:
                 self.n_held_bytes -= self._images.pop(source).nbytes
+            if mapped and not self.has_room(image):
+                self._put_recent(source, image)
+                return
             # An image larger than the cache is not added, because it would evict all others.
             if image.nbytes <= limit:
                 self._images[source] = image
                 self.n_held_bytes += image.nbytes
-            while self.n_held_bytes > limit or len(self._images) > self.n_images:
+            while self.n_held_bytes > limit or len(self._images) > _MOST_IMAGES:
                 self.n_held_bytes -= self._images.popitem(last=False)[1].nbytes
+
+    def _put_recent(self, source: Source, image: Tensor) -> None:
+        self._recent[source] = image
+        if len(self._recent) > _MOST_RECENT:
+            self._recent.popitem(last=False)
+        if self._images and not self._was_full:
+            self._was_full = True
+            LOGGER.info(
+                "cache_bytes=%d is full after %d images; the other prepared images are mapped again when they are needed; "
+                "increase cache_bytes if there is enough memory",
+                self.n_bytes,
+                len(self._images),
+            )

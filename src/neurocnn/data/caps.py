@@ -32,7 +32,7 @@ class Caps(ImageSet):
     nan_voxels
         Treatment of NaN and infinite voxels: ``"error"``, or ``"zero"`` with a warning.
     cache_bytes
-        Size of the cache of images decoded from NIfTI, in bytes.
+        Memory for images that are decoded from NIfTI or, if they are prepared, mapped into memory, in bytes.
 
     Raises
     ------

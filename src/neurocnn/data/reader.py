@@ -1,8 +1,8 @@
 """Reader of images, which decodes and checks each image once, and keeps it in a cache.
 
-Prepared tensors are mapped into memory; decoded or reoriented images are kept in a cache of limited size. Returned
-images are shared and must not be written to. If several threads read an image, one thread opens and checks it. A copy
-of the reader in another process (a worker of a data loader) starts with empty caches.
+Prepared tensors are mapped into memory, other images are decoded; a cache of limited size keeps both. Returned images
+are shared and must not be written to. If several threads read an image, one thread opens and checks it. A copy of the
+reader in another process (a worker of a data loader) starts with empty caches.
 """
 
 import math
@@ -27,9 +27,6 @@ from neurocnn.errors import ImageError, NeurocnnError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.storage.files import storage_errors
 
-# Linux limits the memory maps of a process to 65,530 by default.
-_MAPPED_FILES = 30_000
-
 
 class ImageReader:
     """Reader of images, which compares each image with the first image of its cohort.
@@ -41,7 +38,7 @@ class ImageReader:
     nan_voxels
         Treatment of NaN and infinite voxels: ``"error"`` or ``"zero"``.
     cache_bytes
-        Memory for decoded images, shared equally among the workers of a data loader.
+        Memory for decoded and mapped images, shared equally among the workers of a data loader.
     """
 
     def __init__(self, orientation: str | None, nan_voxels: str, cache_bytes: int) -> None:
@@ -56,8 +53,7 @@ class ImageReader:
 
     def clear(self) -> None:
         """Clear all caches, and increase `generation`, so that other objects discard values of the old files."""
-        self._decoded = Cache(self.cache_bytes, n_images=_MAPPED_FILES)
-        self._mapped = Cache(2**62, n_images=_MAPPED_FILES)
+        self._cache = Cache(self.cache_bytes)
         self._grids: dict[Source, Grid] = {}
         self._usable: dict[Path, tuple[tuple[int, ...], bool]] = {}
         self._reported: set[Source] = set()
@@ -168,10 +164,10 @@ class ImageReader:
             if voxels is mapped or self.nan_voxels == "error":
                 self._bounds[source] = bounds
         image = grid.reorient(voxels)
-        if image is mapped and image.stride(-1) != 1 and self._decoded.has_room(image):
+        if image is mapped and image.stride(-1) != 1 and self._cache.has_room(image):
             # A tensor of another program, whose first axis is contiguous, is read several times faster from this copy.
             image = copy_voxels(image)
-        (self._mapped if image is mapped else self._decoded).put(source, image)
+        self._cache.put(source, image, mapped=image is mapped)
         return image
 
     def bounds(self, source: Source) -> tuple[float, float] | None:
@@ -179,9 +175,8 @@ class ImageReader:
         return self._bounds.get(source)
 
     def cached(self, source: Source) -> Tensor | None:
-        """Return the image if it is mapped or in the cache, else None."""
-        image = self._mapped.get(source)
-        return image if image is not None else self._decoded.get(source)
+        """Return the image if it is in the cache, else None."""
+        return self._cache.get(source)
 
     def prepared_tensor(self, source: Source) -> Tensor | None:
         """Return the complete image's memory-mapped tensor, with the axes as in the file; None if it cannot be used.
