@@ -96,8 +96,8 @@ class Cache:
         if self._images and not self._was_full:
             self._was_full = True
             LOGGER.info(
-                "cache_bytes=%d is full after %d images; the other prepared images are mapped again when they are needed; "
-                "increase cache_bytes if there is enough memory",
+                "cache_bytes=%d is full after %d images; the other prepared images are mapped again when they are "
+                "needed; increase cache_bytes if there is enough memory",
                 self.n_bytes,
                 len(self._images),
             )
