@@ -1,5 +1,6 @@
 """Batch norm, activation and pooling as one operation give the values and gradients of the three layers."""
 
+import contextlib
 import copy
 
 import pytest
@@ -294,6 +295,11 @@ def test_nested_sequences_and_repeated_layers_are_computed_together(monkeypatch:
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
+def assert_without_graph(gradient: Tensor) -> None:
+    assert not gradient.requires_grad
+    assert gradient.grad_fn is None
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("retain", [False, True])
@@ -305,7 +311,7 @@ def test_the_map_is_overwritten_by_its_gradient_only_if_nothing_else_needs_it(la
 
     y = x.contiguous(memory_format=LAYOUTS[5]) if layout == "channels last" else x * 1
     before, passed = y.detach().clone(), []
-    y.register_hook(lambda gradient: passed.append(gradient.data_ptr()))
+    y.register_hook(lambda gradient: passed.append(gradient.data_ptr()) or assert_without_graph(gradient))
     loss = normalize_and_pool(*layers, y, overwrite=overwrite).pow(2).sum()
     for _ in range(2 if retain else 1):
         found = torch.autograd.grad(loss, x, retain_graph=retain)[0]
@@ -333,3 +339,48 @@ def test_only_outputs_of_convolutions_are_overwritten(monkeypatch: pytest.Monkey
     assert torch.equal(image, before)
     CNN(nn.Sequential(nn.Conv2d(2, 2, 3), *block), nn.Flatten())(image)
     assert asked[2:] == [True]
+
+
+@pytest.mark.parametrize(
+    "observer", ["saved tensors", "functions", "operations", "replaced method", "read-only"]
+)
+def test_a_map_that_something_else_may_have_is_not_overwritten(
+    observer: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sequences, "SMALLEST_MAP", 0)
+    kept: list[Tensor] = []
+
+    def keep(found: object) -> object:
+        if isinstance(found, Tensor) and found.shape == (4, 2, 11, 13):
+            kept.append(found.detach())
+        return found
+
+    class Functions(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), options=None):
+            return keep(function(*args, **(options or {})))
+
+    class Operations(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), options=None):
+            return keep(function(*args, **(options or {})))
+
+    model, plain = tied_cnn()
+    convolution = model.convolutions[0]
+    if observer == "replaced method":
+        original = convolution._conv_forward
+        convolution._conv_forward = lambda *args: keep(original(*args))
+    x = torch.randn(4, 2, 11, 13, dtype=torch.float64)
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    contexts = {
+        "saved tensors": lambda: hooks(keep, lambda tensor: tensor),
+        "functions": Functions,
+        "operations": Operations,
+    }
+    with contexts.get(observer, contextlib.nullcontext)():
+        loss = model(x).pow(2).sum()
+    before = [tensor.clone() for tensor in kept]
+    loss.backward()
+    assert kept
+    assert all(torch.equal(*pair) for pair in zip(kept, before, strict=True))
+    plain(x).pow(2).sum().backward()
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-9)

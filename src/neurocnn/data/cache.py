@@ -11,7 +11,9 @@ from neurocnn.data.sources import Source
 from neurocnn.errors.logger import LOGGER
 
 # Linux limits the memory maps of a process to 65,530 by default.
-_MOST_IMAGES, _MOST_RECENT = 30_000, 4
+_MOST_IMAGES = 30_000
+# Mapped images outside the cache: one for each thread that reads images, or for each channel of one image.
+_MOST_RECENT = 8
 _N_LOCKS = 64
 _locks: list[threading.RLock] = []
 
@@ -57,7 +59,7 @@ class Cache:
         return len(self._images)
 
     def get(self, source: Source) -> Tensor | None:
-        """Return an image, or None if missing. The image becomes the most recently used one."""
+        """Return an image, or None if missing. It becomes the most recently used one in its list."""
         with _locks[-1]:
             for images in (self._images, self._recent):
                 if (image := images.get(source)) is not None:
@@ -80,7 +82,10 @@ class Cache:
             if source in self._images:
                 self.n_held_bytes -= self._images.pop(source).nbytes
             if mapped and not self.has_room(image):
-                self._put_recent(source, image)
+                self._recent[source] = image
+                if len(self._recent) > _MOST_RECENT:
+                    self._recent.popitem(last=False)
+                self._report_full()
                 return
             # An image larger than the cache is not added, because it would evict all others.
             if image.nbytes <= limit:
@@ -89,15 +94,13 @@ class Cache:
             while self.n_held_bytes > limit or len(self._images) > _MOST_IMAGES:
                 self.n_held_bytes -= self._images.popitem(last=False)[1].nbytes
 
-    def _put_recent(self, source: Source, image: Tensor) -> None:
-        self._recent[source] = image
-        if len(self._recent) > _MOST_RECENT:
-            self._recent.popitem(last=False)
-        if self._images and not self._was_full:
+    def _report_full(self) -> None:
+        """Log once that there is no room for a prepared image."""
+        if self.n_bytes and not self._was_full:
             self._was_full = True
             LOGGER.info(
-                "cache_bytes=%d is full after %d images; the other prepared images are mapped again when they are "
-                "needed; increase cache_bytes if there is enough memory",
+                "cache_bytes=%d is full (%d images); the prepared images that are not in it are mapped again when they "
+                "are needed; increase cache_bytes if there is enough memory",
                 self.n_bytes,
                 len(self._images),
             )

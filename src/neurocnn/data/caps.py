@@ -32,7 +32,7 @@ class Caps(ImageSet):
     nan_voxels
         Treatment of NaN and infinite voxels: ``"error"``, or ``"zero"`` with a warning.
     cache_bytes
-        Memory for images that are decoded from NIfTI or, if they are prepared, mapped into memory, in bytes.
+        Memory for images in bytes, decoded or (if prepared) mapped. Up to eight more prepared images stay mapped.
 
     Raises
     ------

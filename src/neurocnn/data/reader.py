@@ -164,10 +164,14 @@ class ImageReader:
             if voxels is mapped or self.nan_voxels == "error":
                 self._bounds[source] = bounds
         image = grid.reorient(voxels)
+        if image.shape[1:] != grid.shape:
+            found = f"{source.name}: shape={tuple(image.shape[1:])}, but it was {grid.shape} when it was first read"
+            raise ImageError(f"{found}; expected files that do not change while they are in use; start again")
         if image is mapped and image.stride(-1) != 1 and self._cache.has_room(image):
             # A tensor of another program, whose first axis is contiguous, is read several times faster from this copy.
             image = copy_voxels(image)
-        self._cache.put(source, image, mapped=image is mapped)
+        # Files of torch before 1.6 cannot be mapped; torch reads them into resizable memory.
+        self._cache.put(source, image, mapped=image is mapped and not image.untyped_storage().resizable())
         return image
 
     def bounds(self, source: Source) -> tuple[float, float] | None:

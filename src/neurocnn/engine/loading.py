@@ -32,7 +32,7 @@ from neurocnn.storage.cpus import usable_cpus
 _SMALL_SAMPLE = 2**16
 # Samples of at least this number of voxels are handed to threads one by one, smaller samples in groups.
 _LARGE_SAMPLE = 2**20
-# Batches are loaded in advance up to this number of bytes: at least one batch, and at most three.
+# Batches are loaded in advance up to about this number of bytes: at least one batch, and at most three.
 _BYTES_AHEAD, _MAX_AHEAD = 2**26, 3
 _MAX_THREADS = 8
 

@@ -8,8 +8,8 @@ the gradient of batch norm (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.0
     γ / √(σ² + ε) · (g - Σg / N - y' · Σ(g·y') / N),
 
 where g is zero except at the maxima, which makes it a linear function of y with other values at the maxima. Instead of
-three feature maps and their gradients, only y is stored, and the positions of the maxima if y is contiguous. If nothing
-else needs y, its gradient is written into its memory.
+three feature maps and their gradients, only y is stored, and the positions of the maxima if y is contiguous. If the
+caller allows it and the graph is not kept, the gradient of y is written into the memory of y.
 """
 
 from typing import Any, TypeGuard, get_args
@@ -61,7 +61,8 @@ def normalize_and_pool(
     y
         Feature maps (B, C, …).
     overwrite
-        Whether the backward pass may replace the values of `y` by their gradient, because nothing else needs them.
+        Whether the backward pass may replace the values of `y`, a map without gaps in memory, by their gradient,
+        because nothing else needs them.
 
     Notes
     -----
@@ -111,7 +112,8 @@ class _NormalizedPool(torch.autograd.Function):
         running_mean, running_variance, momentum, ctx.eps, ctx.slope, ctx.overwrite = settings
         mean, variance = _update_statistics(y, running_mean, running_variance, momentum)
         out, indices = _pool(y)
-        # Channels-last maps are pooled again in the backward pass, as fast as their maxima are read at saved positions.
+        # Channels-last maps are pooled again in the backward pass: this takes no longer than reading the maxima at
+        # their saved positions.
         ctx.save_for_backward(y, weight, bias, mean, variance, None if is_channels_last(y) else indices)
         F.leaky_relu_(_normalize(out, mean, variance, ctx.eps, weight, bias, out), ctx.slope)
         clamp_padded(out, _pads(y))
@@ -141,7 +143,8 @@ class _NormalizedPool(torch.autograd.Function):
         factor = -scale * inverse * d_weight / n
         shift = -scale * d_bias / n - factor * mean
         at_maxima = _per_channel(maxima, factor, shift).add_(gradient.mul_(_channels(scale, y.dim())))
-        d_y = _per_channel(y, factor, shift, y if ctx.overwrite and not _keeps_graph() else None)
+        # The gradient has no graph, so it is written through a tensor without one.
+        d_y = _per_channel(y, factor, shift, y.detach() if ctx.overwrite and not _keeps_graph() else None)
         flatten(d_y).scatter_(axis, flatten(indices), flatten(at_maxima))
         return d_y, d_weight, d_bias, *settings
 
@@ -156,7 +159,7 @@ def _pool(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _keeps_graph() -> bool:
-    """Return whether the current backward pass may be repeated (``retain_graph=True``), or torch does not tell."""
+    """Return whether the backward pass may be repeated (``retain_graph=True``); True if torch has no such function."""
     keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
     return bool(keeps())
 

@@ -85,18 +85,29 @@ def apply_fused(sequence: nn.Module, x: Tensor) -> Tensor:
     On a GPU convolutions are computed by kernels; on a CPU, batch norm, activation and pooling are one operation.
     """
     layers = [layer for _, layer in iterate_layers(sequence)]
-    convolved = False
+    is_private = False
     while layers:
         block = tuple(layers[:3])
         if x.numel() >= SMALLEST_MAP and normalizes_and_pools(block):
-            # Without hooks, nothing but this operation has the output of a convolution, which torch does not keep.
-            x, convolved = normalize_and_pool(*block, x, overwrite=convolved), False
+            x, is_private = normalize_and_pool(*block, x, overwrite=is_private), False
             del layers[:3]
         else:
             layer = layers.pop(0)
             x = convolve(layer, x, layer.weight, layer.bias) if convolves_by_kernels(layer, x) else layer(x)
-            convolved = type(layer) in CONVOLUTIONS
+            # The backward pass of a convolution does not need its output.
+            is_private = (
+                type(layer) in CONVOLUTIONS and "_conv_forward" not in vars(layer) and not _is_observed()
+            )
     return x
+
+
+def _is_observed() -> bool:
+    """Return whether a mode or hook of torch may have kept tensors of this forward pass, or torch cannot tell."""
+    try:
+        stacks = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+        return any(stacks) or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    except (AttributeError, TypeError):
+        return True
 
 
 def evaluate_folded(sequence: nn.Module, x: Tensor) -> Tensor:
