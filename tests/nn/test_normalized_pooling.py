@@ -341,9 +341,7 @@ def test_only_outputs_of_convolutions_are_overwritten(monkeypatch: pytest.Monkey
     assert asked[2:] == [True]
 
 
-@pytest.mark.parametrize(
-    "observer", ["saved tensors", "functions", "operations", "replaced method", "read-only"]
-)
+@pytest.mark.parametrize("observer", ["saved tensors", "functions", "operations", "replaced method"])
 def test_a_map_that_something_else_may_have_is_not_overwritten(
     observer: str, monkeypatch: pytest.MonkeyPatch
 ):
