@@ -102,7 +102,7 @@ def apply_fused(sequence: nn.Module, x: Tensor) -> Tensor:
 
 
 def _is_observed() -> bool:
-    """Return whether a mode or hook of torch may have kept tensors of this forward pass, or torch cannot tell."""
+    """Return whether a mode or hook of torch may keep tensors; True if this version of torch does not list them."""
     try:
         stacks = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
         return any(stacks) or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
