@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neurocnn.errors import ModelError, NeurocnnError
-from neurocnn.nn import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d, functional
+from neurocnn.nn import CropMaxUnpool2d, CropMaxUnpool3d, PadMaxPool2d, PadMaxPool3d, pair_pooling
 
 POOLS = {2: PadMaxPool2d, 3: PadMaxPool3d}
 UNPOOLS = {2: CropMaxUnpool2d, 3: CropMaxUnpool3d}
@@ -49,6 +49,14 @@ def values(shape, kind, seed):
     return torch.randint(low, high, shape, generator=generator).double()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_maps_as_large_ones():
+    """Pool the small maps of the tests in the way of large maps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_pooling, "PAIRS_VOXELS", 1)
+        yield
+
+
 numbers = st.integers(1, 4)
 kinds = st.sampled_from(["positive", "negative", "mixed"])
 
@@ -79,13 +87,50 @@ def test_maxima_indices_and_padding_equal_those_of_padding_then_pooling(case):
     assert found[2] == pad
 
 
-@pytest.mark.parametrize("n_voxels", [1, 3, 20, 100])
+LAYOUTS = {
+    2: (torch.contiguous_format, torch.channels_last),
+    3: (torch.contiguous_format, torch.channels_last_3d),
+}
+
+
+@pytest.mark.parametrize(("n_voxels", "smallest"), [(1, 1), (3, 1), (20, 1), (100, 1), (100, 50)])
 @pytest.mark.parametrize("axes", [2, 3])
-def test_maps_pooled_in_pieces_of_any_size_equal_padding_then_pooling(n_voxels, axes, monkeypatch):
-    monkeypatch.setattr(functional, "PIECE", n_voxels)
-    for size in itertools.product((1, 2, 4, 5, 9), repeat=axes):
-        x = values((2, 3, *size), "mixed", sum(size)).float()
-        assert torch.equal(POOLS[axes](2)(x), plain_pool(x, 2, 2)[0])
+def test_maps_pooled_in_pieces_of_any_size_equal_padding_then_pooling(n_voxels, smallest, axes, monkeypatch):
+    monkeypatch.setattr(pair_pooling, "PIECE", n_voxels)
+    monkeypatch.setattr(pair_pooling, "PAIRS_VOXELS", smallest)
+    for size, layout in itertools.product(itertools.product((1, 2, 4, 5, 9), repeat=axes), LAYOUTS[axes]):
+        x = values((2, 3, *size), "mixed", sum(size)).float().to(memory_format=layout)
+        expected = plain_pool(x, 2, 2)[0]
+        assert torch.equal(POOLS[axes](2)(x), expected)
+        x.requires_grad_()
+        gradient = values(expected.shape, "mixed", 1)
+        reference, found = (
+            torch.autograd.grad(out, x, gradient.float())
+            for out in (plain_pool(x, 2, 2)[0], POOLS[axes](2)(x))
+        )
+        assert torch.equal(found[0], reference[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_infinite_and_missing_values_are_pooled_as_by_padding_then_pooling(axes, dtype):
+    generator = torch.Generator().manual_seed(0)
+    special = torch.tensor([-math.inf, math.inf, math.nan, -1.0, 0.0, 1.0], dtype=dtype)
+    # Windows of -inf only, infinite values, NaN, and all of them.
+    for choices in ([0, 0, 0, 3], [0, 1, 3, 4, 5], [2, 3, 4, 5], range(6)):
+        picks = torch.tensor(choices)[
+            torch.randint(len(choices), (3, 2, *(5, 4, 7)[:axes]), generator=generator)
+        ]
+        x = special[picks].requires_grad_()
+        expected = plain_pool(x, 2, 2)
+        pool = POOLS[axes](2)
+        gradient = torch.arange(expected[0].numel()).view_as(expected[0]).to(dtype)
+        assert torch.equal(pool(x.detach()).nan_to_num(7), expected[0].nan_to_num(7))
+        assert torch.equal(pool(x).nan_to_num(7), expected[0].nan_to_num(7))
+        reference, found = (torch.autograd.grad(out, x, gradient)[0] for out in (expected[0], pool(x)))
+        assert torch.equal(found, reference)
+        pool.set_new_return(return_indices=True, return_pad=False)
+        assert torch.equal(pool(x)[1], expected[1])
 
 
 @given(poolings(), st.integers(0, 99))

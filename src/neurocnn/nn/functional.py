@@ -12,7 +12,6 @@ Ties: the padding precedes the voxels of its window. If it equals the maximum, t
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,9 +21,8 @@ from torch import Tensor
 from neurocnn.errors import ModelError
 from neurocnn.nn.allocation import allocate_like, flattening, is_eager, needs_plain_operations, unflatten
 from neurocnn.nn.kernels import max_pool_pairs_by_kernels, pools_by_kernels
+from neurocnn.nn.pair_pooling import pool_pairs, pools_pairs
 
-# Number of voxels that are pooled at once, which are 8 MiB of float32.
-PIECE = 2**21
 _MAX_POOL: dict[int, Callable[..., Any]] = {2: F.max_pool2d, 3: F.max_pool3d}
 Ints = tuple[int, ...]
 Mask = Tensor | None
@@ -66,8 +64,11 @@ def pad_max_pool(
     if all(k == s == 2 for _, k, s in windows):
         if pools_by_kernels(x):
             return *max_pool_pairs_by_kernels(x, return_indices), padding
-        if not return_indices and _can_pool_pairs(x):
-            return _pool_pairs_in_pieces(x), None, padding
+        if not return_indices and pools_pairs(x) and not (torch.is_grad_enabled() and x.requires_grad):
+            # torch's pooling computes indices even if they are not requested.
+            out, _ = pool_pairs(x)
+            clamp_padded(out, pads)
+            return out, None, padding
     if any(k > s for _, k, s in windows):
         out, indices = _pool_overlapping(F.pad(x, padding) if any(pads) else x, kernel, stride)
     else:
@@ -181,6 +182,12 @@ def pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[Te
     if not is_eager(x):
         found: tuple[Tensor, Tensor] = _MAX_POOL[len(pads)](x, kernel, stride, pads, return_indices=True)
         return found
+    halves = {*kernel, *stride} == {2} and pads == tuple(n % 2 for n in x.shape[2:])
+    if halves and x.is_contiguous() and pools_pairs(x):
+        out, indices = pool_pairs(x, return_indices=True)
+        # Of several NaNs, torch returns the position of the last. The sum is also NaN if there are ∞ and −∞.
+        if indices is not None and not out.sum().isnan():
+            return out, indices
     windows = zip(x.shape[2:], pads, kernel, stride, strict=True)
     size = [*x.shape[:2], *((n + 2 * pad - k) // s + 1 for n, pad, k, s in windows)]
     out, indices = allocate_like(x, size), allocate_like(x, size, torch.int64)
@@ -188,38 +195,6 @@ def pool_disjoint(x: Tensor, kernel: Ints, stride: Ints, pads: Ints) -> tuple[Te
     pool = (aten.max_pool2d_with_indices, aten.max_pool3d_with_indices)[len(pads) - 2]
     pool.out(x, kernel, stride, pads, out=out, indices=indices)
     return out, indices
-
-
-def _can_pool_pairs(x: Tensor) -> bool:
-    # On the CPU, torch computes indices even if they are not requested.
-    return is_eager(x) and x.is_contiguous() and not (torch.is_grad_enabled() and x.requires_grad)
-
-
-def _pool_pairs_in_pieces(x: Tensor) -> Tensor:
-    # The intermediate results of a piece fit into the processor's cache, and their memory is reused.
-    maps, odd = x.flatten(0, 1), x.shape[2] % 2
-    out = allocate_like(x, [*x.shape[:2], *(-(-n // 2) for n in x.shape[2:])])
-    pooled, plane = out.flatten(0, 1), max(1, math.prod(x.shape[3:]))
-    together, depth = max(1, PIECE // max(1, plane * x.shape[2])), max(1, PIECE // plane // 2) * 2
-    # The first window of an odd axis contains one voxel, so the first piece has one voxel less than the others.
-    starts = [0, *range(depth - odd, x.shape[2], depth)]
-    for piece, result in zip(torch.split(maps, together), torch.split(pooled, together), strict=True):
-        for start, end in pairwise([*starts, x.shape[2]]):
-            part = _pool_pairs(piece[:, start:end], 1)
-            result.narrow(1, (start + odd) // 2, part.shape[1]).copy_(part)
-    return out
-
-
-def _pool_pairs(x: Tensor, axis: int) -> Tensor:
-    """Max-pool pairs of voxels along `axis` and all later axes; an odd axis is padded with a zero in front."""
-    if axis == x.dim():
-        return x
-    even, odd = (x[(slice(None),) * axis + (slice(start, None, 2),)] for start in (0, 1))
-    if even.shape[axis] == odd.shape[axis]:
-        return _pool_pairs(torch.maximum(even, odd), axis + 1)
-    first = even.narrow(axis, 0, 1).clamp(min=0)
-    others = torch.maximum(even.narrow(axis, 1, odd.shape[axis]), odd)
-    return torch.cat([_pool_pairs(first, axis + 1), _pool_pairs(others, axis + 1)], axis)
 
 
 def clamp_padded(out: Tensor, pads: Sequence[int]) -> list[Tensor]:
@@ -245,15 +220,21 @@ class _Scatter(torch.autograd.Function):
     def forward(
         values: Tensor, indices: Tensor, size: Ints, first: Mask, second: Mask, third: Mask
     ) -> Tensor:
-        values = _zero_masked(values, (first, second, third))
         flatten, axis = flattening(indices)
-        rows, positions = flatten(values), flatten(indices)
+        masks = first, second, third
         # vmap does not support in-place scatter.
         if not (is_eager(values) or is_eager(values, "cuda")):
+            rows = flatten(_zero_masked(values, masks))
             zeros = rows.new_zeros([math.prod(size) if i == axis else n for i, n in enumerate(rows.shape)])
-            return unflatten(zeros.scatter(axis, positions, rows), axis, size)
+            return unflatten(zeros.scatter(axis, flatten(indices), rows), axis, size)
         out = allocate_like(indices, (*values.shape[:2], *size), values.dtype, zeros=True)
-        flatten(out).scatter_(axis, positions, rows)
+        flatten(out).scatter_(axis, flatten(indices), flatten(values))
+        # The first windows of padded axes are written again, which is faster than a copy of `values` with zeros. The
+        # mask of an axis includes the windows that the masks of the axes before it have zeroed.
+        for spatial, mask in enumerate(masks, 2):
+            if mask is not None:
+                kept = values.narrow(spatial, 0, 1).masked_fill(mask, 0)
+                flatten(out).scatter_(axis, flatten(indices.narrow(spatial, 0, 1)), flatten(kept))
         return out
 
     @staticmethod
