@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neurocnn.nn.allocation import allocate_like, flattening, is_channels_last, is_eager, unflatten
 from neurocnn.nn.functional import clamp_padded, pad_max_pool, pool_disjoint
+from neurocnn.nn.pair_pooling import pool_pairs, pools_pairs
 from neurocnn.nn.pooling import PadMaxPool2d, PadMaxPool3d
 
 Norm = nn.BatchNorm2d | nn.BatchNorm3d
@@ -111,10 +112,11 @@ class _NormalizedPool(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, *settings: Any) -> Tensor:
         running_mean, running_variance, momentum, ctx.eps, ctx.slope, ctx.overwrite = settings
         mean, variance = _update_statistics(y, running_mean, running_variance, momentum)
-        out, indices = _pool(y)
         # Channels-last maps are pooled again in the backward pass: this takes no longer than reading the maxima at
         # their saved positions.
-        ctx.save_for_backward(y, weight, bias, mean, variance, None if is_channels_last(y) else indices)
+        last = is_channels_last(y)
+        out, indices = pool_pairs(y) if last and pools_pairs(y) else _pool(y)
+        ctx.save_for_backward(y, weight, bias, mean, variance, None if last else indices)
         F.leaky_relu_(_normalize(out, mean, variance, ctx.eps, weight, bias, out), ctx.slope)
         clamp_padded(out, _pads(y))
         return out
