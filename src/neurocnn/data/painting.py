@@ -34,13 +34,16 @@ def paint(parts: LocatedParts, shape: tuple[int, int, int], values: Mapping[int,
     >>> paint(Patch(size=2, stride=1), (2, 2, 3), {0: 1.0, 1: 3.0})[0, 0].tolist()
     [1.0, 2.0, 3.0]
     """
-    total, count = np.zeros(shape), np.zeros(shape)
+    volume: Floats = np.zeros(shape)
+    count = np.zeros(shape, np.int32)
     for part_id, value in values.items():
         place = parts.place(shape, part_id)
-        total[place] += value
+        volume[place] += value
         count[place] += 1
-    means: Floats = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
-    return means
+    # The sums become means in place, because a volume of a whole brain takes 50 MB.
+    np.divide(volume, count, out=volume, where=count > 0)
+    volume[count == 0] = np.nan
+    return volume
 
 
 def part_affine(affine: Floats, place: Place) -> Floats:

@@ -182,7 +182,7 @@ def write_part_accuracy(
         painted = data.paint(cast(LocatedParts, dataset.parts), dataset.caps.shape(*first), values)
         path, affine = fold.part_accuracy(selection, "nii.gz"), dataset.caps.known_affine(*first)
         if affine is not None:
-            write_nifti(path, np.nan_to_num(painted), affine)
+            write_nifti(path, np.nan_to_num(painted, copy=False), affine)
     # The table is written last, because its existence marks the fold as done.
     storage.write_table(table, fold.part_accuracy(selection))
 
@@ -197,6 +197,6 @@ def write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     """Write a volume (D, H, W), with its affine in mm, as a compressed float32 NIfTI file, atomically."""
     image = nib.nifti1.Nifti1Image(np.asarray(volume, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
-    with write_atomically(path) as file:
-        # With mtime=0, the same volume gives the same bytes.
-        file.write(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
+    # With mtime=0 and no file name, the same volume gives the same bytes.
+    with write_atomically(path) as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
+        image.to_stream(stream)
