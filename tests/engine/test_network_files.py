@@ -104,7 +104,8 @@ def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts
     with monkeypatch.context() as patch:
         kill_at_write(number, patch)
         assert in_child(fit) == signal.SIGKILL
-    assert len(hidden()) == 1
+    # The files of several networks are written at a time.
+    assert 1 <= len(hidden()) <= len(parts)
     for table in tmp_path.rglob("training.tsv"):
         network_folder = table.parent.name if len(parts) > 1 else ""
         assert list((tmp_path / "state" / network_folder).glob("state-*.pt"))

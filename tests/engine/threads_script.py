@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,11 +28,14 @@ class Slow(CapsDataset):
 
 
 class Interrupted(CapsDataset):
-    """Dataset that interrupts the process while the first batch is awaited."""
+    """Dataset that interrupts the process once, while the first batch is awaited."""
+
+    first = threading.Lock()
 
     def fill(self, index, out):
-        time.sleep(0.5)
-        interrupt()
+        if self.first.acquire(blocking=False):
+            time.sleep(0.5)
+            interrupt()
         time.sleep(0.5)
         return super().fill(index, out)
 

@@ -38,6 +38,7 @@ from neurocnn.engine.workers import catch_worker_death
 from neurocnn.errors import CheckpointError, LeakError, SettingError, TableError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import exclusive
+from neurocnn.storage.files import write_each
 
 
 class Loop:
@@ -144,12 +145,11 @@ class Loop:
                 if not ended:
                     self.update(ready, plan.batches_of_update(update), source)
                     self.save_if_due()
-        better = [run.end_epoch() for run in runs]
-        for run, selections in zip(runs, better, strict=True):
-            self.files[run.part].write_predictions(selections)
+        better = {run.part: run.end_epoch() for run in runs}
+        files = [self.files[run.part] for run in runs]
+        write_each(lambda own: own.write_predictions(better[own.run.part]), files)
         self.save()
-        for run, selections in zip(runs, better, strict=True):
-            self.files[run.part].write_best(selections)
+        write_each(lambda own: own.write_best(better[own.run.part]), files)
         self.clock.lap("writing")
         self.progress.end_epoch(epoch, {run.part: run.history[-1] for run in runs}, str(self.clock))
 
@@ -239,9 +239,11 @@ class Loop:
             run.check()
         if self.folder is not None:
             ranks = self.ranks.gather([run.random.state() for run in self.active], "to write a state")
-            for k, run in enumerate(self.active):
+            randoms = {run.part: [states[k] for states in ranks] for k, run in enumerate(self.active)}
+            for run in self.active:
                 run.broadcast_buffers()
-                self.files[run.part].write_state([states[k] for states in ranks])
+            files = [self.files[run.part] for run in self.active]
+            write_each(lambda own: own.write_state(randoms[own.run.part]), files)
             self.clock.lap("writing")
         self.saved = time.monotonic()
 
