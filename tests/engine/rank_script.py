@@ -1,5 +1,6 @@
 """Script that `test_ranks.py` runs under torchrun. Each rank writes its results to a file."""
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -49,6 +50,13 @@ def main(folder):
     torch.save(found, folder / f"rank-{rank}.pt")
 
 
+def write_threads(path):
+    tasks = Path("/proc/self/task").glob("*/comm")
+    path.write_text("".join(task.read_text() for task in tasks))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # Functions that are registered first are called last, after those of the package.
+    atexit.register(write_threads, Path(sys.argv[1]) / f"threads-{os.environ['RANK']}.txt")
     main(Path(sys.argv[1]))

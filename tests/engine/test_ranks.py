@@ -90,6 +90,16 @@ def test_only_rank_0_writes_files(ranks):
         assert logs == sorted(sets), "one file per set"
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not list threads")
+def test_the_threads_of_the_communication_end_before_python(ranks):
+    # A thread that waits for the interpreter lock at exit aborts the process.
+    folder, _ = ranks
+    for rank in range(2):
+        names = (folder / f"threads-{rank}.txt").read_text()
+        assert names
+        assert "gloo" not in names
+
+
 def test_a_killed_job_of_several_ranks_can_be_resumed(ranks, tmp_path):
     _, (first, _) = ranks
 

@@ -4,6 +4,7 @@ Each rank runs the same script. A barrier precedes every exchange, so that an er
 """
 
 import atexit
+import importlib
 import os
 import re
 from dataclasses import dataclass
@@ -122,6 +123,9 @@ def find_ranks(seconds: float | None = None) -> Ranks:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         if local < torch.cuda.device_count():
             torch.cuda.set_device(local)
+        # These functions have the default group as default argument. If they are imported later, by
+        # DistributedDataParallel, they keep the group, so that its threads are not ended by `_destroy_group`.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group(backend, timeout=wait)
         atexit.register(_destroy_group)
     if "group" not in _control:
