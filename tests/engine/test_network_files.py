@@ -2,15 +2,20 @@
 
 import os
 import signal
+import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import Toys, die, in_child, network, same_weights
 
 from neurocnn.engine import Trainer, classification
-from neurocnn.errors import SettingError, TableError
+from neurocnn.engine.network_files import write_each
+from neurocnn.errors import SettingError, StorageError, TableError
 
 TASK = classification("diagnosis", ["CN", "AD"])
 SETTINGS = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "device": "cpu"}
@@ -116,6 +121,25 @@ def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts
     assert hidden() == sorted(foreign)
     tables = [pd.read_csv(path, sep="\t") for path in tmp_path.rglob("training.tsv")]
     assert [table.epoch.tolist() for table in tables] == [[0, 1]] * len(parts)
+
+
+@pytest.mark.parametrize("failing", [0, 3])
+def test_after_the_files_of_a_network_failed_no_further_files_are_written(failing):
+    files = [
+        SimpleNamespace(part=part, run=SimpleNamespace(device=torch.device("cpu"))) for part in range(20)
+    ]
+    written = []
+
+    def write(own):
+        if own.part == failing:
+            raise StorageError(28, "cannot write: no space", f"cnn-{own.part}")
+        time.sleep(0.1)
+        written.append(own.part)
+
+    with pytest.raises(StorageError, match=f"cnn-{failing}"):
+        write_each(write, files)
+    assert 0 < len(written) < 10
+    assert not [thread for thread in threading.enumerate() if "writing" in thread.name]
 
 
 @pytest.mark.cpu

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import neurocnn as nc
+from neurocnn.nn import PadMaxPool3d, pair_pooling
 
 NETWORKS = [("Conv3_FC1", (1, 18, 20, 17)), ("Conv4_FC3", (1, 50, 50, 50)), ("Conv4_FC3", (1, 64, 70))]
 #: torch.jit, which forward-mode derivatives use too, warns that it is deprecated and that sizes become constants.
@@ -93,3 +94,14 @@ def test_an_unpooling_has_a_forward_mode_derivative():
     direction = torch.rand_like(maxima)
     _, found = torch.func.jvp(lambda m: unpool(m, indices, padding), (maxima,), (direction,))
     torch.testing.assert_close(found, unpool(direction, indices, padding))
+
+
+@pytest.mark.parametrize("example", [2, 6])
+def test_an_exported_pooling_accepts_batches_of_any_size(example, monkeypatch):
+    # Batches of one to three maps are pooled by torch's kernel, larger ones in another way.
+    monkeypatch.setattr(pair_pooling, "PAIRS_VOXELS", 3 * 2 * 9**3 + 1)
+    pool, batch = PadMaxPool3d(2), {0: torch.export.Dim("B", min=1, max=64)}
+    program = torch.export.export(pool, (torch.rand(example, 2, 9, 9, 9),), dynamic_shapes=(batch,)).module()
+    for n in (1, 3, 4, 40):
+        maps = torch.rand(n, 2, 9, 9, 9)
+        assert torch.equal(program(maps), pool(maps))

@@ -54,6 +54,7 @@ def _small_maps_as_large_ones():
     """Pool the small maps of the tests in the way of large maps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair_pooling, "PAIRS_VOXELS", 1)
+        patch.setattr(pair_pooling, "PAIRS_ROW", 1)
         yield
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from neurocnn.errors import NeurocnnError, StorageError
-from neurocnn.storage.files import find, write_atomically, write_each
+from neurocnn.errors import NeurocnnError
+from neurocnn.storage.files import find, write_atomically
 
 
 def test_a_block_that_raises_keeps_the_old_file(tmp_path: Path):
@@ -54,17 +54,3 @@ def test_files_are_found_while_another_process_removes_folders(tmp_path: Path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-
-
-def test_if_one_of_several_files_cannot_be_written_its_error_is_raised(tmp_path: Path):
-    (tmp_path / "b").mkdir()
-
-    def write(name: str):
-        with write_atomically(tmp_path / name, "w") as file:
-            file.write(name)
-
-    with pytest.raises(StorageError, match=r"cannot write.*'\S*b'"):
-        write_each(write, ["a", "b"])
-    assert (tmp_path / "a").read_text() == "a"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-    write_each(write, [])

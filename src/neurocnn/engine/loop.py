@@ -26,7 +26,7 @@ from neurocnn.engine.inputs import check_sets
 from neurocnn.engine.interruption import Interruption
 from neurocnn.engine.loading import Loading
 from neurocnn.engine.loggers import Progress
-from neurocnn.engine.network_files import NetworkFiles
+from neurocnn.engine.network_files import NetworkFiles, write_each
 from neurocnn.engine.ranks import find_ranks
 from neurocnn.engine.requirements import log_requirements, requirements_of
 from neurocnn.engine.run import Row, Run
@@ -38,7 +38,6 @@ from neurocnn.engine.workers import catch_worker_death
 from neurocnn.errors import CheckpointError, LeakError, SettingError, TableError, TrainingError
 from neurocnn.errors.logger import LOGGER
 from neurocnn.randomness import exclusive
-from neurocnn.storage.files import write_each
 
 
 class Loop:

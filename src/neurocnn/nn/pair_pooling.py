@@ -17,14 +17,17 @@ from neurocnn.nn.allocation import allocate_like, is_channels_last, is_eager
 
 # Number of voxels that are pooled at once, which are 4 MiB of float32.
 PIECE = 2**20
-#: Smallest number of voxels of a map that is pooled in this way. For smaller maps, torch's kernel is faster.
-PAIRS_VOXELS = 2**18
+#: Smallest number of voxels, and of voxels per row, of a map that is pooled in this way. For other maps, torch's kernel
+#: is faster.
+PAIRS_VOXELS, PAIRS_ROW = 2**18, 8
 
 
 def pools_pairs(x: Tensor) -> bool:
     """Return whether `pool_pairs` pools the map `x` (B, C, …): a large map of a known memory format on the CPU."""
-    dense = x.is_contiguous() or is_channels_last(x)
-    return dense and x.numel() >= PAIRS_VOXELS and x.is_floating_point() and is_eager(x)
+    # This is tested first, because an exported program must not depend on the number of voxels.
+    if not is_eager(x) or not x.is_floating_point() or x.numel() < PAIRS_VOXELS:
+        return False
+    return is_channels_last(x) or (x.is_contiguous() and x.shape[-1] >= PAIRS_ROW)
 
 
 def pool_pairs(x: Tensor, return_indices: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -35,7 +38,8 @@ def pool_pairs(x: Tensor, return_indices: bool = False) -> tuple[Tensor, Tensor 
     x
         Feature maps (B, C, H, W) or (B, C, D, H, W) for which `pools_pairs` is True.
     return_indices
-        Whether to return the positions of the maxima in the flattened map. Of equal voxels, the first is the maximum.
+        Whether to return the positions of the maxima in the flattened map. Of equal voxels, the first is the maximum;
+        0.0 and -0.0 are equal, and either may be the value.
 
     Returns
     -------

@@ -9,18 +9,14 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from filelock import BaseFileLock
 
 from neurocnn.errors import InUseError, NeurocnnError, StorageError
 
-Item = TypeVar("Item")
-# Number of files that are written at a time.
-_WRITERS = 4
 #: Names of the temporary files of `write_atomically`.
 _TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}", re.DOTALL)
 _REMEDIES = {
@@ -127,26 +123,6 @@ def write_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-
-
-def write_each(write: Callable[[Item], None], items: Sequence[Item]) -> None:
-    """Call a function that writes files for each item, in several threads.
-
-    A small file takes as long to reach the disk as to be written, so that several of them are written at a time. If a
-    call raises, the calls that have not started are cancelled, and the first error is raised after the others end.
-
-    Examples
-    --------
-    >>> write_each(lambda name: (tmp / name).write_text(name) and None, ["a", "b"])
-    >>> sorted(path.name for path in tmp.iterdir())
-    ['a', 'b']
-    """
-    if len(items) == 1:
-        write(items[0])
-    elif items:
-        with ThreadPoolExecutor(min(len(items), _WRITERS), "neurocnn-writing") as pool:
-            for _ in pool.map(write, items):
-                pass
 
 
 def remove_leftovers(lock: BaseFileLock, *paths: Path) -> None:
