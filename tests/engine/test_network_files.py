@@ -1,6 +1,5 @@
 """Files of a run: which of them remain after failures and kills, and do not prevent another run."""
 
-import os
 import signal
 import threading
 import time
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import Toys, die, in_child, network, same_weights
+from toys import Toys, in_child, kill_at, network, same_weights
 
 from neurocnn.engine import Trainer, classification
 from neurocnn.engine.network_files import write_each
@@ -80,23 +79,10 @@ def test_a_label_that_becomes_unknown_later_does_not_lose_finished_epochs(tmp_pa
     assert [state.epoch for state in calls] == [1]
 
 
-def kill_at_write(number, monkeypatch, suffix=""):
-    """Kill this process when the file with this number and suffix has been written and is about to be renamed."""
-    left, replace_ = [number], os.replace
-
-    def deadly(*paths):
-        left[0] -= str(paths[1]).endswith(suffix)
-        if left[0] == 0:
-            die()
-        replace_(*paths)
-
-    monkeypatch.setattr(os, "replace", deadly)
-
-
 @pytest.mark.cpu
 @pytest.mark.parametrize("parts", [(0,), (0, 4)])
 @pytest.mark.parametrize("number", range(1, 9))
-def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts, tmp_path, monkeypatch):
+def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts, tmp_path):
     trainer = Trainer(**SETTINGS)
 
     def fit():
@@ -106,9 +92,7 @@ def test_only_the_incomplete_files_of_a_killed_process_are_removed(number, parts
     def hidden():
         return sorted(path.name for path in tmp_path.rglob(".*") if path.is_file())
 
-    with monkeypatch.context() as patch:
-        kill_at_write(number, patch)
-        assert in_child(fit) == signal.SIGKILL
+    assert in_child(lambda: (kill_at("replace", number), fit())) == signal.SIGKILL
     # The files of several networks are written at a time.
     assert 1 <= len(hidden()) <= len(parts)
     for table in tmp_path.rglob("training.tsv"):
@@ -145,9 +129,7 @@ def test_after_the_files_of_a_network_failed_no_further_files_are_written(failin
 @pytest.mark.cpu
 @pytest.mark.parametrize("parts", [(0,), (0, 4)])
 @pytest.mark.parametrize("earlier", [0, 2])
-def test_the_row_of_a_last_epoch_is_written_after_a_kill_between_state_and_table(
-    parts, earlier, tmp_path, monkeypatch
-):
+def test_the_row_of_a_last_epoch_is_written_after_a_kill_between_state_and_table(parts, earlier, tmp_path):
     def fit(epochs):
         models = {part: network() for part in parts}
         trainer = Trainer(**{**SETTINGS, "epochs": epochs})
@@ -155,10 +137,14 @@ def test_the_row_of_a_last_epoch_is_written_after_a_kill_between_state_and_table
 
     if earlier:
         fit(earlier)
-    with monkeypatch.context() as patch:
+
+    def fit_and_die():
         # A resumed run first writes the tables of the epochs before.
-        kill_at_write(1 + len(parts) * bool(earlier), patch, "training.tsv")
-        assert in_child(lambda: fit(earlier + 1)) == signal.SIGKILL
+        number = 1 + len(parts) * bool(earlier)
+        kill_at("replace", number, counts=lambda source, target: str(target).endswith("training.tsv"))
+        fit(earlier + 1)
+
+    assert in_child(fit_and_die) == signal.SIGKILL
     fit(earlier + 1)
     tables = [pd.read_csv(path, sep="\t") for path in tmp_path.rglob("training.tsv")]
     assert [table.epoch.tolist() for table in tables] == [[*range(earlier + 1)]] * len(parts)

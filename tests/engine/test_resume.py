@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-from toys import Toys, die, in_child, network, same_weights
+from toys import Toys, die, in_child, kill_at, network, same_weights
 
 from neurocnn.engine import Trainer, classification, regression
 from neurocnn.errors import CheckpointError, InUseError, SettingError
@@ -112,35 +112,14 @@ def kill_at_forward(count, training, model):
     model.register_forward_pre_hook(note)
 
 
-def kill_at_call(name, count, after, model):
-    """Kill this process before or after its `count`-th call of a function of `os`."""
-    original, left = getattr(os, name), [count]
-
-    def deadly(*arguments, **named):
-        left[0] -= 1
-        if left[0] == 0 and not after:
-            die()
-        result = original(*arguments, **named)
-        if left[0] == 0:
-            die()
-        return result
-
-    setattr(os, name, deadly)
+def kill_at_call(name, number, after, model):
+    """Kill this process before or after its `number`-th call of a function of `os`."""
+    kill_at(name, number, after)
 
 
 def kill_at_replace(suffix, after, model):
     """Kill this process before or after a file with this suffix is renamed for the second time."""
-    original, left = os.replace, [2]
-
-    def deadly(source, target):
-        left[0] -= str(target).endswith(suffix)
-        if left[0] == 0 and not after:
-            die()
-        original(source, target)
-        if left[0] == 0:
-            die()
-
-    os.replace = deadly
+    kill_at("replace", 2, after, lambda source, target: str(target).endswith(suffix))
 
 
 MOMENTS = {

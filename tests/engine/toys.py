@@ -1,5 +1,6 @@
 """Small datasets and networks whose behaviour is known."""
 
+import itertools
 import os
 import random
 import signal
@@ -106,3 +107,22 @@ def in_child(function):
 def die():
     """Kill this process, as the kernel does when memory is exhausted."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at(name, number, after=False, counts=lambda *arguments: True):
+    """Kill this process before or after the `number`-th call of a function of `os` that `counts`.
+
+    Several threads write files, so each call takes its own number.
+    """
+    original, numbers = getattr(os, name), itertools.count(1)
+
+    def deadly(*arguments, **named):
+        is_last = counts(*arguments) and next(numbers) == number
+        if is_last and not after:
+            die()
+        result = original(*arguments, **named)
+        if is_last:
+            die()
+        return result
+
+    setattr(os, name, deadly)
