@@ -3,7 +3,7 @@
     python benchmarks/peer_works.py SIDE WORK FOLDER WORKERS
 
 prints one line of JSON: items per second in the first and in the last pass of a loader, or seconds per epoch, and the
-largest private memory of the process and its workers in MiB.
+largest memory of the process and its workers in MiB.
 """
 
 import contextlib
@@ -38,22 +38,28 @@ MEASURED_NETWORKS = 2
 
 
 class Memory(threading.Thread):
-    """The largest private memory of this process and its children, in MiB."""
+    """The largest memory of this process and its children, in MiB.
+
+    ``private`` counts the pages that one of the processes alone has mapped. It lacks what a process shares with its
+    workers: libraries, memory from before the fork, and batches on their way. ``all`` counts these pages once.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.largest = 0.0
+        self.largest = {"private": 0.0, "all": 0.0}
         self.ended = threading.Event()
 
     def run(self) -> None:
         """Measure five times per second."""
         process = psutil.Process()
         while not self.ended.wait(0.2):
-            total = 0
+            private = everything = 0
             for each in [process, *process.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
-                    total += each.memory_full_info().uss
-            self.largest = max(self.largest, total / 2**20)
+                    memory = each.memory_full_info()
+                    private, everything = private + memory.uss, everything + memory.pss
+            for name, total in (("private", private), ("all", everything)):
+                self.largest[name] = max(self.largest[name], total / 2**20)
 
 
 def tables(folder: Path, n_train: int, n_validation: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -240,7 +246,7 @@ def main() -> None:
     run = globals()[("train_" if work in EPOCHS else "load_") + side]
     found = run(work, folder, workers)
     memory.ended.set()
-    print(json.dumps(found | {"MiB": memory.largest}), file=output, flush=True)
+    print(json.dumps(found | memory.largest), file=output, flush=True)
 
 
 if __name__ == "__main__":
