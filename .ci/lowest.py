@@ -12,5 +12,5 @@ requirements = project["dependencies"] + [
     one for extra in project["optional-dependencies"].values() for one in extra
 ]
 for requirement in sorted(set(requirements)):
-    if found := re.fullmatch(r"([\w-]+)>=([\w.]+)", requirement):
+    if found := re.fullmatch(r"([\w-]+)>=([\w.]+)(;.*)?", requirement):
         print(f"{found[1]}=={found[2]}")

@@ -14,6 +14,7 @@ from small_caps import AFFINE, voxels_of, write_nifti
 
 from neurocnn.data import nifti
 from neurocnn.errors import ImageError, NotFoundError
+from neurocnn.storage.compression import zlib_module
 from neurocnn.storage.memory import available_memory
 
 
@@ -24,9 +25,9 @@ def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
         pytest.importorskip("isal")
     else:
         monkeypatch.setitem(sys.modules, "isal", None)
-    nifti._zlib_module.cache_clear()
+    zlib_module.cache_clear()
     yield
-    nifti._zlib_module.cache_clear()
+    zlib_module.cache_clear()
 
 
 def header_bytes(shape: tuple[int, ...] = (4, 5, 6), **fields: object) -> bytearray:

@@ -1,6 +1,7 @@
 """A file of tensors that is damaged, unsafe or has unexpected content is refused."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from neurocnn.errors import CheckpointError, NotFoundError, StorageError
+from neurocnn.storage.compression import zlib_module
 from neurocnn.storage.tensors import load_tensors, save_tensors
 
 
@@ -65,6 +67,27 @@ def test_every_flipped_bit_in_the_tensors_is_detected(tmp_path: Path):
         path.write_bytes(broken)
         with pytest.raises(CheckpointError, match="checksum"):
             load_tensors(path)
+
+
+@pytest.mark.parametrize("isal", [True, False])
+def test_a_flipped_bit_is_detected_anywhere_in_a_large_tensor(isal: bool, tmp_path: Path, monkeypatch):
+    if not isal:
+        monkeypatch.setitem(sys.modules, "isal", None)
+    zlib_module.cache_clear()
+    path = tmp_path / "state.pt"
+    # The tensor takes more than three of the blocks in which a file is read.
+    tensor = torch.rand(3 * 2**16 + 5)
+    save_tensors(tensor, path)
+    assert torch.equal(load_tensors(path), tensor)
+    whole = path.read_bytes()
+    start = whole.index(tensor.numpy().tobytes())
+    for position in (0, 2**18 - 1, 2**18, 2**19 + 3, 3 * 2**18 + 19):
+        broken = bytearray(whole)
+        broken[start + position] ^= 0x80
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=r"wrong checksum of .*data/0"):
+            load_tensors(path)
+    zlib_module.cache_clear()
 
 
 def test_any_flipped_byte_gives_an_error_or_the_same_tensors(tmp_path: Path):

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from neurocnn.data.sources import Source
+from neurocnn.storage.compression import zlib_module
 from neurocnn.storage.files import storage_errors
 
 #: Errors that `zipfile` raises for a damaged file.
@@ -79,5 +80,5 @@ def _checksum_once(path: Path, stamp: tuple[int, ...]) -> str:
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
-            checksum = zlib.crc32(block, checksum)
+            checksum = zlib_module().crc32(block, checksum)
     return f"{checksum:08x}-{stamp[1]}"

@@ -10,7 +10,7 @@ import math
 import re
 import zlib
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from neurocnn.data.memory_order import copy_voxels
 from neurocnn.data.orientation import Affine, Shape3
 from neurocnn.errors import ImageError, NotFoundError
+from neurocnn.storage.compression import zlib_module
 from neurocnn.storage.files import storage_errors
 from neurocnn.storage.memory import available_memory
 
@@ -156,29 +157,19 @@ def _decompress_start(start: bytes, path: Path, name: str) -> bytes:
         raise ImageError(f"{name}: {path} is damaged ({error}); {_RESTORE}") from None
 
 
-@cache
-def _zlib_module() -> Any:
-    """Return isal's faster replacement of zlib if it is installed, else zlib."""
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib
-    return isal_zlib
-
-
 def _decompress(content: bytes, n_bytes: int, path: Path, name: str) -> bytes:
     """Check the gzip members of a file, and return their decompressed content, at most `n_bytes`."""
     damage = (
         zlib.error,
-        getattr(_zlib_module(), "error", zlib.error),
-        getattr(_zlib_module(), "IsalError", zlib.error),
+        getattr(zlib_module(), "error", zlib.error),
+        getattr(zlib_module(), "IsalError", zlib.error),
     )
     view = memoryview(content)
     pieces: list[bytes] = []
     position, remaining = 0, n_bytes
     n_members, most_members = 0, _FREE_MEMBERS + n_bytes // _MEMBER_BYTES
     while position < len(content):
-        stream, size = _zlib_module().decompressobj(wbits=31), _FIRST_CHUNK
+        stream, size = zlib_module().decompressobj(wbits=31), _FIRST_CHUNK
         n_members += 1
         if n_members > most_members:
             raise ImageError(

@@ -4,19 +4,25 @@ Reading a file must not take more memory than its size. Therefore compressed rec
 than the file, and objects that allocate a number of bytes given in the file are refused.
 """
 
+import os
 import re
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from neurocnn.errors import CheckpointError
+from neurocnn.storage.compression import zlib_module
 
 _MAX_DEPTH = 100
 # `weights_only` allows these globals, although they allocate as many bytes as the pickle requests.
 _ALLOCATING = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n|ctorch[\w.]*\n\w*Tensor\n")
+# Offset of the length of the name in the local header of a zip record, which precedes the content.
+_NAME_LENGTH = 26
+_BLOCK = 2**18
 _REMEDY = "restore it from a copy or write it again"
 
 
@@ -53,9 +59,10 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
                     f"{path}: {(unusual or ['a record'])[0]} is compressed, encrypted or overlaps another record; "
                     f"expected uncompressed records, as torch.save writes them; {_REMEDY}"
                 )
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(damaged)
+            for record in records:
+                # This checks the local header, which torch reads.
+                archive.open(record).close()
+            _check_checksums(path, records)
             names = [record.filename for record in records if record.filename.endswith("/data.pkl")]
             return archive.read(names[0]) if names else b"", set(sizes)
     except CheckpointError:
@@ -65,6 +72,21 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
         raise CheckpointError(
             f"{path}: the file is damaged (wrong checksum of {error}, or an incomplete archive); {_REMEDY}"
         ) from error
+
+
+def _check_checksums(path: Path, records: Sequence[zipfile.ZipInfo]) -> None:
+    """Compare the CRC-32 of each record. `ZipFile.testzip` does the same, but takes several times as long."""
+    crc32, block = zlib_module().crc32, memoryview(bytearray(_BLOCK))
+    with open(path, "rb") as file:
+        for record in records:
+            file.seek(record.header_offset + _NAME_LENGTH)
+            name, extra = struct.unpack("<HH", file.read(4))
+            file.seek(name + extra, os.SEEK_CUR)
+            checksum, left = 0, record.file_size
+            while left and (n := file.readinto(block[:left])):
+                checksum, left = crc32(block[:n], checksum), left - n
+            if left or checksum != record.CRC:
+                raise zipfile.BadZipFile(record.filename)
 
 
 def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> None:
