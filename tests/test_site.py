@@ -2,13 +2,16 @@
 
 import html
 import inspect
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import neurocnn as nc
 
@@ -34,11 +37,23 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    arguments = ["-q", "-W", "--keep-going", "-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")]
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Sphinx writes pages below docs/, so that only one of the processes may build the site.
+        folder = folder.parent
+    html = folder / "site" / "html"
+    with FileLock(folder / "site.lock"):
+        if not html.exists():
+            build(html)
+    return html
+
+
+def build(html: Path) -> None:
+    arguments = ["-q", "-W", "--keep-going", "-d", str(html.parent / "doctrees"), str(DOCS), str(html)]
     built = subprocess.run([sys.executable, "-c", BUILD, *arguments], capture_output=True, text=True)
+    if built.returncode != 0:
+        shutil.rmtree(html, ignore_errors=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    return folder / "html"
 
 
 def public_names() -> Iterator[str]:
