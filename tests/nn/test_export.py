@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import neurocnn as nc
 from neurocnn.nn import PadMaxPool3d, pair_pooling
@@ -105,3 +106,14 @@ def test_an_exported_pooling_accepts_batches_of_any_size(example, monkeypatch):
     for n in (1, 3, 4, 40):
         maps = torch.rand(n, 2, 9, 9, 9)
         assert torch.equal(program(maps), pool(maps))
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="needs torch with CUDA, but no GPU")
+def test_a_large_map_on_a_gpu_is_exported_for_any_batch_size_and_without_triton():
+    # Fake tensors have a device and a shape, but no memory, so that no GPU is needed.
+    with FakeTensorMode():
+        maps, batch = torch.empty(2, 8, 65, 64, 64, device="cuda"), {0: torch.export.Dim("B", min=1)}
+        program = torch.export.export(PadMaxPool3d(2), (maps,), dynamic_shapes=(batch,))
+    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert torch.ops.aten.max_pool3d_with_indices.default in called
+    assert not [operator for operator in called if "neurocnn" in str(operator)]

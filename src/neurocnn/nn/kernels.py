@@ -3,6 +3,7 @@
 from functools import cache
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor
 
 #: Smallest number of voxels of a map that is pooled by the kernels; None disables the kernels. For smaller maps, the
@@ -18,7 +19,10 @@ def has_triton() -> bool:
 
 def pools_by_kernels(x: Tensor) -> bool:
     """Return whether the Triton kernels pool the map `x` (B, C, …)."""
-    return TRITON_VOXELS is not None and x.is_cuda and x.numel() >= TRITON_VOXELS and has_triton()
+    # An exported network must work without Triton, and for any batch size, so that no size may be read.
+    if TRITON_VOXELS is None or not x.is_cuda or torch.compiler.is_exporting():
+        return False
+    return x.numel() >= TRITON_VOXELS and has_triton()
 
 
 def max_pool_pairs_by_kernels(x: Tensor, return_indices: bool) -> tuple[Tensor, Tensor | None]:
