@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import signal
+import traceback
 
 import numpy as np
 import pandas as pd
@@ -99,6 +100,8 @@ def in_child(function):
             torch.set_num_threads(1)
             function()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitpid(child, 0)[1]
