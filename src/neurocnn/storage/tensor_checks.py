@@ -9,6 +9,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def check_file(path: Path, zipped: bool) -> set[int]:
 def _check_archive(path: Path) -> tuple[bytes, set[int]]:
     """Return the pickle of a zip file and the sizes of its records, after a check of all of them."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             records = archive.infolist()
             sizes = [record.file_size for record in records]
             unusual = [
@@ -62,7 +63,7 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
             for record in records:
                 # This checks the local header, which torch reads.
                 archive.open(record).close()
-            _check_checksums(path, records)
+            _check_checksums(file, records)
             names = [record.filename for record in records if record.filename.endswith("/data.pkl")]
             return archive.read(names[0]) if names else b"", set(sizes)
     except CheckpointError:
@@ -74,19 +75,18 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
         ) from error
 
 
-def _check_checksums(path: Path, records: Sequence[zipfile.ZipInfo]) -> None:
+def _check_checksums(file: BufferedReader, records: Sequence[zipfile.ZipInfo]) -> None:
     """Compare the CRC-32 of each record. `ZipFile.testzip` does the same, but takes several times as long."""
     crc32, block = zlib_module().crc32, memoryview(bytearray(_BLOCK))
-    with open(path, "rb") as file:
-        for record in records:
-            file.seek(record.header_offset + _NAME_LENGTH)
-            name, extra = struct.unpack("<HH", file.read(4))
-            file.seek(name + extra, os.SEEK_CUR)
-            checksum, left = 0, record.file_size
-            while left and (n := file.readinto(block[:left])):
-                checksum, left = crc32(block[:n], checksum), left - n
-            if left or checksum != record.CRC:
-                raise zipfile.BadZipFile(record.filename)
+    for record in records:
+        file.seek(record.header_offset + _NAME_LENGTH)
+        name, extra = struct.unpack("<HH", file.read(4))
+        file.seek(name + extra, os.SEEK_CUR)
+        checksum, left = 0, record.file_size
+        while left and (n := file.readinto(block[:left])):
+            checksum, left = crc32(block[:n], checksum), left - n
+        if left or checksum != record.CRC:
+            raise zipfile.BadZipFile(record.filename)
 
 
 def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> None:
