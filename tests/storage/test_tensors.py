@@ -1,6 +1,7 @@
 """A file of tensors that is damaged, unsafe or has unexpected content is refused."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -106,11 +107,28 @@ def test_any_flipped_byte_gives_an_error_or_the_same_tensors(tmp_path: Path):
         assert torch.equal(loaded["model"], tensor), position
 
 
-@pytest.mark.parametrize("content", [b"", b"plain text", b"PK\x03\x04 and nothing"])
-def test_a_file_of_another_format_is_a_checkpoint_error(tmp_path: Path, content: bytes):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty; delete it and write it again"),
+        (
+            b"plain text",
+            "the content cannot be read (Unsupported operand 112); expected a file of tensors, but it is",
+        ),
+        (
+            b"a participant",
+            "the content cannot be read (IndexError: pop from empty list); expected a file of",
+        ),
+        (
+            b"PK\x03\x04 and nothing",
+            "the file is truncated or damaged (File is not a zip file); expected an archive",
+        ),
+    ],
+)
+def test_a_file_of_another_format_is_a_checkpoint_error(tmp_path: Path, content: bytes, message: str):
     path = tmp_path / "state.pt"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"state\.pt"):
+    with pytest.raises(CheckpointError, match=re.escape(f"{path}: {message}")):
         load_tensors(path)
 
 
@@ -120,7 +138,10 @@ def test_a_truncated_file_is_a_checkpoint_error_at_every_length(tmp_path: Path):
     whole = path.read_bytes()
     for length in range(0, len(whole), 13):
         path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError):
+        expected = (
+            "truncated or damaged" if length > 3 else "empty|truncated, damaged or another kind of file"
+        )
+        with pytest.raises(CheckpointError, match=expected):
             load_tensors(path)
 
 

@@ -63,7 +63,7 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
             for record in records:
                 # This checks the local header, which torch reads.
                 archive.open(record).close()
-            _check_checksums(file, records)
+            _check_checksums(file, records, path)
             names = [record.filename for record in records if record.filename.endswith("/data.pkl")]
             return archive.read(names[0]) if names else b"", set(sizes)
     except CheckpointError:
@@ -71,11 +71,12 @@ def _check_archive(path: Path) -> tuple[bytes, set[int]]:
     except Exception as error:
         # zipfile raises errors of any kind on damaged bytes.
         raise CheckpointError(
-            f"{path}: the file is damaged (wrong checksum of {error}, or an incomplete archive); {_REMEDY}"
+            f"{path}: the file is truncated or damaged ({error}); expected an archive as torch.save writes it; "
+            f"{_REMEDY}"
         ) from error
 
 
-def _check_checksums(file: BufferedReader, records: Sequence[zipfile.ZipInfo]) -> None:
+def _check_checksums(file: BufferedReader, records: Sequence[zipfile.ZipInfo], path: Path) -> None:
     """Compare the CRC-32 of each record. `ZipFile.testzip` does the same, but takes several times as long."""
     crc32, block = zlib_module().crc32, memoryview(bytearray(_BLOCK))
     for record in records:
@@ -86,7 +87,9 @@ def _check_checksums(file: BufferedReader, records: Sequence[zipfile.ZipInfo]) -
         while left and (n := file.readinto(block[:left])):
             checksum, left = crc32(block[:n], checksum), left - n
         if left or checksum != record.CRC:
-            raise zipfile.BadZipFile(record.filename)
+            raise CheckpointError(
+                f"{path}: wrong checksum of {record.filename}; the file is damaged; {_REMEDY}"
+            )
 
 
 def check_content(content: Any, n_bytes: int, sizes: set[int], path: Path) -> None:

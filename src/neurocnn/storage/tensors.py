@@ -125,20 +125,27 @@ def load_tensors(
         # The list of safe globals is shared by all threads, so it is changed only if there are such globals.
         with torch.serialization.safe_globals(list(safe)) if safe else nullcontext():
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
-    except pickle.UnpicklingError as error:
-        unsafe = [line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-        raise CheckpointError(
-            f"{path}: found {unsafe[0].strip() if unsafe else 'a pickle of other objects'}; expected tensors and "
-            "plain values; nothing else is loaded"
-        ) from error
     except Exception as error:
-        # An unpickler raises errors of any kind on damaged bytes.
-        raise CheckpointError(
-            f"{path}: {type(error).__name__}: {error}; expected a file of tensors; it is truncated, damaged or "
-            "another kind of file; restore it from a copy or write it again"
-        ) from error
+        raise _loading_error(path, error) from error
     check_content(content, n_bytes, sizes, path)
     return content
+
+
+def _loading_error(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for content that torch did not load: other objects, or bytes that are no pickle."""
+    found = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+    # An "operand" is an instruction of the pickle. torch knows all those that torch.save writes.
+    if isinstance(error, pickle.UnpicklingError) and not any("operand" in line for line in found):
+        return CheckpointError(
+            f"{path}: found {found[0] if found else 'a pickle of other objects'}; expected tensors and plain values; "
+            "nothing else is loaded"
+        )
+    # On damaged bytes, an unpickler raises errors of any kind.
+    reason = found[0] if found else f"{type(error).__name__}: {error}"
+    return CheckpointError(
+        f"{path}: the content cannot be read ({reason}); expected a file of tensors, but it is truncated, damaged or "
+        "another kind of file; restore it from a copy or write it again"
+    )
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
