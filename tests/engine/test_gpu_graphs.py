@@ -10,6 +10,8 @@ from toys import Toys
 
 import neurocnn as nc
 from neurocnn.engine import Trainer, classification, gradients
+from neurocnn.engine.ranks import Ranks
+from neurocnn.engine.run import Run
 from neurocnn.errors import TrainingError
 from neurocnn.nn import create_model
 from neurocnn.nn.pooling import PadMaxPool3d
@@ -126,6 +128,30 @@ def test_a_callback_that_freezes_a_layer_has_an_effect(replays):
     Trainer(**SETTINGS | {"epochs": 3, "weight_decay": 0.0}).fit(model, TASK, Toys(19), callbacks=[freeze])
     assert replays
     assert same(frozen[0], frozen[-1])
+
+
+@pytest.mark.parametrize("voxels", [0, 2**24])
+@pytest.mark.parametrize("settings", [{}, {"clip_gradient": 0.1}, {"precision": "float16"}], ids=str)
+def test_an_update_does_not_wait_for_the_gpu(monkeypatch, settings, voxels):
+    monkeypatch.setattr(gradients, "_MAX_VOXELS", voxels)
+    task = classification("diagnosis", classes=["CN", "AD"], class_weights=[1.0, 2.0])
+    run = Run(network(), Trainer(**settings), task, None, torch.device("cuda", 0), Ranks())
+    batch = {"image": torch.rand(4, 1, 6, 6, 6), "label": ["CN", "AD"] * 2, "participant_id": list("abcd")}
+    batch["image"] = batch["image"].cuda()
+
+    def update():
+        run.accumulate(batch, n_samples=4, empty=False, last=True)
+        run.update()
+
+    for _ in range(4):
+        update()
+    run.losses.check()
+    # torch raises an error for each operation that waits.
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 class Diverging(Toys):

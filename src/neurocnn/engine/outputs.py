@@ -42,7 +42,10 @@ def cross_entropy(
             f"output per class; create the network with n_outputs={n_classes}"
         )
     losses = F.cross_entropy(logits, target, reduction="none")
-    return losses if weights is None else losses * losses.new_tensor(weights)[target]
+    if weights is None:
+        return losses
+    # A tensor of a list would be copied to the device, and the host would wait for a GPU.
+    return losses * torch.stack([losses.new_full((), weight) for weight in weights])[target]
 
 
 def class_columns(output: object, target: Tensor | None) -> Columns:
