@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +21,21 @@ settings.load_profile("any_machine")
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Restore torch's number of threads after a test that changes it."""
-    before = torch.get_num_threads()
+def no_autograd_threads() -> Iterator[None]:
+    """Fail after a test that makes torch start threads for derivatives, because forked children could not train."""
+    before = _n_autograd_threads()
     yield
-    torch.set_num_threads(before)
+    assert _n_autograd_threads() == before, "use a process of its own for this computation"
+
+
+def _n_autograd_threads() -> int:
+    if torch.cuda.is_available():
+        return 0  # The tests that fork run in a process that sees no GPU.
+    count = 0
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # The thread may have ended.
+            count += path.read_text().startswith("pt_autograd")
+    return count
 
 
 @pytest.fixture(scope="session")
