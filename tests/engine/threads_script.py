@@ -87,4 +87,6 @@ def main(folder: Path, ending: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # A shell starts commands in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(Path(sys.argv[1]), sys.argv[2])
