@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from neurocnn.data import MinMax, ZScore
+from neurocnn.data.scaling import scale
 from neurocnn.randomness import reseed, seeded
 
 values = st.floats(-1e4, 1e4, width=32).map(lambda x: x if abs(x) > 1e-3 else 0.0)
@@ -27,6 +28,25 @@ def test_min_max_equals_the_formula_in_float64(part: np.ndarray):
     assert np.array_equal(part, before)
     assert found.min() == 0
     assert found.max() == (1 if span else 0)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 7, 8, 9), (1, 90, 110, 121)], ids=["small", "large"])
+@pytest.mark.parametrize("layout", ["contiguous", "box", "first axis contiguous", "constant"])
+def test_scaling_with_known_bounds_equals_min_max_bit_for_bit(layout: str, shape: tuple[int, ...], n_threads):
+    torch.set_num_threads(n_threads)
+    generator = torch.Generator().manual_seed(0)
+    part = torch.randn(shape, generator=generator) * 1e3
+    if layout == "box":
+        part = torch.randn([n + 3 for n in shape], generator=generator)[1:2, 3:, :-3, 1:-2]
+    elif layout == "first axis contiguous":
+        part = torch.randn(shape[::-1], generator=generator).permute(3, 2, 1, 0)
+    elif layout == "constant":
+        part = torch.full(shape, 3.25)
+    assert part.shape == shape
+    out = torch.full(shape, torch.nan)
+    scale(part, (float(part.min()), float(part.max())), out)
+    assert torch.equal(out, MinMax()(part))
 
 
 @given(parts)

@@ -19,7 +19,8 @@ from toys import Toys, network, same_weights
 
 from neurocnn.data import Caps, CapsDataset, MinMax, Patch, Roi, Slice, WholeImage, ZScore
 from neurocnn.engine import Trainer, classification, loading, predict, transfers
-from neurocnn.engine.loading import Loading, can_fill
+from neurocnn.engine.batch import can_fill
+from neurocnn.engine.loading import Loading
 from neurocnn.engine.sampling import BatchSampler, epoch_order
 from neurocnn.errors import ImageError, SettingError
 from neurocnn.storage.cpus import cpu_quota

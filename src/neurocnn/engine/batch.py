@@ -1,7 +1,7 @@
 """Interfaces of datasets (`typing.Protocol`), the format of batches, and the selection of rows of a batch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import pandas as pd
 from torch import Tensor
@@ -85,6 +85,11 @@ class FillingDataset(Dataset, Protocol):
     def fill(self, index: tuple[int, int], out: Tensor) -> Item:
         """Write the image of a sample into `out` and return the sample, equal to ``self[index]``."""
         ...
+
+
+def can_fill(dataset: object) -> TypeGuard[FillingDataset]:
+    """Return whether the dataset itself can fill memory; for a wrapper that forwards attributes, return False."""
+    return hasattr(type(dataset), "fill") and bool(getattr(dataset, "fills", False))
 
 
 EXTRAS = ("sessions", "part_ids", "takes_epoch", "with_seed", "without_augmentation")

@@ -15,11 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Self, TypeGuard
+from typing import Self
 
 import torch
 
-from neurocnn.engine.batch import Batch, Dataset, FillingDataset, Item
+from neurocnn.engine.batch import Batch, Dataset, FillingDataset, Item, can_fill
 from neurocnn.engine.buffers import Buffers, Floats
 from neurocnn.engine.collate import collate
 from neurocnn.engine.sampling import Index
@@ -30,7 +30,7 @@ from neurocnn.storage.cpus import usable_cpus
 
 # Samples with fewer voxels are read by the calling thread, because handing them to another thread takes as long.
 _SMALL_SAMPLE = 2**16
-# Samples of at least this number of voxels are handed to threads one by one, smaller samples in groups.
+# Samples of at least this number of voxels are handed to threads one by one, smaller samples in equal shares.
 _LARGE_SAMPLE = 2**20
 # Batches are loaded in advance up to about this number of bytes: at least one batch, and at most three.
 _BYTES_AHEAD, _MAX_AHEAD = 2**26, 3
@@ -78,7 +78,8 @@ class Loading:
 
     def __init__(self, n_workers: int | str, device: torch.device, resident: bool | str = False) -> None:
         self.n_workers = None if n_workers == "auto" else int(n_workers)
-        self.transfers = Transfers(device, resident)
+        # Without workers, the next batch is loaded while the GPU computes this one, so this one is not held back.
+        self.transfers = Transfers(device, resident, n_ahead=0 if self.n_workers == 0 else 1)
         self._streams: dict[int, _Stream] = {}
 
     @cached_property
@@ -238,7 +239,9 @@ class _Stream:
         """Start to load batches of this pass, then of those expected after it; return whether this pass has a batch."""
         last = self.started[-1] if self.started else current
         ready = [*current.pending, *(pending for started in self.started for pending in started.pending)]
-        while not ready or len(ready) < min(_MAX_AHEAD, _BYTES_AHEAD // ready[-1].image.nbytes):
+        # `Transfers` requests two batches before it returns the first one.
+        least = 1 if self.pool is None or self.buffers.stream is None else 2
+        while len(ready) < least or len(ready) < min(_MAX_AHEAD, _BYTES_AHEAD // ready[-1].image.nbytes):
             keys = next(last.keys, None)
             if keys is not None:
                 ready.append(self._start_batch(last.requested.dataset, keys))
@@ -255,7 +258,7 @@ class _Stream:
         image = self.buffers.get(n, shape)
         if self.pool is None:
             return _PendingBatch(image, [partial(_fill, dataset, keys, image)])
-        size = 1 if math.prod(shape) >= _LARGE_SAMPLE else -(-n // (4 * self.n_threads))
+        size = 1 if math.prod(shape) >= _LARGE_SAMPLE else -(-n // self.n_threads)
         pieces = (slice(first, min(first + size, n)) for first in range(0, n, size))
         return _PendingBatch(
             image, [self.pool.submit(_fill, dataset, keys[rows], image[rows]) for rows in pieces]
@@ -286,11 +289,6 @@ def _start_threads(n: int) -> ThreadPoolExecutor:
     # set_num_threads also sets the default for threads that start later, so it is restored.
     torch.set_num_threads(n_torch)
     return pool
-
-
-def can_fill(dataset: object) -> TypeGuard[FillingDataset]:
-    """Return whether the dataset itself can fill memory; for a wrapper that forwards attributes, return False."""
-    return hasattr(type(dataset), "fill") and bool(getattr(dataset, "fills", False))
 
 
 def _is_large(dataset: FillingDataset) -> bool:

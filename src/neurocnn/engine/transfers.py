@@ -1,6 +1,7 @@
 """Copies of batches to a GPU, which overlap the computation of the batch before, and images that stay on the GPU."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
@@ -42,10 +43,12 @@ class Transfers:
     resident
         Whether images stay on the device after their first use: True, False, or "auto" to keep the images of a data set
         if they fit into the free memory of a GPU.
+    n_ahead
+        Number of batches that are requested, and whose copies are started, before a batch is returned.
     """
 
-    def __init__(self, device: torch.device, resident: bool | str = False) -> None:
-        self.device, self.resident = device, resident
+    def __init__(self, device: torch.device, resident: bool | str = False, n_ahead: int = 1) -> None:
+        self.device, self.resident, self.n_ahead = device, resident, n_ahead
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._kept: list[KeptImages] = []
 
@@ -54,24 +57,22 @@ class Transfers:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches with their images on the GPU; while one is computed, the next is copied."""
+        """Yield the batches with their images on the GPU; while one is computed, the next ones are copied."""
         if self.stream is None:
             yield from batches
             return
-        current: tuple[Batch, torch.cuda.Event] | None = None
+        started: deque[tuple[Batch, torch.cuda.Event]] = deque()
         for batch in batches:
             with self.as_current():
                 image = batch["image"].to(self.device, non_blocking=True)
                 copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 copied.record()
-            following = {**batch, "image": image}, copied
+            started.append(({**batch, "image": image}, copied))
             del batch, image
-            if current is not None:
-                yield self._wait_for(*current)
-            current = following
-            del following
-        if current is not None:
-            yield self._wait_for(*current)
+            if len(started) > self.n_ahead:
+                yield self._wait_for(*started.popleft())
+        while started:
+            yield self._wait_for(*started.popleft())
 
     def _wait_for(self, batch: Batch, copied: torch.cuda.Event) -> Batch:
         stream = torch.cuda.current_stream(self.device)
