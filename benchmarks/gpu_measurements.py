@@ -1,9 +1,7 @@
 """The measurements of `on_gpu`: each compares ways of doing the same in one run, taking turns."""
 
 import copy
-import json
 import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -14,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from gpu_report import Times, describe, write
 from test_engine import PadThenPool
 from torch import Tensor, nn
 
@@ -27,7 +26,6 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 TASK = nc.classification("diagnosis", classes=["CN", "AD"])
 LAST = torch.channels_last_3d
-Times = dict[str, list[float]]
 
 
 def wait() -> None:
@@ -257,16 +255,6 @@ def host() -> Iterator[tuple[str, Times]]:
     )
 
 
-def describe(times: Times) -> dict[str, dict[str, float]]:
-    """Return median, quartiles and the ratio to the first way of each way."""
-    first = statistics.median(next(iter(times.values())))
-    found = {}
-    for name, values in times.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        found[name] = {"median_ms": middle, "low_ms": low, "high_ms": high, "ratio": middle / first}
-    return found
-
-
 def main(out: Path, seconds: float) -> int:
     """Measure until the time is over, and write both files after each measurement; return 1 after an error."""
     begun, failed = time.monotonic(), 0
@@ -297,27 +285,6 @@ def main(out: Path, seconds: float) -> int:
             print(found["not measured"][-1], file=sys.stderr)
             write(out, found)
     return failed
-
-
-def write(out: Path, found: dict[str, Any]) -> None:
-    """Write what has been measured so far."""
-    (out / "on_gpu.json").write_text(json.dumps(found, indent=2) + "\n")
-    (out / "on_gpu.md").write_text(table(found))
-
-
-def table(found: dict[str, Any]) -> str:
-    """Return the measurements as rows of a Markdown table."""
-    lines = [
-        f"{found['device']}, {found['versions']}",
-        "",
-        "| measurement | way | ms (quartiles) | ratio |",
-        "|---|---|---|---|",
-    ]
-    for name, ways in found["measurements"].items():
-        for way, v in ways.items():
-            quartiles = f"{v['low_ms']:.2f}–{v['high_ms']:.2f}"
-            lines.append(f"| {name} | {way} | {v['median_ms']:.2f} ({quartiles}) | {v['ratio']:.2f} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
