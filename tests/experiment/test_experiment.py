@@ -16,6 +16,7 @@ import torch
 from studies import PARTS, SHAPE, TASKS, TRAINER, Study, experiment
 
 import neurocnn as nc
+from neurocnn.engine.attribution import randomized_networks
 from neurocnn.errors import ImageError, LeakError, NotFoundError, SettingError
 
 
@@ -32,6 +33,15 @@ def test_the_environment_names_python_the_platform_and_every_package(study: Stud
     assert platform.platform() in lines[1]
     installed = {item.metadata["Name"]: item.version for item in importlib.metadata.distributions()}
     assert {f"{name}=={version}" for name, version in installed.items()} <= set(lines)
+
+
+def test_a_run_seeds_no_gpu(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The random states of GPUs belong to the caller, and cannot be restored without using the GPUs."""
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, lambda seed: pytest.fail("a GPU is seeded"))
+    trainer = nc.Trainer(epochs=1, batch_size=4, device="cpu")
+    experiment(study, trainer=trainer).run(tmp_path, splits=[0])
+    assert len(list(randomized_networks(torch.nn.Linear(2, 2)))) == 1
 
 
 def test_every_part_of_every_image_is_in_the_tables_once(study: Study, tmp_path: Path):

@@ -224,7 +224,7 @@ def randomized_networks(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, 
     ]
     for number, (name, layer) in enumerate(reversed(layers)):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed + number)
+            torch.default_generator.manual_seed(seed + number)
             device = next(layer.parameters(recurse=False)).device
             layer.cpu()
             if callable(getattr(layer, "reset_parameters", None)):

@@ -188,12 +188,12 @@ def task_functions(task: Task, computation: Computation) -> ColumnFunctions:
             return None
         return task.target(batch, computation.device)
 
-    def columns(found: Any, target: Tensor | None) -> Columns:
+    def columns(found: Any, target: Tensor | None) -> Mapping[str, Any]:
         rows = sample_columns(task, found, target)
-        if target is not None:
-            n = len(next(iter(rows.values())))
-            rows["loss"] = sample_losses(task, found, target, n).cpu().double().numpy()
-        return rows
+        if target is None:
+            return rows
+        n = len(next(iter(rows.values())))
+        return {**rows, "loss": sample_losses(task, found, target, n)}
 
     return ColumnFunctions(output, target, columns, by_labels=task.target_from == "label")
 

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from neurocnn.engine.batch import Batch
 from neurocnn.engine.faults import translate_compiler_errors, translate_network_errors
@@ -127,7 +128,7 @@ class Gradients:
             )
         except (RuntimeError, ModelError) as error:
             self._captures = False
-            _recover(image.device)
+            _Graph.recover(image.device)
             LOGGER.debug("%s: no CUDA graph can be captured: %s", type(self.model).__name__, error)
         return self._captures
 
@@ -150,6 +151,9 @@ class _Graph:
         Parameters that are trained, and those of them to whose gradients the graph adds.
     """
 
+    #: Number of times that torch's generator has received another state object.
+    generator_states = 0
+
     def __init__(
         self,
         compute: Callable[[Tensor, Tensor], Tensor],
@@ -163,6 +167,7 @@ class _Graph:
                 parameter.grad = torch.zeros_like(parameter)
         self.gradients = [parameter.grad for parameter in parameters]
         self.places = [parameter.data_ptr() for parameter in parameters]
+        self.generator_state = _Graph.generator_states
         self.image, self.target = image.clone(), target.clone()
         self.graph = torch.cuda.CUDAGraph()
         # Threads that load batches may call CUDA meanwhile.
@@ -170,9 +175,19 @@ class _Graph:
             self.losses = compute(self.image, self.target)
         _existing.add(self)
 
+    @classmethod
+    def recover(cls, device: torch.device) -> None:
+        """Restore torch's generator after a failed capture: it refuses to draw numbers outside a graph.
+
+        The generator receives another state object. Earlier graphs would draw from the old one, so they no longer fit.
+        """
+        generator = torch.cuda.default_generators[device.index or 0]
+        generator.graphsafe_set_state(generator.clone_state())
+        cls.generator_states += 1
+
     def fits(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Return whether the parameters and their gradients are still at the same places in memory."""
-        return all(
+        """Return whether the parameters, their gradients and the random state are still at the same places."""
+        return self.generator_state == _Graph.generator_states and all(
             parameter.grad is gradient and parameter.data_ptr() == place
             for parameter, gradient, place in zip(parameters, self.gradients, self.places, strict=True)
         )
@@ -193,12 +208,6 @@ def _memory_pool(device: torch.device) -> Any:
     return next((graph.graph.pool() for graph in _existing if graph.image.device == device), None)
 
 
-def _recover(device: torch.device) -> None:
-    # After a failed capture, torch's generator refuses to draw numbers outside a graph.
-    generator = torch.cuda.default_generators[device.index or 0]
-    generator.graphsafe_set_state(generator.clone_state())
-
-
 def has_static_layers(model: nn.Module) -> bool:
     """Return whether a network consists of layers of torch and this package only, without hooks.
 
@@ -214,10 +223,13 @@ def has_static_layers(model: nn.Module) -> bool:
     >>> has_static_layers(nn.Sequential(Own()))
     False
     """
+    hooks: list[Any] = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+    hooks += [torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks]
     for module in model.modules():
-        hooks = module._forward_hooks, module._forward_pre_hooks
-        if any(hooks) or module._backward_hooks or module._backward_pre_hooks:
-            return False
-        if not type(module).__module__.startswith(_STATIC):
-            return False
-    return True
+        hooks += [module._forward_hooks, module._forward_pre_hooks]
+        hooks += [module._backward_hooks, module._backward_pre_hooks]
+        # A function that replaces the method of the class, such as that of a wrapper.
+        hooks.append(vars(module).get("forward"))
+    for parameter in model.parameters():
+        hooks += [parameter._backward_hooks, parameter._post_accumulate_grad_hooks]
+    return not any(hooks) and all(type(module).__module__.startswith(_STATIC) for module in model.modules())

@@ -56,14 +56,15 @@ class ColumnFunctions:
     target
         ``target(batch)`` returns the target of the outputs, or None if the batch has no labels.
     columns
-        ``columns(output, target)`` returns the columns of the table.
+        ``columns(output, target)`` returns the columns of the table: arrays, or tensors, which are read from the device
+        after the pass.
     by_labels
         Whether `target` reads only labels, not images. Then the targets of many batches can be computed at once.
     """
 
     output: Callable[[nn.Module, Tensor], Any]
     target: Callable[[Batch], Tensor | None]
-    columns: Callable[[Any, Tensor | None], Columns]
+    columns: Callable[[Any, Tensor | None], Mapping[str, Any]]
     by_labels: bool
 
 
@@ -143,7 +144,7 @@ class _Pass:
         # An evaluation has its own random state, so that random numbers drawn by a network do not change the training.
         self.random = RandomState(computation.seed, self.device)
         self.identities = Identities()
-        self.chunks: list[Columns] = []
+        self.chunks: list[Mapping[str, Any]] = []
         self.outputs: Tensor | None = None
         self.n_outputs = 0
         self.labels: list[Any] | None = None
@@ -210,7 +211,7 @@ class _Pass:
                 f"the columns for {n} samples: {', '.join(wrong)}; expected shape ({n},), one value per sample; "
                 "correct the task's function rows"
             )
-        self.chunks.append(columns | {FINITE: finite_rows(output, n).numpy()})
+        self.chunks.append({**columns, FINITE: finite_rows(output, n)})
 
     def finish(self) -> Columns:
         """Return the columns of all rows that this rank has computed."""

@@ -45,7 +45,7 @@ class UpdateLosses:
     """
 
     def __init__(self, parameters: Sequence[Tensor], device: torch.device) -> None:
-        self.parameters, self.late = parameters, device.type == "cuda"
+        self.parameters, self.device, self.late = parameters, device, device.type == "cuda"
         self.mean = math.nan
         self._batches: list[tuple[Tensor, Batch]] = []
         self._updates: list[tuple[str, list[tuple[Tensor, Batch]]]] = []
@@ -99,7 +99,7 @@ class UpdateLosses:
         updates, norms, self._read = self._updates, self._norms, time.monotonic()
         self._updates, self._norms = [], []
         for (where, batches), mean in zip(
-            updates, _values([_mean(batches) for _, batches in updates]), strict=True
+            updates, _values([self._mean(batches) for _, batches in updates]), strict=True
         ):
             # If any loss is not finite, the mean is not finite either. Therefore a finite mean needs no further check.
             self.mean = mean
@@ -112,10 +112,13 @@ class UpdateLosses:
             if not math.isfinite(norm):
                 raise gradients_error(where, self.late)
 
-
-def _mean(batches: Sequence[tuple[Tensor, Batch]]) -> Tensor:
-    # A rank without samples of its own has no losses.
-    return torch.cat([losses for losses, _ in batches]).mean() if batches else torch.zeros(())
+    def _mean(self, batches: Sequence[tuple[Tensor, Batch]]) -> Tensor:
+        # A rank without samples of its own has no losses.
+        return (
+            torch.cat([losses for losses, _ in batches]).mean()
+            if batches
+            else torch.zeros((), device=self.device)
+        )
 
 
 def _values(scalars: list[Tensor]) -> list[float]:

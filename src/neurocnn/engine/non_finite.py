@@ -19,7 +19,7 @@ _LATE = "neither a state nor a model was written after this update"
 
 
 def finite_rows(output: Any, n: int) -> Tensor:
-    """Return whether all outputs of each sample are finite, as a bool tensor (n,) on the CPU.
+    """Return whether all outputs of each sample are finite, as a bool tensor (n,) on the device of the outputs.
 
     Parameters
     ----------
@@ -36,11 +36,12 @@ def finite_rows(output: Any, n: int) -> Tensor:
     if isinstance(output, Tensor):
         if output.shape[:1] != (n,) or not output.is_floating_point():
             return torch.ones(n, dtype=torch.bool)
-        return output.isfinite().flatten(1).all(1).cpu() if output.dim() > 1 else output.isfinite().cpu()
+        return output.isfinite().flatten(1).all(1) if output.dim() > 1 else output.isfinite()
     members = output.values() if isinstance(output, Mapping) else output
     found = torch.ones(n, dtype=torch.bool)
     for member in members if isinstance(output, Mapping | list | tuple) else ():
-        found &= finite_rows(member, n)
+        finite = finite_rows(member, n)
+        found = finite & found.to(finite.device, non_blocking=True)
     return found
 
 

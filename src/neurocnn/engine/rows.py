@@ -1,10 +1,11 @@
 """Collection of the rows of a table, batch by batch, during a pass over a dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from neurocnn.engine.batch import Batch, sample_name
@@ -51,17 +52,29 @@ class Identities:
         }
 
 
-def concatenate(chunks: Sequence[Columns]) -> Columns:
-    """Return the concatenated columns of all chunks. If a chunk lacks a column, its values are NaN."""
+def concatenate(chunks: Sequence[Mapping[str, Any]]) -> Columns:
+    """Return the concatenated columns of all chunks as arrays. If a chunk lacks a column, its values are NaN.
+
+    Columns of a chunk are arrays or tensors. Tensors of all chunks are read from their device at once.
+    """
     columns = {}
     for name in dict.fromkeys(name for chunk in chunks for name in chunk):
-        columns[name] = np.concatenate(
-            [chunk[name] if name in chunk else _missing_column(chunk) for chunk in chunks]
-        )
+        found = [chunk[name] if name in chunk else _missing_column(chunk) for chunk in chunks]
+        tensors = [each for each in found if isinstance(each, Tensor)]
+        if len(tensors) == len(found):
+            columns[name] = _to_array(torch.cat(tensors))
+        else:
+            arrays = [_to_array(each) if isinstance(each, Tensor) else each for each in found]
+            columns[name] = np.concatenate(arrays)
     return columns
 
 
-def _missing_column(chunk: Columns) -> np.ndarray[Any, Any]:
+def _to_array(column: Tensor) -> np.ndarray[Any, Any]:
+    values = column.cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()
+
+
+def _missing_column(chunk: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     return np.full(len(next(iter(chunk.values()))), np.nan)
 
 

@@ -226,7 +226,8 @@ class Recipe:
         training set.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.trainer.seed)
+            # `torch.manual_seed` would also change the random states of all GPUs.
+            torch.default_generator.manual_seed(self.trainer.seed)
             model = self.network(train.input_shape).build()
         if initialize_decoder and isinstance(model, nn.CNN_Transformer):
             model.start_at(reconstructions.mean_intensity(train, part))

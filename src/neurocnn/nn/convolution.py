@@ -42,8 +42,9 @@ def is_supported(layer: nn.Module) -> TypeGuard[nn.Conv3d]:
 
 
 def _allows_rounding() -> bool:
-    # Whoever switches TF32 off expects products in full float32.
-    return torch.backends.cudnn.allow_tf32
+    # Whoever switches TF32 off expects products in full float32. torch raises an error if `allow_tf32` is read after
+    # this setting was changed.
+    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
 def convolve(layer: nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,15 +6,37 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from neurocnn.errors.logger import LOGGER
+
 #: Smallest number of voxels of a map that is pooled by the kernels; None disables the kernels. For smaller maps, the
 #: kernels are compiled for longer than their use saves.
 TRITON_VOXELS: int | None = 2**20
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_triton() -> bool:
-    """Return whether triton is installed, which comes with torch for CUDA on Linux."""
-    return find_spec("triton") is not None
+    """Return whether Triton's kernels can run: it comes with torch for CUDA on Linux, and needs a C compiler."""
+    return _has_driver()
+
+
+@cache
+def _has_driver() -> bool:
+    if find_spec("triton") is None:
+        return False
+    import triton  # type: ignore[import-untyped]
+
+    try:
+        # The first call compiles and loads the functions by which Triton launches kernels.
+        triton.runtime.driver.active.get_current_device()
+    except Exception as error:
+        # It depends on what is missing (compiler, header or library) which error Triton raises.
+        LOGGER.warning(
+            "Triton cannot run kernels on this machine (%s: %s); pooling and convolutions use torch's operations, "
+            "which are slower; install a C compiler and the headers of Python, or use a network with fused=False",
+            type(error).__name__, error,
+        )  # fmt: skip
+        return False
+    return True
 
 
 def pools_by_kernels(x: Tensor) -> bool:

@@ -152,9 +152,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
     n_voxels = y.numel() // c_out
     if n_voxels:
         wide = max(y.numel(), x.numel()) >= 2**31
-        _convolve[(triton.cdiv(n_voxels, _VOXELS),)](
-            x, numbers, numbers[27], y, n_voxels, *size, padding, c_out, channels, wide, _VOXELS, num_warps=4
-        )  # fmt: skip
+        # Triton launches kernels on the current device.
+        with torch.cuda.device_of(x):
+            _convolve[(triton.cdiv(n_voxels, _VOXELS),)](
+                x, numbers, numbers[27], y, n_voxels, *size, padding, c_out, channels, wide, _VOXELS, num_warps=4
+            )  # fmt: skip
     return y
 
 
@@ -180,10 +182,11 @@ def weight_gradient(x: Tensor, gradient: Tensor, padding: int) -> tuple[Tensor, 
     n_blocks = triton.cdiv(n_columns, columns)
     sums = x.new_empty((n_programs, channels, n_blocks * columns), dtype=torch.float32)
     wide = max(gradient.numel(), x.numel()) >= 2**31
-    _weight_gradient[(n_programs, n_blocks)](
-        x, gradient, sums, n_voxels, n_steps, *size, padding, c_in, c_out, channels, columns, wide,
-        _precision(), _STEP, num_warps=4,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _weight_gradient[(n_programs, n_blocks)](
+            x, gradient, sums, n_voxels, n_steps, *size, padding, c_in, c_out, channels, columns, wide,
+            _precision(), _STEP, num_warps=4,
+        )  # fmt: skip
     total = sums.sum(0)[:c_out]
     weights = total[:, : 27 * c_in].reshape(c_out, 3, 3, 3, c_in).permute(0, 4, 1, 2, 3)
     return weights, total[:, 27 * c_in]

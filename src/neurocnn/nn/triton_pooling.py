@@ -148,10 +148,12 @@ def _launch(kernel: Any, tensors: Sequence[Tensor], size: Sequence[int], last: b
     deep = len(axes) == 3
     depth, height, width = axes if deep else (1, *axes)
     wide = windows.numel() * (8 if deep else 4) >= 2**31
-    kernel[(triton.cdiv(windows.numel(), _WINDOWS),)](
-        *tensors, windows.numel(), channels, depth, height, width, LAST=last, DEEP=deep, WIDE=wide,
-        BLOCK=_WINDOWS, num_warps=_WARPS, **flags,
-    )  # fmt: skip
+    # Triton launches kernels on the current device.
+    with torch.cuda.device_of(windows):
+        kernel[(triton.cdiv(windows.numel(), _WINDOWS),)](
+            *tensors, windows.numel(), channels, depth, height, width, LAST=last, DEEP=deep, WIDE=wide,
+            BLOCK=_WINDOWS, num_warps=_WARPS, **flags,
+        )  # fmt: skip
 
 
 def _layout(x: Tensor, last: bool) -> torch.memory_format:
