@@ -13,6 +13,9 @@ import neurocnn as nc
 #: Why tests marked ``cpu`` are skipped in a process that sees a GPU: after a backward pass, even one on the CPU, torch
 #: refuses another one in a forked child; and trainings on a GPU are not equal bit for bit.
 ABOUT_THE_CPU = "about the CPU: tests/test_about_the_cpu.py runs it with CUDA_VISIBLE_DEVICES=''"
+# torch starts one thread per GPU in the first backward pass, and a forked child cannot compute gradients after that.
+# Fake tensors, which `torch.export` uses too, count as eight GPUs. Therefore this pass precedes all tests.
+torch.ones(1, requires_grad=True).backward()
 #: Triton comes with torch for CUDA only.
 collect_ignore = [] if find_spec("triton") else ["src/neurocnn/nn/triton_pooling.py"]
 

@@ -1,14 +1,11 @@
 """Fixtures and settings of all tests."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from hypothesis import settings
 from studies import SHAPE, Study
 
@@ -18,24 +15,6 @@ from neurocnn import engine
 # The duration of an example depends on the machine, not on the tested code.
 settings.register_profile("any_machine", deadline=None)
 settings.load_profile("any_machine")
-
-
-@pytest.fixture(autouse=True)
-def no_autograd_threads() -> Iterator[None]:
-    """Fail after a test that makes torch start threads for derivatives, because forked children could not train."""
-    before = _n_autograd_threads()
-    yield
-    assert _n_autograd_threads() == before, "use a process of its own for this computation"
-
-
-def _n_autograd_threads() -> int:
-    if torch.cuda.is_available():
-        return 0  # The tests that fork run in a process that sees no GPU.
-    count = 0
-    for path in Path("/proc/self/task").glob("*/comm"):
-        with suppress(OSError):  # The thread may have ended.
-            count += path.read_text().startswith("pt_autograd")
-    return count
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from neurocnn.engine.inference import Computation, _Pass
 from neurocnn.engine.labels import to_device
 from neurocnn.engine.loading import Loading
 from neurocnn.engine.losses import UpdateLosses
+from neurocnn.engine.non_finite import finite_rows
 from neurocnn.engine.ranks import Ranks
 from neurocnn.engine.run import Run
 from neurocnn.nn import create_model, kernels
@@ -135,6 +136,14 @@ def test_a_batch_of_an_evaluation_does_not_wait(labels, gpu):
         gpu.waits.clear()
         for first in (0, 4):
             one.add(batch, first)
+    assert gpu.waits == []
+
+
+def test_the_search_for_outputs_that_are_not_finite_does_not_wait(gpu):
+    code, image = torch.rand(4, 8, device=GPU), torch.rand(4, 1, 5, 5, device=GPU)
+    classes = torch.zeros(4, dtype=torch.int64, device=GPU)
+    found = finite_rows({"codes": [code, classes, None], "image": image, "mean": image.mean()}, 4)
+    assert (found.device, found.shape) == (GPU, (4,))
     assert gpu.waits == []
 
 

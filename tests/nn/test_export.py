@@ -1,7 +1,5 @@
 """Networks of this package can be exported, traced and differentiated in forward mode."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,25 +74,17 @@ def test_a_forward_mode_derivative_equals_a_difference_quotient(name: str, shape
     torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
-HESSIAN = """
-import torch
-import neurocnn as nc
-
-pool, volume = nc.PadMaxPool3d(2), torch.rand(1, 1, 3, 3, 3).double()
-hessian = torch.func.hessian(lambda v: (pool(v) ** 3).sum())(volume).reshape(27, 27)
-# Each of the 8 windows has its own maximum m, and d²(m³) = 6 m at the position of m.
-padded = torch.nn.functional.pad(volume, (1, 0) * 3)
-maxima = torch.nn.functional.max_pool3d(padded, 2)
-expected = torch.zeros(27).double()
-for value in maxima.flatten():
-    expected[(volume.flatten() == value).nonzero()[0]] = 6 * value
-torch.testing.assert_close(hessian, torch.diag(expected))
-"""
-
-
+@JIT
 def test_the_hessian_of_a_pooling_equals_that_of_its_maxima():
-    # Nested derivatives start threads of torch. In a process with these, no other test can train in a forked child.
-    subprocess.run([sys.executable, "-c", HESSIAN], check=True)
+    pool, volume = nc.PadMaxPool3d(2), torch.rand(1, 1, 3, 3, 3).double()
+    hessian = torch.func.hessian(lambda v: (pool(v) ** 3).sum())(volume).reshape(27, 27)
+    # Each of the 8 windows has its own maximum m, and d²(m³) = 6 m at the position of m.
+    padded = nn.functional.pad(volume, (1, 0) * 3)
+    maxima = nn.functional.max_pool3d(padded, 2)
+    expected = torch.zeros(27).double()
+    for value in maxima.flatten():
+        expected[(volume.flatten() == value).nonzero()[0]] = 6 * value
+    torch.testing.assert_close(hessian, torch.diag(expected))
 
 
 @JIT

@@ -1,7 +1,7 @@
 """Detection of losses, gradients and outputs that are NaN or infinite, and errors that name their samples."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,16 +33,25 @@ def finite_rows(output: Any, n: int) -> Tensor:
     >>> finite_rows((torch.ones(2, 3), torch.tensor([[0.0], [float("nan")]])), 2)
     tensor([ True, False])
     """
+    finite = [
+        each.isfinite().unsqueeze(1).flatten(1).all(1) for each in _tensors(output) if _has_rows(each, n)
+    ]
+    if not finite:
+        return torch.ones(n, dtype=torch.bool)
+    return torch.stack([each.to(finite[0].device) for each in finite]).all(0)
+
+
+def _has_rows(values: Tensor, n: int) -> bool:
+    return values.shape[:1] == (n,) and values.is_floating_point()
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield all tensors in an output, also those in lists, tuples and dicts."""
     if isinstance(output, Tensor):
-        if output.shape[:1] != (n,) or not output.is_floating_point():
-            return torch.ones(n, dtype=torch.bool)
-        return output.isfinite().flatten(1).all(1) if output.dim() > 1 else output.isfinite()
-    members = output.values() if isinstance(output, Mapping) else output
-    found = torch.ones(n, dtype=torch.bool)
-    for member in members if isinstance(output, Mapping | list | tuple) else ():
-        finite = finite_rows(member, n)
-        found = finite & found.to(finite.device, non_blocking=True)
-    return found
+        yield output
+    elif isinstance(output, Mapping | list | tuple):
+        for member in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(member)
 
 
 def pop_non_finite(table: pd.DataFrame) -> pd.DataFrame:
