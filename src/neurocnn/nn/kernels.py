@@ -31,8 +31,8 @@ def _has_driver() -> bool:
     except Exception as error:
         # It depends on what is missing (compiler, header or library) which error Triton raises.
         LOGGER.warning(
-            "Triton cannot run kernels on this machine (%s: %s); pooling and convolutions use torch's operations, "
-            "which are slower; install a C compiler and the headers of Python, or use a network with fused=False",
+            "Triton cannot run kernels on this machine (%s: %s); expected a C compiler and the headers of Python; "
+            "pooling and convolutions use torch's operations, which are slower",
             type(error).__name__, error,
         )  # fmt: skip
         return False
