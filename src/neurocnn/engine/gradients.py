@@ -10,7 +10,6 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from neurocnn.engine.batch import Batch
 from neurocnn.engine.faults import translate_compiler_errors, translate_network_errors
@@ -20,6 +19,7 @@ from neurocnn.engine.settings import TrainingSettings
 from neurocnn.engine.task import Task, has_built_in_loss, sample_losses
 from neurocnn.errors import ModelError
 from neurocnn.errors.logger import LOGGER
+from neurocnn.hooks import has_hooks
 
 # Larger batches take longer to compute than to launch, and a graph would keep the memory of their feature maps.
 _MAX_VOXELS = 2**24
@@ -223,13 +223,11 @@ def has_static_layers(model: nn.Module) -> bool:
     >>> has_static_layers(nn.Sequential(Own()))
     False
     """
-    hooks: list[Any] = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
-    hooks += [torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks]
-    for module in model.modules():
-        hooks += [module._forward_hooks, module._forward_pre_hooks]
-        hooks += [module._backward_hooks, module._backward_pre_hooks]
-        # A function that replaces the method of the class, such as that of a wrapper.
-        hooks.append(vars(module).get("forward"))
-    for parameter in model.parameters():
-        hooks += [parameter._backward_hooks, parameter._post_accumulate_grad_hooks]
-    return not any(hooks) and all(type(module).__module__.startswith(_STATIC) for module in model.modules())
+    if has_hooks(model):
+        return False
+    # Hooks of the gradients.
+    if any(
+        parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in model.parameters()
+    ):
+        return False
+    return all(type(module).__module__.startswith(_STATIC) for module in model.modules())

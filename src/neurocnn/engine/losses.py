@@ -113,12 +113,10 @@ class UpdateLosses:
                 raise gradients_error(where, self.late)
 
     def _mean(self, batches: Sequence[tuple[Tensor, Batch]]) -> Tensor:
-        # A rank without samples of its own has no losses.
-        return (
-            torch.cat([losses for losses, _ in batches]).mean()
-            if batches
-            else torch.zeros((), device=self.device)
-        )
+        if not batches:
+            # This rank had no samples of its own.
+            return torch.zeros((), device=self.device)
+        return torch.cat([losses for losses, _ in batches]).mean()
 
 
 def _values(scalars: list[Tensor]) -> list[float]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
+from neurocnn.hooks import has_hooks
 from neurocnn.nn.allocation import needs_plain_operations
 from neurocnn.nn.convolution import convolve, convolves_by_kernels
 from neurocnn.nn.normalized_pooling import Norm, is_increasing, normalize_and_pool, normalizes_and_pools
@@ -37,18 +37,6 @@ def iterate_layers(sequence: nn.Module, path: str = "") -> Iterator[tuple[str, n
             yield from iterate_layers(module, where)
         elif module is not None:
             yield where, module
-
-
-def has_hooks(sequence: nn.Module) -> bool:
-    """Return whether a hook needs the output of a layer, so that each layer must be called."""
-    hooks: list[Any] = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
-    hooks += [torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks]
-    for layer in sequence.modules():
-        hooks += [layer._forward_hooks, layer._forward_pre_hooks]
-        hooks += [layer._backward_hooks, layer._backward_pre_hooks]
-        # A function that replaces the layer's own one, such as that of a wrapper.
-        hooks.append(vars(layer).get("forward"))
-    return any(hooks)
 
 
 def can_fold(sequence: nn.Module, x: Tensor) -> bool:
